@@ -332,11 +332,9 @@ impl Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        Poll::Ready(
-            frame.map(|frame| {
-                frame.map(|frame| frame.map_data(|data| debt::parcel(data, &self.pulse)))
-            }),
-        )
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| frame.map_data(|data| debt::parcel(data, &self.pulse, None)))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

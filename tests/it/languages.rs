@@ -1,15 +1,20 @@
 //! Components as the SDKs of other languages make them: built here by their package clients, and
 //! asked from two hosts, with calls on the local path and over NATS.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
+use futures::{StreamExt as _, stream};
 use lattice_engine::providers::builtin::{Spec, httpclient, httpserver, keyvalue};
 use lattice_protocol::identity::wasm::inspect;
 use serde_json::json;
+use tokio::{sync::mpsc, time::timeout};
 use wascap::prelude::KeyPair;
 
 use crate::harness::{
-    ECHO, KVCOUNTER, Server, TestHost,
+    ECHO, KVCOUNTER, PATIENCE, Server, TestHost,
     client::{link_builtin, start, start_instead, start_provider},
     eventually, example,
     guests::{Guest, Signing, sign_module},
@@ -155,9 +160,171 @@ async fn a_router_of_spins_javascript_answers_on_two_hosts() {
         // Its router writes what is no response as JSON.
         assert_eq!(pair.answered("/hello/Ada").await, "\"Hello, Ada!\"");
         assert_eq!(pair.post("/echo", "to and fro").await, Some((201, "to and fro".into())));
+        assert_eq!(pair.post("/through", "and back").await, Some((200, "and back".into())));
         assert_eq!(pair.get("/nothing").await.map(|(status, _)| status), Some(404));
     })
     .await;
+}
+
+/// One host that runs a guest and all that it is linked to.
+async fn beside_its_providers(guest: &Guest, count: u32, values: &[(&str, &str)]) -> Pair {
+    let pair = Pair::start("true", PATIENT).await;
+    start(&pair.server, &pair.hosts[0], &guest.reference, count).await;
+    let mut all = vec![("address", pair.address.as_str())];
+    all.extend(values);
+    pair.link(&guest.id, &httpserver::SPEC, &all).await;
+    pair
+}
+
+type Said = mpsc::Sender<Result<Vec<u8>, Infallible>>;
+
+/// A request whose body is sent piece by piece, each through the sender.
+fn spoken(pair: &Pair, path: &str) -> (Said, reqwest::RequestBuilder) {
+    let (said, body) = mpsc::channel(4);
+    let body = stream::unfold(body, async |mut body| Some((body.recv().await?, body)));
+    (said, client().post(pair.url(path)).body(reqwest::Body::wrap_stream(body)))
+}
+
+/// A request that is still sent while its answer arrives.
+struct Talk {
+    said: Said,
+    answer: reqwest::Response,
+}
+
+impl Talk {
+    /// Begins with a piece, and waits for the head of the answer.
+    async fn begin(pair: &Pair, path: &str, piece: &[u8]) -> Self {
+        let (said, request) = spoken(pair, path);
+        said.try_send(Ok(piece.to_vec())).expect("there is room");
+        let answer = timeout(PATIENCE, request.send()).await.expect("in time").expect("an answer");
+        Self { said, answer }
+    }
+
+    async fn say(&self, piece: &[u8]) {
+        self.said.send(Ok(piece.to_vec())).await.expect("it is still read");
+    }
+
+    /// Reads exactly what was said.
+    async fn hears(&mut self, piece: &[u8]) {
+        let mut heard = Vec::new();
+        while heard.len() < piece.len() {
+            let next = timeout(PATIENCE, self.answer.chunk()).await.expect("in time");
+            heard.extend_from_slice(&next.expect("no error").expect("no end"));
+        }
+        assert!(
+            heard == piece,
+            "{} of {} bytes: {}",
+            heard.len(),
+            piece.len(),
+            String::from_utf8_lossy(&heard[..heard.len().min(200)])
+        );
+    }
+
+    /// Says nothing more, and sees the end of the answer.
+    async fn end(self) {
+        let Self { said, mut answer } = self;
+        drop(said);
+        let end = timeout(PATIENCE, answer.chunk()).await.expect("in time");
+        assert_eq!(end.expect("no error"), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_go_through_a_component_as_they_come() {
+    let guest = built(&SPIN_JAVASCRIPT).await;
+    let timeout = Duration::from_secs(3);
+    let pair =
+        beside_its_providers(&guest, 5, &[("body_first", "0"), ("timeout_ms", "3000")]).await;
+    assert_eq!(pair.answered("/hello/Ada").await, "\"Hello, Ada!\"");
+    let mut talk = Talk::begin(&pair, "/through", b"one").await;
+    talk.hears(b"one").await;
+    // Each piece gives the call the time of a whole one.
+    let began = Instant::now();
+    while began.elapsed() < timeout + Duration::from_secs(1) {
+        talk.say(b"another").await;
+        talk.hears(b"another").await;
+    }
+    talk.end().await;
+    // What is said of a whole body is true of one that comes in pieces.
+    let large = vec![7; 3 << 20];
+    let mut talk = Talk::begin(&pair, "/through", &large).await;
+    talk.hears(&large).await;
+    talk.end().await;
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_go_from_a_component_to_other_servers_as_they_come() {
+    let guest = built(&SPIN_JAVASCRIPT).await;
+    let values = [("body_first", "0"), ("timeout_ms", PATIENT)];
+    let pair = beside_its_providers(&guest, 5, &values).await;
+    start_provider(&pair.server, &pair.hosts[0], "builtin://httpclient").await;
+    let values = [("allow_loopback", "true"), ("max_body", "1K"), ("max_request_body", "1K")];
+    pair.link(&guest.id, &httpclient::SPEC, &values).await;
+    assert_eq!(pair.answered("/hello/Ada").await, "\"Hello, Ada!\"");
+    let origin = Origin::start().await;
+    let relay = |path: &str| format!("/relay?to={}", origin.url(path));
+
+    let (said, request) = spoken(&pair, &relay("/heard"));
+    let asking = tokio::spawn(request.send());
+    for piece in ["one, ", "two"] {
+        said.send(Ok(piece.into())).await.expect("it is still read");
+        origin.arrival().await;
+    }
+    drop(said);
+    let answer = asking.await.unwrap().expect("an answer");
+    assert_eq!(answer.text().await.unwrap(), "one, two");
+
+    let mut answer = client().get(pair.url(&relay("/drip"))).send().await.expect("an answer");
+    for _ in 0..2 {
+        origin.open();
+        assert_eq!(answer.chunk().await.unwrap().as_deref(), Some(&b"drop"[..]));
+    }
+    origin.open();
+    assert_eq!(answer.chunk().await.unwrap(), None);
+
+    // Longer than the link allows, which nobody knew before.
+    let long = pair.post(&relay("/heard"), [7; 2000]).await;
+    assert!(matches!(long, Some((500.., _))), "{long:?}");
+    let long = client().get(pair.url(&relay("/stream/2000"))).send().await.expect("an answer");
+    assert!(long.status().is_server_error() || long.bytes().await.is_err());
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_ends_the_call_whose_answer_is_on_its_way() {
+    let guest = built(&SPIN_JAVASCRIPT).await;
+    let values = [("body_first", "0"), ("timeout_ms", "600000")];
+    let pair = beside_its_providers(&guest, 1, &values).await;
+    assert_eq!(pair.answered("/hello/Ada").await, "\"Hello, Ada!\"");
+    let mut talk = Talk::begin(&pair, "/through", b"one").await;
+    talk.hears(b"one").await;
+    // The only instance is taken, so this waits for the end of the other call.
+    let waiting = tokio::spawn(client().get(pair.url("/hello/Ada")).send());
+    talk.say(b"two").await;
+    talk.hears(b"two").await;
+    assert!(!waiting.is_finished());
+    drop(talk);
+    let answer = timeout(PATIENCE, waiting).await.expect("in time").unwrap().expect("an answer");
+    assert_eq!(answer.status(), 200);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_body_is_there_before_a_component_is_called() {
+    let guest = built(&SPIN_JAVASCRIPT).await;
+    let values = [("max_content_len", "200K"), ("timeout_ms", PATIENT)];
+    let pair = beside_its_providers(&guest, 5, &values).await;
+    assert_eq!(pair.answered("/hello/Ada").await, "\"Hello, Ada!\"");
+    let piece = vec![b'x'; 100_000];
+    let mut talk = Talk::begin(&pair, "/through", &piece).await;
+    talk.hears(&piece).await;
+    talk.end().await;
+    // Longer than it may be; nobody knew before.
+    let pieces = stream::iter([piece.clone(), piece.clone(), piece]).map(Ok::<_, Infallible>);
+    let request = client().post(pair.url("/echo")).body(reqwest::Body::wrap_stream(pieces));
+    assert_eq!(pair.ask(request).await.map(|(status, _)| status), Some(413));
+    pair.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -310,6 +310,7 @@ fn call(payload: Vec<u8>) -> Call {
         deadline: Instant::now() + Duration::from_secs(2),
         depth: 0,
         chain: Chain::default(),
+        exchange: None,
     }
 }
 

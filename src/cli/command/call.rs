@@ -131,6 +131,7 @@ async fn call(
         deadline: Instant::now() + session.timeout,
         depth: 0,
         chain: Chain::default(),
+        exchange: None,
     };
     let (id, sent) = (new_id(), AtomicBool::new(false));
     let result = match session.config.cluster.ad_hoc {

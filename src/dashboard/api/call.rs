@@ -113,6 +113,7 @@ pub async fn call(
         deadline: Instant::now() + WAIT,
         depth: 0,
         chain: Chain::default(),
+        exchange: None,
     };
     let began = Instant::now();
     let result =

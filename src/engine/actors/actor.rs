@@ -265,6 +265,11 @@ impl Actor {
         let _in_work = self.in_work.token();
         let _permit = permit;
         let artifact = self.artifact.load_full();
+        let call = match (&artifact.code, &call.exchange) {
+            // A component was replaced by a module while the call was on its way here.
+            (Code::Module(_), Some(_)) => Box::pin(call.whole()).await?,
+            _ => call,
+        };
         let (slots, count) = self.slots_of(&artifact);
         let slot = timeout_at(call.ends_at(), slots.acquire(call.depth, count)).await;
         let _slot = slot
@@ -283,6 +288,7 @@ impl Actor {
         let inbound = Inbound {
             operation: call.operation,
             payload: call.payload,
+            exchange: call.exchange,
             outward: Arc::new(outward),
             turn: turn.clone(),
         };
@@ -344,6 +350,13 @@ impl Local for Actor {
 
     fn served(&self) -> Option<&Target> {
         Some(&self.served)
+    }
+
+    fn takes_pieces(&self) -> bool {
+        match &self.artifact.load().code {
+            Code::Module(_) => false,
+            Code::Component(prepared) => prepared.answers_requests(),
+        }
     }
 
     fn try_admit(self: Arc<Self>) -> Option<Admitted> {
@@ -425,8 +438,9 @@ impl Outward for OutwardOf {
                 target,
                 operation: operation.to_owned(),
                 payload: request.payload,
+                exchange: request.exchange,
                 trace: self.trace.clone(),
-                deadline: self.deadline,
+                deadline: self.deadline + self.chain.prolonged(),
                 depth: self.depth.saturating_add(1),
                 chain: self.chain.next(),
             };

@@ -342,6 +342,7 @@ async fn host_call(
         namespace: text(&mut caller, namespace, "namespace")?,
         operation: text(&mut caller, operation, "operation")?,
         payload: read(&mut caller, payload.0, payload.1)?,
+        exchange: None,
     };
     let Some(call) = &caller.data().call else { bail!("__host_call outside of a call") };
     let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());

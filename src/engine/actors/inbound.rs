@@ -11,7 +11,10 @@ use super::{
     component::config::{Unreadable, Values},
     turns::Turn,
 };
-use crate::{router::LinkEnd, rpc::call::CallError};
+use crate::{
+    router::LinkEnd,
+    rpc::{call::CallError, exchange::Exchange},
+};
 
 /// A guest's error text and a binding, namespace or operation name are no place for more than this.
 pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;
@@ -37,12 +40,16 @@ pub struct HostCall {
     pub namespace: String,
     pub operation: String,
     pub payload: Bytes,
+    /// Bodies that are not in the payload.
+    pub exchange: Option<Arc<Exchange>>,
 }
 
 /// One call as an instance sees it.
 pub struct Inbound {
     pub operation: String,
     pub payload: Bytes,
+    /// Bodies that are not in the payload.
+    pub exchange: Option<Arc<Exchange>>,
     pub outward: Arc<dyn Outward>,
     /// The right to go on, once it has run for a while.
     pub turn: Turn,

@@ -45,7 +45,7 @@ use crate::{
 };
 use lattice_base::lattice::answers::Answers;
 use lattice_protocol::{
-    contracts::health::HealthResponse,
+    contracts::{health::HealthResponse, httpclient},
     events::{Event, event::ProviderContext},
     journal::Level,
     lattice::subject::Subjects,
@@ -154,6 +154,11 @@ impl Local for InProcess {
 
     fn served(&self) -> Option<&Target> {
         Some(&self.served)
+    }
+
+    /// Of the built-in providers, the one that makes requests is given pieces.
+    fn takes_pieces(&self) -> bool {
+        self.context.contract_id == httpclient::CONTRACT_ID
     }
 
     fn try_admit(self: Arc<Self>) -> Option<Admitted> {

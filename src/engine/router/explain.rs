@@ -390,5 +390,6 @@ fn imagined(origin: &Entity, target: &Entity, operation: &str) -> Call {
         deadline: Instant::now(),
         depth: 0,
         chain: Chain::default(),
+        exchange: None,
     }
 }

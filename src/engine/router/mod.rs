@@ -93,6 +93,10 @@ pub trait Local: Send + Sync + 'static {
     fn served(&self) -> Option<&Target> {
         None
     }
+    /// Says whether it takes the bodies of requests, and answers, piece by piece.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
     /// Refuses what the target's own claims do not allow.
     fn check(&self, call: &Call) -> Result<(), CallError>;
     /// Admits one call if a permit is free now.
@@ -363,6 +367,11 @@ impl Router {
         }
     }
 
+    /// Says whether a call of this target would go to one in this process that takes pieces.
+    pub fn takes_pieces(&self, target: &Entity) -> bool {
+        self.local(target).is_some_and(|local| local.takes_pieces())
+    }
+
     /// Takes a call one way, once. What few calls need is in boxes: the future of a call is moved
     /// several times before it is polled first.
     async fn attempt(&self, call: Call) -> Result<Bytes, CallError> {
@@ -373,10 +382,14 @@ impl Router {
             let is_asked = asks_policy(&call.target, Place::Elsewhere);
             let permitted = if is_asked { self.permitted(&call).await } else { Ok(()) };
             let result = match permitted {
-                Ok(()) => Box::pin(inner.remote.call(call, Candidates::All)).await,
+                Ok(()) => Box::pin(self.call_remote(call, Candidates::All)).await,
                 Err(error) => Err(error),
             };
             return ended(Some(counted), result, &key);
+        };
+        let call = match &call.exchange {
+            Some(_) if !local.takes_pieces() => Box::pin(call.whole()).await?,
+            _ => call,
         };
         let begin = || local.served().map(|served| served.begin(&call.operation, Path::Local));
         let counted = begin();
@@ -390,7 +403,7 @@ impl Router {
         // permit here.
         counted.into_iter().for_each(InWork::withdraw);
         let elsewhere = inner.meter.called(&call.target, &call.operation);
-        match Box::pin(inner.remote.call(call.clone(), Candidates::Others)).await {
+        match Box::pin(self.call_remote(call.clone(), Candidates::Others)).await {
             Err(error)
                 if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) =>
             {
@@ -400,6 +413,11 @@ impl Router {
             }
             result => ended(Some(elsewhere), result, &key),
         }
+    }
+
+    /// Sends a call to another host, as a whole.
+    async fn call_remote(&self, call: Call, candidates: Candidates) -> Result<Bytes, CallError> {
+        self.0.remote.call(call.whole().await?, candidates).await
     }
 
     /// Performs a verified call that arrived over NATS for the actor `target`.

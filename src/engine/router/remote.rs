@@ -493,6 +493,7 @@ mod tests {
             deadline: Instant::now() + Duration::from_secs(2),
             depth: 0,
             chain: Chain::default(),
+            exchange: None,
         }
     }
 

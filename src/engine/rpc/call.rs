@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
+use super::exchange::Exchange;
 use lattice_protocol::rpc::invocation::{Entity, TraceContext};
 
 /// Calls that may wait for each other in one chain, wherever they run. Actors that call each other
@@ -47,6 +48,8 @@ pub struct Call {
     pub depth: u8,
     /// The state it shares with the calls that wait for it.
     pub chain: Chain,
+    /// Bodies that are not in the payload.
+    pub exchange: Option<Arc<Exchange>>,
 }
 
 impl Call {
@@ -55,19 +58,36 @@ impl Call {
     pub fn ends_at(&self) -> Instant {
         self.chain.ends_at(self.deadline)
     }
+
+    /// Puts the whole argument into the payload, for a callee that takes no pieces. Waits for the
+    /// client that still sends it.
+    pub async fn whole(mut self) -> Result<Self, CallError> {
+        if let Some(exchange) = self.exchange.take()
+            && let Some(payload) = exchange.payload().await?
+        {
+            self.payload = payload;
+        }
+        Ok(self)
+    }
 }
 
 /// The state shared by calls that wait for each other. A call from outside begins one; each call
 /// that its callee makes goes on with it.
 ///
 /// The time that payloads really spent in the object store is not counted against the deadline. It
-/// is measured here, for the whole chain, and ends at [`TRANSFERS_MAX`]. Cheap to clone.
+/// is measured here, for the whole chain, and ends at [`TRANSFERS_MAX`]. A call whose bodies go
+/// piece by piece gets more time with each of them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     /// Calls that wait for the one that has this, on all hosts.
     waiting: u8,
     transfers: Arc<Transfers>,
+    pieces: Option<Arc<Pieces>>,
 }
+
+/// The time that one call got for its pieces, in nanoseconds.
+#[derive(Debug, Default)]
+struct Pieces(AtomicU64);
 
 #[derive(Debug, Default)]
 struct Transfers {
@@ -88,7 +108,26 @@ pub struct Transfer<'a> {
 impl Chain {
     /// Continues a chain of which `waiting` calls wait on other hosts.
     pub fn of_waiting(waiting: u8) -> Self {
-        Self { waiting, transfers: Arc::default() }
+        Self { waiting, transfers: Arc::default(), pieces: None }
+    }
+
+    /// Begins a chain whose first call moves pieces.
+    pub fn of_pieces() -> Self {
+        Self { pieces: Some(Arc::default()), ..Self::default() }
+    }
+
+    /// Lets the call with this deadline go on until `end`, since a piece of it has moved.
+    pub fn go_on_until(&self, end: Instant, deadline: Instant) {
+        if let Some(Pieces(more_ns)) = self.pieces.as_deref() {
+            let more = end.saturating_duration_since(deadline).saturating_sub(self.transferred());
+            more_ns.fetch_max(nanoseconds(more), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the time that pieces gave to the call.
+    pub fn prolonged(&self) -> Duration {
+        let Some(Pieces(more_ns)) = self.pieces.as_deref() else { return Duration::ZERO };
+        Duration::from_nanos(more_ns.load(Ordering::Relaxed))
     }
 
     /// Returns how many calls wait for this one.
@@ -98,7 +137,8 @@ impl Chain {
 
     /// The chain as a call has it that is made by this one's callee.
     pub fn next(&self) -> Self {
-        Self { waiting: self.waiting.saturating_add(1), transfers: Arc::clone(&self.transfers) }
+        let (waiting, transfers) = (self.waiting.saturating_add(1), Arc::clone(&self.transfers));
+        Self { waiting, transfers, pieces: None }
     }
 
     /// Notes that a payload goes into the object store, or comes from there.
@@ -119,7 +159,7 @@ impl Chain {
 
     /// Returns when a call with this deadline ends.
     pub fn ends_at(&self, deadline: Instant) -> Instant {
-        deadline + self.transferred()
+        deadline + self.transferred() + self.prolonged()
     }
 
     /// Waits for work until the call with this deadline ends; while a transfer is under way, until
@@ -142,15 +182,19 @@ impl Chain {
         if self.transfers.running.load(Ordering::Relaxed) == 0 {
             return end;
         }
-        end.max(Instant::now() + TRANSFER_LOOK).min(deadline + TRANSFERS_MAX)
+        let last = deadline + TRANSFERS_MAX + self.prolonged();
+        end.max(Instant::now() + TRANSFER_LOOK).min(last)
     }
 }
 
 impl Transfers {
     fn add(&self, took: Duration) {
-        let took_ns = u64::try_from(took.min(TRANSFERS_MAX).as_nanos()).unwrap_or(u64::MAX);
-        self.took_ns.fetch_add(took_ns, Ordering::Relaxed);
+        self.took_ns.fetch_add(nanoseconds(took.min(TRANSFERS_MAX)), Ordering::Relaxed);
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Transfer<'_> {

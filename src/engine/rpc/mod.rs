@@ -8,6 +8,7 @@
 //!   the receiver checks before it believes anything.
 //! - [`chunking`]: payloads too large for a message.
 //! - [`codec`](lattice_protocol::rpc::codec): msgpack, as all peers write it.
+//! - [`exchange`]: bodies of HTTP requests that need not be whole, where both ends share a process.
 //! - [`limits`]: what a host tells another about a call, beside the invocation.
 //! - [`client`] and [`server`]: the two ends.
 //! - [`readable`](lattice_protocol::rpc::readable): payloads as people read and write them.
@@ -16,6 +17,7 @@
 pub mod call;
 pub mod chunking;
 pub mod client;
+pub mod exchange;
 pub mod limits;
 pub mod repeat;
 pub mod server;

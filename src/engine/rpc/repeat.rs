@@ -112,6 +112,7 @@ mod tests {
             deadline: Instant::now(),
             depth: 0,
             chain: Chain::default(),
+            exchange: None,
         }
     }
 

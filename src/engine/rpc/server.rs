@@ -512,6 +512,7 @@ impl Inner {
                 0
             },
             chain,
+            exchange: None,
         })
     }
 

@@ -119,6 +119,11 @@ impl RequestWriter {
         self.out.len() - self.body_at
     }
 
+    /// Returns the body without the rest.
+    pub fn into_body(self) -> Bytes {
+        Bytes::from(self.out).split_off(self.body_at)
+    }
+
     /// Ends the body.
     pub fn finish(mut self) -> Bytes {
         let length = self.body_len();

@@ -136,6 +136,7 @@ pub async fn call(
             deadline: Instant::now() + Duration::from_secs(5),
             depth: 1,
             chain: Chain::default(),
+            exchange: None,
         })
         .await
 }

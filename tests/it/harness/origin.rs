@@ -43,7 +43,8 @@ use super::pki::Certified;
 /// * `/status/{code}` answers with it; `/redirect/{code}?{url}` sends elsewhere; `/cookies` sets
 ///   two.
 /// * `/bytes/{n}` announces its length, `/stream/{n}` does not.
-/// * `/gate` answers when [`Origin::open`] lets it.
+/// * `/gate` answers when [`Origin::open`] lets it, and `/drip` sends each of its two pieces then.
+/// * `/heard` lets each piece of a request arrive by itself, and answers with all of them.
 pub struct Origin {
     pub port: u16,
     arrived: Arc<Semaphore>,
@@ -166,6 +167,24 @@ async fn answer(
             arrived.add_permits(1);
             gate.acquire().await.expect("never closed").forget();
             response.body(full("passed"))
+        }
+        "drip" => {
+            let pieces = stream::unfold(0, move |sent| {
+                let gate = Arc::clone(&gate);
+                async move {
+                    gate.acquire().await.expect("never closed").forget();
+                    (sent < 2).then_some((Ok(Frame::data(Bytes::from_static(b"drop"))), sent + 1))
+                }
+            });
+            response.body(BodyExt::boxed(StreamBody::new(pieces)))
+        }
+        "heard" => {
+            let (mut body, mut heard) = (request.into_body(), Vec::new());
+            while let Some(frame) = body.frame().await {
+                heard.extend(frame?.into_data().unwrap_or_default());
+                arrived.add_permits(1);
+            }
+            response.body(full(heard))
         }
         _ => response.body(full(path.clone())),
     };

@@ -15,7 +15,7 @@ use crate::{
         turns::Turn,
     },
     router::LinkEnd,
-    rpc::call::CallError,
+    rpc::{call::CallError, exchange::Exchange},
 };
 use lattice_protocol::{contracts, identity::keys::LinkName};
 
@@ -80,7 +80,7 @@ impl Caller {
         argument: &impl Serialize,
     ) -> wasmtime::Result<Result<R, CallError>> {
         let payload = contracts::encode(argument);
-        let result = self.send((contract, link_name), operation, payload).await?;
+        let result = self.send((contract, link_name), operation, payload, None).await?;
         Ok(result.and_then(|payload| {
             contracts::decode(operation, &payload)
                 .map_err(|error| CallError::Callee(error.to_string()))
@@ -92,12 +92,14 @@ impl Caller {
         (contract, link_name): (&str, &str),
         operation: &str,
         payload: Bytes,
+        exchange: Option<Arc<Exchange>>,
     ) -> wasmtime::Result<Result<Bytes, CallError>> {
         let request = HostCall {
             binding: link_name.to_owned(),
             namespace: contract.to_owned(),
             operation: operation.to_owned(),
             payload,
+            exchange,
         };
         call_out(&*self.outward, &self.turn, request).await
     }

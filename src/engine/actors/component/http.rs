@@ -1,19 +1,31 @@
 //! `wasi:http`: requests to a component, and its own to the world.
 //!
-//! A request comes as `HttpServer.HandleRequest` and is buffered, as is its answer; the guest sees
-//! it as `wasi:http/incoming-handler@0.2` or, if it exports that, `wasi:http/handler@0.3`. A
-//! request of the guest leaves as `HttpClient.Request` over its link; the built-in provider is
-//! asked for `HttpClient.Send`, which follows no redirect and names the cause of a failure.
+//! A request comes as `HttpServer.HandleRequest`; the guest sees it as
+//! `wasi:http/incoming-handler@0.2` or, if it exports that, `wasi:http/handler@0.3`. A request of
+//! the guest leaves as `HttpClient.Request` over its link; the built-in provider is asked for
+//! `HttpClient.Send`, which follows no redirect and names the cause of a failure.
+//!
+//! Bodies go piece by piece where the provider is built in and runs on the guest's host (see
+//! [`exchange`]); to and from every other one they are whole, and as long as the guest's memory at
+//! most.
 //!
 //! The half of wasmtime-wasi-http for 0.3, whose interface still moves, is used here and where the
 //! linker is made.
+//!
+//! [`exchange`]: crate::rpc::exchange
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures::{channel::oneshot, future};
+use futures::{
+    channel::oneshot,
+    future::{self, BoxFuture},
+};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use hyper::{
+    body::Body as _,
+    http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+};
 use serde::Deserialize;
 use wasmtime::{AsContextMut as _, component::InstancePre};
 use wasmtime_wasi_http::{
@@ -23,7 +35,13 @@ use wasmtime_wasi_http::{
 };
 
 use super::{Caller, Failure, Guest, Holding, Idle, Instance, Output, Reuse};
-use crate::{router::LinkEnd, rpc::call::CallError};
+use crate::{
+    router::LinkEnd,
+    rpc::{
+        call::CallError,
+        exchange::{Body, BodyError, Exchange, Upload},
+    },
+};
 use lattice_protocol::{
     contracts::{
         self,
@@ -130,11 +148,18 @@ pub(super) async fn handle(
     instance: Instance,
     idle: Option<Box<Idle>>,
     reuse: Reuse,
-    payload: Bytes,
+    (payload, exchange): (Bytes, Option<Arc<Exchange>>),
 ) -> Result<(Bytes, Option<Box<Idle>>), Failure> {
+    let (payload, body) = match &exchange {
+        Some(exchange) => exchange.take(payload),
+        None => (payload, None),
+    };
     let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
         .map_err(|error| Failure::Told(error.to_string()))?;
-    let request = incoming.into_request().map_err(|error| Failure::Told(error.to_string()))?;
+    let mut request = incoming.into_request().map_err(|error| Failure::Told(error.to_string()))?;
+    if let Some(body) = body {
+        *request.body_mut() = body.map_err(request_broke_off).boxed_unsync();
+    }
     let method = request.method().clone();
     let bytes_max = instance.caller.memory_max_bytes;
     let mut idle = match idle {
@@ -165,13 +190,18 @@ pub(super) async fn handle(
         wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
     };
     let reading = async {
-        let read = match answer.await {
-            Ok(Ok(response)) => collect(response, &method, bytes_max).await,
-            Ok(Err(error)) => Err(Failure::Told(told(&error))),
-            Err(_) => Err(Failure::Told("the component returned without an answer".to_owned())),
-        };
-        drop(read_to_end);
-        read
+        match (answer.await, &exchange) {
+            (Ok(Ok(response)), Some(exchange)) => hand_over(exchange, response, read_to_end),
+            (Ok(Ok(response)), None) => {
+                let read = collect(response, &method, bytes_max).await;
+                drop(read_to_end);
+                read
+            }
+            (Ok(Err(error)), _) => Err(Failure::Told(told(&error))),
+            (Err(_), _) => {
+                Err(Failure::Told("the component returned without an answer".to_owned()))
+            }
+        }
     };
     let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
     let idle = ran?;
@@ -203,6 +233,35 @@ async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<(
             !matches!(is_read.try_recv(), Ok(None))
         }
         Proxy::P2(_) => false,
+    }
+}
+
+/// Gives an answer to the caller, which reads its body; then the payload is empty. `read_to_end`
+/// is dropped with the body.
+fn hand_over(
+    exchange: &Exchange,
+    response: Response,
+    read_to_end: oneshot::Sender<()>,
+) -> Result<Bytes, Failure> {
+    let response = response.map(|body| {
+        let body = body.map_err(|error| BodyError::Broken(error.to_string()));
+        let held = move |frame| {
+            let _ = &read_to_end;
+            frame
+        };
+        body.map_frame(held).boxed_unsync()
+    });
+    match exchange.answer(response) {
+        true => Ok(Bytes::new()),
+        false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
+    }
+}
+
+/// The error that a guest sees of a body whose client does not send it to the end.
+fn request_broke_off(error: BodyError) -> Error {
+    match error {
+        BodyError::TooLarge(bytes_max) => Error::HttpRequestBodySize(Some(bytes_max)),
+        BodyError::Broken(_) => Error::ConnectionTerminated,
     }
 }
 
@@ -306,23 +365,88 @@ async fn send(
     if parts.method == Method::CONNECT {
         return Err(Error::HttpRequestMethodInvalid);
     }
-    let (body, _held) = whole(caller, body).await?;
     let mut headers = header_map(&parts.headers);
     // It is set from the URL.
     headers.remove(header::HOST.as_str());
-    let request = HttpRequest {
+    let mut request = HttpRequest {
         method: parts.method.as_str().to_owned(),
         url: parts.uri.to_string(),
         headers,
-        body: body.into(),
+        body: Binary::default(),
     };
     let place = (CONTRACT_ID, "");
     if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
+        let (body, _held) = whole(caller, body).await?;
+        request.body = body.into();
         return called(caller.call(place, REQUEST, &request).await).and_then(response_of);
     }
-    match called(caller.call(place, SEND, &request).await)? {
+    let payload = contracts::encode(&request);
+    let (broke_off, mut why) = oneshot::channel();
+    let upload = Outgoing { caller: caller.clone(), request, body, broke_off };
+    let upload = if upload.body.is_end_stream() { None } else { Some(Box::new(upload) as _) };
+    let (exchange, mut answer) = Exchange::new(upload);
+    let sent = called(caller.send(place, SEND, payload, Some(exchange)).await);
+    if let Ok(Some(error)) = why.try_recv() {
+        return Err(error);
+    }
+    let payload = sent?;
+    if let Ok(response) = answer.try_recv() {
+        let caller = caller.clone();
+        return Ok(response.map(|body| arriving(body, caller)));
+    }
+    let sent = contracts::decode(SEND, &payload);
+    match sent.map_err(|error| Error::InternalError(Some(error.to_string())))? {
         Sent::Response(answer) => response_of(answer),
         Sent::Failed { cause, text } => Err(failure_of(cause, text)),
+    }
+}
+
+/// The body of an answer that the guest reads as it arrives. It has the caller, so that an instance
+/// with one is not used again.
+fn arriving(body: Body, caller: Caller) -> WasiBody {
+    let held = move |frame| {
+        let _ = &caller;
+        frame
+    };
+    body.map_err(response_broke_off).map_frame(held).boxed_unsync()
+}
+
+fn response_broke_off(error: BodyError) -> Error {
+    match error {
+        BodyError::TooLarge(bytes_max) => Error::HttpResponseBodySize(Some(bytes_max)),
+        BodyError::Broken(_) => Error::HttpResponseIncomplete,
+    }
+}
+
+/// The body of a guest's request, and what it takes to make a payload with it.
+struct Outgoing {
+    caller: Caller,
+    request: HttpRequest,
+    body: WasiBody,
+    /// Tells why there is no payload.
+    broke_off: oneshot::Sender<Error>,
+}
+
+impl Upload for Outgoing {
+    fn pieces(self: Box<Self>) -> Body {
+        self.body.map_err(|error| BodyError::Broken(error.to_string())).boxed_unsync()
+    }
+
+    fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let Self { caller, mut request, body, broke_off } = *self;
+            match whole(&caller, body).await {
+                Ok((body, _held)) => {
+                    request.body = body.into();
+                    Ok(contracts::encode(&request))
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let _ = broke_off.send(error);
+                    Err(CallError::Callee(text))
+                }
+            }
+        })
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
                     let entry = LogEntry { level: level.word(), text: line(&context, message) };
                     let payload = contracts::encode(&entry);
                     // An actor that may not log is told so by nothing but the missing line.
-                    let _ = caller.send((contracts::LOGGING, ""), WRITE_LOG, payload).await?;
+                    let _ = caller.send((contracts::LOGGING, ""), WRITE_LOG, payload, None).await?;
                     Ok(())
                 })
             },

@@ -207,7 +207,12 @@ impl Prepared {
     /// Says whether an instance that has served may take a call of this operation: only those that
     /// answer requests may serve again.
     pub fn can_reuse(&self, operation: &str) -> bool {
-        operation == httpserver::HANDLE_REQUEST && self.exports.http.is_some()
+        operation == httpserver::HANDLE_REQUEST && self.answers_requests()
+    }
+
+    /// Says whether it answers requests.
+    pub fn answers_requests(&self) -> bool {
+        self.exports.http.is_some()
     }
 }
 
@@ -333,7 +338,7 @@ pub async fn run(
     let instance = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };
     let ran = match (&*call.operation, &prepared.exports.http) {
         (httpserver::HANDLE_REQUEST, Some(proxy)) => {
-            http::handle(proxy, instance, idle, reuse, call.payload).await
+            http::handle(proxy, instance, idle, reuse, (call.payload, call.exchange)).await
         }
         (operation, _) => {
             let ran = dispatch(&prepared.exports, instance, operation, call.payload).await;

@@ -173,6 +173,7 @@ impl Context {
                 deadline,
                 depth: 0,
                 chain: Chain::default(),
+                exchange: None,
             })
             .await
     }

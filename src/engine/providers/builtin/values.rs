@@ -212,6 +212,11 @@ impl Values {
     }
 }
 
+/// As many bytes as memory can be asked for.
+pub fn within_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 /// A value that is not what its name asks for. Never used for secrets: it repeats the value.
 pub fn wrong(name: &str, value: &str, expected: &str) -> LinkError {
     LinkError::Values(format!("link value {name} is {value:?}, expected {expected}"))

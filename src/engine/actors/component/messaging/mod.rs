@@ -35,7 +35,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 async fn publish(caller: &Caller, message: &Message) -> wasmtime::Result<Result<(), CallError>> {
-    let sent = caller.send(PLACE, PUBLISH, contracts::encode(message)).await?;
+    let sent = caller.send(PLACE, PUBLISH, contracts::encode(message), None).await?;
     Ok(sent.map(drop))
 }
 

@@ -19,9 +19,10 @@ pub(super) enum Failure {
     #[error("{0}")]
     Request(String),
     #[error(
-        "the request body has {bytes} bytes, and the link value max_request_body allows {limit}"
+        "the request body has more than {limit} bytes; the link value max_request_body allows \
+         larger ones"
     )]
-    RequestTooLarge { bytes: usize, limit: u64 },
+    RequestTooLarge { limit: u64 },
     #[error(
         "the response body has more than {limit} bytes; the link value max_body allows larger ones"
     )]

@@ -3,7 +3,9 @@
 //! Each link has [`settings`] and, made from them, connections of its own. A call becomes an
 //! [`request::Outgoing`]; that and every redirect pass the [`rules`] before anything is sent. Any
 //! answer of the server is a result, an error status too; the call fails only if no complete answer
-//! arrives within the limits, and [`failure`] says why.
+//! arrives within the limits, and [`failure`] says why. A component on the same host gives and
+//! takes the bodies piece by piece ([`Exchange`]); then the head of the answer has to be there
+//! within the time, and the component's own time bounds the rest.
 //!
 //! Some rules always hold: bodies have a limit in both directions, [`IN_WORK_MAX`] requests of a
 //! link are in work at a time, and every request ends a little before the call does, so that the
@@ -19,8 +21,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use reqwest::{Method, Response, header::HeaderMap};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -29,10 +35,16 @@ use self::{
     request::Outgoing,
     settings::{Clients, Settings, TrustStore},
 };
-use super::{Context, Link, LinkError, Provider, Spec, unknown_operation, values::Values};
+use super::{
+    Context, Link, LinkError, Provider, Spec, unknown_operation,
+    values::{Values, within_usize},
+};
 use crate::{
     providers::bounds::{Bounds, FROM_ACTOR},
-    rpc::call::{Call, CallError},
+    rpc::{
+        call::{Call, CallError},
+        exchange::{Body, BodyError, Exchange},
+    },
 };
 use lattice_base::budget::{Budget, Buffer, Held};
 use lattice_protocol::{
@@ -94,13 +106,16 @@ impl Provider for HttpClient {
                     "no certificates are trusted, so https does not work; install ca-certificates or set the link value ca_file"
                 );
             }
-            let (permits, work) = (Semaphore::new(IN_WORK_MAX), TaskTracker::new());
+            let (permits, work) = (Arc::new(Semaphore::new(IN_WORK_MAX)), TaskTracker::new());
             let budget = self.context.budget.clone();
             Ok(Arc::new(HttpLink { link, settings, clients, permits, work, budget })
                 as Arc<dyn Link>)
         })
     }
 }
+
+/// An answer whose body still arrives.
+type Answer = hyper::Response<Body>;
 
 /// Why there is no answer: for programs, and for people.
 struct Failed {
@@ -113,7 +128,7 @@ struct HttpLink {
     settings: Arc<Settings>,
     /// Its idle connections close with the link.
     clients: Clients,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     /// Counts what is in work.
     work: TaskTracker,
     /// Pays for answers.
@@ -134,6 +149,17 @@ impl Link for HttpLink {
                         Ok((response, held)) => Ok(held.keep(contracts::encode(&response))),
                         Err(Failed { text, .. }) => Err(CallError::Callee(text)),
                     }
+                }
+                SEND if let Some(exchange) = &call.exchange => {
+                    Ok(match self.pieces(&call, exchange).await {
+                        Ok(response) => {
+                            exchange.answer(response);
+                            Bytes::new()
+                        }
+                        Err(Failed { cause, text }) => {
+                            contracts::encode(&Sent::Failed { cause, text })
+                        }
+                    })
                 }
                 SEND => Ok(match self.request(&call, "HttpClient.Send", 0).await {
                     Ok((response, held)) => held.keep(contracts::encode(&Sent::Response(response))),
@@ -163,16 +189,32 @@ impl HttpLink {
         operation: &'static str,
         redirects: u64,
     ) -> Result<(HttpResponse, Held), Failed> {
-        let request: HttpRequest =
-            contracts::decode(operation, &call.payload).map_err(|error| Failed {
-                cause: FailureCause::InternalError,
-                text: format!("deserialization: {error}"),
-            })?;
-        let outgoing =
-            Outgoing::new(request).map_err(|failure| self.failed(operation, &failure))?;
+        let outgoing = self.outgoing(&call.payload, operation)?;
         let what = shown(&outgoing.method, &outgoing.url);
         let performed = self.perform(outgoing, redirects, self.deadline(call.deadline)).await;
         performed.map_err(|failure| self.failed(&what, &failure))
+    }
+
+    /// Makes the request of a call whose bodies go piece by piece; follows no redirect.
+    async fn pieces(&self, call: &Call, exchange: &Exchange) -> Result<Answer, Failed> {
+        let (payload, body) = exchange.take(call.payload.clone());
+        let mut outgoing = self.outgoing(&payload, "HttpClient.Send")?;
+        let body = body.map(|body| {
+            outgoing.announce_no_length();
+            reqwest::Body::wrap_stream(
+                Limited::new(body, within_usize(self.settings.max_request_body)).into_data_stream(),
+            )
+        });
+        let what = shown(&outgoing.method, &outgoing.url);
+        let sent = self.perform_pieces(&outgoing, body, self.deadline(call.deadline)).await;
+        sent.map_err(|failure| self.failed(&what, &failure))
+    }
+
+    fn outgoing(&self, payload: &[u8], operation: &'static str) -> Result<Outgoing, Failed> {
+        let request: HttpRequest = contracts::decode(operation, payload).map_err(|error| {
+            Failed { cause: FailureCause::InternalError, text: format!("deserialization: {error}") }
+        })?;
+        Outgoing::new(request).map_err(|failure| self.failed(operation, &failure))
     }
 
     fn failed(&self, what: &str, failure: &Failure) -> Failed {
@@ -194,17 +236,10 @@ impl HttpLink {
         redirects: u64,
         deadline: Instant,
     ) -> Result<(HttpResponse, Held), Failure> {
-        let limit = self.settings.max_request_body;
-        if outgoing.body.len() as u64 > limit {
-            return Err(Failure::RequestTooLarge { bytes: outgoing.body.len(), limit });
-        }
-        outgoing.check_host_header(&self.settings.rules)?;
-        let _permit = tokio::time::timeout_at(deadline, self.permits.acquire())
-            .await
-            .map_err(|_| Failure::Busy { limit: IN_WORK_MAX })?;
+        let _permit = self.admit(&outgoing, deadline).await?;
         let mut followed = 0;
         loop {
-            let response = self.send(&outgoing, deadline).await?;
+            let response = self.send(&outgoing, None, deadline).await?;
             if redirects == 0 {
                 return self.read(response, &outgoing.method, deadline).await;
             }
@@ -219,8 +254,72 @@ impl HttpLink {
         }
     }
 
-    /// Sends a request to exactly the URL it names, and waits for the head of the response.
-    async fn send(&self, outgoing: &Outgoing, deadline: Instant) -> Result<Response, Failure> {
+    /// Checks what the link's values say of a request, and waits until it may be made.
+    async fn admit(
+        &self,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, Failure> {
+        let limit = self.settings.max_request_body;
+        if outgoing.body.len() as u64 > limit {
+            return Err(Failure::RequestTooLarge { limit });
+        }
+        outgoing.check_host_header(&self.settings.rules)?;
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        match tokio::time::timeout_at(deadline, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Failure::Busy { limit: IN_WORK_MAX }),
+        }
+    }
+
+    /// Makes a request, and returns its answer as it arrives: in work until its body is gone.
+    async fn perform_pieces(
+        &self,
+        outgoing: &Outgoing,
+        body: Option<reqwest::Body>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let in_work = (self.admit(outgoing, deadline).await?, self.work.token());
+        let response = self.send(outgoing, body, deadline).await?;
+        let limit = self.settings.max_body;
+        self.check_announced(&response, &outgoing.method)?;
+        let answer = hyper::Response::from(response).map(|body| {
+            let body =
+                Limited::new(body, within_usize(limit)).map_err(move |error| match error
+                    .is::<LengthLimitError>(
+                ) {
+                    true => BodyError::TooLarge(limit),
+                    false => BodyError::Broken(lattice_protocol::errors::chain(&*error)),
+                });
+            let held = move |frame| {
+                let _ = &in_work;
+                frame
+            };
+            body.map_frame(held).boxed_unsync()
+        });
+        Ok(answer)
+    }
+
+    /// Refuses an answer that says it is too long. The one to HEAD announces a body that does not
+    /// come.
+    fn check_announced(&self, response: &Response, method: &Method) -> Result<(), Failure> {
+        let limit = self.settings.max_body;
+        match response.content_length() {
+            Some(announced) if announced > limit && method != Method::HEAD => {
+                Err(Failure::TooLarge { limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a request to exactly the URL it names, and waits for the head of the response. `body`
+    /// is one that still comes.
+    async fn send(
+        &self,
+        outgoing: &Outgoing,
+        body: Option<reqwest::Body>,
+        deadline: Instant,
+    ) -> Result<Response, Failure> {
         let chosen = tokio::time::timeout_at(deadline, self.clients.choose(&outgoing.url)).await;
         let (way, client) = chosen.map_err(|_| Failure::Timeout {
             phase: format!("{} was being looked up", shown_url(&outgoing.url)),
@@ -233,11 +332,16 @@ impl HttpLink {
             // After the actor's own headers, so that it is there whatever these say.
             request = request.header(FROM_ACTOR, "1");
         }
-        if !outgoing.body.is_empty() {
+        if let Some(body) = body {
+            request = request.body(body);
+        } else if !outgoing.body.is_empty() {
             request = request.body(outgoing.body.clone());
         }
         match tokio::time::timeout_at(deadline, request.send()).await {
-            Ok(sent) => sent.map_err(|e| Failure::of(e, way, &self.clients.trust)),
+            Ok(sent) => sent.map_err(|error| match is_too_long(&error) {
+                true => Failure::RequestTooLarge { limit: self.settings.max_request_body },
+                false => Failure::of(error, way, &self.clients.trust),
+            }),
             Err(_) => Err(Failure::Timeout {
                 phase: format!("there was no answer of {} yet", shown_url(&outgoing.url)),
             }),
@@ -251,11 +355,8 @@ impl HttpLink {
         deadline: Instant,
     ) -> Result<(HttpResponse, Held), Failure> {
         let limit = self.settings.max_body;
+        self.check_announced(&response, method)?;
         let announced = response.content_length().unwrap_or(0);
-        // The answer to HEAD announces a body that does not come.
-        if announced > limit && method != Method::HEAD {
-            return Err(Failure::TooLarge { limit });
-        }
         let status_code = response.status().as_u16();
         let header = header_map(response.headers());
         let announced = usize::try_from(announced).ok().filter(|announced| *announced > 0);
@@ -289,6 +390,13 @@ impl HttpLink {
             }
         }
     }
+}
+
+/// Whether a request failed for the length of its body.
+fn is_too_long(error: &reqwest::Error) -> bool {
+    let error: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| error.is::<LengthLimitError>())
 }
 
 /// The headers of a response: names in lower case, a text for each line.

@@ -72,6 +72,11 @@ impl Outgoing {
         Ok(Self { method, url, headers, body })
     }
 
+    /// Takes back what was said of the length of a body that still comes.
+    pub(super) fn announce_no_length(&mut self) {
+        self.headers.remove(header::CONTENT_LENGTH);
+    }
+
     /// Checks that a `host` header of the actor's names no host that the link does not allow; its
     /// name may be another one than the URL's, since one server can have many.
     pub(super) fn check_host_header(&self, rules: &Rules) -> Result<(), Failure> {

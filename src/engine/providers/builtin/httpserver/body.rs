@@ -10,14 +10,24 @@
 //!
 //! The share of a body in the budget is given back when the answer is there, since the payload
 //! lives as long.
+//!
+//! A component of this host is called when the beginning of a body is there ([`begin`]), and reads
+//! the rest as it comes. As it occupies an instance meanwhile, the body has to come as fast as if
+//! others waited.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Body;
+use futures::{future::BoxFuture, stream};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Body, Frame};
 use tokio::time::{Instant, timeout_at};
 
+use super::{live::Live, wire::Arriving};
+use crate::rpc::{
+    call::CallError,
+    exchange::{self, Upload},
+};
 use lattice_base::budget::{Budget, Held, SMALL, Shortage};
 use lattice_protocol::contracts::httpserver::RequestWriter;
 
@@ -63,79 +73,204 @@ pub fn announced(body: &impl Body) -> Option<u64> {
 /// Reads a body into the request that is being written. Returns what it holds of the budget.
 pub async fn read(
     budget: &Budget,
-    body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
-    request: &mut RequestWriter,
-    bounds: Bounds,
-) -> Result<Held, BodyError> {
-    match body.is_end_stream() {
-        true => Ok(budget.hold()),
-        // Boxed, for most requests have none.
-        false => Box::pin(receive(budget, body, request, bounds)).await,
-    }
-}
-
-async fn receive(
-    budget: &Budget,
-    mut body: impl Body<Data = Bytes, Error = hyper::Error> + Unpin,
+    body: Arriving,
     request: &mut RequestWriter,
     bounds: Bounds,
 ) -> Result<Held, BodyError> {
     let mut held = budget.hold();
-    // Moved on by what the body had to wait here, which is not its client's fault.
-    let mut began = Instant::now();
-    loop {
-        let idle_at = Instant::now() + bounds.idle;
-        let frame = loop {
+    if !body.is_end_stream() {
+        let mut arrival = Arrival::new(budget, body, bounds, Pace::Any);
+        // Boxed, for most requests have none.
+        Box::pin(arrival.read(request, &mut held, usize::MAX)).await?;
+    }
+    Ok(held)
+}
+
+/// A body of which no more than its beginning was read.
+pub struct Begun {
+    /// The beginning, in the request that it belongs to.
+    request: RequestWriter,
+    held: Held,
+    rest: Arrival,
+    live: Arc<Live>,
+}
+
+/// Reads the beginning of a body, of so many bytes at least. Returns it if there is more, and else
+/// the payload that has the whole body.
+pub async fn begin(
+    budget: &Budget,
+    body: Arriving,
+    mut request: RequestWriter,
+    bounds: Bounds,
+    (first, live): (usize, &Arc<Live>),
+) -> Result<Result<Bytes, Begun>, BodyError> {
+    let mut held = budget.hold();
+    if body.is_end_stream() {
+        return Ok(Ok(request.finish()));
+    }
+    let pace = if first > 0 { Pace::Brisk } else { Pace::Any };
+    let mut rest = Arrival::new(budget, body, bounds, pace);
+    match Box::pin(rest.read(&mut request, &mut held, first)).await? {
+        Reached::End => Ok(Ok(held.keep(request.finish()))),
+        Reached::Enough => Ok(Err(Begun { request, held, rest, live: Arc::clone(live) })),
+    }
+}
+
+impl Upload for Begun {
+    fn pieces(self: Box<Self>) -> exchange::Body {
+        let Self { request, held, rest, live } = *self;
+        let first = Some(held.keep(request.into_body())).filter(|first| !first.is_empty());
+        let pieces = stream::try_unfold((first, rest, live), next_piece);
+        StreamBody::new(pieces).boxed_unsync()
+    }
+
+    fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            let Self { mut request, mut held, mut rest, live } = *self;
+            match rest.read(&mut request, &mut held, usize::MAX).await {
+                Ok(_) => Ok(held.keep(request.finish())),
+                Err(error) => {
+                    let text = error.to_string();
+                    live.refuse(error);
+                    Err(CallError::Callee(text))
+                }
+            }
+        })
+    }
+}
+
+type Pieces = (Option<Bytes>, Arrival, Arc<Live>);
+
+async fn next_piece(
+    (first, mut rest, live): Pieces,
+) -> Result<Option<(Frame<Bytes>, Pieces)>, exchange::BodyError> {
+    let piece = match first {
+        Some(first) => Some(first),
+        None => match rest.next().await {
+            Ok(piece) => piece,
+            Err(error) => {
+                let told = match &error {
+                    BodyError::TooLarge(bytes) => exchange::BodyError::TooLarge(*bytes),
+                    error => exchange::BodyError::Broken(error.to_string()),
+                };
+                live.refuse(error);
+                return Err(told);
+            }
+        },
+    };
+    live.has_moved();
+    Ok(piece.map(|piece| (Frame::data(piece), (None, rest, live))))
+}
+
+/// How fast a body has to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// As fast as others let it.
+    Any,
+    /// As if others wait: an instance of an actor does.
+    Brisk,
+}
+
+/// How far a body was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    End,
+    Enough,
+}
+
+/// A body on its way.
+struct Arrival {
+    body: Arriving,
+    budget: Budget,
+    bounds: Bounds,
+    pace: Pace,
+    /// Bytes that have come, and how long they were waited for: what the body has to wait here is
+    /// not its client's fault.
+    bytes: usize,
+    waited: Duration,
+}
+
+impl Arrival {
+    fn new(budget: &Budget, body: Arriving, bounds: Bounds, pace: Pace) -> Self {
+        let budget = budget.clone();
+        Self { body, budget, bounds, pace, bytes: 0, waited: Duration::ZERO }
+    }
+
+    /// Reads until so many bytes have come, or all.
+    async fn read(
+        &mut self,
+        request: &mut RequestWriter,
+        held: &mut Held,
+        enough: usize,
+    ) -> Result<Reached, BodyError> {
+        while self.bytes < enough {
+            let Some(data) = self.next().await? else { return Ok(Reached::End) };
+            if self.bytes > held.bytes() {
+                // Twice what has arrived, as far as that can be had, so that large bodies do not
+                // come here often.
+                let ahead = self.bytes.next_power_of_two();
+                let ahead = ahead.min(self.budget.payload_max()).max(self.bytes);
+                held.cover(ahead, self.bounds.deadline).await?;
+                if ahead > SMALL {
+                    request.reserve(ahead).map_err(|_| Shortage::Machine { bytes: ahead })?;
+                }
+            }
+            request.push(&data);
+            if self.body.is_end_stream() {
+                return Ok(Reached::End);
+            }
+        }
+        Ok(Reached::Enough)
+    }
+
+    /// Returns the next bytes; nothing at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let began = Instant::now();
+        let idle_at = began + self.bounds.idle;
+        let data = loop {
             let look_at = idle_at.min(Instant::now() + TICK);
-            match timeout_at(look_at, body.frame()).await {
-                Err(_)
-                    if look_at == idle_at
-                        || is_trickle(budget, request.body_len(), began.elapsed()) =>
-                {
+            match timeout_at(look_at, self.body.frame()).await {
+                Err(_) if look_at == idle_at || self.is_trickle(began.elapsed()) => {
                     return Err(BodyError::TooSlow);
                 }
                 Err(_) => {}
-                Ok(None) => return Ok(held),
-                Ok(Some(frame)) => break frame?,
+                Ok(None) => return Ok(None),
+                // Trailers have no place in the contract.
+                Ok(Some(frame)) => {
+                    if let Ok(data) = frame?.into_data() {
+                        break data;
+                    }
+                }
             }
         };
-        // Trailers have no place in the contract.
-        let Ok(data) = frame.into_data() else { continue };
-        let length = request.body_len() + data.len();
-        if length as u64 > bounds.content_max {
-            return Err(BodyError::TooLarge(bounds.content_max));
+        self.waited += began.elapsed();
+        self.bytes += data.len();
+        if self.bytes as u64 > self.bounds.content_max {
+            return Err(BodyError::TooLarge(self.bounds.content_max));
         }
-        let arrived = Instant::now();
-        if length > held.bytes() {
-            // Twice what has arrived, as far as that can be had, so that large bodies do not come
-            // here often.
-            let ahead = length.next_power_of_two().min(budget.payload_max()).max(length);
-            held.cover(ahead, bounds.deadline).await?;
-            began += arrived.elapsed();
-            if ahead > SMALL {
-                request.reserve(ahead).map_err(|_| Shortage::Machine { bytes: ahead })?;
-            }
+        match self.body.is_end_stream() || !self.is_trickle(Duration::ZERO) {
+            true => Ok(Some(data)),
+            false => Err(BodyError::TooSlow),
         }
-        request.push(&data);
-        if body.is_end_stream() {
-            return Ok(held);
-        }
-        if is_trickle(budget, length, began.elapsed()) {
-            return Err(BodyError::TooSlow);
-        }
+    }
+
+    /// Says whether it comes more slowly than it may, after so much more time.
+    fn is_trickle(&self, more: Duration) -> bool {
+        is_trickle(&self.budget, self.pace, self.bytes, self.waited + more)
     }
 }
 
 /// Says whether a body of which `length` bytes have come in that time comes more slowly than it
 /// may.
-fn is_trickle(budget: &Budget, length: usize, took: Duration) -> bool {
+fn is_trickle(budget: &Budget, pace: Pace, length: usize, took: Duration) -> bool {
     // Most bodies are done before anybody has to look further.
     if took <= GRACE_WHEN_WANTED {
         return false;
     }
     let rate_when_wanted = if length <= SMALL { SMALL_WHEN_WANTED } else { LARGE_WHEN_WANTED };
     (took > GRACE && is_slower(TRICKLE, length, took))
-        || (is_slower(rate_when_wanted, length, took) && budget.is_wanted(length))
+        || (is_slower(rate_when_wanted, length, took)
+            && (pace == Pace::Brisk || budget.is_wanted(length)))
 }
 
 /// Says whether so many bytes in that time are less than `rate` bytes per second.
@@ -156,11 +291,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_trickle_is_known_by_its_rate_after_a_while() {
         let budget = Budget::new(64 << 20);
-        assert!(!is_trickle(&budget, 1, seconds(10)));
-        assert!(is_trickle(&budget, 1000, seconds(11)));
+        assert!(!is_trickle(&budget, Pace::Any, 1, seconds(10)));
+        assert!(is_trickle(&budget, Pace::Any, 1000, seconds(11)));
         assert!(
-            !is_trickle(&budget, LARGE, seconds(11))
-                && !is_trickle(&budget, SMALL / 2, seconds(20))
+            !is_trickle(&budget, Pace::Any, LARGE, seconds(11))
+                && !is_trickle(&budget, Pace::Any, SMALL / 2, seconds(20))
         );
     }
 
@@ -172,13 +307,16 @@ mod tests {
         let deadline = Instant::now() + seconds(2);
         let (refused, ()) = tokio::join!(late.cover(20 << 20, deadline), async {
             tokio::task::yield_now().await;
-            assert!(is_trickle(&budget, LARGE, seconds(4)) && !is_trickle(&budget, 1, seconds(4)));
-            assert!(!is_trickle(&budget, LARGE, seconds(3)));
+            assert!(
+                is_trickle(&budget, Pace::Any, LARGE, seconds(4))
+                    && !is_trickle(&budget, Pace::Any, 1, seconds(4))
+            );
+            assert!(!is_trickle(&budget, Pace::Any, LARGE, seconds(3)));
         });
         assert!(matches!(refused, Err(Shortage::Full { .. })));
         // Its client will try again, and then there is room.
-        assert!(is_trickle(&budget, LARGE, seconds(4)));
+        assert!(is_trickle(&budget, Pace::Any, LARGE, seconds(4)));
         tokio::time::advance(seconds(30)).await;
-        assert!(!is_trickle(&budget, LARGE, seconds(4)));
+        assert!(!is_trickle(&budget, Pace::Any, LARGE, seconds(4)));
     }
 }

@@ -24,7 +24,7 @@ use super::{clients::Client, pulse::Pulse};
 use lattice_base::budget::{Budget, Held};
 
 /// Bytes that hyper gets at a time, and the size in which progress is seen.
-const PIECE: usize = 32 << 10;
+pub const PIECE: usize = 32 << 10;
 
 /// The longest answer that only counts in [`Lodgings`], in bytes: a place in the budget would cost
 /// more than it protects.
@@ -206,14 +206,15 @@ impl Body for Owed {
 }
 
 /// Owes some bytes of an answer whose length nobody knows before its end.
-pub fn parcel(bytes: Bytes, pulse: &Arc<Pulse>) -> Bytes {
+pub fn parcel(bytes: Bytes, pulse: &Arc<Pulse>, lodging: Option<Lodging>) -> Bytes {
     pulse.owes(bytes.len());
-    Bytes::from_owner(Parcel { bytes, pulse: Arc::clone(pulse) })
+    Bytes::from_owner(Parcel { bytes, pulse: Arc::clone(pulse), _lodging: lodging })
 }
 
 struct Parcel {
     bytes: Bytes,
     pulse: Arc<Pulse>,
+    _lodging: Option<Lodging>,
 }
 
 impl AsRef<[u8]> for Parcel {

@@ -23,6 +23,7 @@ pub mod connection;
 mod cors;
 pub mod debt;
 mod listener;
+mod live;
 pub mod pulse;
 mod request;
 mod routes;

@@ -18,7 +18,7 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
-    http::request::Parts,
+    http::{request::Parts, response},
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -32,19 +32,23 @@ use super::{
     cors,
     debt::{Owed, Room},
     listener::Listener,
+    live::{self, Answered, Content, Live, Pieces, Place},
     pulse::Pulse,
     settings::Rules,
     wire::Arriving,
 };
 use crate::{
     journal::Writer,
-    rpc::call::{Call, CallError, Chain},
+    rpc::{
+        call::{Call, CallError, Chain},
+        exchange::{Exchange, Upload},
+    },
 };
-use lattice_base::{budget::Held, telemetry::ACCESS};
+use lattice_base::telemetry::ACCESS;
 use lattice_protocol::{
     contracts::{
         PayloadError,
-        httpserver::{HANDLE_REQUEST, HttpResponse, RequestHead, msgpack},
+        httpserver::{HANDLE_REQUEST, HttpResponse, RequestHead, RequestWriter, msgpack},
     },
     journal,
     rpc::invocation::{Entity, TraceContext},
@@ -103,6 +107,27 @@ impl Route {
         }
     }
 
+    /// The call that takes a request to the actor.
+    fn call(
+        &self,
+        parts: &Parts,
+        payload: Bytes,
+        chain: Chain,
+        exchange: Option<Arc<Exchange>>,
+    ) -> Call {
+        Call {
+            origin: self.origin.clone(),
+            target: self.target.clone(),
+            operation: HANDLE_REQUEST.to_owned(),
+            payload,
+            trace: trace(&parts.headers),
+            deadline: Instant::now() + self.rules.timeout,
+            depth: 0,
+            chain,
+            exchange,
+        }
+    }
+
     pub fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::SeqCst);
     }
@@ -112,6 +137,61 @@ impl Route {
             0 => Stage::Serving,
             1 => Stage::Ending,
             _ => Stage::Ended,
+        }
+    }
+}
+
+/// The answer to a request, before it is on its way.
+enum Reply {
+    Whole(Answer),
+    Pieces(Response<Pieces>),
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self::Whole(answer)
+    }
+}
+
+impl Reply {
+    /// Adds what the link's values ask for.
+    fn finish(&mut self, rules: &Rules, parts: &Parts) {
+        match self {
+            Self::Whole(answer) => {
+                decorate(rules, parts, answer);
+                if live::has_no_body(answer.status()) {
+                    *answer.body_mut() = Bytes::new();
+                }
+            }
+            Self::Pieces(answer) => decorate(rules, parts, answer),
+        }
+    }
+
+    /// Logs a request, with the bytes of an answer whose length is known.
+    fn log(&self, route: &Route, parts: &Parts, remote: SocketAddr, began: Instant) {
+        let (status, bytes) = match self {
+            Self::Whole(answer) => (answer.status(), Some(answer.body().len())),
+            Self::Pieces(answer) => (answer.status(), None),
+        };
+        macro_rules! line {
+            ($log:ident) => {
+                $log!(
+                    target: ACCESS,
+                    method = parts.method.as_str(),
+                    path = parts.uri.path(),
+                    status = status.as_u16(),
+                    bytes,
+                    took_us = began.elapsed().as_micros() as u64,
+                    actor_id = route.actor_id,
+                    %remote,
+                    "request"
+                )
+            };
+        }
+        if route.rules.access_log {
+            line!(info);
+        } else if enabled!(target: ACCESS, Level::DEBUG) {
+            line!(debug);
         }
     }
 }
@@ -127,26 +207,35 @@ pub struct Requests {
 
 impl Requests {
     /// Answers one request.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Owed> {
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Content> {
         let _busy = self.pulse.busy();
         let began = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let body = Arriving::new(body, &*self.pulse);
-        let mut answer = if !settle_host(&mut parts) {
-            answers::of_no_host()
+        let body = Arriving::new(body, Arc::clone(&self.pulse));
+        let reply = if !settle_host(&mut parts) {
+            Reply::Whole(answers::of_no_host())
         } else if let Some((route, _in_work)) = self.route(&parts) {
-            let mut answer = self.serve(&route, &parts, body, began).await;
-            finish(&route.rules, &parts, &mut answer);
-            log(&route, &parts, &answer, self.peer, began);
-            answer
+            let mut reply = self.serve(&route, &parts, body, began).await;
+            reply.finish(&route.rules, &parts);
+            reply.log(&route, &parts, self.peer, began);
+            reply
         } else {
-            answers::not_found()
+            Reply::Whole(answers::not_found())
         };
-        if parts.method == Method::HEAD {
-            only_head(&mut answer);
-        }
+        let mut answer = match reply {
+            Reply::Whole(answer) => self.owed(&parts.method, answer),
+            Reply::Pieces(answer) => answer.map(Content::Pieces),
+        };
         if self.protocol == Protocol::Http1 && self.listener.is_closing() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+
+    /// Makes an answer what the client is owed, if there is room for it.
+    fn owed(&self, method: &Method, mut answer: Answer) -> Response<Content> {
+        if method == Method::HEAD {
+            only_head(&mut answer);
         }
         let (answer, lodging) = match self.listener.lodgings.lodge(
             answer.body().len(),
@@ -160,7 +249,7 @@ impl Requests {
                 (answers::no_room(), None)
             }
         };
-        answer.map(|bytes| Owed::new(bytes, &self.pulse, lodging))
+        answer.map(|bytes| Content::Whole(Owed::new(bytes, &self.pulse, lodging)))
     }
 
     /// Finds the route and holds it as in work.
@@ -180,98 +269,142 @@ impl Requests {
 
     async fn serve(
         &self,
-        route: &Route,
+        route: &Arc<Route>,
         parts: &Parts,
-        body: Arriving<&Pulse>,
+        body: Arriving,
         began: Instant,
-    ) -> Answer {
+    ) -> Reply {
         let rules = &route.rules;
         if cors::is_preflight(parts) {
-            return answers::preflight(rules.cors.preflight(parts.headers.get(header::ORIGIN)));
+            let allowed = rules.cors.preflight(parts.headers.get(header::ORIGIN));
+            return Reply::Whole(answers::preflight(allowed));
         }
         if rules.readonly && parts.method != Method::GET && parts.method != Method::HEAD {
-            return answers::not_allowed("GET, HEAD");
+            return Reply::Whole(answers::not_allowed("GET, HEAD"));
         }
         if parts.method == Method::CONNECT {
-            return answers::not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            return Reply::Whole(answers::not_allowed(allowed));
         }
-        let (payload, _held) = match self.read(rules, parts, body, began).await {
-            Ok(read) => read,
-            Err(error) => {
-                debug!(actor_id = route.actor_id, remote = %self.peer, %error, "request refused for its body");
-                return self.refused_body(&error);
-            }
+        let (request, bounds) = match begin(rules, parts, &body, began) {
+            Ok(begun) => begun,
+            Err(error) => return Reply::Whole(self.refused_body(route, &error)),
         };
-        let call = Call {
-            origin: route.origin.clone(),
-            target: route.target.clone(),
-            operation: HANDLE_REQUEST.to_owned(),
-            payload,
-            trace: trace(&parts.headers),
-            deadline: Instant::now() + rules.timeout,
-            depth: 0,
-            chain: Chain::default(),
+        // The length of an answer to HEAD is that of the whole.
+        let by_pieces =
+            parts.method != Method::HEAD && self.listener.router.takes_pieces(&route.target);
+        match by_pieces {
+            // Boxed, for it is larger than the way of a module.
+            true => Box::pin(self.by_pieces(route, parts, body, (request, bounds))).await,
+            false => Reply::Whole(self.as_whole(route, parts, body, (request, bounds)).await),
+        }
+    }
+
+    /// Has an actor answer that is given whole requests and gives whole answers.
+    async fn as_whole(
+        &self,
+        route: &Route,
+        parts: &Parts,
+        body: Arriving,
+        (mut request, bounds): (RequestWriter, Bounds),
+    ) -> Answer {
+        let read = body::read(&self.listener.budget, body, &mut request, bounds).await;
+        let _held = match read {
+            Ok(held) => held,
+            Err(error) => return self.refused_body(route, &error),
         };
+        let call = route.call(parts, request.finish(), Chain::default(), None);
         match self.listener.router.call(call).await {
-            Ok(payload) => match answer_of(payload, &parts.method) {
-                Ok(mut answer) => {
-                    if let Some(value) = &rules.cache_control
-                        && !answer.headers().contains_key(header::CACHE_CONTROL)
-                    {
-                        answer.headers_mut().insert(header::CACHE_CONTROL, value.clone());
-                    }
-                    answer
-                }
-                Err(error) => {
-                    let (answer, error_id) = answers::of_failure();
-                    warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
-                    let actor = &route.actor_id;
-                    let text = format!(
-                        "{actor} gave no HTTP response ({}): {error}",
-                        error_id.as_deref().unwrap_or("-")
-                    );
-                    route.journal.write(journal::Level::Warn, &text);
-                    answer
-                }
-            },
+            Ok(payload) => of_payload(route, payload, &parts.method),
             Err(error) => failed(route, &error),
         }
     }
 
-    async fn read(
+    /// Has a component of this host answer, to and from which bodies go as they come.
+    async fn by_pieces(
         &self,
-        rules: &Rules,
+        route: &Arc<Route>,
         parts: &Parts,
-        body: Arriving<&Pulse>,
-        began: Instant,
-    ) -> Result<(Bytes, Held), BodyError> {
-        let announced = body::announced(&body);
-        if announced.is_some_and(|length| length > rules.content_max) {
-            return Err(BodyError::TooLarge(rules.content_max));
+        body: Arriving,
+        (request, bounds): (RequestWriter, Bounds),
+    ) -> Reply {
+        let rules = &route.rules;
+        let live = Live::new(Instant::now() + rules.timeout, rules.timeout);
+        let first = (rules.body_first, &live);
+        let begun = body::begin(&self.listener.budget, body, request, bounds, first).await;
+        let (payload, upload) = match begun {
+            Ok(Ok(payload)) => (payload, None),
+            Ok(Err(begun)) => {
+                let head = head_of(rules, parts).encode(&[]);
+                (head, Some(Box::new(begun) as Box<dyn Upload>))
+            }
+            Err(error) => return Reply::Whole(self.refused_body(route, &error)),
+        };
+        let (exchange, answer) = Exchange::new(upload);
+        let call = route.call(parts, payload, live.chain(), Some(exchange));
+        let place = Place { listener: &self.listener, client: &self.client, pulse: &self.pulse };
+        let late = Arc::clone(route);
+        let fails_late = move |error: &CallError| drop(failed(&late, error));
+        let answered = live::perform(place, &live, (call, answer), fails_late).await;
+        let is_on_its_way = matches!(answered, Ok(Answered::Pieces(..)));
+        if let Some(error) = live.take_refusal().filter(|_| !is_on_its_way) {
+            return Reply::Whole(self.refused_body(route, &error));
         }
-        let path = parts.uri.path();
-        let head = RequestHead {
-            method: parts.method.as_str(),
-            path: rules.strip.as_ref().map_or(path, |prefix| prefix.strip(path)),
-            query: parts.uri.query().unwrap_or(""),
-            header: &parts.headers,
+        let reply = match answered {
+            Ok(Answered::Payload(payload)) => Ok(of_payload(route, payload, &parts.method).into()),
+            Ok(Answered::Whole(head, body)) => {
+                settled(rules, &head).map(|head| head.map(|()| body).into())
+            }
+            Ok(Answered::Pieces(head, pieces)) => settled(rules, &head).map(|mut answer| {
+                if let Some(length) = live::announced(&head.headers) {
+                    answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+                }
+                Reply::Pieces(answer.map(|()| pieces))
+            }),
+            Err(error) => Ok(failed(route, &error).into()),
         };
-        let mut request = head.begin(announced.map(|length| length as usize));
-        let bounds = Bounds {
-            content_max: rules.content_max,
-            idle: rules.body_idle,
-            deadline: began + rules.timeout,
-        };
-        let held = body::read(&self.listener.budget, body, &mut request, bounds).await?;
-        Ok((request.finish(), held))
+        reply.unwrap_or_else(|error| no_answer(route, &error).into())
     }
 
-    fn refused_body(&self, error: &BodyError) -> Answer {
+    /// Answers for a body that is not read. The connection ends with HTTP/1.
+    fn refused_body(&self, route: &Route, error: &BodyError) -> Answer {
+        debug!(actor_id = route.actor_id, remote = %self.peer, %error, "request refused for its body");
         let mut answer = answers::of_body(error);
         if self.protocol == Protocol::Http1 {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
+    }
+}
+
+/// Begins to write a request, unless its body is too long.
+fn begin(
+    rules: &Rules,
+    parts: &Parts,
+    body: &Arriving,
+    began: Instant,
+) -> Result<(RequestWriter, Bounds), BodyError> {
+    let announced = body::announced(body);
+    if announced.is_some_and(|length| length > rules.content_max) {
+        return Err(BodyError::TooLarge(rules.content_max));
+    }
+    let request = head_of(rules, parts).begin(announced.map(|length| length as usize));
+    let bounds = Bounds {
+        content_max: rules.content_max,
+        idle: rules.body_idle,
+        deadline: began + rules.timeout,
+    };
+    Ok((request, bounds))
+}
+
+/// The head of a request, as its actor sees it.
+fn head_of<'a>(rules: &Rules, parts: &'a Parts) -> RequestHead<'a> {
+    let path = parts.uri.path();
+    RequestHead {
+        method: parts.method.as_str(),
+        path: rules.strip.as_ref().map_or(path, |prefix| prefix.strip(path)),
+        query: parts.uri.query().unwrap_or(""),
+        header: &parts.headers,
     }
 }
 
@@ -306,6 +439,48 @@ fn trace(headers: &HeaderMap) -> TraceContext {
         }
     }
     trace
+}
+
+/// The answer in an actor's payload, or that there is none.
+fn of_payload(route: &Route, payload: Bytes, method: &Method) -> Answer {
+    match answer_of(payload, method) {
+        Ok(answer) => cached(&route.rules, answer),
+        Err(error) => no_answer(route, &error),
+    }
+}
+
+/// Adds the header for caches that the link's values name.
+fn cached<B>(rules: &Rules, mut answer: Response<B>) -> Response<B> {
+    if let Some(value) = &rules.cache_control
+        && !answer.headers().contains_key(header::CACHE_CONTROL)
+    {
+        answer.headers_mut().insert(header::CACHE_CONTROL, value.clone());
+    }
+    answer
+}
+
+/// Answers for an actor whose answer is none.
+fn no_answer(route: &Route, error: &BadResponse) -> Answer {
+    let (answer, error_id) = answers::of_failure();
+    warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
+    let id = error_id.as_deref().unwrap_or("-");
+    let text = format!("{} gave no HTTP response ({id}): {error}", route.actor_id);
+    route.journal.write(journal::Level::Warn, &text);
+    answer
+}
+
+/// The head of a component's answer as clients get it: without the headers of a connection.
+fn settled(rules: &Rules, head: &response::Parts) -> Result<Response<()>, BadResponse> {
+    if head.status.is_informational() {
+        return Err(BadResponse::Status(head.status.as_u16().into()));
+    }
+    let mut answer = Response::new(());
+    *answer.status_mut() = head.status;
+    let passed = head.headers.iter().filter(|(name, _)| !HOP_BY_HOP.contains(name));
+    for (name, value) in passed.take(HEADERS_MAX) {
+        answer.headers_mut().append(name.clone(), value.clone());
+    }
+    Ok(cached(rules, answer))
 }
 
 /// Reads the answer in an actor's payload. One to HEAD may say how long the body would be that it
@@ -381,17 +556,10 @@ fn failed(route: &Route, error: &CallError) -> Answer {
     answer
 }
 
-/// Adds what the link's values ask for.
-fn finish(rules: &Rules, parts: &Parts, answer: &mut Answer) {
-    let status = answer.status();
+/// Adds the headers that the link's values ask for.
+fn decorate<B>(rules: &Rules, parts: &Parts, answer: &mut Response<B>) {
     if !cors::is_preflight(parts) {
         rules.cors.decorate(parts.headers.get(header::ORIGIN), answer.headers_mut());
-    }
-    if matches!(
-        status,
-        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-    ) {
-        *answer.body_mut() = Bytes::new();
     }
 }
 
@@ -401,29 +569,6 @@ fn only_head(answer: &mut Answer) {
     if length > 0 {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         *answer.body_mut() = Bytes::new();
-    }
-}
-
-fn log(route: &Route, parts: &Parts, answer: &Answer, remote: SocketAddr, began: Instant) {
-    macro_rules! line {
-        ($log:ident) => {
-            $log!(
-                target: ACCESS,
-                method = parts.method.as_str(),
-                path = parts.uri.path(),
-                status = answer.status().as_u16(),
-                bytes = answer.body().len(),
-                took_us = began.elapsed().as_micros() as u64,
-                actor_id = route.actor_id,
-                %remote,
-                "request"
-            )
-        };
-    }
-    if route.rules.access_log {
-        line!(info);
-    } else if enabled!(target: ACCESS, Level::DEBUG) {
-        line!(debug);
     }
 }
 

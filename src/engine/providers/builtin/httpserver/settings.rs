@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 use super::{
     super::{
         LinkError, Spec, Value,
-        values::{Unknown, Values, wrong},
+        values::{Unknown, Values, within_usize, wrong},
     },
     cors::{self, Cors},
     routes::{HostPattern, Prefix},
@@ -27,6 +27,7 @@ const CONTENT_MAX: u64 = 1 << 30;
 const CONNECTIONS_MAX: u64 = 1 << 20;
 const HEADERS_MAX: u64 = 10_000;
 const DEFAULT_BODY_IDLE: Duration = Duration::from_secs(10);
+const DEFAULT_BODY_FIRST: usize = 64 << 10;
 /// hyper's own; another number costs it an allocation per request.
 pub const DEFAULT_HEADERS_MAX: usize = 100;
 
@@ -75,7 +76,8 @@ pub static VALUES: &[Value] = &[
     value(
         "timeout_ms",
         "the host's rpc_timeout_ms",
-        "how long the actor has for an answer; then the client gets 504",
+        "how long the actor has for an answer; then the client gets 504. An answer that is sent as it is made may pause for \
+         so long",
     ),
     value(
         "max_content_len",
@@ -127,6 +129,12 @@ pub static VALUES: &[Value] = &[
     value("max_request_headers", "100", "header lines of an HTTP/1 request; more get 431"),
     value("body_idle_ms", "10000", "how long a request body may pause; then the client gets 408"),
     value(
+        "body_first",
+        "64K",
+        "how much of a request body is read before a component of the same host is called, with K, M or G; the rest goes to it \
+         as it comes, and has to come briskly. With 0 it is called at once, and slow clients occupy it",
+    ),
+    value(
         "config_file",
         "none",
         "a JSON file on this host with any of these values, or a TOML file if it is named so",
@@ -160,6 +168,8 @@ pub struct Rules {
     pub timeout: Duration,
     pub content_max: u64,
     pub body_idle: Duration,
+    /// Bytes of a request body that are there before a component is called.
+    pub body_first: usize,
     pub readonly: bool,
     pub cache_control: Option<HeaderValue>,
     pub cors: Cors,
@@ -258,6 +268,7 @@ impl Settings {
             timeout: values.milliseconds("timeout_ms")?.unwrap_or(rpc_timeout),
             content_max,
             body_idle: values.milliseconds("body_idle_ms")?.unwrap_or(DEFAULT_BODY_IDLE),
+            body_first: values.bytes("body_first")?.map_or(DEFAULT_BODY_FIRST, within_usize),
             readonly: values.boolean("readonly_mode")?.unwrap_or(false),
             cache_control: cache_control.transpose()?,
             cors: cors::Rules {

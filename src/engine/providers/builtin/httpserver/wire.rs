@@ -3,7 +3,6 @@
 //! time to read the answer.
 
 use std::{
-    borrow::Borrow,
     io,
     pin::Pin,
     sync::Arc,
@@ -25,19 +24,19 @@ const LINGER: Duration = Duration::from_secs(10);
 
 /// The body of a request. If nobody reads it to its end, the connection lingers when it closes:
 /// the client may still be sending then, and would miss the answer.
-pub struct Arriving<P: Borrow<Pulse>> {
+pub struct Arriving {
     body: Incoming,
-    pulse: P,
+    pulse: Arc<Pulse>,
     has_ended: bool,
 }
 
-impl<P: Borrow<Pulse>> Arriving<P> {
-    pub fn new(body: Incoming, pulse: P) -> Self {
+impl Arriving {
+    pub fn new(body: Incoming, pulse: Arc<Pulse>) -> Self {
         Self { has_ended: body.is_end_stream(), body, pulse }
     }
 }
 
-impl<P: Borrow<Pulse> + Unpin> Body for Arriving<P> {
+impl Body for Arriving {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -60,10 +59,10 @@ impl<P: Borrow<Pulse> + Unpin> Body for Arriving<P> {
     }
 }
 
-impl<P: Borrow<Pulse>> Drop for Arriving<P> {
+impl Drop for Arriving {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.pulse.borrow().linger();
+            self.pulse.linger();
         }
     }
 }
