@@ -253,6 +253,41 @@ async fn bodies_go_through_a_component_as_they_come() {
     pair.stop().await;
 }
 
+/// Sees that an answer which a guest passes on comes piece by piece, each when its server sends it.
+async fn drips(pair: &Pair, origin: &Origin) {
+    let path = format!("/relay?to={}", origin.url("/drip"));
+    let mut answer = client().get(pair.url(&path)).send().await.expect("an answer");
+    for _ in 0..2 {
+        origin.open();
+        let piece = timeout(PATIENCE, answer.chunk()).await.expect("in time");
+        assert_eq!(piece.expect("no error").as_deref(), Some(&b"drop"[..]));
+    }
+    origin.open();
+    let end = timeout(PATIENCE, answer.chunk()).await.expect("in time");
+    assert_eq!(end.expect("no error"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_go_from_host_to_host_as_they_come() {
+    let guest = built(&SPIN_JAVASCRIPT).await;
+    for (local_calls, at) in [("true", 1), ("false", 0)] {
+        let pair = Pair::start(local_calls, PATIENT).await;
+        pair.run_only_on(at, &guest).await;
+        pair.serve(&guest.id, "/").await;
+        start_provider(&pair.server, &pair.hosts[0], "builtin://httpclient").await;
+        pair.link(&guest.id, &httpclient::SPEC, &[("allow_loopback", "true")]).await;
+        assert_eq!(pair.answered("/hello/Ada").await, "\"Hello, Ada!\"");
+        let origin = Origin::start().await;
+        drips(&pair, &origin).await;
+        // Many pieces, and each once.
+        let path = format!("/relay?to={}", origin.url("/stream/3000000"));
+        let answer = client().get(pair.url(&path)).send().await.expect("an answer");
+        let body = answer.bytes().await.expect("a body");
+        assert!(body.len() == 3_000_000 && body.iter().all(|byte| *byte == 7));
+        pair.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_go_from_a_component_to_other_servers_as_they_come() {
     let guest = built(&SPIN_JAVASCRIPT).await;
@@ -275,13 +310,7 @@ async fn bodies_go_from_a_component_to_other_servers_as_they_come() {
     let answer = asking.await.unwrap().expect("an answer");
     assert_eq!(answer.text().await.unwrap(), "one, two");
 
-    let mut answer = client().get(pair.url(&relay("/drip"))).send().await.expect("an answer");
-    for _ in 0..2 {
-        origin.open();
-        assert_eq!(answer.chunk().await.unwrap().as_deref(), Some(&b"drop"[..]));
-    }
-    origin.open();
-    assert_eq!(answer.chunk().await.unwrap(), None);
+    drips(&pair, &origin).await;
 
     // Longer than the link allows, which nobody knew before.
     let long = pair.post(&relay("/heard"), [7; 2000]).await;

@@ -367,9 +367,10 @@ impl Router {
         }
     }
 
-    /// Says whether a call of this target would go to one in this process that takes pieces.
-    pub fn takes_pieces(&self, target: &Entity) -> bool {
-        self.local(target).is_some_and(|local| local.takes_pieces())
+    /// Says whether a call of this target may be answered in pieces: a target in this process knows,
+    /// and another host will say.
+    pub fn may_answer_in_pieces(&self, target: &Entity) -> bool {
+        self.local(target).is_none_or(|local| local.takes_pieces())
     }
 
     /// Takes a call one way, once. What few calls need is in boxes: the future of a call is moved

@@ -59,10 +59,10 @@ impl Call {
         self.chain.ends_at(self.deadline)
     }
 
-    /// Puts the whole argument into the payload, for a callee that takes no pieces. Waits for the
-    /// client that still sends it.
+    /// Puts the whole argument into the payload, for a callee that takes no pieces of it. Waits for
+    /// the client that still sends it.
     pub async fn whole(mut self) -> Result<Self, CallError> {
-        if let Some(exchange) = self.exchange.take()
+        if let Some(exchange) = &self.exchange
             && let Some(payload) = exchange.payload().await?
         {
             self.payload = payload;
@@ -111,9 +111,9 @@ impl Chain {
         Self { waiting, transfers: Arc::default(), pieces: None }
     }
 
-    /// Begins a chain whose first call moves pieces.
-    pub fn of_pieces() -> Self {
-        Self { pieces: Some(Arc::default()), ..Self::default() }
+    /// The chain of a call that moves pieces.
+    pub fn with_pieces(self) -> Self {
+        Self { pieces: Some(Arc::default()), ..self }
     }
 
     /// Lets the call with this deadline go on until `end`, since a piece of it has moved.

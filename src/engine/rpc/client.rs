@@ -21,6 +21,7 @@ use super::{
     call::{Call, CallError, Chain, TRANSFERS_MAX},
     chunking::{ChunkError, Chunks, PayloadName, Reader},
     limits::{Limits, told_transfers},
+    pieces::{self, Form, Inlet},
 };
 use lattice_protocol::{
     identity::{
@@ -111,7 +112,9 @@ impl Client {
         let stored_in = if chunked { time.began.elapsed() } else { Duration::ZERO };
         let limits = is_told_limits(&chain, &call.target, host)
             .then(|| Limits::of(&chain, deadline + stored_in));
-        let headers = headers(&call.trace, limits);
+        // Hosts that are chosen are of this make.
+        let exchange = call.exchange.filter(|_| host.is_some());
+        let headers = headers(&call.trace, limits, exchange.is_some());
         let invocation = Invocation {
             origin: call.origin,
             target: call.target,
@@ -134,10 +137,22 @@ impl Client {
         if let Some(error) = response.error {
             return Err(CallError::Callee(error));
         }
-        if response.content_length <= response.msg.len() as u64 {
-            return Ok(response.msg);
-        }
-        inner.fetch_result(&time, &invocation, response.content_length).await
+        let result = if response.content_length <= response.msg.len() as u64 {
+            response.msg
+        } else {
+            inner.fetch_result(&time, &invocation, response.content_length).await?
+        };
+        let (Some(exchange), Some(form)) = (exchange, response.form) else { return Ok(result) };
+        let silence_max = deadline.saturating_duration_since(time.began);
+        let answer = pieces::read(&result)?.map(|body| match form {
+            Form::Whole => pieces::whole(body),
+            Form::Pieces => {
+                let (nats, id) = (inner.nats.clone(), invocation.id);
+                Inlet { nats, subject: subject.clone(), id, silence_max }.body()
+            }
+        });
+        exchange.answer(answer);
+        Ok(Bytes::new())
     }
 
     /// Where calls of a target go: to its queue group, or to one `host`.
@@ -297,11 +312,13 @@ impl Inner {
             )));
         }
         let transfers = told_transfers(&response.trace_context);
+        let form = Form::read(&response.trace_context);
         Ok(Answered {
             msg: response.msg,
             error,
             content_length: response.content_length,
             transfers,
+            form,
         })
     }
 
@@ -371,6 +388,8 @@ struct Answered {
     content_length: u64,
     /// How long the callee's transfers took, if it says so.
     transfers: Option<Duration>,
+    /// How its body comes, if it is an HTTP response.
+    form: Option<Form>,
 }
 
 /// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for.
@@ -380,12 +399,15 @@ fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
 }
 
 /// The trace of a call as headers: older hosts read them there, providers in the invocation. The
-/// limits of a call go with it.
-fn headers(trace: &TraceContext, limits: Option<Limits>) -> Option<HeaderMap> {
-    if trace.is_empty() && limits.is_none() {
+/// limits of a call go with it, and whether its answer may come in pieces.
+fn headers(trace: &TraceContext, limits: Option<Limits>, takes_pieces: bool) -> Option<HeaderMap> {
+    if trace.is_empty() && limits.is_none() && !takes_pieces {
         return None;
     }
     let mut headers = HeaderMap::new();
+    if takes_pieces {
+        headers.insert(wire::PIECES, "1");
+    }
     if let Some(limits) = limits {
         limits.write(&mut headers);
     }

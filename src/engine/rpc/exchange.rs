@@ -1,23 +1,39 @@
 //! The bodies of an HTTP request that go from caller to callee, and back, piece by piece.
 //!
-//! The contracts of HTTP have whole requests and whole answers. Where caller and callee share a
-//! process, and the callee takes pieces ([`Local::takes_pieces`](crate::router::Local)), a call has
-//! an [`Exchange`] beside its payload: the callee reads the body of the request while it still
-//! arrives, and its answer is there with its head. Wherever else the call goes, the router reads
-//! the body to its end first ([`Call::whole`]), and the answer is a payload.
+//! The contracts of HTTP have whole requests and whole answers. A call that need not wait for them
+//! has an [`Exchange`] beside its payload:
 //!
-//! [`Call::whole`]: super::call::Call::whole
+//! * If the callee is in the same process and takes pieces
+//!   ([`Local::takes_pieces`](crate::router::Local)), it reads the body of the request while it
+//!   still arrives, and its answer is there with its head.
+//! * If it is on another host of this make, the body of the request is read to its end first
+//!   ([`Call::whole`](super::call::Call::whole)), and the answer comes in [`pieces`](super::pieces).
+//! * Everybody else gets and gives payloads.
+//!
+//! [`begin`] performs such a call: an answer that is complete soon after its head is taken as a
+//! whole, and every other one is [`Ongoing`].
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::pending, pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use http_body_util::combinators::UnsyncBoxBody;
-use hyper::Response;
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use hyper::{Response, body::Frame, http::response::Parts};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::call::CallError;
+
+/// How long an answer may take after its head to be taken as a whole.
+const WHOLE_WITHIN: Duration = Duration::from_millis(2);
+/// The longest answer that is taken as a whole, in bytes.
+const WHOLE_BYTES_MAX: usize = 256 << 10;
+
+/// A call under way.
+pub type Running = BoxFuture<'static, Result<Bytes, CallError>>;
 
 /// A body that still arrives.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -111,9 +127,119 @@ impl fmt::Debug for Exchange {
     }
 }
 
+/// The result of a call that has one, or the answer that has begun.
+pub enum Begun {
+    /// The result, as its contract has it.
+    Payload(Bytes),
+    /// The callee may have something to do after its answer.
+    Whole(Parts, Bytes, Option<Running>),
+    Pieces(Parts, Ongoing),
+}
+
+/// Performs a call that is answered through the exchange of this receiver, or by its result.
+pub async fn begin(
+    mut running: Running,
+    mut answer: oneshot::Receiver<Response<Body>>,
+) -> Result<Begun, CallError> {
+    let mut has_returned = false;
+    let response = tokio::select! {
+        biased;
+        returned = &mut running => {
+            let payload = returned?;
+            let Ok(response) = answer.try_recv() else { return Ok(Begun::Payload(payload)) };
+            has_returned = true;
+            response
+        }
+        Ok(response) = &mut answer => response,
+    };
+    let (parts, mut body) = response.into_parts();
+    let (mut read, mut limit) = (BytesMut::new(), pin!(sleep(WHOLE_WITHIN)));
+    let mut has_ended = false;
+    while !(has_ended && has_returned) && read.len() <= WHOLE_BYTES_MAX {
+        tokio::select! {
+            biased;
+            returned = &mut running, if !has_returned => {
+                returned?;
+                has_returned = true;
+            }
+            piece = body.frame(), if !has_ended => match data_of(piece)? {
+                Some(data) => read.extend_from_slice(&data),
+                None => has_ended = true,
+            },
+            () = &mut limit => break,
+        }
+    }
+    let (first, running) = (read.freeze(), (!has_returned).then_some(running));
+    Ok(match has_ended {
+        true => Begun::Whole(parts, first, running),
+        false => Begun::Pieces(parts, Ongoing { first, running, body }),
+    })
+}
+
+/// The data of a frame; nothing at the end. Trailers have no place in the contract.
+fn data_of(frame: Option<Result<Frame<Bytes>, BodyError>>) -> Result<Option<Bytes>, CallError> {
+    match frame {
+        None => Ok(None),
+        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+        Some(Err(error)) => {
+            Err(CallError::Callee(format!("the body of the answer broke off: {error}")))
+        }
+    }
+}
+
+/// An answer that is on its way, with the call that makes it. Dropping it ends the call.
+pub struct Ongoing {
+    first: Bytes,
+    running: Option<Running>,
+    body: Body,
+}
+
+impl Ongoing {
+    /// Drives the call until there is another piece; returns nothing at the end. A call that has
+    /// returned may pause for `pause_max`, one that runs until its own end. Safe to drop.
+    pub async fn next(&mut self, pause_max: Duration) -> Result<Option<Bytes>, CallError> {
+        if !self.first.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.first)));
+        }
+        while self.running.is_some() {
+            tokio::select! {
+                biased;
+                returned = poll_some(&mut self.running) => {
+                    self.running = None;
+                    returned?;
+                }
+                piece = self.body.frame() => return data_of(piece),
+            }
+        }
+        match timeout(pause_max, self.body.frame()).await {
+            Ok(piece) => data_of(piece),
+            Err(_) => Err(CallError::Callee("the body of the answer did not go on".to_owned())),
+        }
+    }
+
+    /// Lets the callee do what is left, after the last piece.
+    pub async fn finish(self) -> Result<(), CallError> {
+        let Self { running, body, .. } = self;
+        // It sees that its answer was read.
+        drop(body);
+        match running {
+            Some(running) => running.await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Waits for a call if there is one, and else for ever.
+async fn poll_some(running: &mut Option<Running>) -> Result<Bytes, CallError> {
+    match running {
+        Some(running) => running.await,
+        None => pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use http_body_util::{BodyExt as _, Full};
+    use http_body_util::Full;
 
     use super::*;
 

@@ -8,9 +8,10 @@
 //!   the receiver checks before it believes anything.
 //! - [`chunking`]: payloads too large for a message.
 //! - [`codec`](lattice_protocol::rpc::codec): msgpack, as all peers write it.
-//! - [`exchange`]: bodies of HTTP requests that need not be whole, where both ends share a process.
+//! - [`exchange`]: bodies of HTTP requests that need not be whole.
 //! - [`limits`]: what a host tells another about a call, beside the invocation.
 //! - [`client`] and [`server`]: the two ends.
+//! - [`pieces`]: answers to other hosts that need not be whole.
 //! - [`readable`](lattice_protocol::rpc::readable): payloads as people read and write them.
 //! - [`repeat`]: what may be called again when nobody knows whether it was done.
 
@@ -19,5 +20,6 @@ pub mod chunking;
 pub mod client;
 pub mod exchange;
 pub mod limits;
+pub mod pieces;
 pub mod repeat;
 pub mod server;

@@ -15,20 +15,31 @@
 //! Question and call take the same way, so when the question is here, the call has come before it,
 //! or never will.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
     call::{Call, CallError, Chain},
     chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
+    exchange::{self, Begun, Exchange, Ongoing, Running},
     limits::{Limits, tell_transfers},
+    pieces::{self, Form, Outlet},
 };
 use crate::host_context::HostContext;
 use lattice_base::lattice::{
@@ -89,6 +100,8 @@ struct Inner {
     parts: Parts,
     /// The invocations in work that came over subjects of this host alone.
     in_flight: Mutex<HashSet<String>>,
+    /// The answers that go out in pieces, by invocation: where the questions for them go.
+    outlets: Mutex<HashMap<String, mpsc::Sender<Message>>>,
 }
 
 /// Where the calls of one target arrive.
@@ -134,7 +147,7 @@ enum ResultLost {
 
 impl Receiver {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, in_flight: Mutex::default() }))
+        Self(Arc::new(Inner { parts, in_flight: Mutex::default(), outlets: Mutex::default() }))
     }
 
     /// Subscribes for a target; returns when the server has confirmed it.
@@ -290,6 +303,14 @@ impl Dispatcher {
             });
             return;
         }
+        if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::NEXT)) {
+            if let Some(reply) = inner.ask_outlet(id.as_str(), message.clone()) {
+                self.work.spawn(async move {
+                    inner.send(reply, Bytes::from_static(wire::UNKNOWN), "a piece").await;
+                });
+            }
+            return;
+        }
         let admitted = inner.parts.chunks.admit(message.payload.len());
         let refusal: Option<Cow<'static, str>> =
             match (self.is_closed, inner.parts.context.suspend.is_stale(), &admitted) {
@@ -302,14 +323,14 @@ impl Dispatcher {
                 (false, false, Ok(_)) => None,
             };
         let invocation = codec::decode_invocation(message.payload.clone());
-        let asked_for = invocation
-            .as_ref()
-            .ok()
-            .filter(|call| self.way == Way::Own && call.id.len() <= ID_CHARS_MAX);
+        let asked_for =
+            invocation.as_ref().ok().filter(|call| self.way == Way::Own && is_usual(&call.id));
         let in_flight = asked_for.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
+        let way = self.way;
         self.work.spawn(async move {
             let _paid_for = admitted;
+            let mut left = None;
             let response = match (invocation, refusal) {
                 (Ok(invocation), Some(reason)) => {
                     let refused = CallError::NotAdmitted {
@@ -319,7 +340,10 @@ impl Dispatcher {
                     InvocationResponse::failure(invocation.id, refused.to_string())
                 }
                 (Ok(invocation), None) => {
-                    inner.perform(invocation, &message, &target, handler).await
+                    let performed = inner.perform(invocation, &message, &target, (way, handler));
+                    let (response, after) = performed.await;
+                    left = after;
+                    response
                 }
                 (Err(error), _) => {
                     warn!(actor_id = %target, %error, "message is no invocation");
@@ -329,13 +353,19 @@ impl Dispatcher {
                     )
                 }
             };
+            let id = response.invocation_id.clone();
+            // Before the answer, which makes the caller ask.
+            let outlet = left.map(|left| inner.open_outlet(&id, left));
             if let Some(reply) = message.reply {
                 let payload = fitting(&response, inner.parts.context.rpc.client.max_payload());
-                inner.send(reply, payload, &response.invocation_id).await;
+                inner.send(reply, payload, &id).await;
             }
             // Only now: a caller that asks for it and hears that it is unknown must have been sent
             // the answer before.
             drop(in_flight);
+            if let Some(outlet) = outlet {
+                outlet.serve().await;
+            }
         });
     }
 
@@ -351,6 +381,69 @@ impl Dispatcher {
 fn report(done: Result<(), tokio::task::JoinError>) {
     if let Err(failure) = done {
         error!(error = %failure, "answering a call panicked");
+    }
+}
+
+/// Performs a call; of a caller that takes pieces, until its answer has begun.
+async fn answered(
+    mut call: Call,
+    takes_pieces: bool,
+    handler: Arc<dyn Handler>,
+) -> Result<Begun, CallError> {
+    if !takes_pieces {
+        return handler.handle(call).await.map(Begun::Payload);
+    }
+    let (exchange, answer) = Exchange::new(None);
+    call.exchange = Some(exchange);
+    exchange::begin(handler.handle(call), answer).await
+}
+
+/// Whether a caller takes an answer in pieces.
+fn takes_pieces(message: &Message) -> bool {
+    message.headers.as_ref().is_some_and(|headers| headers.get(wire::PIECES).is_some())
+}
+
+/// Whether an invocation has an id that may be remembered.
+fn is_usual(id: &str) -> bool {
+    id.len() <= ID_CHARS_MAX
+}
+
+/// What is left of a call when its answer has begun.
+enum Left {
+    /// Its callee has something to do.
+    Running(Running),
+    Pieces {
+        ongoing: Ongoing,
+        chain: Chain,
+        deadline: Instant,
+        pause_max: Duration,
+    },
+}
+
+/// A call whose answer has begun; questions for its pieces come as long as this lives.
+struct Open {
+    inner: Arc<Inner>,
+    id: String,
+    left: Option<(Left, mpsc::Receiver<Message>)>,
+}
+
+impl Open {
+    async fn serve(mut self) {
+        let context = Arc::clone(&self.inner.parts.context);
+        match self.left.take() {
+            None => {}
+            Some((Left::Running(running), _)) => drop(running.await),
+            Some((Left::Pieces { ongoing, chain, deadline, pause_max }, questions)) => {
+                let outlet = Outlet { ongoing, questions, chain, deadline, pause_max, context };
+                outlet.serve().await;
+            }
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.inner.outlets.lock().remove(&self.id);
     }
 }
 
@@ -454,27 +547,65 @@ impl Inner {
         invocation: Invocation,
         message: &Message,
         target: &str,
-        handler: Arc<dyn Handler>,
-    ) -> InvocationResponse {
+        (way, handler): (Way, Arc<dyn Handler>),
+    ) -> (InvocationResponse, Option<Left>) {
         let received = Instant::now();
         let id = invocation.id.clone();
         let limits = Limits::read(message.headers.as_ref());
         match self.verified(invocation, target, trace_of(message), (limits, received)).await {
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
-                InvocationResponse::failure(id, reason.to_string())
+                (InvocationResponse::failure(id, reason.to_string()), None)
             }
-            Ok(call) => {
+            Ok(mut call) => {
+                let takes_pieces = way == Way::Own && takes_pieces(message) && is_usual(&id);
+                if takes_pieces {
+                    call.chain = call.chain.with_pieces();
+                }
                 let (chain, deadline) = (call.chain.clone(), call.deadline);
-                match handler.handle(call).await {
-                    Ok(payload) => self.success(id, payload, target, (&chain, deadline)).await,
+                let (payload, form, left) = match answered(call, takes_pieces, handler).await {
+                    Ok(Begun::Payload(payload)) => (payload, None, None),
+                    Ok(Begun::Whole(parts, body, running)) => {
+                        let left = running.map(Left::Running);
+                        (pieces::write(&parts, body), Some(Form::Whole), left)
+                    }
+                    Ok(Begun::Pieces(parts, ongoing)) => {
+                        let pause_max = deadline.saturating_duration_since(received);
+                        let left =
+                            Left::Pieces { ongoing, chain: chain.clone(), deadline, pause_max };
+                        (pieces::write(&parts, Bytes::new()), Some(Form::Pieces), Some(left))
+                    }
                     Err(error) => {
                         debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
-                        InvocationResponse::failure(id, error.to_string())
+                        return (InvocationResponse::failure(id, error.to_string()), None);
                     }
+                };
+                let mut response = self.success(id, payload, target, (&chain, deadline)).await;
+                if let Some(form) = form {
+                    form.tell(&mut response.trace_context);
                 }
+                (response, left)
             }
         }
+    }
+
+    /// Passes a question for a piece on; returns where to answer that there is none.
+    fn ask_outlet(&self, id: &str, question: Message) -> Option<async_nats::Subject> {
+        match self.outlets.lock().get(id) {
+            // One that finds no room is asked again.
+            Some(outlet) => drop(outlet.try_send(question)),
+            None => return question.reply,
+        }
+        None
+    }
+
+    /// Takes questions for what is left of a call from now on.
+    fn open_outlet(self: &Arc<Self>, id: &str, left: Left) -> Open {
+        let (sender, questions) = mpsc::channel(pieces::QUESTIONS_MAX);
+        if matches!(left, Left::Pieces { .. }) {
+            self.outlets.lock().insert(id.to_owned(), sender);
+        }
+        Open { inner: Arc::clone(self), id: id.to_owned(), left: Some((left, questions)) }
     }
 
     async fn verified(

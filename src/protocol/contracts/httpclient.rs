@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, status::InvalidStatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::binary::Binary;
@@ -38,6 +40,39 @@ pub struct HttpResponse {
     /// Singular here, plural in the request: so the interface was published.
     pub header: BTreeMap<String, HeaderValues>,
     pub body: Binary,
+}
+
+impl HttpResponse {
+    /// Makes one of an answer whose body was read to its end.
+    pub fn of(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+        let (status_code, header) = (status.as_u16(), header_map(headers));
+        Self { status_code, header, body: body.into() }
+    }
+
+    /// Returns the answer; headers that are none are left out.
+    pub fn into_http(self) -> Result<Response<Bytes>, InvalidStatusCode> {
+        let mut response = Response::new(self.body.0);
+        *response.status_mut() = StatusCode::from_u16(self.status_code)?;
+        for (name, HeaderValues(values)) in self.header {
+            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+            for value in values {
+                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                    response.headers_mut().append(&name, value);
+                }
+            }
+        }
+        Ok(response)
+    }
+}
+
+/// Headers as the contract has them. Values that are no text are made some: it has nothing else.
+pub fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
+    let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        map.entry(name.as_str().to_owned()).or_default().0.push(value);
+    }
+    map
 }
 
 /// The outcome of a request that follows no redirect.

@@ -9,7 +9,8 @@
 //!
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes
 //! calls like those of the queue group; there, a message with the header [`ASK`] asks whether an
-//! invocation is in work.
+//! invocation is in work. An invocation there that has the header [`PIECES`] may be answered in
+//! pieces, which a message with the headers [`NEXT`] and [`NUMBER`] asks for.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,12 @@ use crate::serde_null::null_as_default;
 pub const ROSTER: &[u8] = b"roster";
 /// The header that asks for an invocation, by its id; the answer is [`IN_WORK`] or [`UNKNOWN`].
 pub const ASK: &str = "Lattice-Ask";
+/// The header of an invocation whose caller takes an answer in pieces; any value.
+pub const PIECES: &str = "Lattice-Pieces";
+/// The header that asks for a piece of the answer to an invocation, by its id.
+pub const NEXT: &str = "Lattice-Next";
+/// The number of that piece, from 0.
+pub const NUMBER: &str = "Lattice-Number";
 /// The invocation is being worked on.
 pub const IN_WORK: &[u8] = b"in work";
 /// The invocation never came, or was answered before.

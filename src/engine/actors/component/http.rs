@@ -5,9 +5,8 @@
 //! the guest leaves as `HttpClient.Request` over its link; the built-in provider is asked for
 //! `HttpClient.Send`, which follows no redirect and names the cause of a failure.
 //!
-//! Bodies go piece by piece where the provider is built in and runs on the guest's host (see
-//! [`exchange`]); to and from every other one they are whole, and as long as the guest's memory at
-//! most.
+//! Bodies go piece by piece where the provider is built in (see [`exchange`]); to and from every
+//! other one they are whole, and as long as the guest's memory at most.
 //!
 //! The half of wasmtime-wasi-http for 0.3, whose interface still moves, is used here and where the
 //! linker is made.
@@ -24,7 +23,7 @@ use futures::{
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     body::Body as _,
-    http::{self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
 };
 use serde::Deserialize;
 use wasmtime::{AsContextMut as _, component::InstancePre};
@@ -46,7 +45,9 @@ use lattice_protocol::{
     contracts::{
         self,
         binary::Binary,
-        httpclient::{CONTRACT_ID, FailureCause, HeaderValues, HttpRequest, HttpResponse, Sent},
+        httpclient::{
+            CONTRACT_ID, FailureCause, HeaderValues, HttpRequest, HttpResponse, Sent, header_map,
+        },
         httpserver::HANDLE_REQUEST,
     },
     serde_null::null_as_default,
@@ -278,27 +279,12 @@ async fn collect(response: Response, method: &Method, bytes_max: usize) -> Resul
     if *method != Method::HEAD && !has_length(&parts.headers, body.len()) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
-    let answer = HttpResponse {
-        status_code: parts.status.as_u16(),
-        header: header_map(&parts.headers),
-        body: body.into(),
-    };
-    Ok(contracts::encode(&answer))
+    Ok(contracts::encode(&HttpResponse::of(parts.status, &parts.headers, body)))
 }
 
 fn has_length(headers: &HeaderMap, length: usize) -> bool {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     announced.is_none_or(|announced| announced.parse() == Ok(length))
-}
-
-/// Values that are no text are made some: the contract has nothing else.
-fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
-    let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
-    for (name, value) in headers {
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        map.entry(name.as_str().to_owned()).or_default().0.push(value);
-    }
-    map
 }
 
 /// Words the error that a guest answered with.
@@ -470,18 +456,7 @@ fn called<R>(answered: wasmtime::Result<Result<R, CallError>>) -> Result<R, Erro
 }
 
 fn response_of(answer: HttpResponse) -> Result<http::Response<WasiBody>, Error> {
-    let mut response = http::Response::new(full(answer.body.0));
-    *response.status_mut() =
-        StatusCode::from_u16(answer.status_code).map_err(|_| Error::HttpProtocolError)?;
-    for (name, HeaderValues(values)) in answer.header {
-        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
-        for value in values {
-            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-                response.headers_mut().append(&name, value);
-            }
-        }
-    }
-    Ok(response)
+    answer.into_http().map(|response| response.map(full)).map_err(|_| Error::HttpProtocolError)
 }
 
 /// The error that the provider named, as the interface has it (components, section 2.4).

@@ -12,8 +12,8 @@
 //! lives as long.
 //!
 //! A component of this host is called when the beginning of a body is there ([`begin`]), and reads
-//! the rest as it comes. As it occupies an instance meanwhile, the body has to come as fast as if
-//! others waited.
+//! the rest as it comes. As the body occupies an instance meanwhile, it has to come faster; one
+//! whose beginning is slow is read to its end before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +40,10 @@ const GRACE_WHEN_WANTED: Duration = Duration::from_secs(3);
 /// The rate that is then asked of it, bytes per second. Clients on bad lines send small bodies.
 const SMALL_WHEN_WANTED: u64 = 8 << 10;
 const LARGE_WHEN_WANTED: u64 = 64 << 10;
+/// The rate at which the beginning of a body has to come for its actor to be called before the rest
+/// is there, and the rate that the rest keeps, bytes per second.
+const BRISK: u64 = 64 << 10;
+const STEADY: u64 = 16 << 10;
 /// How often bodies that wait for their client are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -108,12 +112,19 @@ pub async fn begin(
     if body.is_end_stream() {
         return Ok(Ok(request.finish()));
     }
-    let pace = if first > 0 { Pace::Brisk } else { Pace::Any };
-    let mut rest = Arrival::new(budget, body, bounds, pace);
-    match Box::pin(rest.read(&mut request, &mut held, first)).await? {
-        Reached::End => Ok(Ok(held.keep(request.finish()))),
-        Reached::Enough => Ok(Err(Begun { request, held, rest, live: Arc::clone(live) })),
+    let mut rest = Arrival::new(budget, body, bounds, Pace::Any);
+    let mut reached = Box::pin(rest.read(&mut request, &mut held, first)).await?;
+    if reached == Reached::Enough && is_slower(BRISK, rest.bytes, rest.waited) {
+        // An instance would mostly wait for this client.
+        reached = Box::pin(rest.read(&mut request, &mut held, usize::MAX)).await?;
     }
+    if reached == Reached::End {
+        return Ok(Ok(held.keep(request.finish())));
+    }
+    if first > 0 {
+        rest.pace = Pace::Steady;
+    }
+    Ok(Err(Begun { request, held, rest, live: Arc::clone(live) }))
 }
 
 impl Upload for Begun {
@@ -127,6 +138,8 @@ impl Upload for Begun {
     fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
             let Self { mut request, mut held, mut rest, live } = *self;
+            // No instance waits for it any more.
+            rest.pace = Pace::Any;
             match rest.read(&mut request, &mut held, usize::MAX).await {
                 Ok(_) => Ok(held.keep(request.finish())),
                 Err(error) => {
@@ -167,8 +180,8 @@ async fn next_piece(
 enum Pace {
     /// As fast as others let it.
     Any,
-    /// As if others wait: an instance of an actor does.
-    Brisk,
+    /// An instance of an actor waits for it.
+    Steady,
 }
 
 /// How far a body was read.
@@ -268,9 +281,9 @@ fn is_trickle(budget: &Budget, pace: Pace, length: usize, took: Duration) -> boo
         return false;
     }
     let rate_when_wanted = if length <= SMALL { SMALL_WHEN_WANTED } else { LARGE_WHEN_WANTED };
-    (took > GRACE && is_slower(TRICKLE, length, took))
-        || (is_slower(rate_when_wanted, length, took)
-            && (pace == Pace::Brisk || budget.is_wanted(length)))
+    let rate = if pace == Pace::Steady { STEADY } else { TRICKLE };
+    (took > GRACE && is_slower(rate, length, took))
+        || (is_slower(rate_when_wanted, length, took) && budget.is_wanted(length))
 }
 
 /// Says whether so many bytes in that time are less than `rate` bytes per second.
@@ -297,6 +310,20 @@ mod tests {
             !is_trickle(&budget, Pace::Any, LARGE, seconds(11))
                 && !is_trickle(&budget, Pace::Any, SMALL / 2, seconds(20))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_an_actor_waits_for_comes_steadily() {
+        let budget = Budget::new(64 << 20);
+        for (seconds_taken, length, is_given_up) in [
+            (10, 1, false),
+            (11, 11 * STEADY as usize - 1, true),
+            (11, 11 * STEADY as usize, false),
+        ] {
+            let took = seconds(seconds_taken);
+            assert_eq!(is_trickle(&budget, Pace::Steady, length, took), is_given_up, "{length}");
+            assert!(!is_trickle(&budget, Pace::Any, length.max(LARGE), took));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,23 +1,21 @@
-//! Calls of components of this host, whose bodies go piece by piece (see [`exchange`]).
+//! Calls whose bodies go piece by piece (see [`exchange`]).
 //!
 //! An answer that is complete soon after its head is sent as a whole, with its length. Every other
-//! one is on its way from then on: a task of the listener drives the call and passes the pieces
-//! on. They are in memory only as far as there is room for answers ([`Lodgings`]); a component that
+//! one is on its way from then on: a task of the listener drives the call and passes the pieces on.
+//! They are in memory only as far as there is room for answers ([`Lodgings`]); a component that
 //! is faster than its client waits then. Each piece that moves, in either direction, gives the call
 //! the time of a whole one; so an answer may take as long as it likes, but not pause for longer.
 //!
 //! A client that goes away ends the call.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
 use hyper::{
     HeaderMap, Response, StatusCode,
     body::{Body, Frame, SizeHint},
@@ -39,14 +37,10 @@ use super::{
 };
 use crate::rpc::{
     call::{Call, CallError, Chain},
-    exchange,
+    exchange::{self, Begun, Ongoing},
 };
 use lattice_base::budget::Budget;
 
-/// How long an answer may take after its head to be sent as a whole.
-const WHOLE_WITHIN: Duration = Duration::from_millis(2);
-/// The longest answer that is collected, in bytes.
-const WHOLE_BYTES_MAX: usize = 256 << 10;
 /// Pieces that wait for the client; the room for answers mostly bounds them before.
 const PIECES_MAX: usize = 1024;
 /// How often a piece that has no room looks for some.
@@ -63,7 +57,7 @@ pub struct Live {
 
 impl Live {
     pub fn new(deadline: Instant, timeout: Duration) -> Arc<Self> {
-        let chain = Chain::of_pieces();
+        let chain = Chain::default().with_pieces();
         Arc::new(Self { chain, deadline, timeout, refused: Mutex::default() })
     }
 
@@ -102,95 +96,49 @@ pub struct Place<'a> {
     pub pulse: &'a Arc<Pulse>,
 }
 
-type Running = BoxFuture<'static, Result<Bytes, CallError>>;
-
 /// Performs a call. `failed` learns of one that fails when its answer is on its way already.
 pub async fn perform(
     place: Place<'_>,
     live: &Arc<Live>,
-    (call, mut answer): (Call, oneshot::Receiver<Response<exchange::Body>>),
+    (call, answer): (Call, oneshot::Receiver<Response<exchange::Body>>),
     failed: impl Fn(&CallError) + Send + 'static,
 ) -> Result<Answered, CallError> {
     let router = place.listener.router.clone();
-    let mut running: Running = Box::pin(async move { router.call(call).await });
-    let mut has_returned = false;
-    let response = tokio::select! {
-        biased;
-        returned = &mut running => {
-            let payload = returned?;
-            let Ok(response) = answer.try_recv() else { return Ok(Answered::Payload(payload)) };
-            has_returned = true;
-            response
-        }
-        Ok(response) = &mut answer => response,
-    };
-    let (parts, mut body) = response.into_parts();
-    let (mut read, mut limit) = (BytesMut::new(), pin!(sleep(WHOLE_WITHIN)));
-    let mut has_ended = false;
-    while !has_ended || !has_returned {
-        tokio::select! {
-            biased;
-            returned = &mut running, if !has_returned => {
-                returned?;
-                has_returned = true;
+    let running = Box::pin(async move { router.call(call).await });
+    let (parts, ongoing) = match exchange::begin(running, answer).await? {
+        Begun::Payload(payload) => return Ok(Answered::Payload(payload)),
+        Begun::Whole(parts, body, running) => {
+            if let Some(running) = running {
+                place.listener.tasks.spawn(running);
             }
-            piece = body.frame(), if !has_ended => match data_of(piece) {
-                Ok(Some(data)) => read.extend_from_slice(&data),
-                Ok(None) => has_ended = true,
-                Err(error) => return Err(broke_off(&error)),
-            },
-            () = &mut limit => break,
+            return Ok(Answered::Whole(parts, body));
         }
-        if read.len() > WHOLE_BYTES_MAX {
-            break;
+        Begun::Pieces(parts, _) if has_no_body(parts.status) => {
+            return Ok(Answered::Whole(parts, Bytes::new()));
         }
-    }
-    let read = read.freeze();
-    let running = (!has_returned).then_some(running);
-    let bare = has_no_body(parts.status);
-    if has_ended || bare {
-        // The component has something to do after its answer.
-        if let Some(running) = running {
-            place.listener.tasks.spawn(running);
-        }
-        return Ok(Answered::Whole(parts, if bare { Bytes::new() } else { read }));
-    }
+        Begun::Pieces(parts, ongoing) => (parts, ongoing),
+    };
     let (sender, pieces) = mpsc::channel(PIECES_MAX);
-    let pulse = Arc::clone(place.pulse);
-    let first = debt::parcel(read, &pulse, None);
     let passing = Passing {
         sender,
         live: Arc::clone(live),
-        pulse: Arc::clone(&pulse),
+        pulse: Arc::clone(place.pulse),
         client: Arc::clone(place.client),
         lodgings: Arc::clone(&place.listener.lodgings),
         budget: place.listener.budget.clone(),
     };
     place.listener.tasks.spawn(async move {
-        if let Err(error) = passing.pass_on(running, body).await {
+        if let Err(error) = passing.pass_on(ongoing).await {
             failed(&error);
         }
     });
-    let busy = pulse.busy_until_answered();
-    let first = Some(first).filter(|first| !first.is_empty());
-    Ok(Answered::Pieces(parts, Pieces { first, rest: pieces, live: Arc::clone(live), _busy: busy }))
+    let busy = place.pulse.busy_until_answered();
+    Ok(Answered::Pieces(parts, Pieces { pieces, live: Arc::clone(live), _busy: busy }))
 }
 
 /// Whether answers with this status have no body.
 pub fn has_no_body(status: StatusCode) -> bool {
     [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
-}
-
-/// The data of a frame; nothing at the end. Trailers have no place in the contract.
-fn data_of(
-    frame: Option<Result<Frame<Bytes>, exchange::BodyError>>,
-) -> Result<Option<Bytes>, exchange::BodyError> {
-    let Some(frame) = frame.transpose()? else { return Ok(None) };
-    Ok(Some(frame.into_data().unwrap_or_default()))
-}
-
-fn broke_off(error: &exchange::BodyError) -> CallError {
-    CallError::Callee(format!("the body of the answer broke off: {error}"))
 }
 
 /// Passes an answer on, from a component to the connection of its client.
@@ -204,35 +152,27 @@ struct Passing {
 }
 
 impl Passing {
-    /// Drives a call and passes the pieces of its answer on, until both end or the client is gone.
-    async fn pass_on(
-        self,
-        mut running: Option<Running>,
-        mut body: exchange::Body,
-    ) -> Result<(), CallError> {
+    /// Passes the pieces of an answer on, until its end or until the client is gone.
+    async fn pass_on(self, mut ongoing: Ongoing) -> Result<(), CallError> {
         loop {
-            tokio::select! {
+            let piece = tokio::select! {
                 biased;
                 () = self.sender.closed() => return Ok(()),
-                returned = poll_some(&mut running) => {
-                    running = None;
-                    if let Err(error) = returned {
-                        return self.break_off(error).await;
+                piece = ongoing.next(self.live.timeout) => piece,
+            };
+            match piece {
+                Ok(None) => break,
+                Ok(Some(data)) => {
+                    if self.push(data).await.is_none() {
+                        return Ok(());
                     }
                 }
-                piece = body.frame() => match data_of(piece) {
-                    Ok(Some(data)) => if self.push(data).await.is_none() { return Ok(()) },
-                    Ok(None) => break,
-                    Err(error) => return self.break_off(broke_off(&error)).await,
-                }
+                Err(error) => return self.break_off(error).await,
             }
         }
-        // The client sees the end, and the component that its answer was read.
-        drop((self, body));
-        match running {
-            Some(running) => running.await.map(drop),
-            None => Ok(()),
-        }
+        // The client sees the end.
+        drop(self);
+        ongoing.finish().await
     }
 
     /// Ends the answer where it is, so that the client does not take it for a whole one.
@@ -265,18 +205,9 @@ impl Passing {
     }
 }
 
-/// Waits for a future if there is one, and else for ever.
-async fn poll_some<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
 /// The body of an answer that is on its way.
 pub struct Pieces {
-    first: Option<Bytes>,
-    rest: mpsc::Receiver<Result<Bytes, exchange::BodyError>>,
+    pieces: mpsc::Receiver<Result<Bytes, exchange::BodyError>>,
     live: Arc<Live>,
     /// The connection is at work until the end.
     _busy: Busy<Arc<Pulse>>,
@@ -301,13 +232,10 @@ impl Body for Content {
                 let frame = ready!(Pin::new(owed).poll_frame(context));
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
-            Self::Pieces(pieces) => {
-                let piece = match pieces.first.take() {
-                    Some(first) => Some(Ok(first)),
-                    None => ready!(pieces.rest.poll_recv(context)),
-                };
+            Self::Pieces(Pieces { pieces, live, .. }) => {
+                let piece = ready!(pieces.poll_recv(context));
                 // The client has taken what it was given before.
-                pieces.live.has_moved();
+                live.has_moved();
                 Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
             }
         }

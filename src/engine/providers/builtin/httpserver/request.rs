@@ -291,8 +291,8 @@ impl Requests {
             Err(error) => return Reply::Whole(self.refused_body(route, &error)),
         };
         // The length of an answer to HEAD is that of the whole.
-        let by_pieces =
-            parts.method != Method::HEAD && self.listener.router.takes_pieces(&route.target);
+        let by_pieces = parts.method != Method::HEAD
+            && self.listener.router.may_answer_in_pieces(&route.target);
         match by_pieces {
             // Boxed, for it is larger than the way of a module.
             true => Box::pin(self.by_pieces(route, parts, body, (request, bounds))).await,
@@ -320,7 +320,7 @@ impl Requests {
         }
     }
 
-    /// Has a component of this host answer, to and from which bodies go as they come.
+    /// Has a component answer, or whatever runs on another host: bodies go as they come.
     async fn by_pieces(
         &self,
         route: &Arc<Route>,

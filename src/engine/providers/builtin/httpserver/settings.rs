@@ -132,7 +132,7 @@ pub static VALUES: &[Value] = &[
         "body_first",
         "64K",
         "how much of a request body is read before a component of the same host is called, with K, M or G; the rest goes to it \
-         as it comes, and has to come briskly. With 0 it is called at once, and slow clients occupy it",
+         as it comes, if it comes briskly. With 0 it is called at once, and slow clients occupy it",
     ),
     value(
         "config_file",
