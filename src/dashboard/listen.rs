@@ -332,9 +332,11 @@ impl Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        Poll::Ready(frame.map(|frame| {
-            frame.map(|frame| frame.map_data(|data| debt::parcel(data, &self.pulse, None)))
-        }))
+        Poll::Ready(
+            frame.map(|frame| {
+                frame.map(|frame| frame.map_data(|data| debt::parcel(data, &self.pulse)))
+            }),
+        )
     }
 
     fn is_end_stream(&self) -> bool {

@@ -220,6 +220,12 @@ impl Talk {
         );
     }
 
+    /// Says nothing for longer than an answer may pause, and sees that it is cut off.
+    async fn falls_silent(mut self) {
+        let cut = timeout(PATIENCE, self.answer.chunk()).await.expect("in time");
+        cut.expect_err("no end that looks like that of a whole answer");
+    }
+
     /// Says nothing more, and sees the end of the answer.
     async fn end(self) {
         let Self { said, mut answer } = self;
@@ -245,7 +251,10 @@ async fn bodies_go_through_a_component_as_they_come() {
         talk.hears(b"another").await;
     }
     talk.end().await;
-    // What is said of a whole body is true of one that comes in pieces.
+    let mut talk = Talk::begin(&pair, "/through", b"one").await;
+    talk.hears(b"one").await;
+    talk.falls_silent().await;
+    // A large body comes back as it went.
     let large = vec![7; 3 << 20];
     let mut talk = Talk::begin(&pair, "/through", &large).await;
     talk.hears(&large).await;
@@ -271,7 +280,7 @@ async fn drips(pair: &Pair, origin: &Origin) {
 async fn answers_go_from_host_to_host_as_they_come() {
     let guest = built(&SPIN_JAVASCRIPT).await;
     for (local_calls, at) in [("true", 1), ("false", 0)] {
-        let pair = Pair::start(local_calls, PATIENT).await;
+        let pair = Pair::start(local_calls, "8000").await;
         pair.run_only_on(at, &guest).await;
         pair.serve(&guest.id, "/").await;
         start_provider(&pair.server, &pair.hosts[0], "builtin://httpclient").await;
@@ -284,6 +293,12 @@ async fn answers_go_from_host_to_host_as_they_come() {
         let answer = client().get(pair.url(&path)).send().await.expect("an answer");
         let body = answer.bytes().await.expect("a body");
         assert!(body.len() == 3_000_000 && body.iter().all(|byte| *byte == 7));
+        let path = format!("/relay?to={}", origin.url("/drip"));
+        let mut answer = client().get(pair.url(&path)).send().await.expect("an answer");
+        origin.open();
+        answer.chunk().await.expect("no error").expect("a piece");
+        let cut = timeout(PATIENCE, answer.chunk()).await.expect("in time");
+        cut.expect_err("no end that looks like that of a whole answer");
         pair.stop().await;
     }
 }
@@ -311,6 +326,10 @@ async fn bodies_go_from_a_component_to_other_servers_as_they_come() {
     assert_eq!(answer.text().await.unwrap(), "one, two");
 
     drips(&pair, &origin).await;
+
+    // A body that is there at once has its length, which some servers ask for.
+    let (_, seen) = pair.post(&relay("/echo"), "at once").await.expect("an answer");
+    assert!(seen.contains("content-length") && !seen.contains("transfer-encoding"), "{seen}");
 
     // Longer than the link allows, which nobody knew before.
     let long = pair.post(&relay("/heard"), [7; 2000]).await;

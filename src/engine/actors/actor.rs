@@ -433,6 +433,10 @@ impl Outward for OutwardOf {
                 }
                 Route::Entity(target) => target,
             };
+            let (deadline, chain) = match &request.exchange {
+                Some(_) => (self.deadline, self.chain.next_with_pieces()),
+                None => (self.deadline + self.chain.prolonged(), self.chain.next()),
+            };
             let call = Call {
                 origin: Entity::actor(&self.claims.subject),
                 target,
@@ -440,9 +444,9 @@ impl Outward for OutwardOf {
                 payload: request.payload,
                 exchange: request.exchange,
                 trace: self.trace.clone(),
-                deadline: self.deadline + self.chain.prolonged(),
+                deadline,
                 depth: self.depth.saturating_add(1),
-                chain: self.chain.next(),
+                chain,
             };
             router.call_resolved(call, &request.namespace).await
         })

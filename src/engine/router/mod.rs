@@ -76,6 +76,16 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 /// The right to make one call of a local target; using it makes the call.
 pub type Admitted = Box<dyn FnOnce(Call) -> BoxFuture<'static, Result<Bytes, CallError>> + Send>;
 
+/// The parts of an HTTP exchange that a target takes piece by piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing: it is given whole requests, and gives whole answers.
+    Wholes,
+    /// Its answer may come in pieces, for another host may give it so.
+    WholeRequests,
+    Pieces,
+}
+
 /// Where a link leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkEnd {
@@ -367,10 +377,13 @@ impl Router {
         }
     }
 
-    /// Says whether a call of this target may be answered in pieces: a target in this process knows,
-    /// and another host will say.
-    pub fn may_answer_in_pieces(&self, target: &Entity) -> bool {
-        self.local(target).is_none_or(|local| local.takes_pieces())
+    /// Says what a target takes in pieces.
+    pub fn takes(&self, target: &Entity) -> Takes {
+        match self.local(target) {
+            Some(local) if local.takes_pieces() => Takes::Pieces,
+            Some(_) => Takes::Wholes,
+            None => Takes::WholeRequests,
+        }
     }
 
     /// Takes a call one way, once. What few calls need is in boxes: the future of a call is moved
@@ -399,6 +412,11 @@ impl Router {
         }
         if let Some(admitted) = Arc::clone(&local).try_admit() {
             return ended(counted, admitted(call).await, &key);
+        }
+        let is_unread = call.exchange.as_ref().is_some_and(|exchange| exchange.is_unread());
+        if is_unread && inner.remote.runners(&call.target).is_empty() {
+            // Nobody else would take it, and only here its body need not be read first.
+            return ended(counted, local.call(call).await, &key);
         }
         // All permits are out: another host may have one. If none takes the call, it waits for a
         // permit here.

@@ -141,6 +141,11 @@ impl Chain {
         Self { waiting, transfers, pieces: None }
     }
 
+    /// The same for a call that moves pieces: they give time to this one as well.
+    pub fn next_with_pieces(&self) -> Self {
+        Self { pieces: self.pieces.clone(), ..self.next() }
+    }
+
     /// Notes that a payload goes into the object store, or comes from there.
     pub fn transfer(&self) -> Transfer<'_> {
         self.transfers.running.fetch_add(1, Ordering::Relaxed);

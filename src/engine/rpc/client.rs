@@ -93,7 +93,7 @@ impl Client {
         let subject = inner.subject(&call.target, host)?;
         let content_length = call.payload.len() as u64;
         let chunked = inner.chunks.is_needed(call.payload.len());
-        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        let (chain, deadline) = (call.chain.clone(), call.deadline + call.chain.prolonged());
         if chunked && host.is_none() {
             inner.check_listener(&call.target, &subject).await?;
         }
@@ -143,12 +143,11 @@ impl Client {
             inner.fetch_result(&time, &invocation, response.content_length).await?
         };
         let (Some(exchange), Some(form)) = (exchange, response.form) else { return Ok(result) };
-        let silence_max = deadline.saturating_duration_since(time.began);
         let answer = pieces::read(&result)?.map(|body| match form {
             Form::Whole => pieces::whole(body),
             Form::Pieces => {
                 let (nats, id) = (inner.nats.clone(), invocation.id);
-                Inlet { nats, subject: subject.clone(), id, silence_max }.body()
+                Inlet { nats, subject: subject.clone(), id }.body()
             }
         });
         exchange.answer(answer);

@@ -7,7 +7,8 @@
 //!   ([`Local::takes_pieces`](crate::router::Local)), it reads the body of the request while it
 //!   still arrives, and its answer is there with its head.
 //! * If it is on another host of this make, the body of the request is read to its end first
-//!   ([`Call::whole`](super::call::Call::whole)), and the answer comes in [`pieces`](super::pieces).
+//!   ([`Call::whole`](super::call::Call::whole)), and the answer comes in
+//!   [`pieces`](super::pieces).
 //! * Everybody else gets and gives payloads.
 //!
 //! [`begin`] performs such a call: an answer that is complete soon after its head is taken as a
@@ -16,13 +17,13 @@
 use std::{fmt, future::pending, pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
-use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use futures::{future::BoxFuture, stream};
+use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, body::Frame, http::response::Parts};
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::call::CallError;
@@ -55,7 +56,7 @@ pub trait Upload: Send {
     fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>>;
 }
 
-/// What became of the body of a request.
+/// The state of the body of a request.
 enum State {
     Unread(Box<dyn Upload>),
     /// The callee has it.
@@ -86,7 +87,9 @@ impl Exchange {
         match self.take_state() {
             State::Unread(upload) => (payload, Some(upload.pieces())),
             State::InPayload(Some(whole)) => (whole, None),
-            State::InPayload(None) | State::Taken => (payload, None),
+            State::InPayload(None) => (payload, None),
+            // A second callee must not take the head for the whole request.
+            State::Taken => (payload, Some(gone())),
         }
     }
 
@@ -115,6 +118,11 @@ impl Exchange {
         Ok(Some(payload))
     }
 
+    /// Says whether the body of the request is still to be read.
+    pub fn is_unread(&self) -> bool {
+        matches!(*self.request.lock(), State::Unread(_))
+    }
+
     /// Answers; the body may still arrive. Says whether somebody waits for the answer.
     pub fn answer(&self, answer: Response<Body>) -> bool {
         self.answer.lock().take().is_some_and(|sender| sender.send(answer).is_ok())
@@ -125,6 +133,12 @@ impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange").finish_non_exhaustive()
     }
+}
+
+/// A body that somebody else has.
+fn gone() -> Body {
+    let error = BodyError::Broken("the body of the request is gone".to_owned());
+    StreamBody::new(stream::iter([Err(error)])).boxed_unsync()
 }
 
 /// The result of a call that has one, or the answer that has begun.
@@ -152,28 +166,37 @@ pub async fn begin(
         }
         Ok(response) = &mut answer => response,
     };
-    let (parts, mut body) = response.into_parts();
+    let (parts, body) = response.into_parts();
     let (mut read, mut limit) = (BytesMut::new(), pin!(sleep(WHOLE_WITHIN)));
-    let mut has_ended = false;
-    while !(has_ended && has_returned) && read.len() <= WHOLE_BYTES_MAX {
+    let mut body = Some(body);
+    while !(body.is_none() && has_returned) && read.len() <= WHOLE_BYTES_MAX {
         tokio::select! {
             biased;
+            // First, since a callee may wait until its answer was read.
+            piece = frame_of(&mut body) => match data_of(piece)? {
+                Some(data) => read.extend_from_slice(&data),
+                None => body = None,
+            },
             returned = &mut running, if !has_returned => {
                 returned?;
                 has_returned = true;
             }
-            piece = body.frame(), if !has_ended => match data_of(piece)? {
-                Some(data) => read.extend_from_slice(&data),
-                None => has_ended = true,
-            },
             () = &mut limit => break,
         }
     }
     let (first, running) = (read.freeze(), (!has_returned).then_some(running));
-    Ok(match has_ended {
-        true => Begun::Whole(parts, first, running),
-        false => Begun::Pieces(parts, Ongoing { first, running, body }),
+    Ok(match body {
+        None => Begun::Whole(parts, first, running),
+        Some(body) => Begun::Pieces(parts, Ongoing { first, running, body, waits_since: None }),
     })
+}
+
+/// Waits for a frame if there is a body, and else for ever.
+async fn frame_of(body: &mut Option<Body>) -> Option<Result<Frame<Bytes>, BodyError>> {
+    match body {
+        Some(body) => body.frame().await,
+        None => pending().await,
+    }
 }
 
 /// The data of a frame; nothing at the end. Trailers have no place in the contract.
@@ -192,28 +215,48 @@ pub struct Ongoing {
     first: Bytes,
     running: Option<Running>,
     body: Body,
+    /// When a call that has returned was first asked for the piece that is to come.
+    waits_since: Option<Instant>,
 }
 
 impl Ongoing {
-    /// Drives the call until there is another piece; returns nothing at the end. A call that has
-    /// returned may pause for `pause_max`, one that runs until its own end. Safe to drop.
+    /// Bytes that are in memory and were not taken.
+    pub fn ready(&self) -> usize {
+        self.first.len()
+    }
+
+    /// Drives the call until there is another piece, which is never empty; returns nothing at the
+    /// end. A call that has returned may pause for `pause_max`, one that runs until its own end.
+    /// Safe to drop.
     pub async fn next(&mut self, pause_max: Duration) -> Result<Option<Bytes>, CallError> {
         if !self.first.is_empty() {
             return Ok(Some(std::mem::take(&mut self.first)));
         }
-        while self.running.is_some() {
-            tokio::select! {
-                biased;
-                returned = poll_some(&mut self.running) => {
-                    self.running = None;
-                    returned?;
+        loop {
+            let piece = match &mut self.running {
+                Some(running) => tokio::select! {
+                    biased;
+                    piece = self.body.frame() => piece,
+                    returned = running => {
+                        self.running = None;
+                        returned?;
+                        continue;
+                    }
+                },
+                None => {
+                    let until = *self.waits_since.get_or_insert_with(Instant::now) + pause_max;
+                    let Ok(piece) = timeout_at(until, self.body.frame()).await else {
+                        let text = "the body of the answer did not go on";
+                        return Err(CallError::Callee(text.to_owned()));
+                    };
+                    piece
                 }
-                piece = self.body.frame() => return data_of(piece),
+            };
+            self.waits_since = None;
+            match data_of(piece)? {
+                Some(data) if data.is_empty() => {}
+                piece => return Ok(piece),
             }
-        }
-        match timeout(pause_max, self.body.frame()).await {
-            Ok(piece) => data_of(piece),
-            Err(_) => Err(CallError::Callee("the body of the answer did not go on".to_owned())),
         }
     }
 
@@ -226,14 +269,6 @@ impl Ongoing {
             Some(running) => running.await.map(drop),
             None => Ok(()),
         }
-    }
-}
-
-/// Waits for a call if there is one, and else for ever.
-async fn poll_some(running: &mut Option<Running>) -> Result<Bytes, CallError> {
-    match running {
-        Some(running) => running.await,
-        None => pending().await,
     }
 }
 
@@ -261,7 +296,8 @@ mod tests {
         let (head, body) = exchange.take("head".into());
         let body = body.expect("the body").collect().await.unwrap().to_bytes();
         assert_eq!((head, body), ("head".into(), "hello".into()));
-        assert!(exchange.take(Bytes::new()).1.is_none() && exchange.payload().await.is_err());
+        let again = exchange.take(Bytes::new()).1.expect("an error");
+        assert!(again.collect().await.is_err() && exchange.payload().await.is_err());
 
         let (exchange, _answer) = Exchange::new(Some(Box::new(Text("hello"))));
         for _ in 0..2 {

@@ -5,7 +5,7 @@
 //! body comes ([`Form`]): with the head, or in pieces. The caller's host asks for each piece, on
 //! the way the call took, with the invocation's id ([`wire::NEXT`]) and the number of the piece
 //! ([`wire::NUMBER`]); the callee's host answers when it has something, and at the latest after
-//! [`QUIET_MAX`]. So a client that takes its time slows the callee down, an answer that was lost on
+//! [`QUIET_MAX`]. So a client that takes its time slows the callee down, a piece that was lost on
 //! the way is asked for again, and neither host keeps anything for one that is gone.
 //!
 //! The first byte of a piece is one of [`MORE`], [`END`] and [`BROKEN`].
@@ -21,6 +21,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
+use tracing::debug;
 
 use super::{
     call::{CallError, Chain},
@@ -38,9 +39,14 @@ const ANSWER: &str = "lattice-answer";
 /// The longest piece, in bytes; less where messages are smaller.
 const PIECE_MAX: usize = 256 << 10;
 /// How long the callee's host may have nothing to say.
-const QUIET_MAX: Duration = Duration::from_secs(1);
-/// How long its answer may take beyond that.
-const ON_THE_WAY_MAX: Duration = Duration::from_secs(1);
+const QUIET_MAX: Duration = Duration::from_millis(500);
+/// How long its answer may take beyond that, before the question is asked again.
+const ON_THE_WAY_MAX: Duration = Duration::from_millis(500);
+/// How long the other host may be silent, at least: its questions and answers may be lost once or
+/// twice, and a client that is slow keeps the caller's from asking.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long the last piece is there to be asked for again.
+const LAST_KEPT: Duration = Duration::from_secs(3);
 /// How long handing a piece to the connection may take.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before a question that was lost is asked again.
@@ -104,8 +110,6 @@ pub struct Inlet {
     pub subject: String,
     /// The invocation.
     pub id: String,
-    /// How long the other host may be silent.
-    pub silence_max: Duration,
 }
 
 /// An inlet, and the number of the next piece; nothing after the last one.
@@ -121,6 +125,7 @@ impl Inlet {
     async fn ask(&self, number: u64) -> Result<Bytes, BodyError> {
         let mut heard_at = Instant::now();
         loop {
+            let asked_at = Instant::now();
             let mut headers = HeaderMap::new();
             headers.insert(wire::NEXT, self.id.as_str());
             headers.insert(wire::NUMBER, number.to_string());
@@ -130,13 +135,16 @@ impl Inlet {
             let why = match timeout(wait, asked).await {
                 Ok(Ok(reply)) if *reply.payload == [MORE] => {
                     heard_at = Instant::now();
+                    if asked_at.elapsed() < PAUSE {
+                        sleep(PAUSE).await;
+                    }
                     continue;
                 }
                 Ok(Ok(reply)) => return Ok(reply.payload),
                 Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => "is gone",
                 Ok(Err(_)) | Err(_) => "fell silent",
             };
-            if heard_at.elapsed() >= self.silence_max {
+            if heard_at.elapsed() >= SILENCE_MAX {
                 return Err(BodyError::Broken(format!("the host that answers {why}")));
             }
             sleep(PAUSE).await;
@@ -164,7 +172,7 @@ pub struct Outlet {
     pub questions: mpsc::Receiver<Message>,
     pub chain: Chain,
     pub deadline: Instant,
-    /// How long the answer, and the caller, may pause.
+    /// How long the answer may pause.
     pub pause_max: Duration,
     pub context: Arc<HostContext>,
 }
@@ -181,21 +189,28 @@ impl Outlet {
     pub async fn serve(mut self) {
         let message_max = self.context.rpc.client.max_payload();
         let piece_max = PIECE_MAX.min(message_max.saturating_sub(HEAD_BYTES)).max(1);
-        let (mut next, mut unsent) = (0, Unsent::default());
+        let (mut next, mut unsent, mut asked) = (0, Unsent::default(), None);
         // It is sent again if its answer was lost.
         let mut last = Bytes::new();
         loop {
-            let Ok(Some(question)) = timeout(self.pause_max, self.questions.recv()).await else {
+            let Ok(Some(question)) = timeout(SILENCE_MAX, self.questions.recv()).await else {
                 return;
             };
             let Some(reply) = question.reply.clone() else { continue };
             match number_of(&question) {
                 Some(number) if number == next => {}
-                Some(number) if number + 1 == next => {
+                Some(number) if number.checked_add(1) == Some(next) => {
                     send(&self.context, &reply, last.clone()).await;
                     continue;
                 }
-                _ => continue,
+                _ => {
+                    send(&self.context, &reply, Bytes::from_static(wire::UNKNOWN)).await;
+                    continue;
+                }
+            }
+            if asked.replace(next) != Some(next) {
+                // The caller has taken the piece before, and waits for this one from now on.
+                self.chain.go_on_until(Instant::now() + self.pause_max, self.deadline);
             }
             let piece = match timeout(QUIET_MAX, self.piece(&mut unsent, piece_max)).await {
                 Err(_) => {
@@ -205,7 +220,6 @@ impl Outlet {
                 Ok(piece) => piece,
             };
             (last, next) = (piece, next + 1);
-            self.chain.go_on_until(Instant::now() + self.pause_max, self.deadline);
             send(&self.context, &reply, last.clone()).await;
             if last.first() != Some(&MORE) {
                 return self.end(next, last).await;
@@ -216,13 +230,13 @@ impl Outlet {
     /// The next piece as it is sent, with all that is there already. Safe to drop.
     async fn piece(&mut self, unsent: &mut Unsent, piece_max: usize) -> Bytes {
         if let Some(error) = unsent.failure.take() {
-            return broken(&error);
+            return broken(&error, piece_max);
         }
         if unsent.data.is_empty() {
             match self.ongoing.next(self.pause_max).await {
                 Ok(Some(data)) => unsent.data = data,
                 Ok(None) => return Bytes::from_static(&[END]),
-                Err(error) => return broken(&error),
+                Err(error) => return broken(&error, piece_max),
             }
         }
         let mut piece = BytesMut::with_capacity(1 + unsent.data.len().min(piece_max));
@@ -255,14 +269,15 @@ impl Outlet {
         let again = async {
             while let Some(question) = questions.recv().await {
                 if let Some(reply) = &question.reply
-                    && number_of(&question).is_some_and(|number| number + 1 == next)
+                    && number_of(&question).and_then(|number| number.checked_add(1)) == Some(next)
                 {
                     send(&context, reply, last.clone()).await;
                 }
             }
         };
-        let again = timeout(QUIET_MAX + ON_THE_WAY_MAX + PAUSE, again);
-        let (_, _) = tokio::join!(ongoing.finish(), again);
+        if let (Err(error), _) = tokio::join!(ongoing.finish(), timeout(LAST_KEPT, again)) {
+            debug!(%error, "a call failed after its answer");
+        }
     }
 }
 
@@ -275,9 +290,9 @@ fn number_of(question: &Message) -> Option<u64> {
     question.headers.as_ref()?.get(wire::NUMBER)?.as_str().parse().ok()
 }
 
-fn broken(error: &CallError) -> Bytes {
-    let mut piece = BytesMut::new();
+fn broken(error: &CallError, piece_max: usize) -> Bytes {
+    let (mut piece, text) = (BytesMut::new(), error.to_string());
     piece.put_u8(BROKEN);
-    piece.put(error.to_string().as_bytes());
+    piece.put(text[..text.floor_char_boundary(piece_max)].as_bytes());
     piece.freeze()
 }

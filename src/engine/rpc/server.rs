@@ -17,7 +17,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -216,7 +216,8 @@ impl Receiver {
             done.cancel();
         };
         tokio::join!(finish, own.receive(&done));
-        own.dispatcher.finish().await;
+        // Questions for the pieces of their answers come here.
+        own.receive_until_idle().await;
         own.leave().await;
         own.dispatcher.finish().await;
     }
@@ -246,6 +247,21 @@ impl Subscription {
                     }
                     None => return,
                 },
+            }
+        }
+    }
+
+    /// Takes messages until nothing is in work any more.
+    async fn receive_until_idle(&mut self) {
+        let Self { subscription, total, dispatcher } = self;
+        while !dispatcher.work.is_empty() {
+            tokio::select! {
+                biased;
+                Some(done) = dispatcher.work.join_next() => report(done),
+                Some(message) = subscription.next() => {
+                    *total += 1;
+                    dispatcher.take_on(message);
+                }
             }
         }
     }
@@ -329,7 +345,7 @@ impl Dispatcher {
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         let way = self.way;
         self.work.spawn(async move {
-            let _paid_for = admitted;
+            let paid_for = admitted;
             let mut left = None;
             let response = match (invocation, refusal) {
                 (Ok(invocation), Some(reason)) => {
@@ -356,13 +372,14 @@ impl Dispatcher {
             let id = response.invocation_id.clone();
             // Before the answer, which makes the caller ask.
             let outlet = left.map(|left| inner.open_outlet(&id, left));
-            if let Some(reply) = message.reply {
+            let Message { reply, .. } = message;
+            if let Some(reply) = reply {
                 let payload = fitting(&response, inner.parts.context.rpc.client.max_payload());
                 inner.send(reply, payload, &id).await;
             }
             // Only now: a caller that asks for it and hears that it is unknown must have been sent
             // the answer before.
-            drop(in_flight);
+            drop((in_flight, paid_for));
             if let Some(outlet) = outlet {
                 outlet.serve().await;
             }
@@ -408,7 +425,7 @@ fn is_usual(id: &str) -> bool {
     id.len() <= ID_CHARS_MAX
 }
 
-/// What is left of a call when its answer has begun.
+/// The rest of a call whose answer has begun.
 enum Left {
     /// Its callee has something to do.
     Running(Running),
@@ -424,6 +441,8 @@ enum Left {
 struct Open {
     inner: Arc<Inner>,
     id: String,
+    /// Its entry among the outlets is its own.
+    is_asked_for: bool,
     left: Option<(Left, mpsc::Receiver<Message>)>,
 }
 
@@ -432,7 +451,11 @@ impl Open {
         let context = Arc::clone(&self.inner.parts.context);
         match self.left.take() {
             None => {}
-            Some((Left::Running(running), _)) => drop(running.await),
+            Some((Left::Running(running), _)) => {
+                if let Err(error) = running.await {
+                    debug!(%error, "a call failed after its answer");
+                }
+            }
             Some((Left::Pieces { ongoing, chain, deadline, pause_max }, questions)) => {
                 let outlet = Outlet { ongoing, questions, chain, deadline, pause_max, context };
                 outlet.serve().await;
@@ -443,7 +466,9 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.inner.outlets.lock().remove(&self.id);
+        if self.is_asked_for {
+            self.inner.outlets.lock().remove(&self.id);
+        }
     }
 }
 
@@ -584,7 +609,8 @@ impl Inner {
                 if let Some(form) = form {
                     form.tell(&mut response.trace_context);
                 }
-                (response, left)
+                let is_lost = response.error.is_some();
+                (response, left.filter(|_| !is_lost))
             }
         }
     }
@@ -602,10 +628,20 @@ impl Inner {
     /// Takes questions for what is left of a call from now on.
     fn open_outlet(self: &Arc<Self>, id: &str, left: Left) -> Open {
         let (sender, questions) = mpsc::channel(pieces::QUESTIONS_MAX);
-        if matches!(left, Left::Pieces { .. }) {
-            self.outlets.lock().insert(id.to_owned(), sender);
+        let is_asked_for = match (&left, self.outlets.lock().entry(id.to_owned())) {
+            (Left::Pieces { .. }, Entry::Vacant(vacant)) => {
+                vacant.insert(sender);
+                true
+            }
+            // Nobody asks, or the questions of this id are for another call.
+            _ => false,
+        };
+        Open {
+            inner: Arc::clone(self),
+            id: id.to_owned(),
+            is_asked_for,
+            left: Some((left, questions)),
         }
-        Open { inner: Arc::clone(self), id: id.to_owned(), left: Some((left, questions)) }
     }
 
     async fn verified(

@@ -65,11 +65,14 @@ impl HttpResponse {
     }
 }
 
-/// Headers as the contract has them. Values that are no text are made some: it has nothing else.
+/// Headers as the contract has them: names in lower case, a text for each line. A value that is not
+/// UTF-8 is read as Latin-1, of which every byte is a character.
 pub fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
     let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
     for (name, value) in headers {
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let value = str::from_utf8(value.as_bytes())
+            .map(str::to_owned)
+            .unwrap_or_else(|_| value.as_bytes().iter().copied().map(char::from).collect());
         map.entry(name.as_str().to_owned()).or_default().0.push(value);
     }
     map

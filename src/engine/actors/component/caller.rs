@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -30,6 +30,47 @@ pub(super) struct Caller {
     pub(super) memory_max_bytes: usize,
     /// Bytes that the host holds for calls of the guest that wait.
     held_bytes: Arc<AtomicUsize>,
+    /// How the guest ends, if its bodies may go piece by piece.
+    pub(super) end: Option<Arc<End>>,
+}
+
+/// The end of a guest. What it still wrote when it was cut off is no whole body, although the end
+/// of its store ends the body like any other.
+#[derive(Debug, Default)]
+pub(super) struct End(AtomicU8);
+
+const RETURNED: u8 = 1;
+const CUT_OFF: u8 = 2;
+
+impl End {
+    /// Cuts the guest off when dropped, unless it has returned.
+    pub(super) fn guard(&self) -> Guard<'_> {
+        Guard(self)
+    }
+
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.0.load(Ordering::Acquire) == CUT_OFF
+    }
+
+    fn set(&self, how: u8) {
+        // The first end counts.
+        let _ = self.0.compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+/// See [`End::guard`].
+pub(super) struct Guard<'a>(&'a End);
+
+impl Guard<'_> {
+    pub(super) fn has_returned(self) {
+        self.0.set(RETURNED);
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.set(CUT_OFF);
+    }
 }
 
 /// Bytes that the host holds for a guest; all of them together may be as many as its memory. Gives
@@ -69,7 +110,7 @@ impl Drop for Holding {
 impl Caller {
     pub(super) fn new(call: &Inbound, memory_max_bytes: usize) -> Self {
         let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());
-        Self { outward, turn, memory_max_bytes, held_bytes: Arc::default() }
+        Self { outward, turn, memory_max_bytes, held_bytes: Arc::default(), end: None }
     }
 
     /// Performs a call of a contract. The outer error ends the guest: its time is over.

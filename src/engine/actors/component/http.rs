@@ -13,7 +13,14 @@
 //!
 //! [`exchange`]: crate::rpc::exchange
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -22,10 +29,11 @@ use futures::{
 };
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
-    body::Body as _,
+    body::Frame,
     http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
 };
 use serde::Deserialize;
+use tokio::time::sleep;
 use wasmtime::{AsContextMut as _, component::InstancePre};
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView,
@@ -33,7 +41,7 @@ use wasmtime_wasi_http::{
     p2, p3,
 };
 
-use super::{Caller, Failure, Guest, Holding, Idle, Instance, Output, Reuse};
+use super::{Caller, Failure, Guest, Holding, Idle, Instance, Output, Reuse, caller::End};
 use crate::{
     router::LinkEnd,
     rpc::{
@@ -58,6 +66,10 @@ pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
 pub const HANDLER: &str = "wasi:http/handler@0.3";
 const REQUEST: &str = "HttpClient.Request";
 const SEND: &str = "HttpClient.Send";
+/// How long the body of a request may take to be sent as a whole, with its length.
+const WHOLE_WITHIN: Duration = Duration::from_millis(50);
+/// The longest body that is sent as a whole, in bytes.
+const WHOLE_BYTES_MAX: usize = 256 << 10;
 /// The host of a request that names none, as tools send it.
 const NO_HOST: &str = "localhost";
 
@@ -112,7 +124,7 @@ impl Incoming {
         // Absolute, because a guest of 0.3 knows its host from nothing else.
         let uri: Uri =
             format!("http://{authority}{slash}{}{mark}{}", self.path, self.query).parse()?;
-        // The length of what is buffered is known; a guest may rely on the header.
+        // It is of one connection.
         headers.remove(header::TRANSFER_ENCODING);
         let mut request = http::Request::new(full(self.body.0));
         *request.method_mut() = method;
@@ -146,7 +158,7 @@ pub(super) fn reuse_usual(pre: &ProxyPre<Guest>) -> u32 {
 /// Has an instance answer a request; returns it if it may answer another one.
 pub(super) async fn handle(
     pre: &ProxyPre<Guest>,
-    instance: Instance,
+    mut instance: Instance,
     idle: Option<Box<Idle>>,
     reuse: Reuse,
     (payload, exchange): (Bytes, Option<Arc<Exchange>>),
@@ -163,6 +175,8 @@ pub(super) async fn handle(
     }
     let method = request.method().clone();
     let bytes_max = instance.caller.memory_max_bytes;
+    let end = Arc::new(End::default());
+    instance.caller.end = Some(Arc::clone(&end));
     let mut idle = match idle {
         Some(mut idle) => {
             instance.take_over(&mut idle.store);
@@ -177,22 +191,38 @@ pub(super) async fn handle(
         *served += 1;
         let prepared =
             Prepared::new(store.as_context_mut(), proxy, request, WasiHttpView::http, sender)?;
-        let ran = store
-            .run_concurrent(async |accessor| {
+        let ran = {
+            let running = pin!(store.run_concurrent(async |accessor| {
                 let ran = prepared.run(accessor, future::pending()).await;
                 ran.map(drop)?;
                 wasmtime::Result::Ok(may_go_on(proxy, reuse, is_read).await)
-            })
-            .await;
+            }));
+            // Before what runs, and so before its streams.
+            let guard = end.guard();
+            let ran = running.await.and_then(|ran| ran);
+            if ran.is_ok() {
+                guard.has_returned();
+            }
+            ran
+        };
         // Streams that a guest left open would never end while its store lives.
-        let may_go_on = ran.and_then(|ran| ran)?;
+        let may_go_on = ran?;
         // The store has the call twice: in its data and in its hooks.
         let is_done = instance.caller.is_done_but_for(2);
         wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
     };
     let reading = async {
         match (answer.await, &exchange) {
-            (Ok(Ok(response)), Some(exchange)) => hand_over(exchange, response, read_to_end),
+            (Ok(Ok(response)), Some(exchange)) => {
+                let end = Arc::clone(&end);
+                let response = response.map(|body| {
+                    OfGuest { first: None, body, end, _held: read_to_end }.boxed_unsync()
+                });
+                match exchange.answer(response) {
+                    true => Ok(Bytes::new()),
+                    false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
+                }
+            }
             (Ok(Ok(response)), None) => {
                 let read = collect(response, &method, bytes_max).await;
                 drop(read_to_end);
@@ -237,24 +267,34 @@ async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<(
     }
 }
 
-/// Gives an answer to the caller, which reads its body; then the payload is empty. `read_to_end`
-/// is dropped with the body.
-fn hand_over(
-    exchange: &Exchange,
-    response: Response,
-    read_to_end: oneshot::Sender<()>,
-) -> Result<Bytes, Failure> {
-    let response = response.map(|body| {
-        let body = body.map_err(|error| BodyError::Broken(error.to_string()));
-        let held = move |frame| {
-            let _ = &read_to_end;
-            frame
-        };
-        body.map_frame(held).boxed_unsync()
-    });
-    match exchange.answer(response) {
-        true => Ok(Bytes::new()),
-        false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
+/// A body that a guest writes. If the guest is cut off, the body breaks off.
+struct OfGuest<H> {
+    /// The part that was read already.
+    first: Option<Bytes>,
+    body: WasiBody,
+    end: Arc<End>,
+    /// Dropped with the body.
+    _held: H,
+}
+
+impl<H: Unpin> hyper::body::Body for OfGuest<H> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(match frame {
+            None if self.end.is_cut_off() => {
+                Some(Err(BodyError::Broken("the component ended before".to_owned())))
+            }
+            frame => frame.map(|frame| frame.map_err(|error| BodyError::Broken(error.to_string()))),
+        })
     }
 }
 
@@ -336,7 +376,7 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
-/// The time in which an answer has to begin; buffered, it is then complete.
+/// The time in which an answer has to begin. How long it may pause then is up to the guest's call.
 fn first_byte_after(options: RequestOptions) -> Option<Duration> {
     let RequestOptions { connect_timeout, first_byte_timeout, .. } = options;
     let first_byte = first_byte_timeout?;
@@ -361,15 +401,33 @@ async fn send(
         body: Binary::default(),
     };
     let place = (CONTRACT_ID, "");
+    let mut sending = Sending { caller, body, read: BytesMut::new(), held: caller.hold() };
     if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
-        let (body, _held) = whole(caller, body).await?;
-        request.body = body.into();
+        sending.read_to_its_end().await?;
+        request.body = sending.read.freeze().into();
         return called(caller.call(place, REQUEST, &request).await).and_then(response_of);
     }
-    let payload = contracts::encode(&request);
+    // A length that is known is sent, and a body that nobody expects with this method needs one.
+    let may_be_pieces = ![Method::GET, Method::HEAD].contains(&parts.method);
+    let end = caller.end.as_ref().filter(|_| may_be_pieces);
+    let is_whole = match end {
+        Some(_) => sending.read_beginning().await?,
+        None => sending.read_to_its_end().await.map(|()| true)?,
+    };
+    let Sending { body, read, held, .. } = sending;
     let (broke_off, mut why) = oneshot::channel();
-    let upload = Outgoing { caller: caller.clone(), request, body, broke_off };
-    let upload = if upload.body.is_end_stream() { None } else { Some(Box::new(upload) as _) };
+    let upload = match end {
+        Some(end) if !is_whole => {
+            let (caller, end, request) = (caller.clone(), Arc::clone(end), request.clone());
+            let upload = Outgoing { caller, end, request, read, held, body, broke_off };
+            Some(Box::new(upload) as Box<dyn Upload>)
+        }
+        _ => {
+            request.body = kept(read.freeze(), held).into();
+            None
+        }
+    };
+    let payload = contracts::encode(&request);
     let (exchange, mut answer) = Exchange::new(upload);
     let sent = called(caller.send(place, SEND, payload, Some(exchange)).await);
     if let Ok(Some(error)) = why.try_recv() {
@@ -404,10 +462,77 @@ fn response_broke_off(error: BodyError) -> Error {
     }
 }
 
-/// The body of a guest's request, and what it takes to make a payload with it.
+/// The body of a guest's request while it is read.
+struct Sending<'a> {
+    caller: &'a Caller,
+    body: WasiBody,
+    read: BytesMut,
+    held: Holding,
+}
+
+impl Sending<'_> {
+    /// Reads what comes soon; says whether that is all.
+    async fn read_beginning(&mut self) -> Result<bool, Error> {
+        let mut limit = pin!(sleep(WHOLE_WITHIN));
+        while self.read.len() <= WHOLE_BYTES_MAX {
+            tokio::select! {
+                biased;
+                read = self.read_on() => if !read? {
+                    return Ok(true);
+                },
+                () = &mut limit => break,
+            }
+        }
+        Ok(false)
+    }
+
+    async fn read_to_its_end(&mut self) -> Result<(), Error> {
+        while self.read_on().await? {}
+        Ok(())
+    }
+
+    /// Reads a piece; says whether there was one.
+    async fn read_on(&mut self) -> Result<bool, Error> {
+        let Some(frame) = self.body.frame().await else {
+            return match self.caller.end.as_ref().is_some_and(|end| end.is_cut_off()) {
+                true => Err(Error::ConnectionTerminated),
+                false => Ok(false),
+            };
+        };
+        // The contract has no trailers.
+        if let Ok(data) = frame?.into_data() {
+            if !self.held.grow(data.len()) {
+                return Err(Error::HttpRequestBodySize(None));
+            }
+            self.read.extend_from_slice(&data);
+        }
+        Ok(true)
+    }
+}
+
+/// Holds what was counted for some bytes as long as they live.
+fn kept(bytes: Bytes, held: Holding) -> Bytes {
+    Bytes::from_owner(Kept { bytes, _held: held })
+}
+
+struct Kept {
+    bytes: Bytes,
+    _held: Holding,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The body of a guest's request that is longer, or slower, than what is read first.
 struct Outgoing {
     caller: Caller,
+    end: Arc<End>,
     request: HttpRequest,
+    read: BytesMut,
+    held: Holding,
     body: WasiBody,
     /// Tells why there is no payload.
     broke_off: oneshot::Sender<Error>,
@@ -415,39 +540,24 @@ struct Outgoing {
 
 impl Upload for Outgoing {
     fn pieces(self: Box<Self>) -> Body {
-        self.body.map_err(|error| BodyError::Broken(error.to_string())).boxed_unsync()
+        let Self { caller, end, read, held, body, .. } = *self;
+        let first = Some(kept(read.freeze(), held)).filter(|first| !first.is_empty());
+        OfGuest { first, body, end, _held: caller }.boxed_unsync()
     }
 
     fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            let Self { caller, mut request, body, broke_off } = *self;
-            match whole(&caller, body).await {
-                Ok((body, _held)) => {
-                    request.body = body.into();
-                    Ok(contracts::encode(&request))
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    let _ = broke_off.send(error);
-                    Err(CallError::Callee(text))
-                }
+            let Self { caller, mut request, read, held, body, broke_off, .. } = *self;
+            let mut sending = Sending { caller: &caller, body, read, held };
+            if let Err(error) = sending.read_to_its_end().await {
+                let text = error.to_string();
+                let _ = broke_off.send(error);
+                return Err(CallError::Callee(text));
             }
+            request.body = sending.read.freeze().into();
+            Ok(kept(contracts::encode(&request), sending.held))
         })
     }
-}
-
-/// Reads the body of a request to its end.
-async fn whole(caller: &Caller, mut body: WasiBody) -> Result<(Bytes, Holding), Error> {
-    let (mut read, mut held) = (BytesMut::new(), caller.hold());
-    while let Some(frame) = body.frame().await {
-        // The contract has no trailers.
-        let Ok(data) = frame?.into_data() else { continue };
-        if !held.grow(data.len()) {
-            return Err(Error::HttpRequestBodySize(None));
-        }
-        read.extend_from_slice(&data);
-    }
-    Ok((read.freeze(), held))
 }
 
 /// The epoch ends a guest itself whose time is over.

@@ -2,15 +2,15 @@
 //!
 //! A component says by its types what it takes and gives. What it imports is answered here by thin
 //! bridges onto the contracts of a lattice ([`http`], [`keyvalue`], [`blobstore`], [`messaging`],
-//! [`logging`], [`config`], [`secrets`]); every call of a bridge goes the way of a module's host call, so that
-//! capabilities, links, policy and both paths are the same. What it exports is called by the
-//! operations of those contracts ([`Exports`]). The components document has the tables.
+//! [`logging`], [`config`], [`secrets`]); every call of a bridge goes the way of a module's host
+//! call, so that capabilities, links, policy and both paths are the same. What it exports is called
+//! by the operations of those contracts ([`Exports`]). The components document has the tables.
 //!
 //! * [`engine`] has wasmtime's configuration for components.
 //! * [`linker`] puts the bridges together, and makes traps of imports that nobody answers.
 //! * [`cli`] runs a component that is a job.
-//! * [`caller`] makes the calls of a guest; [`instances`] counts what a component is made of, before
-//!   it is compiled.
+//! * [`caller`] makes the calls of a guest; [`instances`] counts what a component is made of,
+//!   before it is compiled.
 //!
 //! Invariants:
 //! * An instance serves one call at a time. One that answered a request to its end may answer

@@ -17,12 +17,12 @@ mod resolve;
 mod rules;
 mod settings;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use reqwest::{Method, Response, header::HeaderMap};
+use reqwest::{Method, Response};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -52,7 +52,7 @@ use lattice_protocol::{
     contracts::{
         self,
         httpclient::{
-            FailureCause, HeaderValues, HttpRequest, HttpResponse, REQUEST, SEND, SERVICE, Sent,
+            FailureCause, HttpRequest, HttpResponse, REQUEST, SEND, SERVICE, Sent, header_map,
         },
     },
     links::LinkDefinition,
@@ -60,6 +60,8 @@ use lattice_protocol::{
 
 /// Requests of one link in work at a time; further ones wait.
 const IN_WORK_MAX: usize = 256;
+/// Longer than any call takes.
+const NEVER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// At most this long before the call's own deadline a request is given up.
 const MARGIN_MAX: Duration = Duration::from_millis(100);
 
@@ -200,13 +202,22 @@ impl HttpLink {
         let (payload, body) = exchange.take(call.payload.clone());
         let mut outgoing = self.outgoing(&payload, "HttpClient.Send")?;
         let body = body.map(|body| {
-            outgoing.announce_no_length();
+            outgoing.announce();
             reqwest::Body::wrap_stream(
                 Limited::new(body, within_usize(self.settings.max_request_body)).into_data_stream(),
             )
         });
         let what = shown(&outgoing.method, &outgoing.url);
-        let sent = self.perform_pieces(&outgoing, body, self.deadline(call.deadline)).await;
+        // Pieces of the request give it time; the rest of the waiting is bounded by that.
+        let performed = self.perform_pieces(&outgoing, body, Instant::now() + NEVER);
+        let ends_at = call.ends_at();
+        // The chain adds what it gave already.
+        let given = ends_at.saturating_duration_since(call.deadline);
+        let performed = call.chain.within(self.deadline(ends_at) - given, performed).await;
+        let sent = performed.unwrap_or_else(|| {
+            let phase = format!("there was no answer of {} yet", shown_url(&outgoing.url));
+            Err(Failure::Timeout { phase })
+        });
         sent.map_err(|failure| self.failed(&what, &failure))
     }
 
@@ -397,19 +408,6 @@ fn is_too_long(error: &reqwest::Error) -> bool {
     let error: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(error), |error| error.source())
         .any(|error| error.is::<LengthLimitError>())
-}
-
-/// The headers of a response: names in lower case, a text for each line.
-fn header_map(headers: &HeaderMap) -> BTreeMap<String, HeaderValues> {
-    let mut map: BTreeMap<String, HeaderValues> = BTreeMap::new();
-    for (name, value) in headers {
-        let text = str::from_utf8(value.as_bytes()).map(str::to_owned);
-        // A value that is not UTF-8 is read as Latin-1, of which every byte is a character.
-        let text =
-            text.unwrap_or_else(|_| value.as_bytes().iter().copied().map(char::from).collect());
-        map.entry(name.as_str().to_owned()).or_default().0.push(text);
-    }
-    map
 }
 
 fn without_url(error: reqwest::Error) -> String {

@@ -45,6 +45,8 @@ pub(super) struct Outgoing {
     pub url: Url,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The length that the actor says a body has.
+    announced: Option<u64>,
 }
 
 impl Outgoing {
@@ -57,6 +59,7 @@ impl Outgoing {
             ))
         })?;
         let body = request.body.0;
+        let announced = announced(&request.headers);
         let mut headers = headers(request.headers)?;
         if headers
             .get(header::HOST)
@@ -69,12 +72,15 @@ impl Outgoing {
             // Servers ask for a length where a body is usual, even if there is none.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        Ok(Self { method, url, headers, body })
+        Ok(Self { method, url, headers, body, announced })
     }
 
-    /// Takes back what was said of the length of a body that still comes.
-    pub(super) fn announce_no_length(&mut self) {
+    /// Says of a body that still comes what the actor says of its length.
+    pub(super) fn announce(&mut self) {
         self.headers.remove(header::CONTENT_LENGTH);
+        if let Some(length) = self.announced {
+            self.headers.insert(header::CONTENT_LENGTH, length.into());
+        }
     }
 
     /// Checks that a `host` header of the actor's names no host that the link does not allow; its
@@ -116,6 +122,15 @@ impl Outgoing {
             OF_ONE_ORIGIN.iter().for_each(|name| drop(next.headers.remove(name)));
         }
         Some(next)
+    }
+}
+
+/// The length of a body by the actor's headers.
+fn announced(headers: &BTreeMap<String, HeaderValues>) -> Option<u64> {
+    let mut named = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    match named.next()?.1.0.as_slice() {
+        [length] => length.parse().ok(),
+        _ => None,
     }
 }
 

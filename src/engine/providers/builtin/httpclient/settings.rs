@@ -105,7 +105,8 @@ pub(super) const VALUES: &[Value] = &[
         name: "timeout_ms",
         aliases: &[],
         default: "what the call has left (rpc_timeout_ms)",
-        help: "How long a request may take with redirects and body. Never longer than the call itself.",
+        help: "How long a request may take with redirects and body, or until its answer begins, if a component is given that as it \
+               comes. Never longer than the call itself.",
     },
     Value {
         name: "connect_timeout_ms",

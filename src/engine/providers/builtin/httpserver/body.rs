@@ -8,8 +8,7 @@
 //!   for its part of the budget or have just done so in vain. This is looked at with every piece
 //!   that arrives and, while none does, every [`TICK`].
 //!
-//! The share of a body in the budget is given back when the answer is there, since the payload
-//! lives as long.
+//! The share of a body in the budget is given back with the payload.
 //!
 //! A component of this host is called when the beginning of a body is there ([`begin`]), and reads
 //! the rest as it comes. As the body occupies an instance meanwhile, it has to come faster; one
@@ -90,8 +89,15 @@ pub async fn read(
     Ok(held)
 }
 
+/// The outcome of reading the beginning of a body.
+pub enum Read {
+    /// The payload that has all of it.
+    Whole(Bytes),
+    Beginning(Beginning),
+}
+
 /// A body of which no more than its beginning was read.
-pub struct Begun {
+pub struct Beginning {
     /// The beginning, in the request that it belongs to.
     request: RequestWriter,
     held: Held,
@@ -99,18 +105,17 @@ pub struct Begun {
     live: Arc<Live>,
 }
 
-/// Reads the beginning of a body, of so many bytes at least. Returns it if there is more, and else
-/// the payload that has the whole body.
+/// Reads the beginning of a body, of so many bytes at least; all of one that comes slowly.
 pub async fn begin(
     budget: &Budget,
     body: Arriving,
     mut request: RequestWriter,
     bounds: Bounds,
     (first, live): (usize, &Arc<Live>),
-) -> Result<Result<Bytes, Begun>, BodyError> {
+) -> Result<Read, BodyError> {
     let mut held = budget.hold();
     if body.is_end_stream() {
-        return Ok(Ok(request.finish()));
+        return Ok(Read::Whole(request.finish()));
     }
     let mut rest = Arrival::new(budget, body, bounds, Pace::Any);
     let mut reached = Box::pin(rest.read(&mut request, &mut held, first)).await?;
@@ -119,15 +124,15 @@ pub async fn begin(
         reached = Box::pin(rest.read(&mut request, &mut held, usize::MAX)).await?;
     }
     if reached == Reached::End {
-        return Ok(Ok(held.keep(request.finish())));
+        return Ok(Read::Whole(held.keep(request.finish())));
     }
     if first > 0 {
         rest.pace = Pace::Steady;
     }
-    Ok(Err(Begun { request, held, rest, live: Arc::clone(live) }))
+    Ok(Read::Beginning(Beginning { request, held, rest, live: Arc::clone(live) }))
 }
 
-impl Upload for Begun {
+impl Upload for Beginning {
     fn pieces(self: Box<Self>) -> exchange::Body {
         let Self { request, held, rest, live } = *self;
         let first = Some(held.keep(request.into_body())).filter(|first| !first.is_empty());
@@ -141,7 +146,10 @@ impl Upload for Begun {
             // No instance waits for it any more.
             rest.pace = Pace::Any;
             match rest.read(&mut request, &mut held, usize::MAX).await {
-                Ok(_) => Ok(held.keep(request.finish())),
+                Ok(_) => {
+                    live.has_moved();
+                    Ok(held.keep(request.finish()))
+                }
                 Err(error) => {
                     let text = error.to_string();
                     live.refuse(error);
@@ -152,11 +160,12 @@ impl Upload for Begun {
     }
 }
 
-type Pieces = (Option<Bytes>, Arrival, Arc<Live>);
+/// What was read already, what still comes, and the call that it goes to.
+type Rest = (Option<Bytes>, Arrival, Arc<Live>);
 
 async fn next_piece(
-    (first, mut rest, live): Pieces,
-) -> Result<Option<(Frame<Bytes>, Pieces)>, exchange::BodyError> {
+    (first, mut rest, live): Rest,
+) -> Result<Option<(Frame<Bytes>, Rest)>, exchange::BodyError> {
     let piece = match first {
         Some(first) => Some(first),
         None => match rest.next().await {
@@ -238,12 +247,16 @@ impl Arrival {
 
     /// Returns the next bytes; nothing at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
-        let began = Instant::now();
-        let idle_at = began + self.bounds.idle;
+        let idle_at = Instant::now() + self.bounds.idle;
         let data = loop {
-            let look_at = idle_at.min(Instant::now() + TICK);
-            match timeout_at(look_at, self.body.frame()).await {
-                Err(_) if look_at == idle_at || self.is_trickle(began.elapsed()) => {
+            let looked_at = Instant::now();
+            let look_at = idle_at.min(looked_at + TICK);
+            let frame = timeout_at(look_at, self.body.frame()).await;
+            // Who waits looks at every tick; an actor that has something else to do does not, and
+            // that is not the client's fault.
+            self.waited += looked_at.elapsed().min(2 * TICK);
+            match frame {
+                Err(_) if look_at == idle_at || self.is_trickle() => {
                     return Err(BodyError::TooSlow);
                 }
                 Err(_) => {}
@@ -256,20 +269,19 @@ impl Arrival {
                 }
             }
         };
-        self.waited += began.elapsed();
         self.bytes += data.len();
         if self.bytes as u64 > self.bounds.content_max {
             return Err(BodyError::TooLarge(self.bounds.content_max));
         }
-        match self.body.is_end_stream() || !self.is_trickle(Duration::ZERO) {
+        match self.body.is_end_stream() || !self.is_trickle() {
             true => Ok(Some(data)),
             false => Err(BodyError::TooSlow),
         }
     }
 
-    /// Says whether it comes more slowly than it may, after so much more time.
-    fn is_trickle(&self, more: Duration) -> bool {
-        is_trickle(&self.budget, self.pace, self.bytes, self.waited + more)
+    /// Says whether it comes more slowly than it may.
+    fn is_trickle(&self) -> bool {
+        is_trickle(&self.budget, self.pace, self.bytes, self.waited)
     }
 }
 

@@ -206,15 +206,14 @@ impl Body for Owed {
 }
 
 /// Owes some bytes of an answer whose length nobody knows before its end.
-pub fn parcel(bytes: Bytes, pulse: &Arc<Pulse>, lodging: Option<Lodging>) -> Bytes {
+pub fn parcel(bytes: Bytes, pulse: &Arc<Pulse>) -> Bytes {
     pulse.owes(bytes.len());
-    Bytes::from_owner(Parcel { bytes, pulse: Arc::clone(pulse), _lodging: lodging })
+    Bytes::from_owner(Parcel { bytes, pulse: Arc::clone(pulse) })
 }
 
 struct Parcel {
     bytes: Bytes,
     pulse: Arc<Pulse>,
-    _lodging: Option<Lodging>,
 }
 
 impl AsRef<[u8]> for Parcel {

@@ -247,7 +247,7 @@ impl Listener {
     }
 
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        // Answers are written whole; waiting for more of them only delays.
+        // Answers, and their pieces, are written whole; waiting for more of them only delays.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(remote = %peer, %error, "connection gone before it was served");
             return;

@@ -1,16 +1,20 @@
 //! Calls whose bodies go piece by piece (see [`exchange`]).
 //!
 //! An answer that is complete soon after its head is sent as a whole, with its length. Every other
-//! one is on its way from then on: a task of the listener drives the call and passes the pieces on.
-//! They are in memory only as far as there is room for answers ([`Lodgings`]); a component that
-//! is faster than its client waits then. Each piece that moves, in either direction, gives the call
-//! the time of a whole one; so an answer may take as long as it likes, but not pause for longer.
+//! one is on its way from then on: a task of the listener drives the call and passes the pieces on,
+//! through a short queue that is paid for out of the room for answers ([`Lodgings`]). A component
+//! that is faster than its client waits then. Each piece that moves, in either direction, gives the
+//! call the time of a whole one; so an answer may take as long as it likes, but not pause for
+//! longer.
 //!
-//! A client that goes away ends the call.
+//! A client that goes away ends the call. An answer that breaks off never looks complete: its end
+//! is said ([`Item::End`]).
+//!
+//! [`Lodgings`]: super::debt::Lodgings
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -25,50 +29,53 @@ use hyper::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout},
+    time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     body::BodyError,
-    clients::Client,
-    debt::{self, Lodging, Lodgings, Owed, PIECE, Room},
+    clients,
+    debt::{self, Lodging, Owed, PIECE, Room},
     listener::Listener,
     pulse::{Busy, Pulse},
+    request::Route,
 };
 use crate::rpc::{
     call::{Call, CallError, Chain},
     exchange::{self, Begun, Ongoing},
 };
-use lattice_base::budget::Budget;
 
-/// Pieces that wait for the client; the room for answers mostly bounds them before.
-const PIECES_MAX: usize = 1024;
-/// How often a piece that has no room looks for some.
-const ROOM_PAUSE: Duration = Duration::from_millis(20);
+/// Pieces that wait for the client.
+const PIECES_MAX: usize = 4;
 
 /// A call while its bodies move.
 pub struct Live {
     chain: Chain,
-    deadline: Instant,
     timeout: Duration,
+    /// Set when the call begins.
+    deadline: OnceLock<Instant>,
     /// Why the client's body was not read to its end.
     refused: Mutex<Option<BodyError>>,
 }
 
 impl Live {
-    pub fn new(deadline: Instant, timeout: Duration) -> Arc<Self> {
-        let chain = Chain::default().with_pieces();
-        Arc::new(Self { chain, deadline, timeout, refused: Mutex::default() })
+    pub fn new(timeout: Duration) -> Arc<Self> {
+        let (chain, deadline) = (Chain::default().with_pieces(), OnceLock::new());
+        Arc::new(Self { chain, timeout, deadline, refused: Mutex::default() })
     }
 
-    /// The chain that the call begins.
-    pub fn chain(&self) -> Chain {
-        self.chain.clone()
+    /// Begins the call: returns its chain and its deadline.
+    pub fn begin(&self) -> (Chain, Instant) {
+        let deadline = *self.deadline.get_or_init(|| Instant::now() + self.timeout);
+        (self.chain.clone(), deadline)
     }
 
     /// Gives the call more time, since a piece has moved.
     pub fn has_moved(&self) {
-        self.chain.go_on_until(Instant::now() + self.timeout, self.deadline);
+        if let Some(deadline) = self.deadline.get() {
+            self.chain.go_on_until(Instant::now() + self.timeout, *deadline);
+        }
     }
 
     /// Notes why the client's body is not read any further.
@@ -81,59 +88,78 @@ impl Live {
     }
 }
 
-/// How a call ended, or goes on.
+/// The end of a call, or the beginning of its answer.
 pub enum Answered {
     /// As the contract has it.
     Payload(Bytes),
     Whole(response::Parts, Bytes),
     Pieces(response::Parts, Pieces),
+    /// Too much waits already to be read by clients.
+    NoRoom,
 }
 
 /// The place of a client that is answered.
-pub struct Place<'a> {
+pub struct Client<'a> {
     pub listener: &'a Arc<Listener>,
-    pub client: &'a Arc<Client>,
+    pub client: &'a Arc<clients::Client>,
     pub pulse: &'a Arc<Pulse>,
 }
 
-/// Performs a call. `failed` learns of one that fails when its answer is on its way already.
+/// Performs a call for a route.
 pub async fn perform(
-    place: Place<'_>,
+    client: Client<'_>,
+    route: &Arc<Route>,
     live: &Arc<Live>,
     (call, answer): (Call, oneshot::Receiver<Response<exchange::Body>>),
-    failed: impl Fn(&CallError) + Send + 'static,
 ) -> Result<Answered, CallError> {
-    let router = place.listener.router.clone();
+    let Client { listener, client, pulse } = client;
+    let router = listener.router.clone();
     let running = Box::pin(async move { router.call(call).await });
     let (parts, ongoing) = match exchange::begin(running, answer).await? {
         Begun::Payload(payload) => return Ok(Answered::Payload(payload)),
-        Begun::Whole(parts, body, running) => {
-            if let Some(running) = running {
-                place.listener.tasks.spawn(running);
-            }
+        Begun::Whole(parts, body, None) => return Ok(Answered::Whole(parts, body)),
+        Begun::Whole(parts, body, Some(running)) => {
+            let route = Arc::clone(route);
+            listener.tasks.spawn(async move {
+                if let Err(error) = running.await {
+                    route.failed_late(&error);
+                }
+            });
             return Ok(Answered::Whole(parts, body));
-        }
-        Begun::Pieces(parts, _) if has_no_body(parts.status) => {
-            return Ok(Answered::Whole(parts, Bytes::new()));
         }
         Begun::Pieces(parts, ongoing) => (parts, ongoing),
     };
+    let is_bodiless = has_no_body(parts.status);
     let (sender, pieces) = mpsc::channel(PIECES_MAX);
+    let queue = PIECES_MAX * PIECE + ongoing.ready();
+    let lodging = match listener.lodgings.lodge(queue, &listener.budget, client) {
+        Room::Taken(lodging) => lodging,
+        Room::Full | Room::NotNeeded => return Ok(Answered::NoRoom),
+    };
+    let in_work = route.in_work.token();
     let passing = Passing {
         sender,
         live: Arc::clone(live),
-        pulse: Arc::clone(place.pulse),
-        client: Arc::clone(place.client),
-        lodgings: Arc::clone(&place.listener.lodgings),
-        budget: place.listener.budget.clone(),
+        pulse: Arc::clone(pulse),
+        cut: route.cut.clone(),
+        _lodging: lodging,
     };
-    place.listener.tasks.spawn(async move {
-        if let Err(error) = passing.pass_on(ongoing).await {
-            failed(&error);
+    let route = Arc::clone(route);
+    listener.tasks.spawn(async move {
+        let _in_work = in_work;
+        let ended = match is_bodiless {
+            true => ongoing.finish().await,
+            false => passing.pass_on(ongoing).await,
+        };
+        if let Err(error) = ended {
+            route.failed_late(&error);
         }
     });
-    let busy = place.pulse.busy_until_answered();
-    Ok(Answered::Pieces(parts, Pieces { pieces, live: Arc::clone(live), _busy: busy }))
+    if is_bodiless {
+        return Ok(Answered::Whole(parts, Bytes::new()));
+    }
+    let (live, busy) = (Arc::clone(live), pulse.busy_until_answered());
+    Ok(Answered::Pieces(parts, Pieces { pieces, live, has_ended: false, _busy: busy }))
 }
 
 /// Whether answers with this status have no body.
@@ -141,76 +167,93 @@ pub fn has_no_body(status: StatusCode) -> bool {
     [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
+/// A part of an answer on its way to the connection.
+enum Item {
+    Piece(Bytes),
+    /// The answer is complete.
+    End,
+}
+
 /// Passes an answer on, from a component to the connection of its client.
 struct Passing {
-    sender: mpsc::Sender<Result<Bytes, exchange::BodyError>>,
+    sender: mpsc::Sender<Item>,
     live: Arc<Live>,
     pulse: Arc<Pulse>,
-    client: Arc<Client>,
-    lodgings: Arc<Lodgings>,
-    budget: Budget,
+    /// The link ends, and waits for its answers no longer.
+    cut: CancellationToken,
+    _lodging: Lodging,
 }
 
 impl Passing {
-    /// Passes the pieces of an answer on, until its end or until the client is gone.
+    /// Passes the pieces of an answer on, until its end or until the client is gone. If it ends
+    /// otherwise, the client sees that the answer broke off.
     async fn pass_on(self, mut ongoing: Ongoing) -> Result<(), CallError> {
         loop {
             let piece = tokio::select! {
                 biased;
                 () = self.sender.closed() => return Ok(()),
-                piece = ongoing.next(self.live.timeout) => piece,
-            };
-            match piece {
-                Ok(None) => break,
-                Ok(Some(data)) => {
-                    if self.push(data).await.is_none() {
-                        return Ok(());
-                    }
+                () = self.cut.cancelled() => {
+                    let text = "the link ended before its answer".to_owned();
+                    return Err(CallError::Callee(text));
                 }
-                Err(error) => return self.break_off(error).await,
+                piece = ongoing.next(self.live.timeout) => piece?,
+            };
+            let Some(data) = piece else { break };
+            if self.push(data).await.is_none() {
+                return Ok(());
             }
         }
-        // The client sees the end.
+        let _ = self.sender.send(Item::End).await;
         drop(self);
         ongoing.finish().await
     }
 
-    /// Ends the answer where it is, so that the client does not take it for a whole one.
-    async fn break_off(self, error: CallError) -> Result<(), CallError> {
-        let broken = exchange::BodyError::Broken("the answer broke off".to_owned());
-        let _ = timeout(self.live.timeout, self.sender.send(Err(broken))).await;
-        Err(error)
-    }
-
-    /// Passes data on, as soon as there is room; `None` if the client is gone or takes too long.
+    /// Passes data on, as soon as the client takes it; `None` if it is gone, or the link is.
     async fn push(&self, mut data: Bytes) -> Option<()> {
         while !data.is_empty() {
-            let piece = data.split_to(PIECE.min(data.len()));
-            let lodging = timeout(self.live.timeout, self.lodge(piece.len())).await.ok()??;
-            let piece = debt::parcel(piece, &self.pulse, Some(lodging));
-            self.sender.send(Ok(piece)).await.ok()?;
+            let piece = debt::parcel(data.split_to(PIECE.min(data.len())), &self.pulse);
+            tokio::select! {
+                sent = self.sender.send(Item::Piece(piece)) => sent.ok()?,
+                () = self.cut.cancelled() => return None,
+            }
             self.live.has_moved();
         }
         Some(())
-    }
-
-    async fn lodge(&self, bytes: usize) -> Option<Lodging> {
-        loop {
-            match self.lodgings.lodge(bytes, &self.budget, &self.client) {
-                Room::Taken(lodging) => return Some(lodging),
-                _ if self.sender.is_closed() => return None,
-                _ => sleep(ROOM_PAUSE).await,
-            }
-        }
     }
 }
 
 /// The body of an answer that is on its way.
 pub struct Pieces {
-    pieces: mpsc::Receiver<Result<Bytes, exchange::BodyError>>,
+    pieces: mpsc::Receiver<Item>,
     live: Arc<Live>,
+    has_ended: bool,
     /// The connection is at work until the end.
     _busy: Busy<Arc<Pulse>>,
+}
+
+impl Pieces {
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, exchange::BodyError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let item = ready!(self.pieces.poll_recv(context));
+        // The client has taken what it was given before.
+        self.live.has_moved();
+        Poll::Ready(match item {
+            Some(Item::Piece(piece)) => Some(Ok(piece)),
+            Some(Item::End) => {
+                self.has_ended = true;
+                None
+            }
+            None => {
+                self.has_ended = true;
+                Some(Err(exchange::BodyError::Broken("the answer broke off".to_owned())))
+            }
+        })
+    }
 }
 
 /// The body of any answer.
@@ -232,10 +275,8 @@ impl Body for Content {
                 let frame = ready!(Pin::new(owed).poll_frame(context));
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
-            Self::Pieces(Pieces { pieces, live, .. }) => {
-                let piece = ready!(pieces.poll_recv(context));
-                // The client has taken what it was given before.
-                live.has_moved();
+            Self::Pieces(pieces) => {
+                let piece = ready!(pieces.poll_next(context));
                 Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
             }
         }

@@ -212,6 +212,7 @@ impl HttpLink {
                 actor_id = self.route.actor_id,
                 open, "http link ended before its requests were answered"
             );
+            self.route.cut.cancel();
         }
     }
 

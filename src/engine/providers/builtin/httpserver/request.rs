@@ -3,7 +3,8 @@
 //! In this order: the one host it is for; the route by host and path; read-only mode; preflight
 //! requests of browsers; the length of the body; the body itself; the call; the answer. All of it
 //! runs in the task of the connection (HTTP/2: of the stream), with no lock and no task of its own,
-//! and the route is held as in work until the answer is there.
+//! but for an answer that goes out in pieces ([`live`]). The route is held as in work until the
+//! answer is there.
 
 use std::{
     net::SocketAddr,
@@ -21,24 +22,25 @@ use hyper::{
     http::{request::Parts, response},
 };
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Level, debug, enabled, info, warn};
 
 use super::{
     answers::{self, Answer},
-    body::{self, BodyError, Bounds},
+    body::{self, BodyError, Bounds, Read},
     clients::Client,
     connection::Protocol,
     cors,
     debt::{Owed, Room},
     listener::Listener,
-    live::{self, Answered, Content, Live, Pieces, Place},
+    live::{self, Answered, Content, Live, Pieces},
     pulse::Pulse,
     settings::Rules,
     wire::Arriving,
 };
 use crate::{
     journal::Writer,
+    router::Takes,
     rpc::{
         call::{Call, CallError, Chain},
         exchange::{Exchange, Upload},
@@ -79,6 +81,8 @@ pub struct Route {
     pub journal: Writer,
     /// Requests of this link that are in work.
     pub in_work: TaskTracker,
+    /// Cuts off the answers that are still on their way.
+    pub cut: CancellationToken,
     stage: AtomicU8,
     origin: Entity,
     target: Entity,
@@ -101,10 +105,22 @@ impl Route {
             rules,
             journal,
             in_work: TaskTracker::new(),
+            cut: CancellationToken::new(),
             stage: AtomicU8::new(Stage::Serving as u8),
             origin,
             target: Entity::new(actor_id, "", ""),
         }
+    }
+
+    /// Tells those who follow the provider what the actor did.
+    fn note(&self, text: &str) {
+        self.journal.write(journal::Level::Warn, &format!("{} {text}", self.actor_id));
+    }
+
+    /// Logs a call that failed when its answer was on its way already.
+    pub fn failed_late(&self, error: &CallError) {
+        warn!(actor_id = self.actor_id, %error, "actor failed to end its answer to a request");
+        self.note(&format!("failed to end its answer to a request: {error}"));
     }
 
     /// The call that takes a request to the actor.
@@ -112,7 +128,7 @@ impl Route {
         &self,
         parts: &Parts,
         payload: Bytes,
-        chain: Chain,
+        (chain, deadline): (Chain, Instant),
         exchange: Option<Arc<Exchange>>,
     ) -> Call {
         Call {
@@ -121,7 +137,7 @@ impl Route {
             operation: HANDLE_REQUEST.to_owned(),
             payload,
             trace: trace(&parts.headers),
-            deadline: Instant::now() + self.rules.timeout,
+            deadline,
             depth: 0,
             chain,
             exchange,
@@ -290,13 +306,19 @@ impl Requests {
             Ok(begun) => begun,
             Err(error) => return Reply::Whole(self.refused_body(route, &error)),
         };
-        // The length of an answer to HEAD is that of the whole.
-        let by_pieces = parts.method != Method::HEAD
-            && self.listener.router.may_answer_in_pieces(&route.target);
-        match by_pieces {
+        // The length of an answer to HEAD is that of the whole, and a client of HTTP/1.0 could not
+        // tell an answer that broke off from one that is complete.
+        let may_be_pieces = parts.method != Method::HEAD && parts.version >= Version::HTTP_11;
+        let takes = match may_be_pieces {
+            true => self.listener.router.takes(&route.target),
+            false => Takes::Wholes,
+        };
+        match takes {
+            Takes::Wholes => {
+                Reply::Whole(self.as_whole(route, parts, body, (request, bounds)).await)
+            }
             // Boxed, for it is larger than the way of a module.
-            true => Box::pin(self.by_pieces(route, parts, body, (request, bounds))).await,
-            false => Reply::Whole(self.as_whole(route, parts, body, (request, bounds)).await),
+            takes => Box::pin(self.by_pieces(route, parts, (body, takes), (request, bounds))).await,
         }
     }
 
@@ -313,7 +335,8 @@ impl Requests {
             Ok(held) => held,
             Err(error) => return self.refused_body(route, &error),
         };
-        let call = route.call(parts, request.finish(), Chain::default(), None);
+        let began = (Chain::default(), Instant::now() + route.rules.timeout);
+        let call = route.call(parts, request.finish(), began, None);
         match self.listener.router.call(call).await {
             Ok(payload) => of_payload(route, payload, &parts.method),
             Err(error) => failed(route, &error),
@@ -325,27 +348,26 @@ impl Requests {
         &self,
         route: &Arc<Route>,
         parts: &Parts,
-        body: Arriving,
+        (body, takes): (Arriving, Takes),
         (request, bounds): (RequestWriter, Bounds),
     ) -> Reply {
         let rules = &route.rules;
-        let live = Live::new(Instant::now() + rules.timeout, rules.timeout);
-        let first = (rules.body_first, &live);
-        let begun = body::begin(&self.listener.budget, body, request, bounds, first).await;
-        let (payload, upload) = match begun {
-            Ok(Ok(payload)) => (payload, None),
-            Ok(Err(begun)) => {
+        let live = Live::new(rules.timeout);
+        let first = if takes == Takes::Pieces { rules.body_first } else { usize::MAX };
+        let read = body::begin(&self.listener.budget, body, request, bounds, (first, &live)).await;
+        let (payload, upload) = match read {
+            Ok(Read::Whole(payload)) => (payload, None),
+            Ok(Read::Beginning(beginning)) => {
                 let head = head_of(rules, parts).encode(&[]);
-                (head, Some(Box::new(begun) as Box<dyn Upload>))
+                (head, Some(Box::new(beginning) as Box<dyn Upload>))
             }
             Err(error) => return Reply::Whole(self.refused_body(route, &error)),
         };
         let (exchange, answer) = Exchange::new(upload);
-        let call = route.call(parts, payload, live.chain(), Some(exchange));
-        let place = Place { listener: &self.listener, client: &self.client, pulse: &self.pulse };
-        let late = Arc::clone(route);
-        let fails_late = move |error: &CallError| drop(failed(&late, error));
-        let answered = live::perform(place, &live, (call, answer), fails_late).await;
+        let call = route.call(parts, payload, live.begin(), Some(exchange));
+        let client =
+            live::Client { listener: &self.listener, client: &self.client, pulse: &self.pulse };
+        let answered = live::perform(client, route, &live, (call, answer)).await;
         let is_on_its_way = matches!(answered, Ok(Answered::Pieces(..)));
         if let Some(error) = live.take_refusal().filter(|_| !is_on_its_way) {
             return Reply::Whole(self.refused_body(route, &error));
@@ -361,6 +383,7 @@ impl Requests {
                 }
                 Reply::Pieces(answer.map(|()| pieces))
             }),
+            Ok(Answered::NoRoom) => Ok(answers::no_room().into()),
             Err(error) => Ok(failed(route, &error).into()),
         };
         reply.unwrap_or_else(|error| no_answer(route, &error).into())
@@ -464,8 +487,7 @@ fn no_answer(route: &Route, error: &BadResponse) -> Answer {
     let (answer, error_id) = answers::of_failure();
     warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
     let id = error_id.as_deref().unwrap_or("-");
-    let text = format!("{} gave no HTTP response ({id}): {error}", route.actor_id);
-    route.journal.write(journal::Level::Warn, &text);
+    route.note(&format!("gave no HTTP response ({id}): {error}"));
     answer
 }
 
@@ -546,9 +568,7 @@ fn failed(route: &Route, error: &CallError) -> Answer {
     match error_id {
         Some(error_id) => {
             warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request");
-            let text =
-                format!("{} failed to answer a request ({error_id}): {error}", route.actor_id);
-            route.journal.write(journal::Level::Warn, &text);
+            route.note(&format!("failed to answer a request ({error_id}): {error}"));
         }
         // Under load there is one of these per request, and they say nothing new.
         None => debug!(actor_id = route.actor_id, %error, "actor not available for a request"),
