@@ -293,6 +293,6 @@ fn number_of(question: &Message) -> Option<u64> {
 fn broken(error: &CallError, piece_max: usize) -> Bytes {
     let (mut piece, text) = (BytesMut::new(), error.to_string());
     piece.put_u8(BROKEN);
-    piece.put(text[..text.floor_char_boundary(piece_max)].as_bytes());
+    piece.put(&text.as_bytes()[..text.floor_char_boundary(piece_max)]);
     piece.freeze()
 }

@@ -93,7 +93,7 @@ pub async fn read(
 pub enum Read {
     /// The payload that has all of it.
     Whole(Bytes),
-    Beginning(Beginning),
+    Beginning(Box<Beginning>),
 }
 
 /// A body of which no more than its beginning was read.
@@ -129,7 +129,8 @@ pub async fn begin(
     if first > 0 {
         rest.pace = Pace::Steady;
     }
-    Ok(Read::Beginning(Beginning { request, held, rest, live: Arc::clone(live) }))
+    let live = Arc::clone(live);
+    Ok(Read::Beginning(Box::new(Beginning { request, held, rest, live })))
 }
 
 impl Upload for Beginning {

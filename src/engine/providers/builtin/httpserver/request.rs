@@ -359,7 +359,7 @@ impl Requests {
             Ok(Read::Whole(payload)) => (payload, None),
             Ok(Read::Beginning(beginning)) => {
                 let head = head_of(rules, parts).encode(&[]);
-                (head, Some(Box::new(beginning) as Box<dyn Upload>))
+                (head, Some(beginning as Box<dyn Upload>))
             }
             Err(error) => return Reply::Whole(self.refused_body(route, &error)),
         };
