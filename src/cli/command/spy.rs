@@ -231,8 +231,10 @@ impl Spy<'_> {
 
     fn call(&mut self, message: &Message) -> Result<()> {
         let Some(to) = self.subjects.parse_call(&message.subject) else { return Ok(()) };
-        if message.headers.as_ref().is_some_and(|headers| headers.get(wire::ASK).is_some()) {
-            // A host asks what became of a call.
+        let has = |name: &&str| {
+            message.headers.as_ref().is_some_and(|headers| headers.get(*name).is_some())
+        };
+        if wire::QUESTIONS.iter().any(has) {
             return Ok(());
         }
         let Ok(invocation) = codec::decode_invocation(message.payload.clone()) else {

@@ -13,6 +13,7 @@ use std::{
 
 use async_nats::{HeaderMap, Request, RequestErrorKind, connection::State};
 use bytes::Bytes;
+use hyper::Response;
 use tokio::time::Instant;
 use tracing::debug;
 use uuid::Uuid;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use super::{
     call::{Call, CallError, Chain, TRANSFERS_MAX},
     chunking::{ChunkError, Chunks, PayloadName, Reader},
+    exchange::Body,
     limits::{Limits, told_transfers},
     pieces::{self, Form, Inlet},
 };
@@ -93,7 +95,7 @@ impl Client {
         let subject = inner.subject(&call.target, host)?;
         let content_length = call.payload.len() as u64;
         let chunked = inner.chunks.is_needed(call.payload.len());
-        let (chain, deadline) = (call.chain.clone(), call.deadline + call.chain.prolonged());
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
         if chunked && host.is_none() {
             inner.check_listener(&call.target, &subject).await?;
         }
@@ -126,10 +128,13 @@ impl Client {
             content_length,
             trace_context: call.trace,
         };
-        let ends_at = if chunked { deadline + TRANSFERS_MAX } else { chain.ends_at(deadline) };
+        let ends_at = match chunked {
+            true => deadline + TRANSFERS_MAX + chain.prolonged(),
+            false => chain.ends_at(deadline),
+        };
         let asked = Instant::now();
         let response =
-            inner.exchange(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
+            inner.send(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
         chain.add_transfer(stored_in);
         // A host tells how long its part took, of others it is guessed by how long storing took.
         chain.add_transfer(response.transfers.unwrap_or(stored_in).min(asked.elapsed()));
@@ -142,16 +147,13 @@ impl Client {
         } else {
             inner.fetch_result(&time, &invocation, response.content_length).await?
         };
-        let (Some(exchange), Some(form)) = (exchange, response.form) else { return Ok(result) };
-        let answer = pieces::read(&result)?.map(|body| match form {
-            Form::Whole => pieces::whole(body),
-            Form::Pieces => {
-                let (nats, id) = (inner.nats.clone(), invocation.id);
-                Inlet { nats, subject: subject.clone(), id }.body()
+        match (exchange, response.form) {
+            (Some(exchange), Some(form)) => {
+                exchange.answer(inner.begun((&result, form), &subject, invocation.id)?);
+                Ok(Bytes::new())
             }
-        });
-        exchange.answer(answer);
-        Ok(Bytes::new())
+            _ => Ok(result),
+        }
     }
 
     /// Where calls of a target go: to its queue group, or to one `host`.
@@ -267,7 +269,22 @@ impl Inner {
         Ok(fetched.remove().await)
     }
 
-    async fn exchange(
+    /// Reads an answer that has begun: its head, and the body that comes with it or piece by piece.
+    fn begun(
+        &self,
+        (head, form): (&[u8], Form),
+        subject: &str,
+        id: String,
+    ) -> Result<Response<Body>, CallError> {
+        Ok(pieces::read(head)?.map(|body| match form {
+            Form::Whole => pieces::whole(body),
+            Form::Pieces => {
+                Inlet { nats: self.nats.clone(), subject: subject.to_owned(), id }.body()
+            }
+        }))
+    }
+
+    async fn send(
         &self,
         way: &Way<'_>,
         invocation: &Invocation,

@@ -308,25 +308,10 @@ impl Dispatcher {
 
     /// Begins to answer a message: a call, or the question for one.
     fn take_on(&mut self, message: Message) {
+        if self.take_question(&message) {
+            return;
+        }
         let inner = Arc::clone(&self.inner);
-        if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::ASK)) {
-            let answer =
-                if inner.is_in_flight(id.as_str()) { wire::IN_WORK } else { wire::UNKNOWN };
-            self.work.spawn(async move {
-                if let Some(reply) = message.reply {
-                    inner.send(reply, Bytes::from_static(answer), "the question for a call").await;
-                }
-            });
-            return;
-        }
-        if let Some(id) = message.headers.as_ref().and_then(|headers| headers.get(wire::NEXT)) {
-            if let Some(reply) = inner.ask_outlet(id.as_str(), message.clone()) {
-                self.work.spawn(async move {
-                    inner.send(reply, Bytes::from_static(wire::UNKNOWN), "a piece").await;
-                });
-            }
-            return;
-        }
         let admitted = inner.parts.chunks.admit(message.payload.len());
         let refusal: Option<Cow<'static, str>> =
             match (self.is_closed, inner.parts.context.suspend.is_stale(), &admitted) {
@@ -346,28 +331,11 @@ impl Dispatcher {
         let way = self.way;
         self.work.spawn(async move {
             let paid_for = admitted;
-            let mut left = None;
-            let response = match (invocation, refusal) {
-                (Ok(invocation), Some(reason)) => {
-                    let refused = CallError::NotAdmitted {
-                        actor_id: target.to_string(),
-                        reason: reason.into(),
-                    };
-                    InvocationResponse::failure(invocation.id, refused.to_string())
-                }
+            let (response, left) = match (invocation, refusal) {
                 (Ok(invocation), None) => {
-                    let performed = inner.perform(invocation, &message, &target, (way, handler));
-                    let (response, after) = performed.await;
-                    left = after;
-                    response
+                    inner.perform(invocation, &message, &target, (way, handler)).await
                 }
-                (Err(error), _) => {
-                    warn!(actor_id = %target, %error, "message is no invocation");
-                    InvocationResponse::failure(
-                        "",
-                        format!("Failed to deserialize invocation: {error}"),
-                    )
-                }
+                (invocation, refusal) => (refused(&target, invocation, refusal), None),
             };
             let id = response.invocation_id.clone();
             // Before the answer, which makes the caller ask.
@@ -386,10 +354,54 @@ impl Dispatcher {
         });
     }
 
+    /// Answers a question for a call, or for a piece of its answer; says whether it is one.
+    fn take_question(&mut self, message: &Message) -> bool {
+        let Some(headers) = &message.headers else { return false };
+        let (answer, what) = if let Some(id) = headers.get(wire::ASK) {
+            let is_in_work = self.inner.is_in_flight(id.as_str());
+            let answer = if is_in_work { wire::IN_WORK } else { wire::UNKNOWN };
+            (answer, "the question for a call")
+        } else if let Some(id) = headers.get(wire::NEXT) {
+            if self.inner.ask_outlet(id.as_str(), message) {
+                return true;
+            }
+            (wire::UNKNOWN, "the question for a piece")
+        } else {
+            return false;
+        };
+        if let Some(reply) = message.reply.clone() {
+            let inner = Arc::clone(&self.inner);
+            self.work.spawn(async move {
+                inner.send(reply, Bytes::from_static(answer), what).await;
+            });
+        }
+        true
+    }
+
     /// Waits until the calls in work are done.
     async fn finish(&mut self) {
         while let Some(done) = self.work.join_next().await {
             report(done);
+        }
+    }
+}
+
+/// Answers a message that is no invocation, or one that this host does not take.
+fn refused<E: std::fmt::Display>(
+    target: &str,
+    invocation: Result<Invocation, E>,
+    refusal: Option<Cow<'static, str>>,
+) -> InvocationResponse {
+    match invocation {
+        Ok(invocation) => {
+            let reason = refusal.unwrap_or_default().into();
+            let refused = CallError::NotAdmitted { actor_id: target.to_owned(), reason };
+            InvocationResponse::failure(invocation.id, refused.to_string())
+        }
+        Err(error) => {
+            warn!(actor_id = %target, %error, "message is no invocation");
+            let text = format!("Failed to deserialize invocation: {error}");
+            InvocationResponse::failure("", text)
         }
     }
 }
@@ -615,14 +627,13 @@ impl Inner {
         }
     }
 
-    /// Passes a question for a piece on; returns where to answer that there is none.
-    fn ask_outlet(&self, id: &str, question: Message) -> Option<async_nats::Subject> {
-        match self.outlets.lock().get(id) {
-            // One that finds no room is asked again.
-            Some(outlet) => drop(outlet.try_send(question)),
-            None => return question.reply,
-        }
-        None
+    /// Passes a question for a piece on; says whether there is such an answer.
+    fn ask_outlet(&self, id: &str, question: &Message) -> bool {
+        let outlets = self.outlets.lock();
+        let Some(outlet) = outlets.get(id) else { return false };
+        // One that finds no room is asked again.
+        let _ = outlet.try_send(question.clone());
+        true
     }
 
     /// Takes questions for what is left of a call from now on.

@@ -27,6 +27,10 @@ pub const PIECES: &str = "Lattice-Pieces";
 pub const NEXT: &str = "Lattice-Next";
 /// The number of that piece, from 0.
 pub const NUMBER: &str = "Lattice-Number";
+/// The headers of messages that ask for a call, or for a piece of its answer, and are none
+/// themselves.
+pub const QUESTIONS: [&str; 2] = [ASK, NEXT];
+
 /// The invocation is being worked on.
 pub const IN_WORK: &[u8] = b"in work";
 /// The invocation never came, or was answered before.

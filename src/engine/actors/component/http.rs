@@ -64,6 +64,8 @@ use lattice_protocol::{
 /// The exports that take requests, as messages name them.
 pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
 pub const HANDLER: &str = "wasi:http/handler@0.3";
+/// The link of a guest's own requests.
+const PLACE: (&str, &str) = (CONTRACT_ID, "");
 const REQUEST: &str = "HttpClient.Request";
 const SEND: &str = "HttpClient.Send";
 /// How long the body of a request may take to be sent as a whole, with its length.
@@ -163,16 +165,7 @@ pub(super) async fn handle(
     reuse: Reuse,
     (payload, exchange): (Bytes, Option<Arc<Exchange>>),
 ) -> Result<(Bytes, Option<Box<Idle>>), Failure> {
-    let (payload, body) = match &exchange {
-        Some(exchange) => exchange.take(payload),
-        None => (payload, None),
-    };
-    let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
-        .map_err(|error| Failure::Told(error.to_string()))?;
-    let mut request = incoming.into_request().map_err(|error| Failure::Told(error.to_string()))?;
-    if let Some(body) = body {
-        *request.body_mut() = body.map_err(request_broke_off).boxed_unsync();
-    }
+    let request = request_of(payload, exchange.as_deref())?;
     let method = request.method().clone();
     let bytes_max = instance.caller.memory_max_bytes;
     let end = Arc::new(End::default());
@@ -197,7 +190,7 @@ pub(super) async fn handle(
                 ran.map(drop)?;
                 wasmtime::Result::Ok(may_go_on(proxy, reuse, is_read).await)
             }));
-            // Before what runs, and so before its streams.
+            // It is dropped before what runs, and so before its streams.
             let guard = end.guard();
             let ran = running.await.and_then(|ran| ran);
             if ran.is_ok() {
@@ -212,31 +205,48 @@ pub(super) async fn handle(
         wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
     };
     let reading = async {
-        match (answer.await, &exchange) {
-            (Ok(Ok(response)), Some(exchange)) => {
-                let end = Arc::clone(&end);
-                let response = response.map(|body| {
-                    OfGuest { first: None, body, end, _held: read_to_end }.boxed_unsync()
-                });
-                match exchange.answer(response) {
-                    true => Ok(Bytes::new()),
-                    false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
-                }
+        let response = match answer.await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(Failure::Told(told(&error))),
+            Err(_) => {
+                let text = "the component returned without an answer".to_owned();
+                return Err(Failure::Told(text));
             }
-            (Ok(Ok(response)), None) => {
-                let read = collect(response, &method, bytes_max).await;
-                drop(read_to_end);
-                read
-            }
-            (Ok(Err(error)), _) => Err(Failure::Told(told(&error))),
-            (Err(_), _) => {
-                Err(Failure::Told("the component returned without an answer".to_owned()))
-            }
+        };
+        let Some(exchange) = &exchange else {
+            let read = collect(response, &method, bytes_max).await;
+            drop(read_to_end);
+            return read;
+        };
+        let end = Arc::clone(&end);
+        let response = response
+            .map(|body| OfGuest { first: None, body, end, _held: read_to_end }.boxed_unsync());
+        match exchange.answer(response) {
+            true => Ok(Bytes::new()),
+            false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
         }
     };
     let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
     let idle = ran?;
     Ok((read?, idle))
+}
+
+/// The request of a call, with its body as it comes if that is not in the payload.
+fn request_of(
+    payload: Bytes,
+    exchange: Option<&Exchange>,
+) -> Result<http::Request<WasiBody>, Failure> {
+    let (payload, body) = match exchange {
+        Some(exchange) => exchange.take(payload),
+        None => (payload, None),
+    };
+    let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
+        .map_err(|error| Failure::Told(error.to_string()))?;
+    let mut request = incoming.into_request().map_err(|error| Failure::Told(error.to_string()))?;
+    if let Some(body) = body {
+        *request.body_mut() = body.map_err(request_broke_off).boxed_unsync();
+    }
+    Ok(request)
 }
 
 async fn fresh(pre: &ProxyPre<Guest>, instance: &Instance) -> wasmtime::Result<Box<Idle>> {
@@ -400,12 +410,11 @@ async fn send(
         headers,
         body: Binary::default(),
     };
-    let place = (CONTRACT_ID, "");
     let mut sending = Sending { caller, body, read: BytesMut::new(), held: caller.hold() };
     if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
         sending.read_to_its_end().await?;
         request.body = sending.read.freeze().into();
-        return called(caller.call(place, REQUEST, &request).await).and_then(response_of);
+        return called(caller.call(PLACE, REQUEST, &request).await).and_then(response_of);
     }
     // A length that is known is sent, and a body that nobody expects with this method needs one.
     let may_be_pieces = ![Method::GET, Method::HEAD].contains(&parts.method);
@@ -427,13 +436,22 @@ async fn send(
             None
         }
     };
-    let payload = contracts::encode(&request);
-    let (exchange, mut answer) = Exchange::new(upload);
-    let sent = called(caller.send(place, SEND, payload, Some(exchange)).await);
-    if let Ok(Some(error)) = why.try_recv() {
-        return Err(error);
+    let sent = sent(caller, &request, upload).await;
+    match why.try_recv() {
+        Ok(Some(error)) => Err(error),
+        _ => sent,
     }
-    let payload = sent?;
+}
+
+/// Sends a request to the built-in provider.
+async fn sent(
+    caller: &Caller,
+    request: &HttpRequest,
+    upload: Option<Box<dyn Upload>>,
+) -> Result<http::Response<WasiBody>, Error> {
+    let payload = contracts::encode(request);
+    let (exchange, mut answer) = Exchange::new(upload);
+    let payload = called(caller.send(PLACE, SEND, payload, Some(exchange)).await)?;
     if let Ok(response) = answer.try_recv() {
         let caller = caller.clone();
         return Ok(response.map(|body| arriving(body, caller)));

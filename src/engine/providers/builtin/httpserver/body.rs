@@ -42,7 +42,7 @@ const LARGE_WHEN_WANTED: u64 = 64 << 10;
 /// The rate at which the beginning of a body has to come for its actor to be called before the rest
 /// is there, and the rate that the rest keeps, bytes per second.
 const BRISK: u64 = 64 << 10;
-const STEADY: u64 = 16 << 10;
+const STEADY: u64 = 32 << 10;
 /// How often bodies that wait for their client are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -161,7 +161,7 @@ impl Upload for Beginning {
     }
 }
 
-/// What was read already, what still comes, and the call that it goes to.
+/// The part that was read already, the one that still comes, and the call that they go to.
 type Rest = (Option<Bytes>, Arrival, Arc<Live>);
 
 async fn next_piece(
@@ -253,8 +253,8 @@ impl Arrival {
             let looked_at = Instant::now();
             let look_at = idle_at.min(looked_at + TICK);
             let frame = timeout_at(look_at, self.body.frame()).await;
-            // Who waits looks at every tick; an actor that has something else to do does not, and
-            // that is not the client's fault.
+            // An actor that waits looks at every tick. One that has something else to do does not,
+            // and that is not the client's fault.
             self.waited += looked_at.elapsed().min(2 * TICK);
             match frame {
                 Err(_) if look_at == idle_at || self.is_trickle() => {
@@ -294,8 +294,8 @@ fn is_trickle(budget: &Budget, pace: Pace, length: usize, took: Duration) -> boo
         return false;
     }
     let rate_when_wanted = if length <= SMALL { SMALL_WHEN_WANTED } else { LARGE_WHEN_WANTED };
-    let rate = if pace == Pace::Steady { STEADY } else { TRICKLE };
-    (took > GRACE && is_slower(rate, length, took))
+    (pace == Pace::Steady && is_slower(STEADY, length, took))
+        || (took > GRACE && is_slower(TRICKLE, length, took))
         || (is_slower(rate_when_wanted, length, took) && budget.is_wanted(length))
 }
 
@@ -329,9 +329,10 @@ mod tests {
     async fn a_body_that_an_actor_waits_for_comes_steadily() {
         let budget = Budget::new(64 << 20);
         for (seconds_taken, length, is_given_up) in [
-            (10, 1, false),
-            (11, 11 * STEADY as usize - 1, true),
-            (11, 11 * STEADY as usize, false),
+            (3, 1, false),
+            (4, 4 * STEADY as usize - 1, true),
+            (4, 4 * STEADY as usize, false),
+            (3600, 3600 * STEADY as usize, false),
         ] {
             let took = seconds(seconds_taken);
             assert_eq!(is_trickle(&budget, Pace::Steady, length, took), is_given_up, "{length}");
