@@ -116,11 +116,8 @@ impl<'a> HostCommands<'a> {
         let host = self.host;
         let inventory = self.inventory().await?;
         let before = running(&inventory, reference, annotations);
-        let max = match (max, &before) {
-            (Some(max), _) => max,
-            (None, Some((_, now))) => u32::try_from(*now).unwrap_or(u32::MAX),
-            (None, None) => 1,
-        };
+        let now = before.as_ref().map(|(_, now)| u32::try_from(*now).unwrap_or(u32::MAX));
+        let max = max.or(now).unwrap_or(1);
         if let Some((id, now)) = &before
             && *now == u64::from(max)
         {

@@ -5,7 +5,7 @@
 //! reference ─▶ host (named, or auction) ─▶ runs there already? ─▶ listen ─▶ command ─▶ wait for event or inventory
 //! ```
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -100,12 +100,7 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
     let lattice = session.lattice().await?;
     let mut progress = terminal.progress();
     let link_name = &args.link_name;
-    let configuration = match &args.config_json {
-        Some(path) => Some(
-            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?,
-        ),
-        None => None,
-    };
+    let configuration = args.config_json.as_deref().map(read).transpose()?;
     let annotations = pairs_of("annotation", args.placement.annotations.clone())?;
     let constraints = pairs_of("constraint", args.placement.constraints.clone())?;
     let sending = Sending { session: &session, terminal, sign: false, caps: &[] };
@@ -155,6 +150,10 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
         resolved.tidy().await;
     }
     Ok(())
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
 }
 
 impl Placement {

@@ -181,13 +181,7 @@ impl Builder<'_> {
         // Subscribed before anything can be decided, so that no change is missed.
         let policy = self.policy((&ctl, &answers), &state, &tasks).await?;
         let verifier = verifier(config)?;
-        let issuers = Issuers::new(
-            config.allowed_actor_issuers.clone(),
-            config.allowed_provider_issuers.clone(),
-            &self.dirs.state,
-            lattice.as_str(),
-            verifier.clone(),
-        );
+        let issuers = self.issuers(&lattice, &verifier);
         let context = HostContext {
             journal: Journal::new(host_id.as_str()),
             peers: Peers::new(&host_id),
@@ -213,6 +207,17 @@ impl Builder<'_> {
             tasks,
         };
         Ok((Arc::new(context), verifier, notices))
+    }
+
+    /// Returns whose actors and providers may run.
+    fn issuers(&self, lattice: &LatticeName, verifier: &Verifier) -> Issuers {
+        Issuers::new(
+            self.config.allowed_actor_issuers.clone(),
+            self.config.allowed_provider_issuers.clone(),
+            &self.dirs.state,
+            lattice.as_str(),
+            verifier.clone(),
+        )
     }
 
     /// Returns where the lattice's metadata is.

@@ -139,21 +139,11 @@ impl Client {
         // A host tells how long its part took, of others it is guessed by how long storing took.
         chain.add_transfer(response.transfers.unwrap_or(stored_in).min(asked.elapsed()));
         drop(transfer);
-        if let Some(error) = response.error {
-            return Err(CallError::Callee(error));
-        }
-        let result = if response.content_length <= response.msg.len() as u64 {
-            response.msg
-        } else {
-            inner.fetch_result(&time, &invocation, response.content_length).await?
-        };
-        match (exchange, response.form) {
-            (Some(exchange), Some(form)) => {
-                exchange.answer(inner.begun((&result, form), &subject, invocation.id)?);
-                Ok(Bytes::new())
-            }
-            _ => Ok(result),
-        }
+        let form = response.form;
+        let result = inner.result(&time, &invocation, response).await?;
+        let (Some(exchange), Some(form)) = (exchange, form) else { return Ok(result) };
+        exchange.answer(inner.begun((&result, form), &subject, invocation.id)?);
+        Ok(Bytes::new())
     }
 
     /// Where calls of a target go: to its queue group, or to one `host`.
@@ -252,6 +242,21 @@ impl Inner {
     ) -> Result<T, CallError> {
         let done = time.chain.within(time.deadline, transfer).await;
         done.ok_or_else(|| self.timed_out(time.subject, time.began.elapsed()))?.map_err(transport)
+    }
+
+    /// The result that an answer has, or that travelled apart from it.
+    async fn result(
+        &self,
+        time: &Time<'_>,
+        invocation: &Invocation,
+        response: Answered,
+    ) -> Result<Bytes, CallError> {
+        let Answered { msg, error, content_length, .. } = response;
+        match error {
+            Some(error) => Err(CallError::Callee(error)),
+            None if content_length <= msg.len() as u64 => Ok(msg),
+            None => self.fetch_result(time, invocation, content_length).await,
+        }
     }
 
     /// Fetches a result that travelled apart from its answer.

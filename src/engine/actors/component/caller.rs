@@ -1,8 +1,11 @@
 //! The calls that a guest makes, and the bytes that the host holds for them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -43,9 +46,20 @@ const RETURNED: u8 = 1;
 const CUT_OFF: u8 = 2;
 
 impl End {
-    /// Cuts the guest off when dropped, unless it has returned.
-    pub(super) fn guard(&self) -> Guard<'_> {
-        Guard(self)
+    /// Runs a guest, and notes how it ends: before anything of it is dropped, so that nobody takes
+    /// the end of its streams for that of a body.
+    pub(super) async fn of<T>(
+        &self,
+        running: impl Future<Output = wasmtime::Result<wasmtime::Result<T>>>,
+    ) -> wasmtime::Result<T> {
+        let running = pin!(running);
+        // Dropped first, as it was made last.
+        let guard = Guard(self);
+        let ran = running.await.and_then(|ran| ran);
+        if ran.is_ok() {
+            guard.0.set(RETURNED);
+        }
+        ran
     }
 
     pub(super) fn is_cut_off(&self) -> bool {
@@ -58,14 +72,8 @@ impl End {
     }
 }
 
-/// See [`End::guard`].
-pub(super) struct Guard<'a>(&'a End);
-
-impl Guard<'_> {
-    pub(super) fn has_returned(self) {
-        self.0.set(RETURNED);
-    }
-}
+/// Cuts a guest off when dropped, unless it has returned.
+struct Guard<'a>(&'a End);
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {

@@ -184,22 +184,13 @@ pub(super) async fn handle(
         *served += 1;
         let prepared =
             Prepared::new(store.as_context_mut(), proxy, request, WasiHttpView::http, sender)?;
-        let ran = {
-            let running = pin!(store.run_concurrent(async |accessor| {
-                let ran = prepared.run(accessor, future::pending()).await;
-                ran.map(drop)?;
-                wasmtime::Result::Ok(may_go_on(proxy, reuse, is_read).await)
-            }));
-            // It is dropped before what runs, and so before its streams.
-            let guard = end.guard();
-            let ran = running.await.and_then(|ran| ran);
-            if ran.is_ok() {
-                guard.has_returned();
-            }
-            ran
-        };
+        let ran = store.run_concurrent(async |accessor| {
+            let ran = prepared.run(accessor, future::pending()).await;
+            ran.map(drop)?;
+            wasmtime::Result::Ok(may_go_on(proxy, reuse, is_read).await)
+        });
         // Streams that a guest left open would never end while its store lives.
-        let may_go_on = ran?;
+        let may_go_on = end.of(ran).await?;
         // The store has the call twice: in its data and in its hooks.
         let is_done = instance.caller.is_done_but_for(2);
         wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
@@ -213,22 +204,33 @@ pub(super) async fn handle(
                 return Err(Failure::Told(text));
             }
         };
-        let Some(exchange) = &exchange else {
-            let read = collect(response, &method, bytes_max).await;
-            drop(read_to_end);
-            return read;
-        };
-        let end = Arc::clone(&end);
-        let response = response
-            .map(|body| OfGuest { first: None, body, end, _held: read_to_end }.boxed_unsync());
-        match exchange.answer(response) {
-            true => Ok(Bytes::new()),
-            false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
+        match &exchange {
+            Some(exchange) => hand_over(exchange, response, (&end, read_to_end)),
+            None => {
+                let read = collect(response, &method, bytes_max).await;
+                drop(read_to_end);
+                read
+            }
         }
     };
     let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
     let idle = ran?;
     Ok((read?, idle))
+}
+
+/// Gives an answer to the caller, which reads its body as it comes; then the payload is empty.
+fn hand_over(
+    exchange: &Exchange,
+    response: Response,
+    (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
+) -> Result<Bytes, Failure> {
+    let end = Arc::clone(end);
+    let response =
+        response.map(|body| OfGuest { first: None, body, end, _held: read_to_end }.boxed_unsync());
+    match exchange.answer(response) {
+        true => Ok(Bytes::new()),
+        false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
+    }
 }
 
 /// The request of a call, with its body as it comes if that is not in the payload.
