@@ -33,7 +33,7 @@ use hyper::{
     http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
 };
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use wasmtime::{AsContextMut as _, component::InstancePre};
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView,
@@ -72,6 +72,8 @@ const SEND: &str = "HttpClient.Send";
 const WHOLE_WITHIN: Duration = Duration::from_millis(50);
 /// The longest body that is sent as a whole, in bytes.
 const WHOLE_BYTES_MAX: usize = 256 << 10;
+/// How long an instance of 0.2 that has returned waits until its answer was read, to serve again.
+const READ_WITHIN: Duration = Duration::from_millis(2);
 /// The host of a request that names none, as tools send it.
 const NO_HOST: &str = "localhost";
 
@@ -262,20 +264,16 @@ async fn fresh(pre: &ProxyPre<Guest>, instance: &Instance) -> wasmtime::Result<B
 
 /// Says whether an instance that returned can answer another request: its answer must have been
 /// read to the end.
-async fn may_go_on(proxy: &Proxy, reuse: Reuse, mut is_read: oneshot::Receiver<()>) -> bool {
+async fn may_go_on(proxy: &Proxy, reuse: Reuse, is_read: oneshot::Receiver<()>) -> bool {
     match proxy {
         Proxy::P3(_) => {
             // Its tasks go on writing the body after the head was returned.
             let _ = is_read.await;
             reuse == Reuse::Possible
         }
-        Proxy::P2(_) if reuse == Reuse::Possible => {
-            // All that it wrote is there; the reader has to be asked once to see it. A body that
-            // the guest left open gets no end while the store lives.
-            tokio::task::yield_now().await;
-            !matches!(is_read.try_recv(), Ok(None))
-        }
-        Proxy::P2(_) => false,
+        // All that it wrote is there, and mostly it is read at once. A body that the guest left
+        // open gets no end while the store lives.
+        Proxy::P2(_) => reuse == Reuse::Possible && timeout(READ_WITHIN, is_read).await.is_ok(),
     }
 }
 
@@ -378,9 +376,9 @@ impl WasiHttpHooks for Hooks {
         Box::new(async move {
             let sending = send(&caller, request);
             let response = match options.and_then(first_byte_after) {
-                Some(limit) => tokio::time::timeout(limit, sending)
-                    .await
-                    .unwrap_or(Err(Error::HttpResponseTimeout)),
+                Some(limit) => {
+                    timeout(limit, sending).await.unwrap_or(Err(Error::HttpResponseTimeout))
+                }
                 None => sending.await,
             };
             response.map(|response| (response, Box::new(async { Ok(()) }) as Box<Io>))
