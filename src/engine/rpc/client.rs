@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{
     call::{Call, CallError, Chain, TRANSFERS_MAX},
     chunking::{ChunkError, Chunks, PayloadName, Reader},
-    exchange::Body,
+    exchange::{self, Body},
     limits::{Limits, told_transfers},
     pieces::{self, Form, Inlet},
 };
@@ -282,7 +282,7 @@ impl Inner {
         id: String,
     ) -> Result<Response<Body>, CallError> {
         Ok(pieces::read(head)?.map(|body| match form {
-            Form::Whole => pieces::whole(body),
+            Form::Whole => exchange::whole(body),
             Form::Pieces => {
                 Inlet { nats: self.nats.clone(), subject: subject.to_owned(), id }.body()
             }

@@ -18,7 +18,7 @@ use std::{fmt, future::pending, pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{future::BoxFuture, stream};
-use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, body::Frame, http::response::Parts};
 use parking_lot::Mutex;
 use tokio::{
@@ -133,6 +133,23 @@ impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange").finish_non_exhaustive()
     }
+}
+
+/// A body that is there.
+pub fn whole<E: 'static>(body: Bytes) -> UnsyncBoxBody<Bytes, E> {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that has something for as long as it lives.
+pub fn holding<B>(body: B, held: impl Send + 'static) -> UnsyncBoxBody<Bytes, B::Error>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+{
+    let held = move |frame| {
+        let _ = &held;
+        frame
+    };
+    body.map_frame(held).boxed_unsync()
 }
 
 /// A body that somebody else has.
@@ -274,15 +291,13 @@ impl Ongoing {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
-
     use super::*;
 
     struct Text(&'static str);
 
     impl Upload for Text {
         fn pieces(self: Box<Self>) -> Body {
-            Full::new(self.0.into()).map_err(|never| match never {}).boxed_unsync()
+            whole(self.0.into())
         }
 
         fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {

@@ -10,13 +10,18 @@
 //!
 //! The first byte of a piece is one of [`MORE`], [`END`] and [`BROKEN`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Message, Request, RequestErrorKind, Subject};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{FutureExt as _, stream};
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{Response, body::Frame, http::response::Parts};
+use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -52,7 +57,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before a question that was lost is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Questions that may wait; a caller asks one after the other.
-pub const QUESTIONS_MAX: usize = 4;
+const QUESTIONS_MAX: usize = 4;
 /// Room for what a message has beside a piece.
 const HEAD_BYTES: usize = 1 << 10;
 
@@ -96,11 +101,6 @@ pub fn read(payload: &[u8]) -> Result<Response<Bytes>, CallError> {
     let answer = contracts::decode::<HttpResponse>("an HTTP response", payload);
     let answer = answer.map_err(|error| CallError::Transport(error.to_string()))?;
     answer.into_http().map_err(|error| CallError::Transport(error.to_string()))
-}
-
-/// A body that is there.
-pub fn whole(body: Bytes) -> Body {
-    Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// The end of an answer at the caller's host.
@@ -165,11 +165,49 @@ async fn next_frame(
     }
 }
 
+/// The answers of this host that go out in pieces, by invocation: where the questions for them go.
+#[derive(Default)]
+pub struct Outlets(Mutex<HashMap<String, mpsc::Sender<Message>>>);
+
+impl Outlets {
+    /// Takes the questions for an invocation from now on; nothing if another call has its id.
+    pub fn open(self: &Arc<Self>, id: &str) -> Option<Questions> {
+        let (sender, received) = mpsc::channel(QUESTIONS_MAX);
+        match self.0.lock().entry(id.to_owned()) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(vacant) => vacant.insert(sender),
+        };
+        Some(Questions { received, outlets: Arc::clone(self), id: id.to_owned() })
+    }
+
+    /// Passes a question on; says whether there is such an answer.
+    pub fn ask(&self, id: &str, question: &Message) -> bool {
+        let outlets = self.0.lock();
+        let Some(outlet) = outlets.get(id) else { return false };
+        // One that finds no room is asked again.
+        let _ = outlet.try_send(question.clone());
+        true
+    }
+}
+
+/// The questions for one answer; they come as long as this lives.
+pub struct Questions {
+    received: mpsc::Receiver<Message>,
+    outlets: Arc<Outlets>,
+    id: String,
+}
+
+impl Drop for Questions {
+    fn drop(&mut self) {
+        self.outlets.0.lock().remove(&self.id);
+    }
+}
+
 /// The end of an answer at the callee's host.
 pub struct Outlet {
     pub ongoing: Ongoing,
     /// The questions of the caller's host.
-    pub questions: mpsc::Receiver<Message>,
+    pub questions: Questions,
     pub chain: Chain,
     pub deadline: Instant,
     /// How long the answer may pause.
@@ -193,7 +231,8 @@ impl Outlet {
         // It is sent again if its answer was lost.
         let mut last = Bytes::new();
         loop {
-            let Ok(Some(question)) = timeout(SILENCE_MAX, self.questions.recv()).await else {
+            let Ok(Some(question)) = timeout(SILENCE_MAX, self.questions.received.recv()).await
+            else {
                 return;
             };
             let Some(reply) = question.reply.clone() else { continue };
@@ -267,7 +306,7 @@ impl Outlet {
     async fn end(self, next: u64, last: Bytes) {
         let Self { ongoing, mut questions, context, .. } = self;
         let again = async {
-            while let Some(question) = questions.recv().await {
+            while let Some(question) = questions.received.recv().await {
                 if let Some(reply) = &question.reply
                     && number_of(&question).and_then(|number| number.checked_add(1)) == Some(next)
                 {

@@ -15,31 +15,22 @@
 //! Question and call take the same way, so when the question is here, the call has come before it,
 //! or never will.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet, hash_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
     call::{Call, CallError, Chain},
     chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
-    exchange::{self, Begun, Exchange, Ongoing, Running},
+    exchange::{self, Begun, Exchange, Running},
     limits::{Limits, tell_transfers},
-    pieces::{self, Form, Outlet},
+    pieces::{self, Form, Outlet, Outlets},
 };
 use crate::host_context::HostContext;
 use lattice_base::lattice::{
@@ -100,8 +91,7 @@ struct Inner {
     parts: Parts,
     /// The invocations in work that came over subjects of this host alone.
     in_flight: Mutex<HashSet<String>>,
-    /// The answers that go out in pieces, by invocation: where the questions for them go.
-    outlets: Mutex<HashMap<String, mpsc::Sender<Message>>>,
+    outlets: Arc<Outlets>,
 }
 
 /// Where the calls of one target arrive.
@@ -147,7 +137,7 @@ enum ResultLost {
 
 impl Receiver {
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, in_flight: Mutex::default(), outlets: Mutex::default() }))
+        Self(Arc::new(Inner { parts, in_flight: Mutex::default(), outlets: Arc::default() }))
     }
 
     /// Subscribes for a target; returns when the server has confirmed it.
@@ -338,8 +328,6 @@ impl Dispatcher {
                 (invocation, refusal) => (refused(&target, invocation, refusal), None),
             };
             let id = response.invocation_id.clone();
-            // Before the answer, which makes the caller ask.
-            let outlet = left.map(|left| inner.open_outlet(&id, left));
             let Message { reply, .. } = message;
             if let Some(reply) = reply {
                 let payload = fitting(&response, inner.parts.context.rpc.client.max_payload());
@@ -348,8 +336,8 @@ impl Dispatcher {
             // Only now: a caller that asks for it and hears that it is unknown must have been sent
             // the answer before.
             drop((in_flight, paid_for));
-            if let Some(outlet) = outlet {
-                outlet.serve().await;
+            if let Some(left) = left {
+                left.serve().await;
             }
         });
     }
@@ -362,7 +350,7 @@ impl Dispatcher {
             let answer = if is_in_work { wire::IN_WORK } else { wire::UNKNOWN };
             (answer, "the question for a call")
         } else if let Some(id) = headers.get(wire::NEXT) {
-            if self.inner.ask_outlet(id.as_str(), message) {
+            if self.inner.outlets.ask(id.as_str(), message) {
                 return true;
             }
             (wire::UNKNOWN, "the question for a piece")
@@ -441,45 +429,19 @@ fn is_usual(id: &str) -> bool {
 enum Left {
     /// Its callee has something to do.
     Running(Running),
-    Pieces {
-        ongoing: Ongoing,
-        chain: Chain,
-        deadline: Instant,
-        pause_max: Duration,
-    },
+    /// The pieces of its answer are asked for.
+    Pieces(Box<Outlet>),
 }
 
-/// A call whose answer has begun; questions for its pieces come as long as this lives.
-struct Open {
-    inner: Arc<Inner>,
-    id: String,
-    /// Its entry among the outlets is its own.
-    is_asked_for: bool,
-    left: Option<(Left, mpsc::Receiver<Message>)>,
-}
-
-impl Open {
-    async fn serve(mut self) {
-        let context = Arc::clone(&self.inner.parts.context);
-        match self.left.take() {
-            None => {}
-            Some((Left::Running(running), _)) => {
+impl Left {
+    async fn serve(self) {
+        match self {
+            Self::Pieces(outlet) => outlet.serve().await,
+            Self::Running(running) => {
                 if let Err(error) = running.await {
                     debug!(%error, "a call failed after its answer");
                 }
             }
-            Some((Left::Pieces { ongoing, chain, deadline, pause_max }, questions)) => {
-                let outlet = Outlet { ongoing, questions, chain, deadline, pause_max, context };
-                outlet.serve().await;
-            }
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if self.is_asked_for {
-            self.inner.outlets.lock().remove(&self.id);
         }
     }
 }
@@ -589,70 +551,62 @@ impl Inner {
         let received = Instant::now();
         let id = invocation.id.clone();
         let limits = Limits::read(message.headers.as_ref());
-        match self.verified(invocation, target, trace_of(message), (limits, received)).await {
+        let verified = self.verified(invocation, target, trace_of(message), (limits, received));
+        let mut call = match verified.await {
+            Ok(call) => call,
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
-                (InvocationResponse::failure(id, reason.to_string()), None)
+                return (InvocationResponse::failure(id, reason.to_string()), None);
             }
-            Ok(mut call) => {
-                let takes_pieces = way == Way::Own && takes_pieces(message) && is_usual(&id);
-                if takes_pieces {
-                    call.chain = call.chain.with_pieces();
-                }
-                let (chain, deadline) = (call.chain.clone(), call.deadline);
-                let (payload, form, left) = match answered(call, takes_pieces, handler).await {
-                    Ok(Begun::Payload(payload)) => (payload, None, None),
-                    Ok(Begun::Whole(parts, body, running)) => {
-                        let left = running.map(Left::Running);
-                        (pieces::write(&parts, body), Some(Form::Whole), left)
-                    }
-                    Ok(Begun::Pieces(parts, ongoing)) => {
-                        let pause_max = deadline.saturating_duration_since(received);
-                        let left =
-                            Left::Pieces { ongoing, chain: chain.clone(), deadline, pause_max };
-                        (pieces::write(&parts, Bytes::new()), Some(Form::Pieces), Some(left))
-                    }
-                    Err(error) => {
-                        debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
-                        return (InvocationResponse::failure(id, error.to_string()), None);
-                    }
-                };
-                let mut response = self.success(id, payload, target, (&chain, deadline)).await;
-                if let Some(form) = form {
-                    form.tell(&mut response.trace_context);
-                }
-                let is_lost = response.error.is_some();
-                (response, left.filter(|_| !is_lost))
-            }
-        }
-    }
-
-    /// Passes a question for a piece on; says whether there is such an answer.
-    fn ask_outlet(&self, id: &str, question: &Message) -> bool {
-        let outlets = self.outlets.lock();
-        let Some(outlet) = outlets.get(id) else { return false };
-        // One that finds no room is asked again.
-        let _ = outlet.try_send(question.clone());
-        true
-    }
-
-    /// Takes questions for what is left of a call from now on.
-    fn open_outlet(self: &Arc<Self>, id: &str, left: Left) -> Open {
-        let (sender, questions) = mpsc::channel(pieces::QUESTIONS_MAX);
-        let is_asked_for = match (&left, self.outlets.lock().entry(id.to_owned())) {
-            (Left::Pieces { .. }, Entry::Vacant(vacant)) => {
-                vacant.insert(sender);
-                true
-            }
-            // Nobody asks, or the questions of this id are for another call.
-            _ => false,
         };
-        Open {
-            inner: Arc::clone(self),
-            id: id.to_owned(),
-            is_asked_for,
-            left: Some((left, questions)),
+        let takes_pieces = way == Way::Own && takes_pieces(message) && is_usual(&id);
+        if takes_pieces {
+            call.chain = call.chain.with_pieces();
         }
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        let answered = answered(call, takes_pieces, handler).await;
+        let (payload, form, left) = match answered.and_then(|begun| {
+            let pause_max = deadline.saturating_duration_since(received);
+            self.taken_apart(begun, &id, (&chain, deadline, pause_max))
+        }) {
+            Ok(parts) => parts,
+            Err(error) => {
+                debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
+                return (InvocationResponse::failure(id, error.to_string()), None);
+            }
+        };
+        let mut response = self.success(id, payload, target, (&chain, deadline)).await;
+        if let Some(form) = form {
+            form.tell(&mut response.trace_context);
+        }
+        let is_lost = response.error.is_some();
+        (response, left.filter(|_| !is_lost))
+    }
+
+    /// Returns what is sent of an answer now, in which form, and what is left of the call. From now
+    /// on the caller may ask for the pieces.
+    fn taken_apart(
+        &self,
+        begun: Begun,
+        id: &str,
+        (chain, deadline, pause_max): (&Chain, Instant, Duration),
+    ) -> Result<(Bytes, Option<Form>, Option<Left>), CallError> {
+        Ok(match begun {
+            Begun::Payload(payload) => (payload, None, None),
+            Begun::Whole(parts, body, running) => {
+                (pieces::write(&parts, body), Some(Form::Whole), running.map(Left::Running))
+            }
+            Begun::Pieces(parts, ongoing) => {
+                let questions = self.outlets.open(id).ok_or_else(|| {
+                    let text = format!("another call with the id {id} is being answered");
+                    CallError::Transport(text)
+                })?;
+                let (chain, context) = (chain.clone(), Arc::clone(&self.parts.context));
+                let outlet = Outlet { ongoing, questions, chain, deadline, pause_max, context };
+                let head = pieces::write(&parts, Bytes::new());
+                (head, Some(Form::Pieces), Some(Left::Pieces(Box::new(outlet))))
+            }
+        })
     }
 
     async fn verified(

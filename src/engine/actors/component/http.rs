@@ -27,7 +27,7 @@ use futures::{
     channel::oneshot,
     future::{self, BoxFuture},
 };
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     body::Frame,
     http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
@@ -46,7 +46,7 @@ use crate::{
     router::LinkEnd,
     rpc::{
         call::CallError,
-        exchange::{Body, BodyError, Exchange, Upload},
+        exchange::{self, Body, BodyError, Exchange, Upload},
     },
 };
 use lattice_protocol::{
@@ -130,16 +130,12 @@ impl Incoming {
             format!("http://{authority}{slash}{}{mark}{}", self.path, self.query).parse()?;
         // It is of one connection.
         headers.remove(header::TRANSFER_ENCODING);
-        let mut request = http::Request::new(full(self.body.0));
+        let mut request = http::Request::new(exchange::whole(self.body.0));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
     }
-}
-
-fn full(bytes: Bytes) -> WasiBody {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Finds the export that takes requests, the one of 0.3 first.
@@ -222,14 +218,14 @@ pub(super) async fn handle(
 
 /// Gives an answer to the caller, which reads its body as it comes; then the payload is empty.
 fn hand_over(
-    exchange: &Exchange,
+    caller: &Exchange,
     response: Response,
     (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
 ) -> Result<Bytes, Failure> {
     let end = Arc::clone(end);
     let response =
-        response.map(|body| OfGuest { first: None, body, end, _held: read_to_end }.boxed_unsync());
-    match exchange.answer(response) {
+        response.map(|body| exchange::holding(OfGuest { first: None, body, end }, read_to_end));
+    match caller.answer(response) {
         true => Ok(Bytes::new()),
         false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
     }
@@ -278,16 +274,14 @@ async fn may_go_on(proxy: &Proxy, reuse: Reuse, is_read: oneshot::Receiver<()>) 
 }
 
 /// A body that a guest writes. If the guest is cut off, the body breaks off.
-struct OfGuest<H> {
+struct OfGuest {
     /// The part that was read already.
     first: Option<Bytes>,
     body: WasiBody,
     end: Arc<End>,
-    /// Dropped with the body.
-    _held: H,
 }
 
-impl<H: Unpin> hyper::body::Body for OfGuest<H> {
+impl hyper::body::Body for OfGuest {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -425,18 +419,19 @@ async fn send(
     };
     let Sending { body, read, held, .. } = sending;
     let (broke_off, mut why) = oneshot::channel();
-    let upload = match end {
+    let (payload, upload) = match end {
         Some(end) if !is_whole => {
-            let (caller, end, request) = (caller.clone(), Arc::clone(end), request.clone());
+            let (payload, caller, end) =
+                (contracts::encode(&request), caller.clone(), Arc::clone(end));
             let upload = Outgoing { caller, end, request, read, held, body, broke_off };
-            Some(Box::new(upload) as Box<dyn Upload>)
+            (payload, Some(Box::new(upload) as Box<dyn Upload>))
         }
         _ => {
-            request.body = kept(read.freeze(), held).into();
-            None
+            request.body = read.freeze().into();
+            (kept(contracts::encode(&request), held), None)
         }
     };
-    let sent = sent(caller, &request, upload).await;
+    let sent = sent(caller, payload, upload).await;
     match why.try_recv() {
         Ok(Some(error)) => Err(error),
         _ => sent,
@@ -446,10 +441,9 @@ async fn send(
 /// Sends a request to the built-in provider.
 async fn sent(
     caller: &Caller,
-    request: &HttpRequest,
+    payload: Bytes,
     upload: Option<Box<dyn Upload>>,
 ) -> Result<http::Response<WasiBody>, Error> {
-    let payload = contracts::encode(request);
     let (exchange, mut answer) = Exchange::new(upload);
     let payload = called(caller.send(PLACE, SEND, payload, Some(exchange)).await)?;
     if let Ok(response) = answer.try_recv() {
@@ -466,11 +460,7 @@ async fn sent(
 /// The body of an answer that the guest reads as it arrives. It has the caller, so that an instance
 /// with one is not used again.
 fn arriving(body: Body, caller: Caller) -> WasiBody {
-    let held = move |frame| {
-        let _ = &caller;
-        frame
-    };
-    body.map_err(response_broke_off).map_frame(held).boxed_unsync()
+    exchange::holding(body.map_err(response_broke_off), caller)
 }
 
 fn response_broke_off(error: BodyError) -> Error {
@@ -560,7 +550,7 @@ impl Upload for Outgoing {
     fn pieces(self: Box<Self>) -> Body {
         let Self { caller, end, read, held, body, .. } = *self;
         let first = Some(kept(read.freeze(), held)).filter(|first| !first.is_empty());
-        OfGuest { first, body, end, _held: caller }.boxed_unsync()
+        exchange::holding(OfGuest { first, body, end }, caller)
     }
 
     fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {
@@ -584,7 +574,10 @@ fn called<R>(answered: wasmtime::Result<Result<R, CallError>>) -> Result<R, Erro
 }
 
 fn response_of(answer: HttpResponse) -> Result<http::Response<WasiBody>, Error> {
-    answer.into_http().map(|response| response.map(full)).map_err(|_| Error::HttpProtocolError)
+    answer
+        .into_http()
+        .map(|response| response.map(exchange::whole))
+        .map_err(|_| Error::HttpProtocolError)
 }
 
 /// The error that the provider named, as the interface has it (components, section 2.4).

@@ -17,7 +17,7 @@ mod resolve;
 mod rules;
 mod settings;
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -43,7 +43,7 @@ use crate::{
     providers::bounds::{Bounds, FROM_ACTOR},
     rpc::{
         call::{Call, CallError},
-        exchange::{Body, BodyError, Exchange},
+        exchange::{self, Body, BodyError, Exchange},
     },
 };
 use lattice_base::budget::{Budget, Buffer, Held};
@@ -294,21 +294,15 @@ impl HttpLink {
         let response = self.send(outgoing, body, deadline).await?;
         let limit = self.settings.max_body;
         self.check_announced(&response, &outgoing.method)?;
-        let answer = hyper::Response::from(response).map(|body| {
-            let body =
-                Limited::new(body, within_usize(limit)).map_err(move |error| match error
-                    .is::<LengthLimitError>(
-                ) {
-                    true => BodyError::TooLarge(limit),
-                    false => BodyError::Broken(lattice_protocol::errors::chain(&*error)),
-                });
-            let held = move |frame| {
-                let _ = &in_work;
-                frame
+        let too_long_or_broken =
+            move |error: Box<dyn Error + Send + Sync>| match error.is::<LengthLimitError>() {
+                true => BodyError::TooLarge(limit),
+                false => BodyError::Broken(lattice_protocol::errors::chain(&*error)),
             };
-            body.map_frame(held).boxed_unsync()
-        });
-        Ok(answer)
+        Ok(hyper::Response::from(response).map(|body| {
+            let body = Limited::new(body, within_usize(limit)).map_err(too_long_or_broken);
+            exchange::holding(body, in_work)
+        }))
     }
 
     /// Refuses an answer that says it is too long. The one to HEAD announces a body that does not
@@ -405,8 +399,8 @@ impl HttpLink {
 
 /// Whether a request failed for the length of its body.
 fn is_too_long(error: &reqwest::Error) -> bool {
-    let error: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(error), |error| error.source())
+    let error: &(dyn Error + 'static) = error;
+    std::iter::successors(Some(error), |&error| error.source())
         .any(|error| error.is::<LengthLimitError>())
 }
 

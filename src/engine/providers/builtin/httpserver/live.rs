@@ -21,9 +21,8 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Response, StatusCode,
+    Response, StatusCode,
     body::{Body, Frame, SizeHint},
-    header,
     http::response,
 };
 use parking_lot::Mutex;
@@ -294,14 +293,5 @@ impl Body for Content {
             Self::Whole(owed) => owed.size_hint(),
             Self::Pieces(_) => SizeHint::default(),
         }
-    }
-}
-
-/// The length that a component announces of an answer on its way.
-pub fn announced(headers: &HeaderMap) -> Option<u64> {
-    let mut given = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (given.next()?.to_str().ok()?.parse(), given.next()) {
-        (Ok(length), None) => Some(length),
-        _ => None,
     }
 }

@@ -378,7 +378,7 @@ impl Requests {
                 settled(rules, &head).map(|head| head.map(|()| body).into())
             }
             Ok(Answered::Pieces(head, pieces)) => settled(rules, &head).map(|mut answer| {
-                if let Some(length) = live::announced(&head.headers) {
+                if let Some(length) = length_of(&head.headers) {
                     answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
                 }
                 Reply::Pieces(answer.map(|()| pieces))
@@ -545,6 +545,13 @@ fn answer_of(payload: Bytes, method: &Method) -> Result<Answer, BadResponse> {
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     Ok(answer)
+}
+
+/// The length that a component says an answer on its way has.
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    let mut given = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = number(given.next()?.as_bytes());
+    length.filter(|_| given.next().is_none())
 }
 
 fn number(text: &[u8]) -> Option<u64> {
