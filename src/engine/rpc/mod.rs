@@ -9,6 +9,7 @@
 //! - [`chunking`]: payloads too large for a message.
 //! - [`codec`](lattice_protocol::rpc::codec): msgpack, as all peers write it.
 //! - [`exchange`]: bodies of HTTP requests that need not be whole.
+//! - [`leave`]: the end of a subscription, without a lost message.
 //! - [`limits`]: what a host tells another about a call, beside the invocation.
 //! - [`client`] and [`server`]: the two ends.
 //! - [`pieces`]: answers to other hosts that need not be whole.
@@ -19,6 +20,7 @@ pub mod call;
 pub mod chunking;
 pub mod client;
 pub mod exchange;
+pub mod leave;
 pub mod limits;
 pub mod pieces;
 pub mod repeat;

@@ -13,7 +13,7 @@
 //!
 //! On its own subject it also answers whether an invocation is in work, until the last one is done.
 //! Question and call take the same way, so when the question is here, the call has come before it,
-//! or never will.
+//! or never will. Answers that go out in [`pieces`] are asked for there as well.
 
 use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
@@ -29,6 +29,7 @@ use super::{
     call::{Call, CallError, Chain},
     chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
     exchange::{self, Begun, Exchange, Running},
+    leave::leave,
     limits::{Limits, tell_transfers},
     pieces::{self, Form, Outlet, Outlets},
 };
@@ -57,15 +58,6 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving a queue group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// More messages than are ever on their way to one subscription.
-const LEAVE_FURTHER_MAX: u64 = 16 * 1024;
-/// How long to look how many arrive at least, after a round trip.
-const LEAVE_LOOK: Duration = Duration::from_millis(100);
-/// How long to wait for the agreed number.
-const LEAVE_COUNT: Duration = Duration::from_millis(700);
-/// Messages that may be on their way however few have arrived lately: on a machine that has much to
-/// do they wait in the connection.
-const LEAVE_MARGIN: u64 = 64;
 /// The longest id of an invocation that is asked for; those of all peers are UUIDs.
 const ID_CHARS_MAX: usize = 128;
 /// A call that began on this host and came back over NATS counts as made by a waiting one.
@@ -463,68 +455,6 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.inner.in_flight.lock().remove(&self.id);
     }
-}
-
-/// Leaves the queue group without losing what the server has already sent; `total` messages came so
-/// far.
-///
-/// The client forgets a drained subscription when it next wakes up, and drops messages that are
-/// still on their way. So the server is asked to end the subscription by itself, after a number of
-/// messages that both sides count to: first one so high that nothing on its way is cut off while we
-/// see how much arrives, then one that is reached soon and still beyond all that can be on its way.
-/// Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
-pub(crate) async fn leave(
-    nats: &async_nats::Client,
-    subscription: &mut Subscriber,
-    total: u64,
-    mut take_on: impl FnMut(Message),
-) {
-    let began = Instant::now();
-    let look = async {
-        // On a slow line, or a machine that has much to do, more is on its way than on others.
-        let _ = confirm(nats).await;
-        tokio::time::sleep(LEAVE_LOOK.max(began.elapsed() * 4)).await;
-    };
-    let Some(arrived) =
-        end_after(subscription, total + LEAVE_FURTHER_MAX, look, &mut take_on).await
-    else {
-        return;
-    };
-    if arrived > 0 {
-        let agreed = total + arrived + LEAVE_MARGIN + arrived * 2;
-        let count = tokio::time::sleep(LEAVE_COUNT);
-        if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
-            return;
-        }
-    }
-    if subscription.drain().await.is_ok() {
-        while let Some(message) = subscription.next().await {
-            take_on(message);
-        }
-    }
-}
-
-/// Asks the server to end a subscription after `count` messages in all, and takes on what arrives
-/// meanwhile. Returns how many did if the subscription still lives after `pause`.
-async fn end_after(
-    subscription: &mut Subscriber,
-    count: u64,
-    pause: impl Future<Output = ()>,
-    take_on: &mut impl FnMut(Message),
-) -> Option<u64> {
-    subscription.unsubscribe_after(count).await.ok()?;
-    let mut arrived = 0;
-    let ended = async {
-        while let Some(message) = subscription.next().await {
-            arrived += 1;
-            take_on(message);
-        }
-    };
-    let lives = tokio::select! {
-        () = ended => false,
-        () = pause => true,
-    };
-    lives.then_some(arrived)
 }
 
 impl Inner {

@@ -7,9 +7,10 @@
 //! 1. [`listener`] accepts a connection, [`connection`] finds out whether it speaks HTTP/1 or
 //!    HTTP/2, hyper parses.
 //! 2. [`request`] finds the actor in a snapshot of the [`routes`], reads the [`body`] within bounds
-//!    straight into the payload, calls the actor through the router and turns its answer into an
-//!    HTTP response.
-//! 3. [`answers`] answers everything that goes wrong; [`cors`] lets in web pages of other origins.
+//!    straight into the payload, and calls the actor through the router; [`live`] does so piece by
+//!    piece where that can be.
+//! 3. [`reply`] turns its answer into an HTTP response. [`answers`] answers everything that goes
+//!    wrong; [`cors`] lets in web pages of other origins.
 //!
 //! [`table`] keeps which link has which routes on which listener. [`settings`] reads link values,
 //! [`tls`] certificates. [`pulse`] and [`wire`] notice clients that are stuck, without a timer per
@@ -25,6 +26,7 @@ pub mod debt;
 mod listener;
 mod live;
 pub mod pulse;
+mod reply;
 mod request;
 mod routes;
 mod settings;

@@ -22,7 +22,7 @@ use crate::{
     providers::builtin::Context,
     rpc::{
         call::{CallError, TRANSFERS_MAX},
-        server::leave,
+        leave::leave,
     },
 };
 use lattice_protocol::{

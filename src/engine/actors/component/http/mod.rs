@@ -1,9 +1,8 @@
 //! `wasi:http`: requests to a component, and its own to the world.
 //!
 //! A request comes as `HttpServer.HandleRequest`; the guest sees it as
-//! `wasi:http/incoming-handler@0.2` or, if it exports that, `wasi:http/handler@0.3`. A request of
-//! the guest leaves as `HttpClient.Request` over its link; the built-in provider is asked for
-//! `HttpClient.Send`, which follows no redirect and names the cause of a failure.
+//! `wasi:http/incoming-handler@0.2` or, if it exports that, `wasi:http/handler@0.3`. Its own
+//! requests are [`outgoing`].
 //!
 //! Bodies go piece by piece where the provider is built in (see [`exchange`]); to and from every
 //! other one they are whole, and as long as the guest's memory at most.
@@ -13,65 +12,48 @@
 //!
 //! [`exchange`]: crate::rpc::exchange
 
+mod outgoing;
+
 use std::{
     collections::BTreeMap,
-    future::Future,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use futures::{
-    channel::oneshot,
-    future::{self, BoxFuture},
-};
+use bytes::Bytes;
+use futures::{channel::oneshot, future};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     body::Frame,
     http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
 };
 use serde::Deserialize;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use wasmtime::{AsContextMut as _, component::InstancePre};
 use wasmtime_wasi_http::{
-    Error, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView,
+    Error, WasiBody, WasiHttpView,
     handler::{Prepared, Proxy, ProxyPre, Response},
     p2, p3,
 };
 
-use super::{Caller, Failure, Guest, Holding, Idle, Instance, Output, Reuse, caller::End};
-use crate::{
-    router::LinkEnd,
-    rpc::{
-        call::CallError,
-        exchange::{self, Body, BodyError, Exchange, Upload},
-    },
-};
+use super::{Failure, Guest, Idle, Instance, Output, Reuse, caller::End};
+use crate::rpc::exchange::{self, BodyError, Exchange};
 use lattice_protocol::{
     contracts::{
         self,
         binary::Binary,
-        httpclient::{
-            CONTRACT_ID, FailureCause, HeaderValues, HttpRequest, HttpResponse, Sent, header_map,
-        },
+        httpclient::{HeaderValues, HttpResponse},
         httpserver::HANDLE_REQUEST,
     },
     serde_null::null_as_default,
 };
+pub(super) use outgoing::Hooks;
 
 /// The exports that take requests, as messages name them.
 pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
 pub const HANDLER: &str = "wasi:http/handler@0.3";
-/// The link of a guest's own requests.
-const PLACE: (&str, &str) = (CONTRACT_ID, "");
-const REQUEST: &str = "HttpClient.Request";
-const SEND: &str = "HttpClient.Send";
-/// How long the body of a request may take to be sent as a whole, with its length.
-const WHOLE_WITHIN: Duration = Duration::from_millis(50);
-/// The longest body that is sent as a whole, in bytes.
-const WHOLE_BYTES_MAX: usize = 256 << 10;
 /// How long an instance of 0.2 that has returned waits until its answer was read, to serve again.
 const READ_WITHIN: Duration = Duration::from_millis(2);
 /// The host of a request that names none, as tools send it.
@@ -346,276 +328,10 @@ fn told(error: &wasmtime::Error) -> String {
     format!("wasi:http error: {code}")
 }
 
-/// Sends the requests of a guest over its link.
-pub(super) struct Hooks {
-    caller: Caller,
-}
-
-type Io = dyn Future<Output = Result<(), Error>> + Send;
-
-impl Hooks {
-    pub(super) fn new(caller: Caller) -> Self {
-        Self { caller }
-    }
-}
-
-impl WasiHttpHooks for Hooks {
-    fn send_request(
-        &mut self,
-        request: http::Request<WasiBody>,
-        options: Option<RequestOptions>,
-        _: Box<Io>,
-    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Box<Io>), Error>> + Send> {
-        let caller = self.caller.clone();
-        Box::new(async move {
-            let sending = send(&caller, request);
-            let response = match options.and_then(first_byte_after) {
-                Some(limit) => {
-                    timeout(limit, sending).await.unwrap_or(Err(Error::HttpResponseTimeout))
-                }
-                None => sending.await,
-            };
-            response.map(|response| (response, Box::new(async { Ok(()) }) as Box<Io>))
-        })
-    }
-}
-
-/// The time in which an answer has to begin. How long it may pause then is up to the guest's call.
-fn first_byte_after(options: RequestOptions) -> Option<Duration> {
-    let RequestOptions { connect_timeout, first_byte_timeout, .. } = options;
-    let first_byte = first_byte_timeout?;
-    Some(first_byte.saturating_add(connect_timeout.unwrap_or_default()))
-}
-
-async fn send(
-    caller: &Caller,
-    request: http::Request<WasiBody>,
-) -> Result<http::Response<WasiBody>, Error> {
-    let (parts, body) = request.into_parts();
-    if parts.method == Method::CONNECT {
-        return Err(Error::HttpRequestMethodInvalid);
-    }
-    let mut headers = header_map(&parts.headers);
-    // It is set from the URL.
-    headers.remove(header::HOST.as_str());
-    let mut request = HttpRequest {
-        method: parts.method.as_str().to_owned(),
-        url: parts.uri.to_string(),
-        headers,
-        body: Binary::default(),
-    };
-    let mut sending = Sending { caller, body, read: BytesMut::new(), held: caller.hold() };
-    if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
-        sending.read_to_its_end().await?;
-        request.body = sending.read.freeze().into();
-        return called(caller.call(PLACE, REQUEST, &request).await).and_then(response_of);
-    }
-    // A length that is known is sent, and a body that nobody expects with this method needs one.
-    let may_be_pieces = ![Method::GET, Method::HEAD].contains(&parts.method);
-    let end = caller.end.as_ref().filter(|_| may_be_pieces);
-    let is_whole = match end {
-        Some(_) => sending.read_beginning().await?,
-        None => sending.read_to_its_end().await.map(|()| true)?,
-    };
-    let Sending { body, read, held, .. } = sending;
-    let (broke_off, mut why) = oneshot::channel();
-    let (payload, upload) = match end {
-        Some(end) if !is_whole => {
-            let (payload, caller, end) =
-                (contracts::encode(&request), caller.clone(), Arc::clone(end));
-            let upload = Outgoing { caller, end, request, read, held, body, broke_off };
-            (payload, Some(Box::new(upload) as Box<dyn Upload>))
-        }
-        _ => {
-            request.body = read.freeze().into();
-            (kept(contracts::encode(&request), held), None)
-        }
-    };
-    let sent = sent(caller, payload, upload).await;
-    match why.try_recv() {
-        Ok(Some(error)) => Err(error),
-        _ => sent,
-    }
-}
-
-/// Sends a request to the built-in provider.
-async fn sent(
-    caller: &Caller,
-    payload: Bytes,
-    upload: Option<Box<dyn Upload>>,
-) -> Result<http::Response<WasiBody>, Error> {
-    let (exchange, mut answer) = Exchange::new(upload);
-    let payload = called(caller.send(PLACE, SEND, payload, Some(exchange)).await)?;
-    if let Ok(response) = answer.try_recv() {
-        let caller = caller.clone();
-        return Ok(response.map(|body| arriving(body, caller)));
-    }
-    let sent = contracts::decode(SEND, &payload);
-    match sent.map_err(|error| Error::InternalError(Some(error.to_string())))? {
-        Sent::Response(answer) => response_of(answer),
-        Sent::Failed { cause, text } => Err(failure_of(cause, text)),
-    }
-}
-
-/// The body of an answer that the guest reads as it arrives. It has the caller, so that an instance
-/// with one is not used again.
-fn arriving(body: Body, caller: Caller) -> WasiBody {
-    exchange::holding(body.map_err(response_broke_off), caller)
-}
-
-fn response_broke_off(error: BodyError) -> Error {
-    match error {
-        BodyError::TooLarge(bytes_max) => Error::HttpResponseBodySize(Some(bytes_max)),
-        BodyError::Broken(_) => Error::HttpResponseIncomplete,
-    }
-}
-
-/// The body of a guest's request while it is read.
-struct Sending<'a> {
-    caller: &'a Caller,
-    body: WasiBody,
-    read: BytesMut,
-    held: Holding,
-}
-
-impl Sending<'_> {
-    /// Reads what comes soon; says whether that is all.
-    async fn read_beginning(&mut self) -> Result<bool, Error> {
-        let mut limit = pin!(sleep(WHOLE_WITHIN));
-        while self.read.len() <= WHOLE_BYTES_MAX {
-            tokio::select! {
-                biased;
-                read = self.read_on() => if !read? {
-                    return Ok(true);
-                },
-                () = &mut limit => break,
-            }
-        }
-        Ok(false)
-    }
-
-    async fn read_to_its_end(&mut self) -> Result<(), Error> {
-        while self.read_on().await? {}
-        Ok(())
-    }
-
-    /// Reads a piece; says whether there was one.
-    async fn read_on(&mut self) -> Result<bool, Error> {
-        let Some(frame) = self.body.frame().await else {
-            return match self.caller.end.as_ref().is_some_and(|end| end.is_cut_off()) {
-                true => Err(Error::ConnectionTerminated),
-                false => Ok(false),
-            };
-        };
-        // The contract has no trailers.
-        if let Ok(data) = frame?.into_data() {
-            if !self.held.grow(data.len()) {
-                return Err(Error::HttpRequestBodySize(None));
-            }
-            self.read.extend_from_slice(&data);
-        }
-        Ok(true)
-    }
-}
-
-/// Holds what was counted for some bytes as long as they live.
-fn kept(bytes: Bytes, held: Holding) -> Bytes {
-    Bytes::from_owner(Kept { bytes, _held: held })
-}
-
-struct Kept {
-    bytes: Bytes,
-    _held: Holding,
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// The body of a guest's request that is longer, or slower, than what is read first.
-struct Outgoing {
-    caller: Caller,
-    end: Arc<End>,
-    request: HttpRequest,
-    read: BytesMut,
-    held: Holding,
-    body: WasiBody,
-    /// Tells why there is no payload.
-    broke_off: oneshot::Sender<Error>,
-}
-
-impl Upload for Outgoing {
-    fn pieces(self: Box<Self>) -> Body {
-        let Self { caller, end, read, held, body, .. } = *self;
-        let first = Some(kept(read.freeze(), held)).filter(|first| !first.is_empty());
-        exchange::holding(OfGuest { first, body, end }, caller)
-    }
-
-    fn payload(self: Box<Self>) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        Box::pin(async move {
-            let Self { caller, mut request, read, held, body, broke_off, .. } = *self;
-            let mut sending = Sending { caller: &caller, body, read, held };
-            if let Err(error) = sending.read_to_its_end().await {
-                let text = error.to_string();
-                let _ = broke_off.send(error);
-                return Err(CallError::Callee(text));
-            }
-            request.body = sending.read.freeze().into();
-            Ok(kept(contracts::encode(&request), sending.held))
-        })
-    }
-}
-
-/// The epoch ends a guest itself whose time is over.
-fn called<R>(answered: wasmtime::Result<Result<R, CallError>>) -> Result<R, Error> {
-    answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(error_of)
-}
-
-fn response_of(answer: HttpResponse) -> Result<http::Response<WasiBody>, Error> {
-    answer
-        .into_http()
-        .map(|response| response.map(exchange::whole))
-        .map_err(|_| Error::HttpProtocolError)
-}
-
-/// The error that the provider named, as the interface has it (components, section 2.4).
-fn failure_of(cause: FailureCause, text: String) -> Error {
-    match cause {
-        FailureCause::DnsError => Error::DnsError { rcode: None, info_code: None },
-        FailureCause::DestinationIpProhibited => Error::DestinationIpProhibited,
-        FailureCause::ConnectionRefused => Error::ConnectionRefused,
-        FailureCause::ConnectionTimeout => Error::ConnectionTimeout,
-        FailureCause::ConnectionLimitReached => Error::ConnectionLimitReached,
-        FailureCause::TlsCertificateError => Error::TlsCertificateError,
-        FailureCause::TlsProtocolError => Error::TlsProtocolError,
-        FailureCause::HttpRequestDenied => Error::HttpRequestDenied,
-        FailureCause::HttpRequestBodySize => Error::HttpRequestBodySize(None),
-        FailureCause::HttpRequestUriInvalid => Error::HttpRequestUriInvalid,
-        FailureCause::HttpResponseBodySize => Error::HttpResponseBodySize(None),
-        FailureCause::HttpResponseTimeout => Error::HttpResponseTimeout,
-        FailureCause::InternalError => Error::InternalError(Some(text)),
-    }
-}
-
-/// A call's error as the interface has it (components, section 2.2).
-fn error_of(error: CallError) -> Error {
-    match error {
-        CallError::NoLink { .. } | CallError::NotLinked { .. } => Error::ConfigurationError,
-        CallError::NotInForce { .. } => Error::HttpRequestDenied,
-        error if error.is_forbidden() => Error::HttpRequestDenied,
-        CallError::NoResponders { .. } => Error::DestinationUnavailable,
-        CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::HttpResponseTimeout,
-        CallError::OutcomeUnknown { .. } => Error::HttpResponseIncomplete,
-        CallError::NotAdmitted { .. } => Error::ConnectionLimitReached,
-        CallError::TooDeep => Error::LoopDetected,
-        other => Error::InternalError(Some(other.to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use lattice_protocol::contracts::httpclient::header_map;
+
     use super::*;
 
     fn incoming(host: &[&str], path: &str, query: &str) -> http::Request<WasiBody> {
@@ -667,22 +383,5 @@ mod tests {
         assert!(has_length(&headers, 7));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("8"));
         assert!(has_length(&headers, 8) && !has_length(&headers, 7));
-    }
-
-    #[test]
-    fn each_refusal_of_the_lattice_is_a_code() {
-        let no_link = CallError::NoLink {
-            namespace: CONTRACT_ID.into(),
-            lattice: "l".into(),
-            actor_id: "M".into(),
-            link_name: "default".into(),
-        };
-        assert!(matches!(error_of(no_link), Error::ConfigurationError));
-        let unsigned =
-            CallError::NoCapability { contract: CONTRACT_ID.into(), actor_id: "M".into() };
-        assert!(matches!(error_of(unsigned), Error::HttpRequestDenied));
-        assert!(matches!(error_of(CallError::TooDeep), Error::LoopDetected));
-        let told = error_of(CallError::Callee("no such host".into()));
-        assert!(matches!(told, Error::InternalError(Some(text)) if text == "no such host"));
     }
 }

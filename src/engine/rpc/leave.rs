@@ -1,0 +1,80 @@
+//! The end of a subscription in a queue group: nothing that the server has sent is lost.
+
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use futures::StreamExt as _;
+use tokio::time::Instant;
+
+use lattice_base::lattice::connection::confirm;
+
+/// More messages than are ever on their way to one subscription.
+const FURTHER_MAX: u64 = 16 * 1024;
+/// How long to look how many arrive at least, after a round trip.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long to wait for the agreed number.
+const COUNT: Duration = Duration::from_millis(700);
+/// Messages that may be on their way however few have arrived lately: on a machine that has much to
+/// do they wait in the connection.
+const MARGIN: u64 = 64;
+
+/// Leaves the queue group without losing what the server has already sent; `total` messages came so
+/// far.
+///
+/// The client forgets a drained subscription when it next wakes up, and drops messages that are
+/// still on their way. So the server is asked to end the subscription by itself, after a number of
+/// messages that both sides count to: first one so high that nothing on its way is cut off while we
+/// see how much arrives, then one that is reached soon and still beyond all that can be on its way.
+/// Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
+pub async fn leave(
+    nats: &async_nats::Client,
+    subscription: &mut Subscriber,
+    total: u64,
+    mut take_on: impl FnMut(Message),
+) {
+    let began = Instant::now();
+    let look = async {
+        // On a slow line, or a machine that has much to do, more is on its way than on others.
+        let _ = confirm(nats).await;
+        tokio::time::sleep(LOOK.max(began.elapsed() * 4)).await;
+    };
+    let Some(arrived) = end_after(subscription, total + FURTHER_MAX, look, &mut take_on).await
+    else {
+        return;
+    };
+    if arrived > 0 {
+        let agreed = total + arrived + MARGIN + arrived * 2;
+        let count = tokio::time::sleep(COUNT);
+        if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
+            return;
+        }
+    }
+    if subscription.drain().await.is_ok() {
+        while let Some(message) = subscription.next().await {
+            take_on(message);
+        }
+    }
+}
+
+/// Asks the server to end a subscription after `count` messages in all, and takes on what arrives
+/// meanwhile. Returns how many did if the subscription still lives after `pause`.
+async fn end_after(
+    subscription: &mut Subscriber,
+    count: u64,
+    pause: impl Future<Output = ()>,
+    take_on: &mut impl FnMut(Message),
+) -> Option<u64> {
+    subscription.unsubscribe_after(count).await.ok()?;
+    let mut arrived = 0;
+    let ended = async {
+        while let Some(message) = subscription.next().await {
+            arrived += 1;
+            take_on(message);
+        }
+    };
+    let lives = tokio::select! {
+        () = ended => false,
+        () = pause => true,
+    };
+    lives.then_some(arrived)
+}
