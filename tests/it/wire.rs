@@ -11,7 +11,7 @@ use lattice_base::{
     store::{artifacts::Artifacts, jetstream::making::Making},
 };
 use lattice_engine::rpc::{
-    call::{Call, CallError, Chain},
+    call::{Call, CallError},
     chunking::{self, ChunkError, Chunks, PayloadName, Reader, Settings},
     client::{Client, new_id},
 };
@@ -20,7 +20,7 @@ use lattice_protocol::{
     lattice::subject::Subjects,
     rpc::{
         antiforgery::Signer,
-        invocation::{Entity, Invocation, TraceContext},
+        invocation::{Entity, Invocation},
     },
 };
 use serde_json::{Value, json};
@@ -301,17 +301,9 @@ async fn client_of(server: &Server) -> (Client, Chunks) {
 
 fn call(payload: Vec<u8>) -> Call {
     let actor = Entity::actor(&ActorId::parse(ECHO).expect("an actor"));
-    Call {
-        origin: actor.clone(),
-        target: actor,
-        operation: OPERATION.to_owned(),
-        payload: http_request("POST", "/", &payload).into(),
-        trace: TraceContext::default(),
-        deadline: Instant::now() + Duration::from_secs(2),
-        depth: 0,
-        chain: Chain::default(),
-        exchange: None,
-    }
+    let payload = http_request("POST", "/", &payload).into();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    Call::new((actor.clone(), actor), OPERATION, payload, deadline)
 }
 
 #[tokio::test]

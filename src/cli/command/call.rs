@@ -22,7 +22,7 @@ use lattice_client::names;
 use lattice_engine::{
     local,
     rpc::{
-        call::{Call, CallError, Chain},
+        call::{Call, CallError},
         chunking::{self, Chunks},
         client::{Client, new_id},
     },
@@ -32,7 +32,7 @@ use lattice_protocol::{
     identity::keys::{ActorId, HostId},
     rpc::{
         antiforgery::Signer,
-        invocation::{Entity, TraceContext},
+        invocation::Entity,
         readable::{Binary, from_json, to_json},
     },
 };
@@ -122,17 +122,8 @@ async fn call(
         HostId::parse(&session.config.host_key.public).context("make a key for this call")?;
     let client = Client::new(nats, session.subjects()?, signer, chunks.clone(), host);
     let target = Entity::actor(actor);
-    let call = Call {
-        origin: target.clone(),
-        target,
-        operation: operation.to_owned(),
-        payload,
-        trace: TraceContext::default(),
-        deadline: Instant::now() + session.timeout,
-        depth: 0,
-        chain: Chain::default(),
-        exchange: None,
-    };
+    let deadline = Instant::now() + session.timeout;
+    let call = Call::new((target.clone(), target), operation, payload, deadline);
     let (id, sent) = (new_id(), AtomicBool::new(false));
     let result = match session.config.cluster.ad_hoc {
         false => client.invoke(call, None, id, &sent).await,

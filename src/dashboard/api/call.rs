@@ -12,14 +12,14 @@ use utoipa::ToSchema;
 use super::{Body, ErrorBody, Refusal, actors::actor_id};
 use crate::Dashboard;
 use lattice_engine::rpc::{
-    call::{Call, CallError, Chain},
+    call::{Call, CallError},
     client::new_id,
 };
 use lattice_protocol::{
     control::probe::explain::{Outcome, Request as ExplainRequest},
     identity::keys::ActorId,
     rpc::{
-        invocation::{Entity, TraceContext},
+        invocation::Entity,
         readable::{Binary, from_json, to_json},
     },
 };
@@ -104,17 +104,7 @@ pub async fn call(
     let payload = payload(call.payload, call.raw)?;
     let target = Entity::actor(&actor);
     let trace = trace(&dashboard, &target, &operation).await;
-    let call = Call {
-        origin: target.clone(),
-        target,
-        operation,
-        payload,
-        trace: TraceContext::default(),
-        deadline: Instant::now() + WAIT,
-        depth: 0,
-        chain: Chain::default(),
-        exchange: None,
-    };
+    let call = Call::new((target.clone(), target), operation, payload, Instant::now() + WAIT);
     let began = Instant::now();
     let result =
         dashboard.parts().caller.invoke(call, None, new_id(), &AtomicBool::new(false)).await;

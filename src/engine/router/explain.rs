@@ -25,14 +25,14 @@ use crate::{
     peers::{Candidates, Peer},
     policy::Decision,
     rpc::{
-        call::{Call, CallError, Chain},
+        call::{Call, CallError},
         repeat::Repeat,
     },
 };
 use lattice_protocol::{
     identity::keys::LatticeName,
     links::{LinkDefinition, Table},
-    rpc::invocation::{Entity, TraceContext},
+    rpc::invocation::Entity,
 };
 
 /// The call that is asked about, as its caller would make it.
@@ -381,15 +381,5 @@ impl Inner {
 
 /// A call of which only its ends are looked at.
 fn imagined(origin: &Entity, target: &Entity, operation: &str) -> Call {
-    Call {
-        origin: origin.clone(),
-        target: target.clone(),
-        operation: operation.to_owned(),
-        payload: Bytes::new(),
-        trace: TraceContext::default(),
-        deadline: Instant::now(),
-        depth: 0,
-        chain: Chain::default(),
-        exchange: None,
-    }
+    Call::new((origin.clone(), target.clone()), operation, Bytes::new(), Instant::now())
 }

@@ -471,12 +471,8 @@ mod tests {
     use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
     use super::*;
-    use crate::rpc::call::Chain;
     use lattice_base::store::{Store, memory::Memory};
-    use lattice_protocol::{
-        identity::{keys::HostId, samples},
-        rpc::invocation::TraceContext,
-    };
+    use lattice_protocol::identity::{keys::HostId, samples};
 
     fn nobody() -> CallError {
         let [subject, lattice, target] = ["s", "default", "M"].map(str::to_owned);
@@ -484,17 +480,9 @@ mod tests {
     }
 
     fn call() -> Call {
-        Call {
-            origin: Entity::new(samples::ACTOR.public, "", ""),
-            target: Entity::new(samples::ACTOR.public, "", ""),
-            operation: "Service.Method".into(),
-            payload: Bytes::new(),
-            trace: TraceContext::default(),
-            deadline: Instant::now() + Duration::from_secs(2),
-            depth: 0,
-            chain: Chain::default(),
-            exchange: None,
-        }
+        let actor = Entity::new(samples::ACTOR.public, "", "");
+        let deadline = Instant::now() + Duration::from_secs(2);
+        Call::new((actor.clone(), actor), "Service.Method", Bytes::new(), deadline)
     }
 
     #[tokio::test]

@@ -53,6 +53,26 @@ pub struct Call {
 }
 
 impl Call {
+    /// Makes a call that begins a chain, from origin to target.
+    pub fn new(
+        (origin, target): (Entity, Entity),
+        operation: impl Into<String>,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            origin,
+            target,
+            operation: operation.into(),
+            payload,
+            trace: TraceContext::default(),
+            deadline,
+            depth: 0,
+            chain: Chain::default(),
+            exchange: None,
+        }
+    }
+
     /// Returns when the call ends: its deadline, and the time its payloads spent in the object
     /// store so far.
     pub fn ends_at(&self) -> Instant {

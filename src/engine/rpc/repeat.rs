@@ -96,24 +96,11 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::rpc::call::Chain;
-    use lattice_protocol::{
-        contracts::httpclient,
-        rpc::invocation::{Entity, TraceContext},
-    };
+    use lattice_protocol::{contracts::httpclient, rpc::invocation::Entity};
 
     fn call(operation: &str, payload: Bytes) -> Call {
-        Call {
-            operation: operation.into(),
-            origin: Entity::new("V", "default", "c"),
-            target: Entity::new("M", "", ""),
-            payload,
-            trace: TraceContext::default(),
-            deadline: Instant::now(),
-            depth: 0,
-            chain: Chain::default(),
-            exchange: None,
-        }
+        let ends = (Entity::new("V", "default", "c"), Entity::new("M", "", ""));
+        Call::new(ends, operation, payload, Instant::now())
     }
 
     fn request(method: &str) -> Bytes {

@@ -20,7 +20,7 @@ use lattice_engine::{
     },
     router::{Admitted, Local, Router, remote::Remote},
     rpc::{
-        call::{Call, CallError, Chain},
+        call::{Call, CallError},
         chunking::{self, Chunks},
         client::Client,
     },
@@ -29,10 +29,7 @@ use lattice_protocol::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     lattice::subject::Subjects,
     links::LinkDefinition,
-    rpc::{
-        antiforgery::Signer,
-        invocation::{Entity, TraceContext},
-    },
+    rpc::{antiforgery::Signer, invocation::Entity},
 };
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -126,17 +123,9 @@ pub async fn call(
     operation: &str,
     payload: Vec<u8>,
 ) -> Result<Bytes, CallError> {
-    Arc::clone(link)
-        .call(Call {
-            origin: Entity::new(ECHO, "", ""),
-            target: Entity::new(spec.known.public_key, "default", spec.known.contract_id),
-            operation: operation.into(),
-            payload: payload.into(),
-            trace: TraceContext::default(),
-            deadline: Instant::now() + Duration::from_secs(5),
-            depth: 1,
-            chain: Chain::default(),
-            exchange: None,
-        })
-        .await
+    let origin = Entity::new(ECHO, "", "");
+    let target = Entity::new(spec.known.public_key, "default", spec.known.contract_id);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let call = Call::new((origin, target), operation, payload.into(), deadline);
+    Arc::clone(link).call(Call { depth: 1, ..call }).await
 }

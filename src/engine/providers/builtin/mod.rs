@@ -34,7 +34,7 @@ use crate::{
     journal::Writer,
     providers::bounds::Bounds,
     router::Router,
-    rpc::call::{Call, CallError, Chain},
+    rpc::call::{Call, CallError},
 };
 use lattice_base::budget::Budget;
 pub use lattice_protocol::builtin::{Known, SCHEME, UnknownBuiltin};
@@ -42,7 +42,7 @@ use lattice_protocol::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     journal::Level,
     links::LinkDefinition,
-    rpc::invocation::{Entity, TraceContext},
+    rpc::invocation::Entity,
 };
 
 /// The account named as issuer in their claims. Like the providers' own keys it is derived from a
@@ -159,23 +159,10 @@ impl Context {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Bytes, CallError> {
-        self.router
-            .call(Call {
-                origin: Entity::new(
-                    self.provider_id.as_str(),
-                    self.link_name.as_str(),
-                    self.contract_id,
-                ),
-                target: Entity::new(actor, "", ""),
-                operation: operation.to_owned(),
-                payload,
-                trace: TraceContext::default(),
-                deadline,
-                depth: 0,
-                chain: Chain::default(),
-                exchange: None,
-            })
-            .await
+        let (provider_id, link_name) = (self.provider_id.as_str(), self.link_name.as_str());
+        let origin = Entity::new(provider_id, link_name, self.contract_id);
+        let ends = (origin, Entity::new(actor, "", ""));
+        self.router.call(Call::new(ends, operation, payload, deadline)).await
     }
 }
 
