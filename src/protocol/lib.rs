@@ -13,7 +13,7 @@
 //! * [`rpc`] is the invocation: its bytes, its signature. [`contracts`] are the payloads of those
 //!   years.
 //! * [`store`] has the keys of the metadata bucket, [`links`] the tables that are made of its
-//!   entries.
+//!   entries. [`desired`] has the bucket of what hosts were asked to run, and its signatures.
 //! * [`errors`], [`serde_null`] and [`clock`] are small helpers; [`escape`] makes strangers' text
 //!   harmless where people read it.
 
@@ -24,6 +24,7 @@ pub mod builtin;
 pub mod clock;
 pub mod contracts;
 pub mod control;
+pub mod desired;
 pub mod errors;
 pub mod escape;
 pub mod events;

@@ -1,0 +1,79 @@
+//! The desired state of a lattice: what hosts were asked to run, as entries of a bucket of its own.
+//!
+//! Only hosts of this make know the bucket, so those of other years never meet a key they do not
+//! know. An entry that makes a host start something is [`Signed`] with the cluster key by the host
+//! that took the command: somebody who may write to the bucket, and has no such key, starts
+//! nothing. What is signed are the lattice, the key, a serial number and the value, so an entry
+//! moved to another key or another lattice does not count, nor does an older one for a host that
+//! has seen the newer.
+
+pub mod signed;
+
+pub use signed::{Authority, Rejected, Signed};
+
+/// The prefix of the names of buckets of desired state.
+const BUCKET: &str = "DESIREDDATA_";
+const KEPT: &str = "KEPT_";
+const APPLICATION: &str = "APP_";
+const LEASE: &str = "LEASE_";
+
+/// A key of the bucket, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key<'a> {
+    /// What was started by hand on a host, by the host's id; a [`Signed`] entry.
+    Kept(&'a str),
+    /// The version of an application that is to run, by its name; a [`Signed`] entry.
+    Application(&'a str),
+    /// The host that acts for an application, by the application's name.
+    Lease(&'a str),
+    /// Somebody else's; left alone.
+    Unknown,
+}
+
+impl<'a> Key<'a> {
+    /// Reads a key.
+    pub fn parse(key: &'a str) -> Self {
+        if let Some(host) = key.strip_prefix(KEPT) {
+            Self::Kept(host)
+        } else if let Some(name) = key.strip_prefix(APPLICATION) {
+            Self::Application(name)
+        } else if let Some(name) = key.strip_prefix(LEASE) {
+            Self::Lease(name)
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+/// Returns the name of the bucket of a lattice.
+pub fn bucket(lattice: &str) -> String {
+    format!("{BUCKET}{lattice}")
+}
+
+/// Returns the key of what was started by hand on a host.
+pub fn kept(host_id: &str) -> String {
+    format!("{KEPT}{host_id}")
+}
+
+/// Returns the key of what is to run of an application.
+pub fn application(name: &str) -> String {
+    format!("{APPLICATION}{name}")
+}
+
+/// Returns the key of the host that acts for an application.
+pub fn lease(application: &str) -> String {
+    format!("{LEASE}{application}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        assert_eq!(Key::parse(&kept("NABC")), Key::Kept("NABC"));
+        assert_eq!(Key::parse(&application("shop")), Key::Application("shop"));
+        assert_eq!(Key::parse(&lease("shop")), Key::Lease("shop"));
+        assert_eq!(Key::parse("LINKDEF_1"), Key::Unknown);
+    }
+}
