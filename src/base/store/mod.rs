@@ -11,6 +11,8 @@
 //! whenever it cannot prove that it missed nothing. So a cache built from it is never stale for
 //! longer than an outage.
 //!
+//! What hosts are to run is in a bucket of its own, [`desired`].
+//!
 //! Content too large for a bucket of keys lies in object stores: [`objects`] is their form,
 //! [`artifacts`] the uploads of clients.
 //!
@@ -19,6 +21,7 @@
 
 pub mod artifacts;
 pub mod away;
+pub mod desired;
 pub mod jetstream;
 pub mod legacy;
 pub mod memory;

@@ -35,6 +35,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch as state};
 
 use super::{Backend, Error, Expect, Update, unreachable};
+use lattice_protocol::store::Entry;
 
 pub use open::lasting;
 pub use open::{OpenError, api_prefix, find};
@@ -130,6 +131,23 @@ impl Bucket {
                 .unwrap_or_else(|| self.unreachable("it was away for a moment")),
             _ => Error::Refused(error.to_string()),
         }
+    }
+
+    /// Reads a key; `None` if it is absent or deleted.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, read::ReadError> {
+        let subject = format!("{}{key}", self.kv.prefix);
+        let Some(message) = read::last(&self.stream, &subject).await? else { return Ok(None) };
+        let is_deleted = message
+            .headers
+            .iter()
+            .filter_map(|(name, values)| {
+                (name.to_string().eq_ignore_ascii_case("KV-Operation")).then(|| values.first())
+            })
+            .flatten()
+            .any(|operation| matches!(operation.as_str(), "DEL" | "PURGE"));
+        let entry =
+            Entry { key: key.to_owned(), value: message.payload, revision: message.sequence };
+        Ok((!is_deleted).then_some(entry))
     }
 
     /// Writes a key that must not be there. A delete marker is as good as nothing.

@@ -72,7 +72,6 @@ pub async fn find(
     bucket: &str,
     stream: &str,
 ) -> Result<Option<Stream>, OpenError> {
-    let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
     let error = match context.get_stream(stream).await {
         Ok(stream) => return Ok(Some(stream)),
         Err(error) => error,
@@ -89,9 +88,10 @@ pub async fn find(
         {
             Err(OpenError::SwitchedOff { asked: shown(domain) })
         }
-        GetStreamErrorKind::JetStream(e) => Err(refused(e.to_string())),
+        GetStreamErrorKind::JetStream(e) => Err(refused(bucket, e.to_string())),
         _ => {
-            Err(diagnose(nats, context, domain).await.unwrap_or_else(|| refused(error.to_string())))
+            let diagnosis = diagnose(nats, context, domain).await;
+            Err(diagnosis.unwrap_or_else(|| refused(bucket, error.to_string())))
         }
     }
 }
@@ -104,19 +104,43 @@ impl Bucket {
         bucket: &str,
         making: Making,
     ) -> Result<Self, OpenError> {
+        if let Some(found) = Self::find(nats, domain, bucket, making).await? {
+            return Ok(found);
+        }
         let context = context(&nats.client, domain);
-        let refused = |cause: String| OpenError::Refused { bucket: bucket.to_owned(), cause };
-        let stream = match find(nats, &context, domain, bucket, &format!("KV_{bucket}")).await? {
-            Some(stream) => stream,
-            None => create(&context, bucket, making).await.map_err(refused)?,
-        };
+        let stream = create(&context, bucket, making).await;
+        let stream = stream.map_err(|cause| refused(bucket, cause))?;
+        Self::of_stream(nats, context, stream, (domain, bucket), making).await
+    }
+
+    /// Opens the bucket if it is there; `making` is for one that vanishes later.
+    pub async fn find(
+        nats: &Nats,
+        domain: Option<&str>,
+        bucket: &str,
+        making: Making,
+    ) -> Result<Option<Self>, OpenError> {
+        let context = context(&nats.client, domain);
+        let found = find(nats, &context, domain, bucket, &format!("KV_{bucket}")).await?;
+        let Some(stream) = found else { return Ok(None) };
+        Self::of_stream(nats, context, stream, (domain, bucket), making).await.map(Some)
+    }
+
+    async fn of_stream(
+        nats: &Nats,
+        context: Context,
+        stream: Stream,
+        (domain, bucket): (Option<&str>, &str),
+        making: Making,
+    ) -> Result<Self, OpenError> {
         let info = stream.cached_info();
         let (consumers_before, found_replicas) =
             (info.state.consumer_count, info.config.num_replicas);
         let found_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
         let bound = found_bytes.map_or(making.bound, Bound::Set);
         let is_clustered = info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
-        let kv = context.get_key_value(bucket).await.map_err(|e| refused(e.to_string()))?;
+        let kv = context.get_key_value(bucket).await;
+        let kv = kv.map_err(|e| refused(bucket, e.to_string()))?;
         Ok(Self {
             kv,
             stream,
@@ -131,6 +155,10 @@ impl Bucket {
             is_clustered,
         })
     }
+}
+
+fn refused(bucket: &str, cause: String) -> OpenError {
+    OpenError::Refused { bucket: bucket.to_owned(), cause }
 }
 
 /// Returns the configuration of a stream that loses nothing: without bounds of its own it refuses a

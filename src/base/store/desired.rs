@@ -1,0 +1,145 @@
+//! The bucket `DESIREDDATA_{lattice}`: what the lattice was asked to run, under the keys of
+//! [`desired`](lattice_protocol::desired).
+//!
+//! It lies in the domain of the metadata. Nobody makes it but the first writer, so a lattice that
+//! keeps nothing has none. A handle that nobody answers for any more is opened again.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    Backend as _, Error, Expect, WRITE_TIMEOUT,
+    jetstream::{Bucket, OpenError, making::Making, read::ReadError},
+};
+use crate::lattice::connection::Nats;
+use lattice_protocol::{desired, store::Entry};
+
+/// The bucket, whether it is there or not. Cheap to clone.
+#[derive(Clone)]
+pub struct Desired {
+    nats: Nats,
+    domain: Option<String>,
+    name: String,
+    making: Making,
+    opened: Arc<ArcSwapOption<Bucket>>,
+}
+
+/// Why the bucket was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DesiredError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("read bucket {bucket}: {cause}")]
+    Read { bucket: String, cause: ReadError },
+    /// Somebody else wrote first; read again and decide anew.
+    #[error("the entry was changed by somebody else meanwhile")]
+    Conflict,
+    #[error(
+        "bucket {bucket} did not answer in {} ms, so it is unknown whether the entry was written",
+        WRITE_TIMEOUT.as_millis()
+    )]
+    TimedOut { bucket: String },
+    #[error("write to bucket {bucket}: {cause}")]
+    Write { bucket: String, cause: String },
+}
+
+impl DesiredError {
+    /// Whether the lattice has no JetStream, see [`OpenError::is_switched_off`].
+    pub fn is_switched_off(&self) -> bool {
+        matches!(self, Self::Open(error) if error.is_switched_off())
+    }
+}
+
+impl Desired {
+    /// Names the bucket of a lattice; `making` is how it is made with the first write.
+    pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making) -> Self {
+        let (domain, name) = (domain.map(str::to_owned), desired::bucket(lattice));
+        Self { nats, domain, name, making, opened: Arc::default() }
+    }
+
+    /// Returns the name of the bucket.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Ticks when the connection came back: what failed may work now.
+    pub fn reconnects(&self) -> watch::Receiver<u64> {
+        self.nats.reconnects.clone()
+    }
+
+    /// Returns the bucket if it is there; its
+    /// [`watch`](super::Backend::watch) follows all keys.
+    pub async fn find(&self) -> Result<Option<Arc<Bucket>>, DesiredError> {
+        if let Some(bucket) = self.opened.load_full() {
+            return Ok(Some(bucket));
+        }
+        let found = Bucket::find(&self.nats, self.domain.as_deref(), &self.name, self.making);
+        Ok(found.await?.map(|bucket| self.keep(bucket)))
+    }
+
+    /// Returns the bucket, making it if it is not there.
+    pub async fn open(&self) -> Result<Arc<Bucket>, DesiredError> {
+        if let Some(bucket) = self.opened.load_full() {
+            return Ok(bucket);
+        }
+        let opened = Bucket::open(&self.nats, self.domain.as_deref(), &self.name, self.making);
+        Ok(self.keep(opened.await?))
+    }
+
+    fn keep(&self, bucket: Bucket) -> Arc<Bucket> {
+        let bucket = Arc::new(bucket);
+        self.opened.store(Some(Arc::clone(&bucket)));
+        bucket
+    }
+
+    /// Reads a key; `None` if it is not there, or the bucket is not.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, DesiredError> {
+        let Some(bucket) = self.find().await? else { return Ok(None) };
+        let cause = match bucket.get(key).await {
+            Ok(entry) => return Ok(entry),
+            Err(cause) => cause,
+        };
+        self.opened.store(None);
+        if matches!(cause, ReadError::Gone) {
+            let Some(bucket) = self.find().await? else { return Ok(None) };
+            return bucket.get(key).await.map_err(|cause| self.not_read(cause));
+        }
+        Err(self.not_read(cause))
+    }
+
+    fn not_read(&self, cause: ReadError) -> DesiredError {
+        DesiredError::Read { bucket: self.name.clone(), cause }
+    }
+
+    /// Writes a key, and makes the bucket before if it is not there; returns the revision. Ends
+    /// within a few [`WRITE_TIMEOUT`]s.
+    pub async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, DesiredError> {
+        let was_open = self.opened.load().is_some();
+        match self.try_put(key, value.clone(), expect).await {
+            // The handle may be of a bucket that vanished.
+            Err(DesiredError::Write { .. }) if was_open => {
+                self.opened.store(None);
+                self.try_put(key, value, expect).await
+            }
+            written => written,
+        }
+    }
+
+    async fn try_put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, DesiredError> {
+        let bucket = self.open().await?;
+        let written = tokio::time::timeout(WRITE_TIMEOUT, bucket.put(key, value, expect)).await;
+        match written {
+            Ok(Ok(revision)) => Ok(revision),
+            Ok(Err(Error::Conflict)) => Err(DesiredError::Conflict),
+            Err(_) | Ok(Err(Error::TimedOut { .. })) => {
+                Err(DesiredError::TimedOut { bucket: self.name.clone() })
+            }
+            Ok(Err(Error::Unreachable(cause) | Error::Refused(cause))) => {
+                Err(DesiredError::Write { bucket: self.name.clone(), cause })
+            }
+        }
+    }
+}
