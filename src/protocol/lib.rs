@@ -14,12 +14,14 @@
 //!   years.
 //! * [`store`] has the keys of the metadata bucket, [`links`] the tables that are made of its
 //!   entries. [`desired`] has the bucket of what hosts were asked to run, and its signatures.
+//! * [`applications`] are manifests, and the API of the deployment manager.
 //! * [`errors`], [`serde_null`] and [`clock`] are small helpers; [`escape`] makes strangers' text
 //!   harmless where people read it.
 
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod applications;
 pub mod builtin;
 pub mod clock;
 pub mod contracts;

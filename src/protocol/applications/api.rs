@@ -1,0 +1,306 @@
+//! Requests and replies of the deployment manager's API (wadm, section 1), the record of an
+//! application's status (section 4.9), and what is told of manifests (section 3.3).
+//!
+//! Members of wadm 0.10 are always there. Others are for later clients; the old ones do not look at
+//! them.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::Manifest;
+use crate::serde_null::null_as_default;
+
+/// The NATS header that tells hosts of this project from a deployment manager: its value is the id
+/// of the host that answers. Clients do not see it.
+pub const HOST_HEADER: &str = "Lattice-Host";
+/// The queue group of those that answer.
+pub const QUEUE: &str = "wadm_server";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GetResult {
+    Success,
+    NotFound,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PutResult {
+    Created,
+    NewVersion,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeleteResult {
+    Deleted,
+    Noop,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeployResult {
+    Acknowledged,
+    NotFound,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusResult {
+    Ok,
+    NotFound,
+    Error,
+}
+
+/// How an application is. Only words of wadm 0.10 are written; those of others are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusType {
+    #[default]
+    Undeployed,
+    #[serde(alias = "compensating", alias = "waiting")]
+    Reconciling,
+    #[serde(alias = "ready")]
+    Deployed,
+    #[serde(alias = "unhealthy")]
+    Failed,
+}
+
+/// A status with a sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    #[serde(rename = "type")]
+    pub kind: StatusType,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub message: String,
+}
+
+/// How an application and its parts are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The deployed version, or else the newest.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub version: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub status: Info,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub components: Vec<ComponentStatus>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub scalers: Vec<ScalerStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentStatus {
+    pub name: String,
+    /// `actor` or `capability`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: Info,
+    pub traits: Vec<TraitStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraitStatus {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: Info,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScalerStatus {
+    pub id: String,
+    pub kind: String,
+    pub name: String,
+    pub status: Info,
+}
+
+/// The record in the stream of statuses: that of wadm 0.10 at the top, and that of later ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    #[serde(flatten)]
+    pub info: Info,
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+impl From<Status> for Record {
+    fn from(status: Status) -> Self {
+        Self { info: status.status.clone(), status }
+    }
+}
+
+/// The answer to anything that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Always `error`.
+    pub result: String,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { result: "error".into(), message: message.into() }
+    }
+}
+
+/// An element of the answer to `list`, which is a bare array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    pub name: String,
+    /// The newest one.
+    pub version: String,
+    pub description: Option<String>,
+    pub deployed_version: Option<String>,
+    pub status: StatusType,
+    pub status_message: Option<String>,
+    /// For clients of later versions.
+    #[serde(default)]
+    pub detailed_status: Status,
+}
+
+/// The answer to `get` without a name: the list of later versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListReply {
+    pub result: GetResult,
+    pub message: String,
+    pub models: Vec<Summary>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GetReply {
+    pub result: GetResult,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionsReply {
+    pub result: GetResult,
+    pub message: String,
+    /// In the order in which they were put.
+    pub versions: Vec<Version>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    pub version: String,
+    pub deployed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutReply {
+    pub result: PutResult,
+    #[serde(default)]
+    pub total_versions: usize,
+    #[serde(default)]
+    pub current_version: String,
+    pub message: String,
+    #[serde(default)]
+    pub name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteReply {
+    pub result: DeleteResult,
+    pub message: String,
+    /// Whether something that runs is being removed.
+    #[serde(default)]
+    pub undeploy: bool,
+}
+
+/// The answer to `deploy` and `undeploy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployReply {
+    pub result: DeployResult,
+    pub message: String,
+    /// For clients of later versions, as is the version.
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    pub result: StatusResult,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+}
+
+/// The body of `get` and `deploy`; an empty one is like `{}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRequest {
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// The body of `del`, in the form of wadm 0.10 and in that of later ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    #[serde(default)]
+    pub version: Option<String>,
+    #[serde(default)]
+    pub delete_all: Option<bool>,
+}
+
+/// The versions that a request wants to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delete {
+    All,
+    One(String),
+}
+
+impl DeleteRequest {
+    /// Returns what is meant: with `delete_all` the request is of wadm 0.10, where a version that
+    /// is missing is the empty one; without it, a missing version means all.
+    pub fn meaning(self) -> Delete {
+        match (self.delete_all, self.version) {
+            (Some(true), _) | (None, None) => Delete::All,
+            (Some(false), version) => Delete::One(version.unwrap_or_default()),
+            (None, Some(version)) => Delete::One(version),
+        }
+    }
+}
+
+/// The body of `undeploy`; an empty one is like `{}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndeployRequest {
+    /// Everything goes on running, but nobody keeps it so.
+    #[serde(default)]
+    pub non_destructive: bool,
+}
+
+/// News of a manifest, told as CloudEvents.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News<'a> {
+    Published(&'a Manifest),
+    Unpublished(&'a str),
+}
+
+impl News<'_> {
+    /// Returns the CloudEvent.
+    pub fn cloud_event(&self, id: &str, time: &str) -> serde_json::Value {
+        let (kind, data) = match self {
+            Self::Published(manifest) => ("published", serde_json::json!(manifest)),
+            Self::Unpublished(name) => ("unpublished", serde_json::json!({ "name": name })),
+        };
+        serde_json::json!({
+            "specversion": "1.0",
+            "id": id,
+            "type": format!("com.wadm.manifest_{kind}"),
+            "source": "wadm",
+            "datacontenttype": "application/json",
+            "time": time,
+            "data": data,
+        })
+    }
+}

@@ -1,0 +1,493 @@
+//! Reads manifests as people write them: YAML or JSON, of wadm 0.10 and, where they can be meant
+//! here, of later versions (wadm, sections 2 and 8).
+//!
+//! Texts become [`Raw`], whose members are typed, so that a number in YAML is read by its text, and
+//! an error says the line. [`Raw::into_manifest`] then looks at what belongs together, and tells
+//! everything that is wrong at once.
+//!
+//! Of later versions: `component` is an actor; a `link` becomes a link of the actor, also where it
+//! is written at the capability; lists of configuration with their content become one object.
+//! Secrets, components of other applications, and configuration that is kept elsewhere are refused.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::manifest::{
+    Actor, Capability, Component, Config, DEFAULT_LINK, Linkdef, Manifest, Metadata, Properties,
+    Scaling, Specification, Spread, Trait,
+};
+use crate::serde_null::null_as_default;
+
+/// The lengths that the old manager's schema allows, in characters.
+const IMAGE_MAX: usize = 512;
+const CONTRACT_MAX: usize = 128;
+const LINK_NAME_MAX: usize = 128;
+/// Hosts read the number of instances as 16 bits.
+const INSTANCES_MAX: u32 = 65535;
+
+/// The form of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Yaml,
+    Json,
+    /// YAML, or else JSON.
+    Either,
+}
+
+/// A manifest, and what of its text was left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    pub manifest: Manifest,
+    /// Sentences for the one who wrote it.
+    pub warnings: Vec<String>,
+}
+
+/// Why a text is no manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("Unable to parse manifest: {0}")]
+    Unreadable(String),
+    #[error("{0}")]
+    Violations(Violations),
+}
+
+/// A part of a manifest that cannot be meant so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The place, in the old manager's spelling: `spec/components/ at index: 0`.
+    pub path: String,
+    pub reason: String,
+}
+
+/// Everything that is wrong with a manifest, in the old manager's frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violations(pub Vec<Violation>);
+
+impl std::error::Error for Violations {}
+
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Validation Error: ")?;
+        for Violation { path, reason } in &self.0 {
+            writeln!(f, "Should be able to parse object at: {path} ({reason})")?;
+        }
+        write!(f, "Please check for missing or incorrect elements")
+    }
+}
+
+/// Reads a manifest.
+pub fn decode(text: &[u8], format: Format) -> Result<Decoded, DecodeError> {
+    let unreadable = |cause: String| DecodeError::Unreadable(cause);
+    let yaml = || yaml(text);
+    let json = || serde_json::from_slice::<Raw>(text).map_err(|error| error.to_string());
+    let raw = match format {
+        Format::Yaml => yaml().map_err(unreadable)?,
+        Format::Json => json().map_err(unreadable)?,
+        Format::Either => match (yaml(), json()) {
+            (Ok(raw), _) | (Err(_), Ok(raw)) => raw,
+            (Err(as_yaml), Err(as_json)) => {
+                // Of a text that clearly is JSON, the other complaint only confuses.
+                return Err(unreadable(match text.trim_ascii_start().first() {
+                    Some(b'{') => format!("as JSON: {as_json}; as YAML: {as_yaml}"),
+                    _ => format!("as YAML: {as_yaml}; as JSON: {as_json}"),
+                }));
+            }
+        },
+    };
+    raw.into_manifest().map_err(DecodeError::Violations)
+}
+
+fn yaml(text: &[u8]) -> Result<Raw, String> {
+    let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+}
+
+/// A manifest as it is written. Members that nobody knows are dropped.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Raw {
+    api_version: String,
+    kind: String,
+    metadata: RawMetadata,
+    spec: RawSpecification,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawMetadata {
+    name: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    annotations: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSpecification {
+    components: Vec<RawComponent>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    policies: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawComponent {
+    name: String,
+    #[serde(rename = "type")]
+    kind: RawKind,
+    properties: RawProperties,
+    traits: Option<Vec<RawTrait>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawKind {
+    #[serde(alias = "component")]
+    Actor,
+    Capability,
+}
+
+/// The properties of all kinds of components.
+#[derive(Debug, Deserialize)]
+struct RawProperties {
+    image: Option<String>,
+    contract: Option<String>,
+    link_name: Option<String>,
+    config: Option<Value>,
+    id: Option<String>,
+    /// A component of another application.
+    application: Option<Value>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    secrets: Vec<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawTrait {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    properties: RawTraitProperties,
+}
+
+/// The properties of all kinds of traits.
+#[derive(Debug, Default, Deserialize)]
+struct RawTraitProperties {
+    #[serde(alias = "replicas")]
+    instances: Option<u32>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    spread: Vec<RawSpread>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    rebalance: bool,
+    target: Option<RawTarget>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    values: BTreeMap<String, String>,
+    name: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    source_config: Vec<RawConfig>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    target_config: Vec<RawConfig>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    source: RawEnd,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSpread {
+    name: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    requirements: BTreeMap<String, String>,
+    weight: Option<u32>,
+}
+
+/// The other end of a link, by name or with its configuration.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum RawTarget {
+    Name(String),
+    Full {
+        name: String,
+        #[serde(flatten)]
+        end: RawEnd,
+    },
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct RawEnd {
+    #[serde(default, deserialize_with = "null_as_default")]
+    config: Vec<RawConfig>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    secrets: Vec<Value>,
+}
+
+/// A named configuration; without `properties` it is kept elsewhere.
+#[derive(Clone, Debug, Deserialize)]
+struct RawConfig {
+    name: String,
+    properties: Option<BTreeMap<String, String>>,
+}
+
+impl Raw {
+    /// Makes a manifest of it, or tells everything that is wrong with it.
+    pub fn into_manifest(self) -> Result<Decoded, Violations> {
+        let mut reader = Reader::default();
+        if !self.spec.policies.is_empty() {
+            reader.warn("spec.policies are left out: hosts of this protocol have no secrets");
+        }
+        let mut components = Vec::new();
+        for (index, raw) in self.spec.components.into_iter().enumerate() {
+            reader.path = format!("spec/components/ at index: {index}");
+            reader.place = format!("component {:?}", raw.name);
+            components.extend(reader.component(raw));
+        }
+        reader.links_of_capabilities(&mut components);
+        if !reader.violations.is_empty() {
+            return Err(Violations(reader.violations));
+        }
+        let manifest = Manifest {
+            api_version: self.api_version,
+            kind: self.kind,
+            metadata: Metadata {
+                // Its names are keys and parts of subjects.
+                name: self.metadata.name.trim().to_owned(),
+                annotations: self.metadata.annotations,
+                labels: self.metadata.labels,
+            },
+            spec: Specification { components },
+        };
+        Ok(Decoded { manifest, warnings: reader.warnings })
+    }
+}
+
+/// Collects what is wrong, and where.
+#[derive(Default)]
+struct Reader {
+    path: String,
+    place: String,
+    violations: Vec<Violation>,
+    warnings: Vec<String>,
+    /// Links that are written at a capability: its name, the actor's, and the values.
+    backward: Vec<Backward>,
+}
+
+struct Backward {
+    path: String,
+    capability: String,
+    actor: String,
+    values: BTreeMap<String, String>,
+}
+
+impl Reader {
+    fn refuse(&mut self, reason: impl fmt::Display) {
+        let reason = format!("{}: {reason}", self.place);
+        self.violations.push(Violation { path: self.path.clone(), reason });
+    }
+
+    fn warn(&mut self, warning: impl fmt::Display) {
+        let place = if self.place.is_empty() { String::new() } else { format!("{}: ", self.place) };
+        self.warnings.push(format!("{place}{warning}"));
+    }
+
+    fn component(&mut self, raw: RawComponent) -> Option<Component> {
+        let RawComponent { name, kind, properties, traits } = raw;
+        let place = self.place.clone();
+        let properties = self.properties(kind, properties);
+        let traits = traits.map(|traits| {
+            let mut read = Vec::new();
+            for (index, one) in traits.into_iter().enumerate() {
+                self.place = format!("{place}, trait {} ({})", index + 1, one.kind);
+                read.extend(self.one_trait(&name, properties.as_ref(), one));
+            }
+            read
+        });
+        Some(Component { name, properties: properties?, traits })
+    }
+
+    fn properties(&mut self, kind: RawKind, raw: RawProperties) -> Option<Properties> {
+        if raw.id.is_some() {
+            self.warn("`id` is left out: the key of what runs is in its claims");
+        }
+        if !raw.secrets.is_empty() {
+            self.refuse("`secrets` are not known to hosts of this protocol");
+        }
+        let Some(image) = raw.image else {
+            self.refuse(match raw.application {
+                Some(_) => "components of other applications are not known here; give an `image`",
+                None => "`image` is missing",
+            });
+            return None;
+        };
+        self.bounded("image", &image, IMAGE_MAX);
+        match kind {
+            RawKind::Actor => {
+                if raw.config.as_ref().is_some_and(|config| !config.is_null()) {
+                    self.warn("`config` of an actor is left out");
+                }
+                Some(Properties::Actor(Actor { image }))
+            }
+            RawKind::Capability => {
+                self.bounded("contract", raw.contract.as_deref().unwrap_or(""), CONTRACT_MAX);
+                self.bounded("link_name", raw.link_name.as_deref().unwrap_or(""), LINK_NAME_MAX);
+                let config = self.config(raw.config);
+                let (contract, link_name) = (raw.contract, raw.link_name);
+                Some(Properties::Capability(Capability { image, contract, link_name, config }))
+            }
+        }
+    }
+
+    fn bounded(&mut self, member: &str, text: &str, chars_max: usize) {
+        if text.chars().count() > chars_max {
+            self.refuse(format!("`{member}` has more than {chars_max} characters"));
+        }
+    }
+
+    fn config(&mut self, raw: Option<Value>) -> Option<Config> {
+        match raw? {
+            Value::Null => None,
+            Value::String(text) => Some(Config::Text(text)),
+            Value::Object(object) => Some(Config::Object(object)),
+            Value::Array(list) => {
+                match serde_json::from_value::<Vec<RawConfig>>(Value::Array(list)) {
+                    Ok(named) => {
+                        let merged = self.merged(named);
+                        let members = merged.into_iter().map(|(key, text)| (key, text.into()));
+                        Some(Config::Object(members.collect::<Map<_, _>>()))
+                    }
+                    Err(error) => {
+                        self.refuse(format!("an entry of `config` cannot be read: {error}"));
+                        None
+                    }
+                }
+            }
+            Value::Bool(_) | Value::Number(_) => {
+                self.refuse("`config` is a text, an object, or a list of named objects");
+                None
+            }
+        }
+    }
+
+    /// Puts named configurations together; later ones win.
+    fn merged(&mut self, named: Vec<RawConfig>) -> BTreeMap<String, String> {
+        let mut merged = BTreeMap::new();
+        for RawConfig { name, properties } in named {
+            match properties {
+                Some(properties) => merged.extend(properties),
+                None => self.refuse(format!(
+                    "configuration {name:?} is kept outside the manifest, which is not known here; \
+                     write its `properties`"
+                )),
+            }
+        }
+        merged
+    }
+
+    fn one_trait(
+        &mut self,
+        component: &str,
+        properties: Option<&Properties>,
+        raw: RawTrait,
+    ) -> Option<Trait> {
+        match &*raw.kind {
+            "spreadscaler" => self.scaling(raw.properties).map(Trait::Spreadscaler),
+            "daemonscaler" => self.scaling(raw.properties).map(Trait::Daemonscaler),
+            "linkdef" => match properties {
+                Some(Properties::Capability(_)) => {
+                    self.refuse("a linkdef belongs to an actor; its `target` is the capability");
+                    None
+                }
+                _ => self.linkdef(raw.properties).map(Trait::Linkdef),
+            },
+            "link" => self.link(component, properties, raw.properties).map(Trait::Linkdef),
+            _ => {
+                self.refuse("this type is none of spreadscaler, daemonscaler, linkdef, link");
+                None
+            }
+        }
+    }
+
+    fn scaling(&mut self, raw: RawTraitProperties) -> Option<Scaling> {
+        let Some(instances) = raw.instances else {
+            self.refuse("`instances` is missing");
+            return None;
+        };
+        if instances > INSTANCES_MAX {
+            self.refuse(format!("`instances` is greater than {INSTANCES_MAX}"));
+        }
+        let spread = raw.spread.into_iter().map(|raw| Spread {
+            name: raw.name,
+            requirements: raw.requirements,
+            weight: raw.weight,
+        });
+        Some(Scaling { instances, spread: spread.collect(), rebalance: raw.rebalance })
+    }
+
+    /// Returns the name of a link's other end, and the configuration of that end.
+    fn target(&mut self, target: Option<RawTarget>) -> Option<(String, Vec<RawConfig>)> {
+        match target {
+            Some(RawTarget::Name(name)) => Some((name, Vec::new())),
+            Some(RawTarget::Full { name, end }) => Some((name, self.end(end))),
+            None => {
+                self.refuse("`target` is missing");
+                None
+            }
+        }
+    }
+
+    fn end(&mut self, end: RawEnd) -> Vec<RawConfig> {
+        if !end.secrets.is_empty() {
+            self.refuse("`secrets` are not known to hosts of this protocol");
+        }
+        end.config
+    }
+
+    fn linkdef(&mut self, raw: RawTraitProperties) -> Option<Linkdef> {
+        let (target, _) = self.target(raw.target)?;
+        Some(Linkdef { target, values: raw.values })
+    }
+
+    /// Reads a link of later versions. Its values are the configuration of the capability's end.
+    fn link(
+        &mut self,
+        component: &str,
+        properties: Option<&Properties>,
+        raw: RawTraitProperties,
+    ) -> Option<Linkdef> {
+        let (target, config) = self.target(raw.target)?;
+        let config_of_target = [config, raw.target_config].concat();
+        let config_of_source = [self.end(raw.source), raw.source_config].concat();
+        if raw.name.is_some_and(|name| name != DEFAULT_LINK) {
+            self.refuse("a link has no name of its own; set `link_name` of the capability");
+        }
+        match properties? {
+            Properties::Actor(_) => {
+                let mut values = self.merged(config_of_target);
+                values.extend(raw.values);
+                Some(Linkdef { target, values })
+            }
+            Properties::Capability(_) => {
+                let values = self.merged(config_of_source);
+                let (path, capability) = (self.path.clone(), component.to_owned());
+                self.backward.push(Backward { path, capability, actor: target, values });
+                None
+            }
+        }
+    }
+
+    /// Gives actors the links that are written at capabilities.
+    fn links_of_capabilities(&mut self, components: &mut [Component]) {
+        for Backward { path, capability, actor, values } in std::mem::take(&mut self.backward) {
+            let found = components
+                .iter_mut()
+                .find(|one| one.name == actor && matches!(one.properties, Properties::Actor(_)));
+            match found {
+                Some(component) => {
+                    let link = Linkdef { target: capability, values };
+                    component.traits.get_or_insert_default().push(Trait::Linkdef(link));
+                }
+                None => {
+                    self.path = path;
+                    self.place = format!("component {capability:?}");
+                    self.refuse(format!("its link's target {actor:?} is no actor of the manifest"));
+                }
+            }
+        }
+    }
+}

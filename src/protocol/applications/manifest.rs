@@ -1,0 +1,233 @@
+//! A manifest in its normal form (wadm, section 2): serializing it gives the JSON that is stored,
+//! and that `model.get` answers with.
+//!
+//! Only shapes of wadm 0.10 are in here, so that its clients can read it. Forms of later versions
+//! are turned into these when a manifest is decoded, see [`decode`](super::decode).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::decode::{Raw, Violations};
+
+/// The annotation with the version of a manifest.
+pub const VERSION: &str = "version";
+/// The annotation with a sentence about an application.
+pub const DESCRIPTION: &str = "description";
+/// The version that is always the newest one, and never a version of its own.
+pub const LATEST: &str = "latest";
+/// The link name of a capability that has none.
+pub const DEFAULT_LINK: &str = "default";
+/// The weight of a rule that has none.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// An application as somebody wants it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", try_from = "Raw")]
+pub struct Manifest {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: Metadata,
+    pub spec: Specification,
+}
+
+/// The name of an application, and remarks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Metadata {
+    pub name: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The parts of an application, in the order of the manifest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Specification {
+    pub components: Vec<Component>,
+}
+
+/// An actor or a provider of an application.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Component {
+    pub name: String,
+    #[serde(flatten)]
+    pub properties: Properties,
+    /// `None` and no traits are two things: a capability without a list runs once, one with an
+    /// empty list never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traits: Option<Vec<Trait>>,
+}
+
+/// The kind of a component, with what is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", content = "properties", rename_all = "lowercase")]
+pub enum Properties {
+    Actor(Actor),
+    Capability(Capability),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Actor {
+    /// Goes to hosts as it is.
+    pub image: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Capability {
+    /// Goes to hosts as it is.
+    pub image: String,
+    /// Manifests of later versions have none; then the claims of the provider say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contract: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Config>,
+}
+
+/// The configuration that a provider starts with.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Config {
+    /// Goes to the provider as it is.
+    Text(String),
+    /// Goes to the provider as compact JSON.
+    Object(Map<String, Value>),
+}
+
+/// A rule about a component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", content = "properties", rename_all = "lowercase")]
+pub enum Trait {
+    /// So many in the lattice.
+    Spreadscaler(Scaling),
+    /// So many on each host.
+    Daemonscaler(Scaling),
+    Linkdef(Linkdef),
+}
+
+/// How many are to run, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Scaling {
+    pub instances: u32,
+    pub spread: Vec<Spread>,
+    /// A host that comes back takes its share again, although others run it by then. An extension
+    /// of ours.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rebalance: bool,
+}
+
+/// A share of the instances, for hosts with certain labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Spread {
+    pub name: String,
+    /// Labels that a host must have; none fit every host.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub requirements: BTreeMap<String, String>,
+    /// [`DEFAULT_WEIGHT`] if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// A link from an actor to a capability of the same manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Linkdef {
+    /// The name of the component.
+    pub target: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// Returns the version; empty if there is none, as wadm 0.10 stores such a manifest.
+    pub fn version(&self) -> &str {
+        self.metadata.annotations.get(VERSION).map_or("", String::as_str)
+    }
+
+    /// Gives the manifest a version.
+    pub fn set_version(&mut self, version: &str) {
+        self.metadata.annotations.insert(VERSION.to_owned(), version.to_owned());
+    }
+
+    pub fn description(&self) -> Option<&str> {
+        self.metadata.annotations.get(DESCRIPTION).map(String::as_str)
+    }
+
+    /// Returns the capability of a name.
+    pub fn capability(&self, name: &str) -> Option<&Capability> {
+        self.capabilities().find(|(of, _)| *of == name).map(|(_, capability)| capability)
+    }
+
+    /// Returns the capabilities with their names.
+    pub fn capabilities(&self) -> impl Iterator<Item = (&str, &Capability)> {
+        self.spec.components.iter().filter_map(|component| match &component.properties {
+            Properties::Capability(capability) => Some((&*component.name, capability)),
+            Properties::Actor(_) => None,
+        })
+    }
+
+    /// Returns the actors with their names.
+    pub fn actors(&self) -> impl Iterator<Item = (&str, &Actor)> {
+        self.spec.components.iter().filter_map(|component| match &component.properties {
+            Properties::Actor(actor) => Some((&*component.name, actor)),
+            Properties::Capability(_) => None,
+        })
+    }
+}
+
+impl TryFrom<Raw> for Manifest {
+    type Error = Violations;
+
+    fn try_from(raw: Raw) -> Result<Self, Violations> {
+        raw.into_manifest().map(|decoded| decoded.manifest)
+    }
+}
+
+impl Component {
+    /// Returns the links of this component.
+    pub fn links(&self) -> impl Iterator<Item = &Linkdef> {
+        self.traits.iter().flatten().filter_map(|one| match one {
+            Trait::Linkdef(link) => Some(link),
+            Trait::Spreadscaler(_) | Trait::Daemonscaler(_) => None,
+        })
+    }
+}
+
+impl Capability {
+    pub fn link_name(&self) -> &str {
+        self.link_name.as_deref().unwrap_or(DEFAULT_LINK)
+    }
+}
+
+impl Config {
+    /// Returns the text that a provider is started with.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Object(object) => Value::Object(object.clone()).to_string(),
+        }
+    }
+}
+
+impl Trait {
+    /// Returns the name of this kind of trait.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Spreadscaler(_) => "spreadscaler",
+            Self::Daemonscaler(_) => "daemonscaler",
+            Self::Linkdef(_) => "linkdef",
+        }
+    }
+}
+
+impl Spread {
+    pub fn weight(&self) -> u32 {
+        self.weight.unwrap_or(DEFAULT_WEIGHT)
+    }
+}

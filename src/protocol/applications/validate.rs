@@ -1,0 +1,1 @@
+//! Refuses manifests that cannot be meant so.
