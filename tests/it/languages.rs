@@ -8,14 +8,19 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use lattice_engine::providers::builtin::{Spec, httpclient, httpserver, keyvalue};
-use lattice_protocol::identity::wasm::inspect;
+use lattice_protocol::{identity::wasm::inspect, rpc::codec::decode_invocation};
 use serde_json::json;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use wascap::prelude::KeyPair;
 
 use crate::harness::{
     ECHO, KVCOUNTER, PATIENCE, Server, TestHost,
-    client::{link_builtin, start, start_instead, start_provider},
+    client::{
+        Caller, http_request, link_builtin, nats, settled, start, start_instead, start_provider,
+    },
     eventually, example,
     guests::{Guest, Signing, sign_module},
     host,
@@ -411,6 +416,91 @@ async fn a_component_of_wasi_0_3_asks_others_and_ends_with_its_call() {
         assert_eq!(pair.get(path).await.map(|(status, _)| status), Some(504), "{path}");
         assert_eq!(pair.answered("/").await, hello);
     }
+    pair.stop().await;
+}
+
+/// Waits until a request is in an instance that takes others as well.
+async fn in_company(pair: &Pair) {
+    eventually("another request comes to the same instance", async || {
+        (pair.get("/here").await?.1 == "1").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_one_instance_of_wasi_0_3_wait_for_each_other_and_end_together() {
+    let guest = built(&SPIN_PYTHON).await;
+    let pair = beside_its_providers(&guest, 5, &[("timeout_ms", PATIENT)]).await;
+    let hello = "Hello from the Spin Python SDK: GET /";
+    assert_eq!(pair.answered("/").await, hello);
+    let first = tokio::spawn(client().get(pair.url("/meet")).send());
+    in_company(&pair).await;
+    assert_eq!(pair.get("/meet").await, Some((200, "met".into())));
+    let first = first.await.unwrap().expect("an answer");
+    assert_eq!(first.text().await.expect("a body"), "met");
+
+    let caller = Caller::new(&pair.server).await;
+    let asks = |path| {
+        let request = http_request("GET", path, b"");
+        caller.invocation(&guest.id, "HttpServer.HandleRequest", request)
+    };
+    let (sleeps, fails) = (asks("/sleep"), asks("/fail"));
+    let failing = async {
+        in_company(&pair).await;
+        caller.send(&guest.id, &fails).await
+    };
+    for ended in <[_; 2]>::from(futures::join!(caller.send(&guest.id, &sleeps), failing)) {
+        let why = ended.error.expect("an error");
+        let expected = "exit code 1 (with it ended all 2 calls in its instance)";
+        assert!(why.contains(expected), "{why}");
+    }
+    assert_eq!(pair.answered("/").await, hello);
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_one_instance_of_wasi_0_3_have_their_own_deadlines_and_traces() {
+    let guest = built(&SPIN_PYTHON).await;
+    let pair = Pair::start("false", "4000").await;
+    pair.run_only_on(0, &guest).await;
+    pair.serve(&guest.id, "/").await;
+    let origin = Origin::start().await;
+    start_provider(&pair.server, &pair.hosts[0], "builtin://httpclient").await;
+    pair.link(&guest.id, &httpclient::SPEC, &[("allow_loopback", "true")]).await;
+    assert_eq!(pair.answered("/").await, "Hello from the Spin Python SDK: GET /");
+
+    let nats = nats(&pair.server).await;
+    let mut wire = nats.subscribe(pair.server.rpc(">")).await.unwrap();
+    settled(&nats).await;
+    let late = tokio::spawn(client().get(pair.url("/sleep")).send());
+    in_company(&pair).await;
+    sleep(Duration::from_millis(1500)).await;
+    let path = format!("/fetch?{}", origin.url("/gate"));
+    let mut asking = Vec::new();
+    for n in 1..=2 {
+        let parent = format!("00-0af7651916cd43dd8448eb211c80319{n}-b7ad6b716920333{n}-01");
+        let request = client().get(pair.url(&format!("{path}?{n}"))).header("traceparent", &parent);
+        asking.push(tokio::spawn(request.send()));
+        origin.arrival().await;
+        // Both ask for what the same instance has sent.
+        let asked = loop {
+            let message = timeout(PATIENCE, wire.next()).await.expect("in time").expect("one");
+            let Ok(sent) = decode_invocation(message.payload) else { continue };
+            if sent.operation == "HttpClient.Send" {
+                break sent;
+            }
+        };
+        assert_eq!(asked.trace_context.get("traceparent"), Some(&*parent));
+        assert!(String::from_utf8_lossy(&asked.msg).contains(&format!("gate?{n}")));
+    }
+    assert_eq!(pair.get("/here").await, Some((200, "3".into())));
+    assert_eq!(late.await.unwrap().expect("an answer").status(), 504);
+    for asking in asking {
+        origin.open();
+        assert_eq!(asking.await.unwrap().expect("an answer").status(), 200);
+    }
+    // One call was left in it, so it serves no others.
+    assert_eq!(pair.get("/here").await, Some((200, "0".into())));
     pair.stop().await;
 }
 

@@ -23,8 +23,9 @@ use super::{
     artifact::{Artifact, Code, ModuleCode},
     background, capabilities,
     component::{
-        self,
+        self, Reuse,
         config::{Configuration, Unreadable, Values},
+        http::worker::Visit,
     },
     engine::Engine,
     guest,
@@ -33,6 +34,7 @@ use super::{
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
     turns::ActorTurns,
+    workers::Workers,
 };
 use crate::{
     control::named_config::NamedConfig,
@@ -76,7 +78,7 @@ pub struct Usage {
 }
 
 /// The right to one instance.
-struct Slot {
+pub(super) struct Slot {
     _running: OwnedSemaphorePermit,
     _outside: Option<OwnedSemaphorePermit>,
 }
@@ -146,15 +148,17 @@ pub struct Actor {
     artifact: ArcSwap<Artifact>,
     permits: Arc<Permits>,
     /// Instances that may serve again.
-    idle: Arc<Idle>,
-    sink: Arc<Sink>,
+    pub(super) idle: Arc<Idle>,
+    /// Those that serve several calls at a time.
+    pub(super) workers: Workers,
+    pub(super) sink: Arc<Sink>,
     /// Keeps its calls from taking every core.
-    turns: Arc<ActorTurns>,
+    pub(super) turns: Arc<ActorTurns>,
     /// Its named configuration, as components read it.
     config: Configuration,
     /// Counts the calls of all time.
     served: Arc<Target>,
-    shared: Shared,
+    pub(super) shared: Shared,
     /// Counts the calls in work, so that stopping can wait for them.
     in_work: TaskTracker,
 }
@@ -165,6 +169,7 @@ impl Actor {
         Arc::new(Self {
             permits: Permits::new(limit, shared.queue_max),
             idle: Idle::new(reuse),
+            workers: Workers::default(),
             sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
             served: shared.router.meter().serve(id.as_str(), ""),
             turns: ActorTurns::new(&shared.engine.turns()),
@@ -189,7 +194,7 @@ impl Actor {
     /// Runs another module from the next call on; calls in work finish with the old one.
     pub fn update(&self, artifact: Arc<Artifact>) {
         self.artifact.store(artifact);
-        self.idle.clear();
+        self.forget_instances();
     }
 
     /// Changes how many calls may run at a time.
@@ -200,6 +205,13 @@ impl Actor {
     /// Changes how many calls one instance may serve; `None` for what is usual.
     pub fn set_reuse(&self, reuse: Option<u32>) {
         self.idle.set_reuse(reuse);
+        self.forget_instances();
+    }
+
+    /// Has no instance that there is serve further calls.
+    fn forget_instances(&self) {
+        self.workers.clear();
+        self.idle.clear();
     }
 
     /// Admits no call any more and waits until those in work are done.
@@ -207,7 +219,7 @@ impl Actor {
         self.permits.close();
         self.in_work.close();
         self.in_work.wait().await;
-        self.idle.clear();
+        self.forget_instances();
     }
 
     /// The slots for the instances of an artifact, and how many one instance takes.
@@ -218,7 +230,20 @@ impl Actor {
         }
     }
 
-    fn keep(&self, artifact: &Arc<Artifact>, instance: Instance) {
+    /// Waits for the slots of one instance.
+    pub(super) async fn slot(
+        &self,
+        artifact: &Artifact,
+        depth: u8,
+        ends_at: Instant,
+    ) -> Result<Slot, CallError> {
+        let (slots, count) = self.slots_of(artifact);
+        let slot = timeout_at(ends_at, slots.acquire(depth, count)).await;
+        slot.map_err(|_| self.not_admitted(Refused::NoSlot))?
+            .ok_or_else(|| self.not_admitted(Refused::Stopped))
+    }
+
+    pub(super) fn keep(&self, artifact: &Arc<Artifact>, instance: Instance) {
         let (slots, count) = self.slots_of(artifact);
         self.idle.keep(Arc::clone(artifact), instance, || {
             Arc::clone(&slots.idle).try_acquire_many_owned(count).ok()
@@ -270,11 +295,7 @@ impl Actor {
             (Code::Module(_), Some(_)) => Box::pin(call.whole()).await?,
             _ => call,
         };
-        let (slots, count) = self.slots_of(&artifact);
-        let slot = timeout_at(call.ends_at(), slots.acquire(call.depth, count)).await;
-        let _slot = slot
-            .map_err(|_| self.not_admitted(Refused::NoSlot))?
-            .ok_or_else(|| self.not_admitted(Refused::Stopped))?;
+        let (depth, ends_at) = (call.depth, call.ends_at());
         let _ticking = self.shared.engine.tick();
         let turn = self.turns.turn(call.chain.waiting());
         let outward = OutwardOf {
@@ -293,9 +314,25 @@ impl Actor {
             turn: turn.clone(),
         };
         let memory_max = self.shared.engine.memory_max_bytes();
+        let calls_max = self.idle.calls_max(&artifact);
+        let mut reuse = Reuse::of(calls_max);
+        if let Code::Component(prepared) = &artifact.code
+            && prepared.can_share(&inbound.operation)
+        {
+            if calls_max > 1 && !turn.is_deep() {
+                let visit = Visit::new(inbound, memory_max)?;
+                let code = (&artifact, prepared);
+                return self.run_beside_others(code, visit, (depth, ends_at)).await;
+            }
+            reuse = Reuse::Never;
+        }
+        let _slot = self.slot(&artifact, depth, ends_at).await?;
         let running = pin!(async {
             turn.begin().await;
-            let idle = self.idle.take(&artifact, &inbound.operation);
+            let idle = match reuse {
+                Reuse::Possible => self.idle.take(&artifact, &inbound.operation),
+                Reuse::Never => None,
+            };
             match &artifact.code {
                 Code::Module(code) => {
                     let (ModuleCode { pre, abi }, idle) =
@@ -306,7 +343,6 @@ impl Actor {
                 Code::Component(prepared) => {
                     let (place, idle) =
                         ((&self.sink, memory_max), idle.and_then(Instance::component));
-                    let reuse = component::Reuse::of(self.idle.calls_max(&artifact));
                     // Boxed: the state of a component is ten times that of a module.
                     let ran = Box::pin(component::run(prepared, place, idle, reuse, inbound)).await;
                     self.result_of(ran, &artifact, Instance::Component)
@@ -317,7 +353,7 @@ impl Actor {
     }
 
     /// Makes the result of a call of how its instance ended, and keeps one that may serve again.
-    fn result_of<I>(
+    pub(super) fn result_of<I>(
         &self,
         outcome: Outcome<I>,
         artifact: &Arc<Artifact>,

@@ -17,7 +17,11 @@ use parking_lot::Mutex;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{artifact::Artifact, component, guest};
+use super::{
+    artifact::Artifact,
+    component::{self, http::worker::Worker},
+    guest,
+};
 
 /// Instances kept per actor. More are rarely idle at the same time on a small machine.
 const KEPT_MAX: usize = 64;
@@ -29,20 +33,29 @@ pub enum Instance {
     Module(guest::Idle),
     // Boxed: it is ten times as large.
     Component(Box<component::Idle>),
+    /// One that serves several calls at a time, and none now.
+    Worker(Arc<Worker>),
 }
 
 impl Instance {
     pub fn module(self) -> Option<guest::Idle> {
         match self {
             Self::Module(idle) => Some(idle),
-            Self::Component(_) => None,
+            Self::Component(_) | Self::Worker(_) => None,
         }
     }
 
     pub fn component(self) -> Option<Box<component::Idle>> {
         match self {
             Self::Component(idle) => Some(idle),
-            Self::Module(_) => None,
+            Self::Module(_) | Self::Worker(_) => None,
+        }
+    }
+
+    pub fn worker(self) -> Option<Arc<Worker>> {
+        match self {
+            Self::Worker(worker) => Some(worker),
+            Self::Module(_) | Self::Component(_) => None,
         }
     }
 
@@ -51,6 +64,18 @@ impl Instance {
         match self {
             Self::Module(idle) => idle.served,
             Self::Component(idle) => idle.served,
+            Self::Worker(worker) => worker.served(),
+        }
+    }
+
+    /// Gives it a slot; returns the slot if it cannot keep one itself.
+    fn hold(&self, slot: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::Worker(worker) => {
+                worker.hold(Box::new(slot));
+                None
+            }
+            Self::Module(_) | Self::Component(_) => Some(slot),
         }
     }
 }
@@ -60,7 +85,7 @@ struct Kept {
     artifact: Arc<Artifact>,
     instance: Instance,
     since: Instant,
-    _slot: OwnedSemaphorePermit,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// The idle instances of an actor.
@@ -131,7 +156,8 @@ impl Idle {
         if state.kept.len() >= KEPT_MAX {
             return;
         }
-        state.kept.push(Kept { artifact, instance, since: Instant::now(), _slot: slot });
+        let _slot = instance.hold(slot);
+        state.kept.push(Kept { artifact, instance, since: Instant::now(), _slot });
         if state.sweeper.is_none() {
             let sweeping = tokio::spawn(Arc::clone(self).sweep());
             state.sweeper = Some(AbortOnDropHandle::new(sweeping));

@@ -69,7 +69,7 @@ pub enum Outcome<I> {
 }
 
 /// Why an instance did not return.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Ended {
     PastDeadline,
     Trap(String),

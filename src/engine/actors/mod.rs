@@ -9,7 +9,8 @@
 //! * [`weight`] bounds what is compiled, before it is.
 //! * [`guest`] is the waPC interface between host and module, one instance at a time.
 //! * [`component`] is the same for components, with a bridge for each interface.
-//! * [`actor`] admits calls and runs them: permits, deadline, instance reuse.
+//! * [`actor`] admits calls and runs them: permits, deadline, instance reuse. Instances that serve
+//!   several calls at a time are the `workers`.
 //! * [`turns`] keeps actors that compute for long, or call each other without end, from taking
 //!   every core, and lets them go on in the [`background`].
 //! * [`supervisor`] owns which actors run here and under which annotations; everything that starts,
@@ -31,3 +32,4 @@ pub mod sink;
 pub mod supervisor;
 pub mod turns;
 pub mod weight;
+mod workers;

@@ -207,6 +207,11 @@ impl Used {
 }
 
 impl Turn {
+    /// Whether the call needs a turn from its beginning.
+    pub fn is_deep(&self) -> bool {
+        self.0.is_deep
+    }
+
     /// Waits for the first turn of a call that needs one at once.
     pub async fn begin(&self) {
         if self.0.is_deep {

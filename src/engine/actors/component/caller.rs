@@ -1,20 +1,28 @@
 //! The calls that a guest makes, and the bytes that the host holds for them.
+//!
+//! An instance that serves several calls at a time makes each of its own calls for one of them:
+//! [`caller`] finds out for which.
 
 use std::{
+    collections::HashMap,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
+use wasmtime::{AsContextMut, component::GuestTaskId, error::Context as _};
 
-use super::config::{Unreadable, Values};
+use super::{
+    Guest,
+    config::{Unreadable, Values},
+};
 use crate::{
     actors::{
-        inbound::{HostCall, Inbound, Outward, call_out, go_on},
+        inbound::{HostCall, Inbound, Outward, go_on},
         turns::Turn,
     },
     router::LinkEnd,
@@ -31,10 +39,67 @@ pub(super) struct Caller {
     pub(super) outward: Arc<dyn Outward>,
     pub(super) turn: Turn,
     pub(super) memory_max_bytes: usize,
-    /// Bytes that the host holds for calls of the guest that wait.
-    held_bytes: Arc<AtomicUsize>,
+    pub(super) kept: Arc<Kept>,
     /// How the guest ends, if its bodies may go piece by piece.
     pub(super) end: Option<Arc<End>>,
+    pub(super) when_late: WhenLate,
+}
+
+/// The state that the host keeps for a call.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Bytes that it holds for calls of the guest that wait.
+    held_bytes: AtomicUsize,
+    /// The named configuration, once it was read.
+    configuration: OnceLock<Arc<Values>>,
+}
+
+/// The fate of an instance that was waiting for its host when the time of its call was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenLate {
+    Ends,
+    /// Other calls go on in it. It ends if it computes longer than until the next tick.
+    GoesOn,
+}
+
+/// The calls that an instance serves.
+pub(super) struct Calls {
+    /// The one that it was made for.
+    first: Caller,
+    /// Those that it serves at a time, by the task that each began. A task may go on after its
+    /// call; then it has the rights of that call, whose time ends. Tasks get the numbers of those
+    /// that ended, so there are not many more than ran at a time.
+    by_task: HashMap<GuestTaskId, Caller>,
+}
+
+impl Calls {
+    pub(super) fn of(first: Caller) -> Self {
+        Self { first, by_task: HashMap::new() }
+    }
+
+    /// Notes a call that is served beside others.
+    pub(super) fn begin(&mut self, task: GuestTaskId, caller: Caller) {
+        self.by_task.insert(task, caller);
+    }
+
+    /// Forgets those that have ended, when no task is left.
+    pub(super) fn clear(&mut self) {
+        self.by_task.clear();
+    }
+}
+
+/// Returns the caller for what the guest does now. To be asked before anything is awaited: nobody
+/// knows later which task it was.
+pub(super) fn caller(store: &mut impl AsContextMut<Data = Guest>) -> wasmtime::Result<Caller> {
+    let mut store = store.as_context_mut();
+    if store.data().calls.by_task.is_empty() {
+        return Ok(store.data().calls.first.clone());
+    }
+    // The oldest is the task that the host began; the others are parts of the component.
+    let began = store.async_call_stack()?.last();
+    let calls = &store.data().calls.by_task;
+    let caller = began.and_then(|task| calls.get(&task)).cloned();
+    caller.context("the component asked its host for something outside of every call")
 }
 
 /// The end of a guest. What it still wrote when it was cut off is no whole body, although the end
@@ -84,7 +149,7 @@ impl Drop for Guard<'_> {
 /// Bytes that the host holds for a guest; all of them together may be as many as its memory. Gives
 /// them back when dropped.
 pub(super) struct Holding {
-    of: Arc<AtomicUsize>,
+    of: Arc<Kept>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -103,7 +168,7 @@ impl Holding {
 
     /// Takes more; says whether there is room.
     pub(super) fn grow(&mut self, more: usize) -> bool {
-        let taken = self.of.fetch_add(more, Ordering::Relaxed);
+        let taken = self.of.held_bytes.fetch_add(more, Ordering::Relaxed);
         self.bytes += more;
         taken.saturating_add(more) <= self.bytes_max
     }
@@ -111,14 +176,15 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.of.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 impl Caller {
     pub(super) fn new(call: &Inbound, memory_max_bytes: usize) -> Self {
         let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());
-        Self { outward, turn, memory_max_bytes, held_bytes: Arc::default(), end: None }
+        let (kept, when_late) = (Arc::default(), WhenLate::Ends);
+        Self { outward, turn, memory_max_bytes, kept, end: None, when_late }
     }
 
     /// Performs a call of a contract. The outer error ends the guest: its time is over.
@@ -150,26 +216,39 @@ impl Caller {
             payload,
             exchange,
         };
-        call_out(&*self.outward, &self.turn, request).await
+        let result = self.outward.host_call(request).await;
+        self.go_on().await?;
+        Ok(result)
     }
 
-    /// Reads the named configuration of the guest's actor. The outer error ends the guest: its time
-    /// is over.
+    /// Returns the named configuration of the guest's actor, as it was at the first question of the
+    /// call. The outer error ends the guest: its time is over.
     pub(super) async fn configuration(&self) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
+        let known = &self.kept.configuration;
+        if let Some(values) = known.get() {
+            return Ok(Ok(Arc::clone(values)));
+        }
         let read = self.outward.configuration().await;
-        go_on(&*self.outward, &self.turn).await?;
-        Ok(read)
+        self.go_on().await?;
+        Ok(read.map(|values| Arc::clone(known.get_or_init(|| values))))
+    }
+
+    async fn go_on(&self) -> wasmtime::Result<()> {
+        match self.when_late {
+            WhenLate::Ends => go_on(&*self.outward, &self.turn).await,
+            WhenLate::GoesOn => Ok(()),
+        }
     }
 
     /// Begins to hold bytes for the guest.
     pub(super) fn hold(&self) -> Holding {
         let bytes_max = self.memory_max_bytes;
-        Holding { of: Arc::clone(&self.held_bytes), bytes: 0, bytes_max }
+        Holding { of: Arc::clone(&self.kept), bytes: 0, bytes_max }
     }
 
     /// Says whether nothing but so many others has this call any more.
     pub(super) fn is_done_but_for(&self, others: usize) -> bool {
-        Arc::strong_count(&self.held_bytes) <= others + 1
+        Arc::strong_count(&self.kept) <= others + 1
     }
 
     /// Chooses the link that a name inside an interface means: the one of that name if there is

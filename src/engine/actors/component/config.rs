@@ -16,7 +16,7 @@ use wasmtime::{
     component::{Accessor, ComponentType, Lift, Linker, Lower},
 };
 
-use super::{Caller, Guest};
+use super::{Guest, caller::caller};
 use crate::control::named_config::NamedConfig;
 
 /// The values of an actor, by name.
@@ -176,15 +176,8 @@ fn add_variables(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.instance(third)?.func_wrap_concurrent(
         "get",
         |accessor: &Accessor<Guest>, (name,): (String,)| {
-            let (known, caller) = accessor.with(|mut access| {
-                let guest = access.data_mut();
-                (guest.config.clone(), guest.caller.clone())
-            });
-            Box::pin(async move {
-                let read = read(known, caller).await?;
-                accessor.with(|mut access| access.data_mut().config = read.clone().ok());
-                Ok((variable(read, name),))
-            })
+            let caller = accessor.with(|mut access| caller(&mut access));
+            Box::pin(async move { Ok((variable(caller?.configuration().await?, name),)) })
         },
     )
 }
@@ -209,25 +202,11 @@ fn bytes(value: &String) -> Vec<u8> {
     value.as_bytes().to_vec()
 }
 
-/// Returns the values that were read before, or reads them.
-async fn read(
-    known: Option<Arc<Values>>,
-    caller: Caller,
-) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
-    match known {
-        Some(values) => Ok(Ok(values)),
-        None => caller.configuration().await,
-    }
-}
-
 /// Reads the values once per call.
 async fn values(
     mut store: StoreContextMut<'_, Guest>,
 ) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
-    let guest = store.data();
-    let read = read(guest.config.clone(), guest.caller.clone()).await?;
-    store.data_mut().config = read.clone().ok();
-    Ok(read)
+    caller(&mut store)?.configuration().await
 }
 
 /// Each value with its name, whose form is up to the interface.

@@ -8,7 +8,7 @@ use wasmtime::{
     },
 };
 
-use super::{Guest, blobstore, config, keyvalue, logging, messaging, secrets};
+use super::{Guest, blobstore, config, http, keyvalue, logging, messaging, secrets};
 use lattice_protocol::{
     contracts::interfaces,
     identity::{WasmInfo, wasm::ExternKind},
@@ -19,8 +19,7 @@ pub fn new(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    http::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker)?;
     blobstore::add_to_linker(&mut linker)?;
     logging::add_to_linker(&mut linker)?;

@@ -7,7 +7,7 @@ use wasmtime::{
     component::{ComponentType, Lift, Linker},
 };
 
-use super::Guest;
+use super::{Guest, caller::caller};
 use lattice_protocol::contracts;
 
 /// The names under which it is imported.
@@ -55,10 +55,11 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     for name in NAMES {
         linker.instance(name)?.func_wrap_async(
             "log",
-            |store: StoreContextMut<'_, Guest>,
+            |mut store: StoreContextMut<'_, Guest>,
              (level, context, message): (LogLevel, String, String)| {
-                let caller = store.data().caller.clone();
+                let caller = caller(&mut store);
                 Box::new(async move {
+                    let caller = caller?;
                     let entry = LogEntry { level: level.word(), text: line(&context, message) };
                     let payload = contracts::encode(&entry);
                     // An actor that may not log is told so by nothing but the missing line.

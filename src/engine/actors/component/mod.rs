@@ -13,9 +13,11 @@
 //!   before it is compiled.
 //!
 //! Invariants:
-//! * An instance serves one call at a time. One that answered a request to its end may answer
-//!   further ones, if it is of WASI 0.3 or its annotation says so; every other is gone with its
-//!   call.
+//! * An instance serves one call at a time, unless it answers requests and is of WASI 0.3
+//!   ([`http::worker`]). One that answered a request to its end may answer further ones, if it is
+//!   of WASI 0.3 or its annotation says so; every other is gone with its call.
+//! * Each call that a guest makes is one for the call that it serves, with the deadline, the trace
+//!   and the place in its chain of that one ([`caller`]).
 //! * An instance that still waits for the host after its call is not used again: the answer would
 //!   come under the deadline and the right to run of another call.
 //! * A guest has no files, no environment, no sockets; its output goes to the actor's log.
@@ -54,7 +56,7 @@ use super::{
     weight::Weight,
 };
 use crate::rpc::call::CallError;
-use caller::{Caller, Holding, is_default};
+use caller::{Caller, Calls, caller, is_default};
 use engine::Needs;
 use instances::Instances;
 use lattice_protocol::{
@@ -210,6 +212,11 @@ impl Prepared {
         operation == httpserver::HANDLE_REQUEST && self.answers_requests()
     }
 
+    /// Says whether an instance can serve several calls of this operation at a time.
+    pub fn can_share(&self, operation: &str) -> bool {
+        self.can_reuse(operation) && self.exports.http.as_ref().is_some_and(http::answers_several)
+    }
+
     /// Says whether it answers requests.
     pub fn answers_requests(&self) -> bool {
         self.exports.http.is_some()
@@ -246,8 +253,7 @@ pub struct Guest {
     http: WasiHttpCtx,
     hooks: http::Hooks,
     limits: Limits,
-    caller: Caller,
-    config: Option<Arc<config::Values>>,
+    calls: Calls,
     sink: Arc<Sink>,
     dropped: blobstore::Dropped,
 }
@@ -347,15 +353,18 @@ pub async fn run(
     };
     match ran {
         Ok((payload, idle)) => Outcome::Returned(Ok(payload), idle),
-        Err(Failure::Told(mut text)) => {
-            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-            Outcome::Returned(Err(CallError::Callee(text)), None)
-        }
+        Err(Failure::Told(text)) => Outcome::Returned(Err(told_to_caller(text)), None),
         Err(Failure::Ended(error)) => {
             let refused = refusal.load(Ordering::Relaxed);
             Outcome::Ended(ended(&error, refused.then_some(memory_max_bytes)))
         }
     }
+}
+
+/// Makes the error of a call from what its guest, or something in its name, said.
+fn told_to_caller(mut text: String) -> CallError {
+    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    CallError::Callee(text)
 }
 
 /// Takes a call to the export that its operation means (components, section 2.14).
@@ -415,8 +424,7 @@ impl Instance {
             http: WasiHttpCtx::new(),
             hooks: http::Hooks::new(self.caller.clone()),
             limits: Limits { memory_max_bytes, used_bytes: 0, refusal: self.refusal.clone() },
-            caller: self.caller.clone(),
-            config: None,
+            calls: Calls::of(self.caller.clone()),
             sink: Arc::clone(&self.sink),
             dropped: self.dropped,
         };
@@ -425,9 +433,9 @@ impl Instance {
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|context| {
-            let Caller { outward, turn, .. } = &context.data().caller;
-            at_tick(&**outward, turn)
+        store.epoch_deadline_callback(|mut context| {
+            let Caller { outward, turn, .. } = caller(&mut context)?;
+            at_tick(&*outward, &turn)
         });
         store
     }
@@ -436,9 +444,8 @@ impl Instance {
     fn take_over(&self, store: &mut Store<Guest>) {
         let guest = store.data_mut();
         guest.hooks = http::Hooks::new(self.caller.clone());
-        guest.caller = self.caller.clone();
+        guest.calls = Calls::of(self.caller.clone());
         guest.limits.refusal = Arc::clone(&self.refusal);
-        guest.config = None;
         store.set_epoch_deadline(1);
     }
 }

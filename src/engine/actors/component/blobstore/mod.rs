@@ -23,7 +23,11 @@ use wasmtime::{
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
-use super::{Caller, Guest, Holding, Level, drop_resource, linker};
+use super::{
+    Guest, Level,
+    caller::{Caller, Holding, caller},
+    drop_resource, linker,
+};
 use objects::{Container, Incoming, Names, Outgoing, Place, Reading, seconds};
 use spool::{Spooled, Writing};
 
@@ -96,12 +100,12 @@ fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
         "outgoing-value",
         ResourceType::host::<Outgoing>(),
         |mut store: StoreContextMut<'_, Guest>, rep| {
+            let caller = caller(&mut store);
             let guest = store.data_mut();
             let taken = guest.table.delete(Resource::<Outgoing>::new_own(rep));
-            let (caller, sink, dropped) = (guest.caller.clone(), &guest.sink, guest.dropped);
-            let sink = Arc::clone(sink);
+            let (sink, dropped) = (Arc::clone(&guest.sink), guest.dropped);
             Box::new(async move {
-                let value = taken?;
+                let (value, caller) = (taken?, caller?);
                 if dropped == Dropped::Lost || value.place.is_none() {
                     return Ok(());
                 }
@@ -122,12 +126,13 @@ fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
     types.func_wrap(
         "[method]outgoing-value.outgoing-value-write-body",
         |mut store: StoreContextMut<'_, Guest>, (value,): (Resource<Outgoing>,)| {
-            let Guest { table, caller, .. } = store.data_mut();
+            let caller = caller(&mut store)?;
+            let table = &mut store.data_mut().table;
             let value = table.get_mut(&value)?;
             if value.spool.is_some() {
                 return Ok((Err(()),));
             }
-            let spool = Spooled::new(caller);
+            let spool = Spooled::new(&caller);
             value.spool = Some(Arc::clone(&spool));
             let stream: DynOutputStream = Box::new(Writing(spool));
             Ok((Ok(table.push(stream)?),))
@@ -136,9 +141,9 @@ fn add_outgoing_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
     types.func_wrap_async(
         FINISH,
         |mut store: StoreContextMut<'_, Guest>, (value,): (Resource<Outgoing>,)| {
-            let caller = store.data().caller.clone();
+            let caller = caller(&mut store);
             let taken = store.data_mut().table.delete(value);
-            Box::new(async move { Ok((objects::finish(&caller, taken?).await?,)) })
+            Box::new(async move { Ok((objects::finish(&caller?, taken?).await?,)) })
         },
     )
 }
@@ -158,16 +163,17 @@ fn add_incoming_value(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result
     types.func_wrap_async(
         "[static]incoming-value.incoming-value-consume-sync",
         |mut store: StoreContextMut<'_, Guest>, (value,): (Resource<Incoming>,)| {
-            let caller = store.data().caller.clone();
+            let caller = caller(&mut store);
             let taken = store.data_mut().table.delete(value);
-            Box::new(async move { Ok((taken?.all(&caller).await?,)) })
+            Box::new(async move { Ok((taken?.all(&caller?).await?,)) })
         },
     )?;
     types.func_wrap(
         "[static]incoming-value.incoming-value-consume-async",
         |mut store: StoreContextMut<'_, Guest>, (value,): (Resource<Incoming>,)| {
+            let caller = caller(&mut store)?;
             let guest = store.data_mut();
-            let (caller, incoming) = (guest.caller.clone(), guest.table.delete(value)?);
+            let incoming = guest.table.delete(value)?;
             let stream: DynInputStream = Box::new(Reading::new(caller, incoming));
             Ok((Ok::<_, String>(guest.table.push(stream)?),))
         },
@@ -182,13 +188,12 @@ macro_rules! on_container {
     ) => {
         $interface.func_wrap_async(
             $name,
-            |store: StoreContextMut<'_, Guest>,
+            |mut store: StoreContextMut<'_, Guest>,
              (container, $($arg,)*): (Resource<Container>, $($ty,)*)| {
-                let guest = store.data();
-                let $caller = guest.caller.clone();
-                let found = guest.table.get(&container).map(Container::clone);
+                let caller = caller(&mut store);
+                let found = store.data().table.get(&container).map(Container::clone);
                 Box::new(async move {
-                    let $container = found?;
+                    let ($caller, $container) = (caller?, found?);
                     Ok(($body,))
                 })
             },
@@ -258,9 +263,8 @@ fn add_data(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         |mut store: StoreContextMut<'_, Guest>,
          (container, name, start, end): (Resource<Container>, String, u64, u64)| {
             Box::new(async move {
-                let guest = store.data();
-                let caller = guest.caller.clone();
-                let place = Place::in_container(guest.table.get(&container)?, name);
+                let caller = caller(&mut store)?;
+                let place = Place::in_container(store.data().table.get(&container)?, name);
                 let incoming = match objects::get_data(&caller, place, start, end).await? {
                     Ok(incoming) => incoming,
                     Err(text) => return Ok((Err(text),)),
@@ -299,9 +303,8 @@ fn add_names(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> 
         "[method]stream-object-names.read-stream-object-names",
         |mut store: StoreContextMut<'_, Guest>, (names, count): (Resource<Names>, u64)| {
             Box::new(async move {
-                let guest = store.data_mut();
-                let caller = guest.caller.clone();
-                Ok((guest.table.get_mut(&names)?.read(&caller, count).await?,))
+                let caller = caller(&mut store)?;
+                Ok((store.data_mut().table.get_mut(&names)?.read(&caller, count).await?,))
             })
         },
     )?;
@@ -309,9 +312,8 @@ fn add_names(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> 
         "[method]stream-object-names.skip-stream-object-names",
         |mut store: StoreContextMut<'_, Guest>, (names, count): (Resource<Names>, u64)| {
             Box::new(async move {
-                let guest = store.data_mut();
-                let caller = guest.caller.clone();
-                let read = guest.table.get_mut(&names)?.read(&caller, count).await?;
+                let caller = caller(&mut store)?;
+                let read = store.data_mut().table.get_mut(&names)?.read(&caller, count).await?;
                 Ok((read.map(|(names, is_end)| (names.len() as u64, is_end)),))
             })
         },
@@ -325,7 +327,7 @@ macro_rules! on_name {
             $name,
             |mut store: StoreContextMut<'_, Guest>, (name,): (String,)| {
                 Box::new(async move {
-                    let caller = store.data().caller.clone();
+                    let caller = caller(&mut store)?;
                     match $make(&caller, name).await? {
                         Ok(container) => Ok((Ok(store.data_mut().table.push(container)?),)),
                         Err(text) => Ok((Err::<Resource<Container>, String>(text),)),
@@ -341,30 +343,30 @@ fn add_store(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> 
     on_name!(interface, "get-container", objects::get_container)?;
     interface.func_wrap_async(
         "delete-container",
-        |store: StoreContextMut<'_, Guest>, (name,): (String,)| {
-            let caller = store.data().caller.clone();
-            Box::new(async move { Ok((objects::delete_container(&caller, name).await?,)) })
+        |mut store: StoreContextMut<'_, Guest>, (name,): (String,)| {
+            let caller = caller(&mut store);
+            Box::new(async move { Ok((objects::delete_container(&caller?, name).await?,)) })
         },
     )?;
     interface.func_wrap_async(
         "container-exists",
-        |store: StoreContextMut<'_, Guest>, (name,): (String,)| {
-            let caller = store.data().caller.clone();
-            Box::new(async move { Ok((objects::container_exists(&caller, &name).await?,)) })
+        |mut store: StoreContextMut<'_, Guest>, (name,): (String,)| {
+            let caller = caller(&mut store);
+            Box::new(async move { Ok((objects::container_exists(&caller?, &name).await?,)) })
         },
     )?;
     interface.func_wrap_async(
         "copy-object",
-        |store: StoreContextMut<'_, Guest>, (from, to): (ObjectId, ObjectId)| {
-            let caller = store.data().caller.clone();
-            Box::new(async move { Ok((objects::copy_object(&caller, &from, to).await?,)) })
+        |mut store: StoreContextMut<'_, Guest>, (from, to): (ObjectId, ObjectId)| {
+            let caller = caller(&mut store);
+            Box::new(async move { Ok((objects::copy_object(&caller?, &from, to).await?,)) })
         },
     )?;
     interface.func_wrap_async(
         "move-object",
-        |store: StoreContextMut<'_, Guest>, (from, to): (ObjectId, ObjectId)| {
-            let caller = store.data().caller.clone();
-            Box::new(async move { Ok((objects::move_object(&caller, from, to).await?,)) })
+        |mut store: StoreContextMut<'_, Guest>, (from, to): (ObjectId, ObjectId)| {
+            let caller = caller(&mut store);
+            Box::new(async move { Ok((objects::move_object(&caller?, from, to).await?,)) })
         },
     )
 }

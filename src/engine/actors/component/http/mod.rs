@@ -10,9 +10,12 @@
 //! The half of wasmtime-wasi-http for 0.3, whose interface still moves, is used here and where the
 //! linker is made.
 //!
+//! * [`worker`] is an instance of 0.3 that answers several requests at a time.
+//!
 //! [`exchange`]: crate::rpc::exchange
 
 mod outgoing;
+pub mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -31,9 +34,12 @@ use hyper::{
 };
 use serde::Deserialize;
 use tokio::time::timeout;
-use wasmtime::{AsContextMut as _, component::InstancePre};
+use wasmtime::{
+    AsContextMut as _,
+    component::{InstancePre, Linker},
+};
 use wasmtime_wasi_http::{
-    Error, WasiBody, WasiHttpView,
+    Error, WasiBody, WasiHttp, WasiHttpView,
     handler::{Prepared, Proxy, ProxyPre, Response},
     p2, p3,
 };
@@ -120,12 +126,28 @@ impl Incoming {
     }
 }
 
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let options = p2::bindings::LinkOptions::default();
+    p2::bindings::http::types::add_to_linker::<_, WasiHttp>(
+        linker,
+        &(&options).into(),
+        WasiHttpView::http,
+    )?;
+    p3::bindings::http::types::add_to_linker::<_, WasiHttp>(linker, WasiHttpView::http)?;
+    outgoing::add_to_linker(linker)
+}
+
 /// Finds the export that takes requests, the one of 0.3 first.
 pub(super) fn proxy(pre: &InstancePre<Guest>) -> Option<ProxyPre<Guest>> {
     if let Ok(service) = p3::bindings::ServicePre::new(pre.clone()) {
         return Some(ProxyPre::P3(service));
     }
     p2::bindings::ProxyPre::new(pre.clone()).ok().map(ProxyPre::P2)
+}
+
+/// Says whether an instance can answer several requests at a time.
+pub(super) fn answers_several(pre: &ProxyPre<Guest>) -> bool {
+    matches!(pre, ProxyPre::P3(_))
 }
 
 /// How many requests an instance usually answers. A guest of 0.2 was built for one; one of 0.3 for
@@ -145,7 +167,7 @@ pub(super) async fn handle(
     reuse: Reuse,
     (payload, exchange): (Bytes, Option<Arc<Exchange>>),
 ) -> Result<(Bytes, Option<Box<Idle>>), Failure> {
-    let request = request_of(payload, exchange.as_deref())?;
+    let request = request_of(payload, exchange.as_deref()).map_err(Failure::Told)?;
     let method = request.method().clone();
     let bytes_max = instance.caller.memory_max_bytes;
     let end = Arc::new(End::default());
@@ -175,27 +197,38 @@ pub(super) async fn handle(
         let is_done = instance.caller.is_done_but_for(2);
         wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
     };
-    let reading = async {
-        let response = match answer.await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Failure::Told(told(&error))),
-            Err(_) => {
-                let text = "the component returned without an answer".to_owned();
-                return Err(Failure::Told(text));
-            }
-        };
-        match &exchange {
-            Some(exchange) => hand_over(exchange, response, (&end, read_to_end)),
-            None => {
-                let read = collect(response, &method, bytes_max).await;
-                drop(read_to_end);
-                read
-            }
-        }
-    };
+    let reading = read(answer, exchange.as_deref(), (&end, read_to_end), (&method, bytes_max));
     let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
     let idle = ran?;
     Ok((read?, idle))
+}
+
+type Answer = oneshot::Receiver<wasmtime::Result<Response>>;
+
+/// Waits for the answer of a guest, and returns the result of the call: all of it, or nothing if
+/// the caller reads it as it comes.
+async fn read(
+    answer: Answer,
+    exchange: Option<&Exchange>,
+    (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
+    (method, bytes_max): (&Method, usize),
+) -> Result<Bytes, Failure> {
+    let response = match answer.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(Failure::Told(told(&error))),
+        Err(_) => {
+            let text = "the component returned without an answer".to_owned();
+            return Err(Failure::Told(text));
+        }
+    };
+    match exchange {
+        Some(exchange) => hand_over(exchange, response, (end, read_to_end)),
+        None => {
+            let read = collect(response, method, bytes_max).await;
+            drop(read_to_end);
+            read
+        }
+    }
 }
 
 /// Gives an answer to the caller, which reads its body as it comes; then the payload is empty.
@@ -217,14 +250,14 @@ fn hand_over(
 fn request_of(
     payload: Bytes,
     exchange: Option<&Exchange>,
-) -> Result<http::Request<WasiBody>, Failure> {
+) -> Result<http::Request<WasiBody>, String> {
     let (payload, body) = match exchange {
         Some(exchange) => exchange.take(payload),
         None => (payload, None),
     };
-    let incoming: Incoming = contracts::decode(HANDLE_REQUEST, &payload)
-        .map_err(|error| Failure::Told(error.to_string()))?;
-    let mut request = incoming.into_request().map_err(|error| Failure::Told(error.to_string()))?;
+    let incoming: Incoming =
+        contracts::decode(HANDLE_REQUEST, &payload).map_err(|error| error.to_string())?;
+    let mut request = incoming.into_request().map_err(|error| error.to_string())?;
     if let Some(body) = body {
         *request.body_mut() = body.map_err(request_broke_off).boxed_unsync();
     }

@@ -2,6 +2,9 @@
 //!
 //! They leave as `HttpClient.Request` over the guest's link; the built-in provider is asked for
 //! `HttpClient.Send`, which follows no redirect and names the cause of a failure.
+//!
+//! The functions that a guest calls for that are those of wasmtime-wasi-http. They know nothing of
+//! calls, so each is told first for which call it is ([`note_caller`]).
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -10,10 +13,31 @@ use futures::{channel::oneshot, future::BoxFuture};
 use http_body_util::BodyExt as _;
 use hyper::http::{self, Method, header};
 use tokio::time::{sleep, timeout};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+use wasmtime::{
+    AsContextMut, StoreContextMut,
+    component::{Accessor, HasData, Linker, Resource},
+};
+use wasmtime_wasi::TrappableError;
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+    p2::{
+        bindings::http::{outgoing_handler::Host as _, types as second},
+        types::{HostFutureIncomingResponse, HostOutgoingRequest},
+    },
+    p3::{
+        self,
+        bindings::http::{
+            client::{self, HostWithStore},
+            types::ErrorCode,
+        },
+    },
+};
 
 use super::{
-    super::caller::{Caller, End, Holding},
+    super::{
+        Guest,
+        caller::{Caller, End, Holding, caller},
+    },
     OfGuest,
 };
 use crate::{
@@ -37,8 +61,58 @@ const SEND: &str = "HttpClient.Send";
 const WHOLE_WITHIN: Duration = Duration::from_millis(50);
 /// The longest body that is sent as a whole, in bytes.
 const WHOLE_BYTES_MAX: usize = 256 << 10;
+/// The interface of 0.2 by which a guest makes requests; all versions of 0.2 match.
+const OUTGOING: &str = "wasi:http/outgoing-handler@0.2.12";
+
+/// Adds the functions by which a guest makes requests.
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    client::add_to_linker::<_, Client>(linker, WasiHttpView::http)?;
+    linker.instance(OUTGOING)?.func_wrap("handle", handle)
+}
+
+type Handled = Result<Resource<HostFutureIncomingResponse>, second::ErrorCode>;
+
+/// Begins a request of a guest of 0.2.
+fn handle(
+    mut store: StoreContextMut<'_, Guest>,
+    (request, options): (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>),
+) -> wasmtime::Result<(Handled,)> {
+    note_caller(&mut store)?;
+    match store.data_mut().http().handle(request, options) {
+        Ok(response) => Ok((Ok(response),)),
+        Err(error) => Ok((Err(error.downcast()?),)),
+    }
+}
+
+/// Sends the requests of guests of 0.3.
+struct Client;
+
+impl HasData for Client {
+    type Data<'a> = WasiHttpCtxView<'a>;
+}
+
+impl HostWithStore<Guest> for Client {
+    async fn send(
+        accessor: &Accessor<Guest, Self>,
+        request: Resource<p3::Request>,
+    ) -> Result<Resource<p3::Response>, TrappableError<ErrorCode>> {
+        let noted = accessor.with(|mut access| note_caller(&mut access));
+        noted.map_err(TrappableError::trap)?;
+        // It hands the request to the hooks before it waits for anything.
+        WasiHttp::send(&accessor.with_getter::<WasiHttp>(Guest::http), request).await
+    }
+}
+
+/// Tells the hooks for which call the guest makes its next request.
+fn note_caller(store: &mut impl AsContextMut<Data = Guest>) -> wasmtime::Result<()> {
+    let caller = caller(store)?;
+    store.as_context_mut().data_mut().hooks.caller = caller;
+    Ok(())
+}
+
 /// Sends the requests of a guest over its link.
 pub struct Hooks {
+    /// The one of the request that is made now.
     caller: Caller,
 }
 

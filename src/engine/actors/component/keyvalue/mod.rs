@@ -11,11 +11,15 @@ mod open;
 mod spin;
 
 use wasmtime::{
-    StoreContextMut,
+    AsContextMut, StoreContextMut,
     component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType},
 };
 
-use super::{Caller, Guest, drop_resource, is_default};
+use super::{
+    Guest,
+    caller::{Caller, caller},
+    drop_resource, is_default,
+};
 use crate::router::LinkEnd;
 use lattice_protocol::contracts::keyvalue::CONTRACT_ID;
 use open::{Cas, Open, Outcome, Swapped, other};
@@ -82,13 +86,16 @@ struct KeysByText {
 }
 
 /// Opens the bucket of a name: the link of that name, or the default link.
-fn open(guest: &mut Guest, name: String) -> wasmtime::Result<Outcome<Resource<Bucket>>> {
+fn open(
+    store: &mut impl AsContextMut<Data = Guest>,
+    name: String,
+) -> wasmtime::Result<Outcome<Resource<Bucket>>> {
     let link_name = match is_default(&name) {
         true => String::new(),
-        false if guest.caller.link_end(CONTRACT_ID, &name) != LinkEnd::None => name,
+        false if caller(store)?.link_end(CONTRACT_ID, &name) != LinkEnd::None => name,
         false => return Ok(Err(StoreError::NoSuchStore)),
     };
-    Ok(Ok(guest.table.push(Bucket { link_name, pages: Vec::new() })?))
+    Ok(Ok(store.as_context_mut().data_mut().table.push(Bucket { link_name, pages: Vec::new() })?))
 }
 
 /// Adds a function whose first parameter is a bucket.
@@ -98,7 +105,7 @@ macro_rules! on_bucket {
             $name,
             |mut store: StoreContextMut<'_, Guest>,
              (bucket, $($arg,)*): (Resource<Bucket>, $($ty,)*)| {
-                let opened = Open::of(store.data_mut(), &bucket);
+                let opened = Open::of(&mut store, &bucket);
                 Box::new(async move {
                     let $bucket = opened?;
                     Ok(($body,))
@@ -129,7 +136,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 fn add_store(store: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     store.resource("bucket", ResourceType::host::<Bucket>(), drop_resource::<Bucket>)?;
     store.func_wrap("open", |mut store: StoreContextMut<'_, Guest>, (name,): (String,)| {
-        Ok((open(store.data_mut(), name)?,))
+        Ok((open(&mut store, name)?,))
     })?;
     on_bucket!(store, "[method]bucket.get", |bucket, key: String| bucket.get(&key).await?)?;
     on_bucket!(store, "[method]bucket.set", |bucket, key: String, value: Vec<u8>| {
@@ -176,7 +183,7 @@ async fn keys_by_number(
     bucket: &Resource<Bucket>,
     cursor: Option<u64>,
 ) -> wasmtime::Result<Outcome<KeysByNumber>> {
-    let opened = Open::of(store.data_mut(), bucket)?;
+    let opened = Open::of(&mut store, bucket)?;
     let pages = &store.data_mut().table.get(bucket)?.pages;
     let after = match cursor.map(|cursor| page_before(pages, cursor)).transpose() {
         Ok(after) => after,
@@ -234,7 +241,7 @@ fn add_swap(atomics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         "[static]cas.new",
         |mut store: StoreContextMut<'_, Guest>, (bucket, key): (Resource<Bucket>, String)| {
             Box::new(async move {
-                let opened = Open::of(store.data_mut(), &bucket)?;
+                let opened = Open::of(&mut store, &bucket)?;
                 Ok((match opened.begin_swap(key).await? {
                     Ok(cas) => Ok(store.data_mut().table.push(cas)?),
                     Err(error) => Err(error),
@@ -246,8 +253,8 @@ fn add_swap(atomics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         "[method]cas.current",
         |mut store: StoreContextMut<'_, Guest>, (cas,): (Resource<Cas>,)| {
             Box::new(async move {
-                let guest = store.data_mut();
-                let (caller, known) = (guest.caller.clone(), guest.table.get(&cas)?.clone());
+                let caller = caller(&mut store)?;
+                let known = store.data().table.get(&cas)?.clone();
                 let found = known.current(caller).await?;
                 if let Ok(found) = &found {
                     store.data_mut().table.get_mut(&cas)?.revision = found.revision;
@@ -260,8 +267,8 @@ fn add_swap(atomics: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         "swap",
         |mut store: StoreContextMut<'_, Guest>, (cas, value): (Resource<Cas>, Vec<u8>)| {
             Box::new(async move {
-                let guest = store.data_mut();
-                let (caller, cas) = (guest.caller.clone(), guest.table.delete(cas)?);
+                let caller = caller(&mut store)?;
+                let cas = store.data_mut().table.delete(cas)?;
                 Ok((match cas.swap(caller, value).await? {
                     Ok(Swapped::Written) => Ok(()),
                     Ok(Swapped::Meanwhile(anew)) => {

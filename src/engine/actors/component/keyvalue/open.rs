@@ -1,9 +1,9 @@
 //! The operations on a bucket, as calls of the contract.
 
 use serde::{Serialize, de::DeserializeOwned};
-use wasmtime::component::Resource;
+use wasmtime::{AsContext as _, AsContextMut, component::Resource};
 
-use super::{Bucket, Caller, Guest, StoreError};
+use super::{Bucket, Caller, Guest, StoreError, caller};
 use crate::{router::LinkEnd, rpc::call::CallError};
 use lattice_protocol::contracts::{
     binary::Binary,
@@ -49,9 +49,13 @@ pub(super) struct Seen {
 }
 
 impl Open {
-    pub fn of(guest: &mut Guest, bucket: &Resource<Bucket>) -> wasmtime::Result<Self> {
-        let link_name = guest.table.get(bucket)?.link_name.clone();
-        Ok(Self { caller: guest.caller.clone(), link_name })
+    pub fn of(
+        store: &mut impl AsContextMut<Data = Guest>,
+        bucket: &Resource<Bucket>,
+    ) -> wasmtime::Result<Self> {
+        let caller = caller(store)?;
+        let link_name = store.as_context().data().table.get(bucket)?.link_name.clone();
+        Ok(Self { caller, link_name })
     }
 
     async fn call<R: DeserializeOwned>(

@@ -50,7 +50,7 @@ fn add_second(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     spin.func_wrap(
         "[static]store.open",
         |mut store: StoreContextMut<'_, Guest>, (label,): (String,)| {
-            Ok((open(store.data_mut(), label)?.map_err(SpinError::from),))
+            Ok((open(&mut store, label)?.map_err(SpinError::from),))
         },
     )?;
     on_bucket!(spin, "[method]store.get", |bucket, key: String| {
@@ -77,7 +77,7 @@ macro_rules! on_store {
             $name,
             |accessor: &Accessor<Guest>, (store, $($arg,)*): (Resource<Bucket>, $($ty,)*)| {
                 Box::pin(async move {
-                    let $bucket = accessor.with(|mut access| Open::of(access.data_mut(), &store))?;
+                    let $bucket = accessor.with(|mut access| Open::of(&mut access, &store))?;
                     Ok(($body,))
                 })
             },
@@ -91,7 +91,7 @@ fn add_third(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         "[static]store.open",
         |accessor: &Accessor<Guest>, (label,): (String,)| {
             Box::pin(async move {
-                let opened = accessor.with(|mut access| open(access.data_mut(), label))?;
+                let opened = accessor.with(|mut access| open(&mut access, label))?;
                 Ok((opened.map_err(SpinError::from),))
             })
         },
@@ -112,7 +112,7 @@ fn add_third(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         "[method]store.get-keys",
         |accessor: &Accessor<Guest>, (store,): (Resource<Bucket>,)| {
             Box::pin(async move {
-                let bucket = accessor.with(|mut access| Open::of(access.data_mut(), &store))?;
+                let bucket = accessor.with(|mut access| Open::of(&mut access, &store))?;
                 let (keys, end) = match bucket.all_keys().await? {
                     Ok(keys) => (keys, Ok(())),
                     Err(error) => (Vec::new(), Err(SpinError::from(error))),

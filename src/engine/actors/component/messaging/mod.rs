@@ -11,7 +11,10 @@ mod third;
 use bytes::Bytes;
 use wasmtime::component::{ComponentExportIndex, InstancePre, Linker};
 
-use super::{Caller, Failure, Guest, Holding, Instance, Output};
+use super::{
+    Failure, Guest, Instance, Output,
+    caller::{Caller, Holding, caller},
+};
 use crate::rpc::call::CallError;
 use lattice_protocol::contracts::{
     self,

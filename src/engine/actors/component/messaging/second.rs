@@ -5,7 +5,7 @@ use wasmtime::{
     component::{self, ComponentExportIndex, ComponentType, Lift, Linker, Lower, TypedFunc},
 };
 
-use super::Guest;
+use super::{Guest, caller};
 use lattice_protocol::contracts::messaging::{Message, RequestMessage};
 
 pub(super) const CONSUMER: &str = "wasmcloud:messaging/consumer@0.2.0";
@@ -38,21 +38,22 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     let mut consumer = linker.instance(CONSUMER)?;
     consumer.func_wrap_async(
         "publish",
-        |store: StoreContextMut<'_, Guest>, (message,): (BrokerMessage,)| {
-            let caller = store.data().caller.clone();
+        |mut store: StoreContextMut<'_, Guest>, (message,): (BrokerMessage,)| {
+            let caller = caller(&mut store);
             Box::new(async move {
-                let published = super::publish(&caller, &message.into()).await?;
+                let published = super::publish(&caller?, &message.into()).await?;
                 Ok((published.map_err(|error| error.to_string()),))
             })
         },
     )?;
     consumer.func_wrap_async(
         "request",
-        |store: StoreContextMut<'_, Guest>, (subject, body, timeout_ms): (String, Vec<u8>, u32)| {
-            let caller = store.data().caller.clone();
+        |mut store: StoreContextMut<'_, Guest>,
+         (subject, body, timeout_ms): (String, Vec<u8>, u32)| {
+            let caller = caller(&mut store);
             Box::new(async move {
                 let message = RequestMessage { subject, body: body.into(), timeout_ms };
-                let answered = super::request(&caller, &message).await?;
+                let answered = super::request(&caller?, &message).await?;
                 Ok((answered.map(BrokerMessage::from).map_err(|error| error.to_string()),))
             })
         },

@@ -14,7 +14,7 @@ use wasmtime::{
     },
 };
 
-use super::{Caller, Guest, Holding};
+use super::{Caller, Guest, Holding, caller};
 use crate::rpc::call::CallError;
 use lattice_protocol::contracts::messaging::{Message, RequestMessage};
 
@@ -143,7 +143,7 @@ async fn whole(
 ) -> wasmtime::Result<Result<(Caller, Whole), Error>> {
     let (sender, read) = oneshot::channel();
     let caller = accessor.with(|mut access| {
-        let caller = access.data_mut().caller.clone();
+        let caller = caller(&mut access)?;
         let held = Some(caller.hold());
         let collector = Collector { read: Vec::new(), held, sender: Some(sender) };
         body.pipe(access, collector).map(|()| caller)

@@ -1,0 +1,404 @@
+//! An instance of WASI 0.3 that answers several requests at a time.
+//!
+//! A *worker* is a task that runs one instance, and calls hand it their requests. It takes a
+//! further one only while all tasks of its guest wait, as `wasmtime serve` does: requests that
+//! compute are better off in instances of their own. It runs while a call waits for it, and stands
+//! still between calls.
+//!
+//! Every call keeps its own deadline, its place in its chain and its trace: each task of the guest
+//! makes its calls for the request that began it (see [`caller`]). A call whose time is over leaves
+//! its task behind, since no task of a guest can be cancelled; the worker takes no further requests
+//! then. What ends the instance ends all calls in it.
+//!
+//! [`caller`]: super::super::caller::caller
+
+use std::{
+    convert::Infallible,
+    future::{Future as _, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::{
+    channel::oneshot,
+    future,
+    stream::{FuturesUnordered, StreamExt as _},
+};
+use hyper::http::Method;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::task::AbortOnDropHandle;
+use wasmtime::{
+    AsContextMut as _,
+    component::{Accessor, Func},
+};
+use wasmtime_wasi_http::{
+    WasiHttpView,
+    handler::{Prepared as Begun, Proxy, Request, Response},
+};
+
+use super::{
+    super::{
+        Failure, Guest, Idle, Instance, Prepared, Refusal,
+        caller::{Caller, End, WhenLate},
+        ended, told_to_caller,
+    },
+    fresh, read, request_of,
+};
+use crate::{
+    actors::{
+        engine::Engine,
+        inbound::{Ended, Inbound, Outcome},
+        sink::Sink,
+        turns::{ActorTurns, Turn},
+    },
+    rpc::{call::CallError, exchange::Exchange},
+};
+
+/// Requests that an instance answers at a time at most, as many as with `wasmtime serve`.
+pub const AT_A_TIME_MAX: usize = 16;
+
+/// How long the tasks of a guest may go on after the last request was answered. Mostly they only
+/// have to hear that their answers were read.
+const SETTLES_WITHIN: Duration = Duration::from_millis(10);
+
+/// The right to a place in the pool.
+pub type Right = Box<dyn Send>;
+
+/// A running instance. Ends when nobody has it any more.
+pub struct Worker {
+    requests: mpsc::Sender<Handed>,
+    state: Arc<State>,
+    ended: watch::Receiver<Option<Ended>>,
+    turn: Turn,
+    /// Also with the task, since the instance goes a little later than this.
+    right: Arc<Mutex<Right>>,
+    _running: AbortOnDropHandle<()>,
+}
+
+/// The parts that the workers of an actor are made from.
+pub struct Parts {
+    pub prepared: Arc<Prepared>,
+    pub sink: Arc<Sink>,
+    pub turns: Arc<ActorTurns>,
+    pub engine: Engine,
+}
+
+/// The state of a worker as its calls see it.
+#[derive(Default)]
+struct State {
+    /// It takes another request.
+    is_ready: AtomicBool,
+    /// Everything waited when it was polled last.
+    is_quiet: AtomicBool,
+    /// Requests that it was given.
+    served: AtomicU32,
+    /// Requests that it answers now.
+    at_work: AtomicUsize,
+}
+
+/// A call that looks for a worker.
+pub struct Visit {
+    /// Taken by the worker that begins with it.
+    request: Arc<Mutex<Option<Request>>>,
+    method: Method,
+    exchange: Option<Arc<Exchange>>,
+    caller: Caller,
+}
+
+/// A request as a worker gets it.
+struct Handed {
+    request: Arc<Mutex<Option<Request>>>,
+    caller: Caller,
+    end: Arc<End>,
+    answer: oneshot::Sender<wasmtime::Result<Response>>,
+    is_read: oneshot::Receiver<()>,
+    done: oneshot::Sender<()>,
+}
+
+/// The fate of a request that was handed to a worker.
+pub enum Fate {
+    Done(Outcome<Infallible>),
+    /// The worker ended before; another one may have the request.
+    NotBegun,
+}
+
+impl Visit {
+    /// Reads the request of a call. The error is for the caller.
+    pub fn new(call: Inbound, memory_max_bytes: usize) -> Result<Self, CallError> {
+        let mut caller = Caller::new(&call, memory_max_bytes);
+        caller.when_late = WhenLate::GoesOn;
+        let Inbound { payload, exchange, .. } = call;
+        let request = request_of(payload, exchange.as_deref()).map_err(told_to_caller)?;
+        let method = request.method().clone();
+        Ok(Self { request: Arc::new(Mutex::new(Some(request))), method, exchange, caller })
+    }
+
+    /// Makes the outcome of a request that was begun.
+    fn outcome(&self, read: Result<Bytes, Failure>) -> Outcome<Infallible> {
+        match read {
+            Ok(payload) => Outcome::Returned(Ok(payload), None),
+            Err(Failure::Told(text)) => Outcome::Returned(Err(told_to_caller(text)), None),
+            Err(Failure::Ended(error)) => Outcome::Ended(ended(&error, None)),
+        }
+    }
+
+    /// Words the end of an instance for this call, which need not have caused it.
+    fn ended(&self, why: Ended) -> Outcome<Infallible> {
+        let is_late = Instant::now() >= self.caller.outward.ends_at();
+        Outcome::Ended(match why {
+            Ended::PastDeadline if !is_late => Ended::Trap(
+                "another call in the same instance ran past its deadline, which ended both"
+                    .to_owned(),
+            ),
+            why => why,
+        })
+    }
+}
+
+impl Worker {
+    /// Makes one for a call that will be its first. It has the right to its place until its
+    /// instance is gone.
+    pub fn spawn(parts: Parts, first: &Visit, right: Right) -> Self {
+        let Parts { prepared, sink, turns, engine } = parts;
+        let (requests, handed) = mpsc::channel(AT_A_TIME_MAX);
+        let (sender, ended) = watch::channel(None);
+        let (state, right) = (Arc::<State>::default(), Arc::new(Mutex::new(right)));
+        let turn = turns.turn(0);
+        let caller = Caller { turn: turn.clone(), ..first.caller.clone() };
+        let dropped = prepared.dropped;
+        let instance = Instance { caller, sink, refusal: Refusal::default(), dropped };
+        let work = Work { prepared, instance, handed, state: Arc::clone(&state), engine };
+        let (own_turn, own_right) = (turn.clone(), Arc::clone(&right));
+        let work = Box::pin(async move {
+            let _right = own_right;
+            let why = own_turn.watch(pin!(work.run())).await;
+            let _ = sender.send(why);
+        });
+        let running = tokio::spawn(async move {
+            turns.carry(work).await;
+        });
+        let _running = AbortOnDropHandle::new(running);
+        Self { requests, state, ended, turn, right, _running }
+    }
+
+    /// Asks it to take a request. It takes no further one until all tasks of its guest wait again.
+    pub fn reserve(&self) -> bool {
+        !self.has_ended() && self.state.is_ready.swap(false, Ordering::AcqRel)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    /// Returns the requests that it was given.
+    pub fn served(&self) -> u32 {
+        self.state.served.load(Ordering::Relaxed)
+    }
+
+    /// Changes the right to its place.
+    pub fn hold(&self, right: Right) {
+        let former = std::mem::replace(&mut *self.right.lock(), right);
+        drop(former);
+    }
+
+    /// Has it answer a request.
+    pub async fn answer(&self, visit: &Visit) -> Fate {
+        self.state.served.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        let (read_to_end, is_read) = oneshot::channel();
+        let (done, is_done) = oneshot::channel();
+        let end = Arc::new(End::default());
+        let caller =
+            Caller { turn: self.turn.clone(), end: Some(Arc::clone(&end)), ..visit.caller.clone() };
+        let (request, own_end) = (Arc::clone(&visit.request), Arc::clone(&end));
+        let handed = Handed { request, caller, end: own_end, answer: sender, is_read, done };
+        if self.requests.try_send(handed).is_err() {
+            return self.fate_of_ended(visit).await;
+        }
+        let place = (&visit.method, visit.caller.memory_max_bytes);
+        let read = read(answer, visit.exchange.as_deref(), (&end, read_to_end), place).await;
+        match is_done.await {
+            Ok(()) => Fate::Done(visit.outcome(read)),
+            Err(_) => self.fate_of_ended(visit).await,
+        }
+    }
+
+    /// Decides about a request that it did not answer.
+    async fn fate_of_ended(&self, visit: &Visit) -> Fate {
+        let mut ended = self.ended.clone();
+        let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        let is_begun = visit.request.lock().is_none();
+        // One that could not even begin has failed for its first call.
+        if !is_begun && (self.served() > 1 || why.is_none()) {
+            return Fate::NotBegun;
+        }
+        let why = why.unwrap_or_else(|| Ended::Trap("the host ended its instance".to_owned()));
+        Fate::Done(visit.ended(why))
+    }
+}
+
+/// The task of a worker.
+struct Work {
+    prepared: Arc<Prepared>,
+    instance: Instance,
+    handed: mpsc::Receiver<Handed>,
+    state: Arc<State>,
+    engine: Engine,
+}
+
+impl Work {
+    /// Answers requests until nobody has more of them. Returns why the instance ended, if it did.
+    async fn run(mut self) -> Option<Ended> {
+        match self.answer_all().await {
+            Ok(()) => None,
+            Err(error) => {
+                let Instance { refusal, caller, .. } = &self.instance;
+                let was_refused = refusal.load(Ordering::Relaxed);
+                let mut why = ended(&error, was_refused.then_some(caller.memory_max_bytes));
+                let calls = self.state.at_work.load(Ordering::Relaxed);
+                if let Ended::Trap(text) = &mut why
+                    && calls > 1
+                {
+                    text.push_str(&format!(" (with it ended all {calls} calls in its instance)"));
+                }
+                Some(why)
+            }
+        }
+    }
+
+    async fn answer_all(&mut self) -> wasmtime::Result<()> {
+        let Some(pre) = &self.prepared.exports.http else { return Ok(()) };
+        let ticking = self.engine.tick();
+        let mut idle = fresh(pre, &self.instance).await?;
+        drop(ticking);
+        while let Some(first) = self.handed.recv().await {
+            let _ticking = self.engine.tick();
+            idle.store.set_epoch_deadline(1);
+            if !self.answer_together(&mut idle, first).await? {
+                // A task of the guest that goes on without a call would stand still in an idle
+                // instance, and its clients with it.
+                return Ok(());
+            }
+            idle.store.data_mut().calls.clear();
+            self.state.is_ready.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Answers a request, and those that come meanwhile. Says whether no task of the guest is left.
+    async fn answer_together(&mut self, idle: &mut Idle, first: Handed) -> wasmtime::Result<bool> {
+        let Idle { store, proxy, .. } = idle;
+        let (handed, state) = (&mut self.handed, &*self.state);
+        let answering = async |accessor: &Accessor<Guest>| {
+            answer_each(accessor, proxy, first, (handed, state)).await
+        };
+        let mut running = pin!(store.run_concurrent(answering));
+        let mut limit = pin!(None);
+        poll_fn(|context| {
+            let mut polled = running.as_mut().poll(context);
+            if polled.is_pending() && !state.is_ready.load(Ordering::Acquire) {
+                // Everything waits. If it comes to the requests once more, then no function of the
+                // host and no guest that computes has the store: there is room for another one.
+                state.is_quiet.store(true, Ordering::Relaxed);
+                polled = running.as_mut().poll(context);
+                state.is_quiet.store(false, Ordering::Relaxed);
+            }
+            // Outside of what runs the guest, which may not let it come to its timers.
+            match state.at_work.load(Ordering::Relaxed) {
+                0 if polled.is_pending() => {
+                    if limit.is_none() {
+                        limit.set(Some(sleep(SETTLES_WITHIN)));
+                    }
+                    let over = limit.as_mut().as_pin_mut().map(|limit| limit.poll(context));
+                    if over.is_some_and(|over| over.is_ready()) {
+                        return Poll::Ready(Ok(Ok(false)));
+                    }
+                }
+                _ => limit.set(None),
+            }
+            polled
+        })
+        .await?
+    }
+}
+
+async fn answer_each(
+    accessor: &Accessor<Guest>,
+    proxy: &Proxy,
+    first: Handed,
+    (handed, state): (&mut mpsc::Receiver<Handed>, &State),
+) -> wasmtime::Result<bool> {
+    let function = function(proxy);
+    let mut at_work = FuturesUnordered::new();
+    at_work.push(answer(accessor, proxy, first));
+    poll_fn(|context| {
+        loop {
+            match at_work.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(()))) => continue,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if let Poll::Ready(Some(next)) = handed.poll_recv(context) {
+                at_work.push(answer(accessor, proxy, next));
+                continue;
+            }
+            state.at_work.store(at_work.len(), Ordering::Relaxed);
+            if at_work.is_empty() && accessor.poll_no_interesting_tasks(context).is_ready() {
+                return Poll::Ready(Ok(true));
+            }
+            if state.is_quiet.load(Ordering::Relaxed)
+                && accessor.poll_ready_for_concurrent_call(function, context).is_ready()
+            {
+                state.is_ready.store(true, Ordering::Release);
+            }
+            return Poll::Pending;
+        }
+    })
+    .await
+}
+
+fn function(proxy: &Proxy) -> Func {
+    match proxy {
+        Proxy::P2(guest) => *guest.wasi_http_incoming_handler().func_handle().func(),
+        Proxy::P3(guest) => *guest.wasi_http_handler().func_handle().func(),
+    }
+}
+
+/// Answers one request, until its answer was read. An error ends the instance.
+async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, handed: Handed) -> wasmtime::Result<()> {
+    let Handed { request, caller, end, answer, is_read, done } = handed;
+    if answer.is_canceled() {
+        return Ok(());
+    }
+    let Some(request) = request.lock().take() else { return Ok(()) };
+    let begun = accessor.with(|mut access| -> wasmtime::Result<_> {
+        let mut store = access.as_context_mut();
+        let (context, view) = (store.as_context_mut(), WasiHttpView::http);
+        let begun = Begun::new(context, proxy, request, view, answer)?;
+        let task = match &begun {
+            Begun::P2 { call, .. } => call.task(),
+            Begun::P3 { call, .. } => call.task(),
+        };
+        store.data_mut().calls.begin(task, caller);
+        Ok(begun)
+    })?;
+    let answering = async {
+        begun.run(accessor, future::pending()).await?;
+        // Its task goes on writing the body after the head was returned.
+        let _ = is_read.await;
+        Ok(Ok(()))
+    };
+    end.of(answering).await?;
+    let _ = done.send(());
+    Ok(())
+}
