@@ -385,7 +385,7 @@ pub static GROUPS: &[Group] = &[
             // A fresh instance per call is what actors were promised; reuse is a choice for the
             // fast ones.
             Setting::new("instance_reuse", &["WASMCLOUD_INSTANCE_REUSE"], "instance-reuse",
-                Kind::Integer { min: 1, max: 1_000_000 }, "1", "Calls one actor instance may serve"),
+                Kind::Integer { min: 1, max: 1_000_000 }, "1", "Calls one actor instance may serve; components of WASI 0.3 serve up to 16 at a time, and 128 where this is 1. The annotation lattice.host/instance-reuse says it for one actor"),
             Setting::new("actor_memory_max_bytes", &["WASMCLOUD_ACTOR_MEMORY_MAX_BYTES"], "actor-memory-max-bytes",
                 Kind::Bytes { min: KIB * KIB, max: 4 * KIB * KIB * KIB }, "128M", "Memory one actor instance may use, like 64M or 1G"),
             Setting::new("actor_instances_max", &["WASMCLOUD_ACTOR_INSTANCES_MAX"], "actor-instances-max",

@@ -2,7 +2,8 @@
 //!
 //! A running actor is a compiled module, a number of permits and limits; there is no process and no
 //! thread that belongs to it. Each call gets an instance of its own from the pooling allocator,
-//! bounded by memory, time and permits. A trap ends that call and nothing else.
+//! bounded by memory, time and permits. A trap ends that call and nothing else. Components of WASI
+//! 0.3 are made to serve several calls by one instance, which share its memory and its end.
 //!
 //! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock, compile cache.
 //! * [`artifact`] is a verified and compiled module or component.

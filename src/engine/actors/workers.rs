@@ -40,8 +40,31 @@ struct Busy {
     worker: Arc<Worker>,
     /// Calls in it.
     calls: usize,
-    /// It has a slot for calls from outside.
-    is_for_all: bool,
+    slot: SlotOf,
+}
+
+/// The calls that a slot of the pool is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotOf {
+    Outside,
+    /// Kept for calls that actors make.
+    Actors,
+}
+
+impl SlotOf {
+    /// The slot that a call takes which so many calls of this host wait for.
+    fn of(depth: u8) -> Self {
+        if depth == 0 { Self::Outside } else { Self::Actors }
+    }
+
+    fn is_for(self, depth: u8) -> bool {
+        self == Self::Outside || depth > 0
+    }
+}
+
+/// Says whether an instance with so many calls now, and so many in all, takes another one.
+fn has_room((calls, served): (usize, u32), calls_max: u32) -> bool {
+    calls < AT_A_TIME_MAX && served < calls_max
 }
 
 impl Workers {
@@ -50,9 +73,8 @@ impl Workers {
         let mut busy = self.busy.lock();
         let found = busy.iter_mut().find(|busy| {
             Arc::ptr_eq(&busy.artifact, artifact)
-                && (busy.is_for_all || depth > 0)
-                && busy.calls < AT_A_TIME_MAX
-                && busy.worker.served() < calls_max
+                && busy.slot.is_for(depth)
+                && has_room((busy.calls, busy.worker.served()), calls_max)
                 && busy.worker.reserve()
         })?;
         found.calls += 1;
@@ -61,8 +83,8 @@ impl Workers {
 
     /// Adds one with its first call.
     fn add(&self, artifact: Arc<Artifact>, worker: Arc<Worker>, depth: u8) {
-        let is_for_all = depth == 0;
-        self.busy.lock().push(Busy { artifact, worker, calls: 1, is_for_all });
+        let slot = SlotOf::of(depth);
+        self.busy.lock().push(Busy { artifact, worker, calls: 1, slot });
     }
 
     /// Takes a call out; returns the instance if no call is left in it and it may have another.
@@ -159,5 +181,28 @@ impl Actor {
         };
         self.workers.add(Arc::clone(artifact), Arc::clone(&worker), depth);
         Ok(worker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_takes_sixteen_calls_at_a_time_and_as_many_as_it_may_in_all() {
+        for (calls, served, expected) in
+            [(1, 1, true), (15, 127, true), (16, 16, false), (1, 128, false)]
+        {
+            assert_eq!(has_room((calls, served), 128), expected, "{calls} {served}");
+        }
+    }
+
+    #[test]
+    fn slots_kept_for_calls_of_actors_are_not_taken_by_calls_from_outside() {
+        for (opened_at, depth, expected) in
+            [(0, 0, true), (0, 3, true), (3, 3, true), (3, 1, true), (3, 0, false)]
+        {
+            assert_eq!(SlotOf::of(opened_at).is_for(depth), expected, "{opened_at} {depth}");
+        }
     }
 }

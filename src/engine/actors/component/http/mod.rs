@@ -200,26 +200,23 @@ pub(super) async fn handle(
     let reading = read(answer, exchange.as_deref(), (&end, read_to_end), (&method, bytes_max));
     let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
     let idle = ran?;
-    Ok((read?, idle))
+    Ok((read.map_err(Failure::Told)?, idle))
 }
 
 type Answer = oneshot::Receiver<wasmtime::Result<Response>>;
 
 /// Waits for the answer of a guest, and returns the result of the call: all of it, or nothing if
-/// the caller reads it as it comes.
+/// the caller reads it as it comes. The error is a text for the caller.
 async fn read(
     answer: Answer,
     exchange: Option<&Exchange>,
     (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
     (method, bytes_max): (&Method, usize),
-) -> Result<Bytes, Failure> {
+) -> Result<Bytes, String> {
     let response = match answer.await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::Told(told(&error))),
-        Err(_) => {
-            let text = "the component returned without an answer".to_owned();
-            return Err(Failure::Told(text));
-        }
+        Ok(Err(error)) => return Err(told(&error)),
+        Err(_) => return Err("the component returned without an answer".to_owned()),
     };
     match exchange {
         Some(exchange) => hand_over(exchange, response, (end, read_to_end)),
@@ -236,13 +233,13 @@ fn hand_over(
     caller: &Exchange,
     response: Response,
     (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
-) -> Result<Bytes, Failure> {
+) -> Result<Bytes, String> {
     let end = Arc::clone(end);
     let response =
         response.map(|body| exchange::holding(OfGuest { first: None, body, end }, read_to_end));
     match caller.answer(response) {
         true => Ok(Bytes::new()),
-        false => Err(Failure::Told("nobody waits for the answer any more".to_owned())),
+        false => Err("nobody waits for the answer any more".to_owned()),
     }
 }
 
@@ -326,12 +323,10 @@ fn request_broke_off(error: BodyError) -> Error {
 }
 
 /// Reads an answer to its end and writes it as the contract has it.
-async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, Failure> {
+async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, String> {
     let (mut parts, body) = response.into_parts();
     let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
-        Failure::Told(format!(
-            "the body of the answer is cut off: {error}; it may have {bytes_max} bytes"
-        ))
+        format!("the body of the answer is cut off: {error}; it may have {bytes_max} bytes")
     })?;
     // The contract has no trailers.
     let body = body.to_bytes();

@@ -24,7 +24,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures::{
     channel::oneshot,
     future,
@@ -48,7 +47,7 @@ use wasmtime_wasi_http::{
 
 use super::{
     super::{
-        Failure, Guest, Idle, Instance, Prepared, Refusal,
+        Guest, Idle, Instance, Prepared, Refusal,
         caller::{Caller, End, WhenLate},
         ended, told_to_caller,
     },
@@ -142,26 +141,25 @@ impl Visit {
         let method = request.method().clone();
         Ok(Self { request: Arc::new(Mutex::new(Some(request))), method, exchange, caller })
     }
+}
 
-    /// Makes the outcome of a request that was begun.
-    fn outcome(&self, read: Result<Bytes, Failure>) -> Outcome<Infallible> {
-        match read {
-            Ok(payload) => Outcome::Returned(Ok(payload), None),
-            Err(Failure::Told(text)) => Outcome::Returned(Err(told_to_caller(text)), None),
-            Err(Failure::Ended(error)) => Outcome::Ended(ended(&error, None)),
-        }
+/// Words the end of an instance for one of its calls, which need not have caused it.
+fn ended_for(why: Ended, ends_at: Instant, now: Instant) -> Ended {
+    match why {
+        Ended::PastDeadline if now < ends_at => Ended::Trap(
+            "another call in the same instance ran past its deadline, which ended both".to_owned(),
+        ),
+        why => why,
     }
+}
 
-    /// Words the end of an instance for this call, which need not have caused it.
-    fn ended(&self, why: Ended) -> Outcome<Infallible> {
-        let is_late = Instant::now() >= self.caller.outward.ends_at();
-        Outcome::Ended(match why {
-            Ended::PastDeadline if !is_late => Ended::Trap(
-                "another call in the same instance ran past its deadline, which ended both"
-                    .to_owned(),
-            ),
-            why => why,
-        })
+/// Adds that an instance was shared to what ended it.
+fn shared_by(why: Ended, calls: usize) -> Ended {
+    match why {
+        Ended::Trap(text) if calls > 1 => {
+            Ended::Trap(format!("{text} (with it ended all {calls} calls in its instance)"))
+        }
+        why => why,
     }
 }
 
@@ -228,7 +226,7 @@ impl Worker {
         let place = (&visit.method, visit.caller.memory_max_bytes);
         let read = read(answer, visit.exchange.as_deref(), (&end, read_to_end), place).await;
         match is_done.await {
-            Ok(()) => Fate::Done(visit.outcome(read)),
+            Ok(()) => Fate::Done(Outcome::Returned(read.map_err(told_to_caller), None)),
             Err(_) => self.fate_of_ended(visit).await,
         }
     }
@@ -243,7 +241,8 @@ impl Worker {
             return Fate::NotBegun;
         }
         let why = why.unwrap_or_else(|| Ended::Trap("the host ended its instance".to_owned()));
-        Fate::Done(visit.ended(why))
+        let ends_at = visit.caller.outward.ends_at();
+        Fate::Done(Outcome::Ended(ended_for(why, ends_at, Instant::now())))
     }
 }
 
@@ -264,14 +263,8 @@ impl Work {
             Err(error) => {
                 let Instance { refusal, caller, .. } = &self.instance;
                 let was_refused = refusal.load(Ordering::Relaxed);
-                let mut why = ended(&error, was_refused.then_some(caller.memory_max_bytes));
-                let calls = self.state.at_work.load(Ordering::Relaxed);
-                if let Ended::Trap(text) = &mut why
-                    && calls > 1
-                {
-                    text.push_str(&format!(" (with it ended all {calls} calls in its instance)"));
-                }
-                Some(why)
+                let why = ended(&error, was_refused.then_some(caller.memory_max_bytes));
+                Some(shared_by(why, self.state.at_work.load(Ordering::Relaxed)))
             }
         }
     }
@@ -401,4 +394,25 @@ async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, handed: Handed) -> wa
     end.of(answering).await?;
     let _ = done.send(());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_instance_is_worded_for_each_call_in_it() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(ended_for(Ended::PastDeadline, now, now), Ended::PastDeadline));
+        let other = ended_for(Ended::PastDeadline, later, now);
+        assert!(matches!(other, Ended::Trap(text) if text.contains("another call")));
+        for (calls, expected) in
+            [(1, "unreachable"), (2, "unreachable (with it ended all 2 calls in its instance)")]
+        {
+            let trap = Ended::Trap("unreachable".to_owned());
+            let ended = ended_for(shared_by(trap, calls), later, now);
+            assert!(matches!(ended, Ended::Trap(text) if text == expected));
+        }
+    }
 }
