@@ -491,3 +491,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+use super::*;
+use crate::applications::decode::{DecodeError, Format, decode};
+
+fn manifest(components: &str) -> String {
+    format!(
+        "apiVersion: core.oam.dev/v1beta1\nkind: Application\nmetadata:\n  name: shop\n  annotations: {{version: v1}}\nspec:\n  \
+         components:\n{components}"
+    )
+}
+
+fn refusal(text: &str) -> String {
+    match decode(text.as_bytes(), Format::Either) {
+        Ok(decoded) => validate(&decoded.manifest).expect_err(text).to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+const WEB: &str = "  - {name: web, type: capability, properties: {image: r/http:1, contract: c}}\n";
+
+#[test]
+fn what_cannot_be_meant_is_refused_by_name() {
+    let actor = |traits: &str| {
+        manifest(&format!(
+            "  - name: front\n    type: actor\n    properties: {{image: r/front:1}}\n    traits:\n{traits}{WEB}"
+        ))
+    };
+    let scaler = |kind: &str, properties: &str| {
+        format!("    - {{type: {kind}, properties: {properties}}}\n")
+    };
+    let two = |first: &str, second: &str| manifest(&format!("  - {first}\n  - {second}\n"));
+    for (text, part) in [
+        (manifest(WEB).replace("v1beta1", "v1"), "apiVersion is \"core.oam.dev/v1\""),
+        (manifest(WEB).replace("Application", "Deployment"), "kind is \"Deployment\""),
+        (manifest(WEB).replace("version: v1", "version: latest"), "version latest is not allowed"),
+        (manifest(WEB).replace("shop", "sh.op"), "Manifest name sh.op contains invalid characters"),
+        (manifest(WEB).replace("shop", "größe"), "contains invalid characters"),
+        (manifest(&WEB.repeat(2)), "Duplicate component name in manifest: web"),
+        (
+            two(
+                "{name: a, type: capability, properties: {image: 'r:5000/http:1', contract: c}}",
+                "{name: b, type: capability, properties: {image: 'r:5000/http:2', contract: c, link_name: default}}",
+            ),
+            "Duplicate image reference r:5000/http:2 to link name default in manifest",
+        ),
+        (
+            two(
+                "{name: a, type: actor, properties: {image: 'r/a:1'}}",
+                "{name: b, type: component, properties: {image: 'r/a:1'}}",
+            ),
+            "Duplicate image reference in manifest: r/a:1",
+        ),
+        (
+            actor(&scaler("linkdef", "{target: web}").repeat(2)),
+            "Duplicate target web for component front linkdef trait in manifest",
+        ),
+        (
+            actor(&scaler("linkdef", "{target: wep}")),
+            "The following capability component(s) are missing from the manifest:  {\"wep\"}",
+        ),
+        (actor(&scaler("linkdef", "{target: front}")), "must be a capability"),
+        (actor(&scaler("spreadscaler", "{instances: 1}").repeat(2)), "two traits spreadscaler"),
+        (
+            actor(&scaler(
+                "spreadscaler",
+                "{instances: 1, spread: [{name: a, weight: 0}, {name: b, weight: 0}]}",
+            )),
+            "all weights of its spreadscaler are 0",
+        ),
+        (
+            actor(&scaler("spreadscaler", "{instances: 1, spread: [{name: a}, {name: a}]}")),
+            "have the name \"a\"",
+        ),
+        (
+            actor(&scaler(
+                "daemonscaler",
+                "{instances: 1, spread: [{name: a, requirements: {zone: east}}, {name: b, requirements: {fast: 'yes'}}]}",
+            )),
+            "rules \"a\" and \"b\" of its daemonscaler overlap, a host with fast=yes and zone=east",
+        ),
+        (
+            actor(&scaler("spreadscaler", "{spread: []}")),
+            "trait 1 (spreadscaler): `instances` is missing",
+        ),
+        (actor(&scaler("linkdef", "{}")), "trait 1 (linkdef): `target` is missing"),
+        (actor(&scaler("customscaler", "{target: web}")), "trait 1 (customscaler)"),
+        (actor(&scaler("spreadscaler", "{instances: 65536}")), "greater than 65535"),
+        (actor(&scaler("spreadscaler", "{instances: -1}")), "Unable to parse manifest: "),
+        (
+            actor(&scaler("spreadscaler", "{instances: 1, replicas: 1}")),
+            "Unable to parse manifest: ",
+        ),
+        (
+            actor(&scaler("spreadscaler", "{instances: 1, spread: [{name: a, weight: -1}]}")),
+            "Unable to parse",
+        ),
+    ] {
+        let refusal = refusal(&text);
+        assert!(refusal.contains(part), "{part:?} in {refusal}");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_with_its_place() {
+    let text = manifest(
+        "  - {name: a, type: actor, properties: {}}\n  - {name: b, type: capability, properties: {image: x, config: 5}}\n",
+    );
+    let Err(DecodeError::Violations(violations)) = decode(text.as_bytes(), Format::Yaml) else {
+        panic!("it is refused");
+    };
+    assert_eq!(
+        violations.to_string(),
+        "Validation Error: \n\
+         Should be able to parse object at: spec/components/ at index: 0 (component \"a\": `image` is missing)\n\
+         Should be able to parse object at: spec/components/ at index: 1 (component \"b\": `config` is a text, an object, \
+         or a list of named objects)\n\
+         Please check for missing or incorrect elements"
+    );
+}
+
+#[test]
+fn a_tag_comes_after_the_last_slash() {
+    for (image, name) in [
+        ("registry.example/web:1.0", "registry.example/web"),
+        ("localhost:5000/a:1", "localhost:5000/a"),
+        ("localhost:5000/a", "localhost:5000/a"),
+        ("r/a:1@sha256:00ff", "r/a"),
+        ("r/a@sha256:00ff", "r/a"),
+        ("a", "a"),
+    ] {
+        assert_eq!(untagged(image), name);
+    }
+}
+
+#[test]
+fn hosts_of_now_that_do_not_fit_are_named() {
+    let text = manifest(
+        "  - name: web\n    type: capability\n    properties: {image: r/http:1, contract: c}\n    traits:\n    - type: \
+         spreadscaler\n      properties: {instances: 4, spread: [{name: moon, requirements: {zone: moon}}, {name: all}]}\n",
+    );
+    let application = Application::of(&decode(text.as_bytes(), Format::Yaml).unwrap().manifest);
+    let host = |zone: &str| [("zone".to_owned(), zone.to_owned())].into();
+    let hosts = [("NA".to_owned(), host("east"))].into();
+    assert_eq!(
+        unmet(&application, &hosts),
+        [
+            "no host of now fits rule \"moon\" of component \"web\", which asks for zone=moon (NA has zone=east)",
+            "rule \"all\" of component \"web\" asks for 2 providers, one on a host, and 1 of the hosts of now fit it",
+        ]
+    );
+    let hosts = ["NA", "NB"].map(|id| (id.to_owned(), host("moon"))).into();
+    assert!(unmet(&application, &hosts).is_empty());
+    assert!(unmet(&application, &BTreeMap::new()).is_empty());
+}
