@@ -6,3 +6,10 @@
 
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod api;
+pub mod manager;
+pub mod rival;
+pub mod status;
+pub mod store;
+pub mod targets;

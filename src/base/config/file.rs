@@ -322,6 +322,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "js_domain": config.js_domain,
         "kv_replicas": config.kv_replicas,
         "kv_max_bytes": config.kv_max_bytes.unwrap_or(0),
+        "applications": config.applications.word(),
         "artifacts_max_bytes": config.artifacts_max_bytes.unwrap_or(0),
         "payload_store_max_bytes": config.payload_store_max_bytes.unwrap_or(0),
         "legacy_cache_delete": config.legacy_cache_delete,

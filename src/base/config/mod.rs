@@ -82,6 +82,7 @@ pub struct Config {
     /// Size in bytes of the buckets of metadata and named configuration, should this host create
     /// them.
     pub kv_max_bytes: Option<u64>,
+    pub applications: Applications,
     /// Size in bytes of the bucket of uploads.
     pub artifacts_max_bytes: Option<u64>,
     /// Size in bytes of the bucket of large payloads.
@@ -124,6 +125,27 @@ pub struct Config {
     pub host_config: Option<PathBuf>,
     /// Worth a line in the log, not worth refusing to start.
     pub warnings: Vec<String>,
+}
+
+/// Whether a host keeps applications.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Applications {
+    /// Unless a deployment manager of its own does.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl Applications {
+    /// Returns the word of the setting.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
 }
 
 /// Login of one registry.
@@ -218,6 +240,7 @@ impl Config {
             js_domain: table.text("js_domain"),
             kv_replicas: size(table, "kv_replicas"),
             kv_max_bytes: bytes(table, "kv_max_bytes"),
+            applications: applications(table),
             artifacts_max_bytes: bytes(table, "artifacts_max_bytes"),
             payload_store_max_bytes: bytes(table, "payload_store_max_bytes"),
             allow_latest: table.boolean("allow_latest"),
@@ -255,6 +278,14 @@ impl Config {
 
 fn milliseconds(table: &Resolved, key: &str) -> Duration {
     Duration::from_millis(table.integer(key))
+}
+
+fn applications(table: &Resolved) -> Applications {
+    match table.text("applications").unwrap_or_default().as_str() {
+        "always" => Applications::Always,
+        "never" => Applications::Never,
+        _ => Applications::Auto,
+    }
 }
 
 /// The ranges in the table keep every number far below the limit of its type; 4 GiB on a 32-bit

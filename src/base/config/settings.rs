@@ -293,6 +293,8 @@ pub static GROUPS: &[Group] = &[
                 Kind::Integer { min: 1, max: 5 }, "1", "Replicas of the metadata bucket when this host creates it"),
             Setting::new("kv_max_bytes", &["WASMCLOUD_KV_MAX_BYTES"], "kv-max-bytes",
                 Kind::Bytes { min: 0, max: TIB }, "0", "Size of the buckets of metadata and of named configuration when this host creates them, like 64M; 0 is no bound, or 64M where the NATS account demands one"),
+            Setting::new("applications", &["WASMCLOUD_APPLICATIONS"], "applications",
+                Kind::Choice(&["auto", "always", "never"]), "auto", "Keep applications and answer their API (wadm.api): unless a deployment manager of its own does (auto), always, or never"),
             Setting::new("artifacts_max_bytes", &["WASMCLOUD_ARTIFACTS_MAX_BYTES"], "artifacts-max-bytes",
                 Kind::Bytes { min: 0, max: TIB }, "0", "Size of the bucket of uploads when it is created, like 5G; 0 is no bound, or 1G where the NATS account demands one"),
             Setting::new("payload_store_max_bytes", &["WASMCLOUD_PAYLOAD_STORE_MAX_BYTES"], "payload-store-max-bytes",

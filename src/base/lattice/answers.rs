@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Subject};
+use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -105,11 +105,29 @@ impl Answers {
         answer: Bytes,
         patience: Duration,
     ) -> Result<(), Unsent> {
+        self.send_with(client, reply, HeaderMap::new(), answer, patience).await
+    }
+
+    /// The same with headers, of which most clients take no notice.
+    pub async fn send_with(
+        &self,
+        client: &Client,
+        reply: &Subject,
+        headers: HeaderMap,
+        answer: Bytes,
+        patience: Duration,
+    ) -> Result<(), Unsent> {
         if !self.allows(reply) {
             self.refuse(reply);
             return Err(Unsent::Refused);
         }
-        match timeout(patience, client.publish(reply.clone(), answer)).await {
+        let sending = async {
+            match headers.is_empty() {
+                true => client.publish(reply.clone(), answer).await,
+                false => client.publish_with_headers(reply.clone(), headers, answer).await,
+            }
+        };
+        match timeout(patience, sending).await {
             Ok(sent) => sent.map_err(|error| Unsent::Lost(error.to_string())),
             Err(_) => Err(Unsent::Late),
         }

@@ -60,6 +60,12 @@ impl Desired {
         Self { nats, domain, name, making, opened: Arc::default() }
     }
 
+    /// Names another bucket of the same domain that its first writer makes; `making` is how.
+    pub fn other(nats: Nats, domain: Option<&str>, bucket: &str, making: Making) -> Self {
+        let (domain, name) = (domain.map(str::to_owned), bucket.to_owned());
+        Self { nats, domain, name, making, opened: Arc::default() }
+    }
+
     /// Returns the name of the bucket.
     pub fn name(&self) -> &str {
         &self.name
@@ -128,11 +134,25 @@ impl Desired {
         }
     }
 
+    /// Marks a key as deleted, if the bucket is there; ends within a few [`WRITE_TIMEOUT`]s.
+    pub async fn delete(&self, key: &str, expect: Expect) -> Result<(), DesiredError> {
+        let Some(bucket) = self.find().await? else { return Ok(()) };
+        let deleted = tokio::time::timeout(WRITE_TIMEOUT, bucket.delete(key, expect)).await;
+        self.written(deleted)
+    }
+
     async fn try_put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64, DesiredError> {
         let bucket = self.open().await?;
         let written = tokio::time::timeout(WRITE_TIMEOUT, bucket.put(key, value, expect)).await;
-        match written {
-            Ok(Ok(revision)) => Ok(revision),
+        self.written(written)
+    }
+
+    fn written<T>(
+        &self,
+        outcome: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T, DesiredError> {
+        match outcome {
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(Error::Conflict)) => Err(DesiredError::Conflict),
             Err(_) | Ok(Err(Error::TimedOut { .. })) => {
                 Err(DesiredError::TimedOut { bucket: self.name.clone() })

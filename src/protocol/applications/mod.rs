@@ -3,12 +3,15 @@
 //!
 //! Flow: [`decode`] reads a text, YAML or JSON, and makes a [`manifest`] of it, forms of later
 //! versions included → [`validate`] refuses what cannot be meant → [`resolved`] says what is to
-//! run, with the numbers of [`counts`] and the marks of [`ownership`]. [`api`] has the replies.
+//! run, with the numbers of [`counts`] and the marks of [`ownership`]. [`request`] reads the subjects of the API, [`api`] has its replies, and
+//! [`stored`] is the form of the bucket.
 
 pub mod api;
 pub mod counts;
 pub mod decode;
 pub mod manifest;
 pub mod ownership;
+pub mod request;
 pub mod resolved;
+pub mod stored;
 pub mod validate;

@@ -149,8 +149,23 @@ impl Subjects {
         format!("{}.progress", self.control_root)
     }
 
-    /// The API of the deployment manager, a program of its own: an operation, on one application or
-    /// on all.
+    /// The beginning of the subjects of the applications' API.
+    pub fn manager_root(&self) -> String {
+        format!("wadm.api.{}", self.lattice)
+    }
+
+    /// Where it is told that applications are deployed or undeployed.
+    pub fn manager_events(&self) -> String {
+        format!("wadm.evt.{}", self.lattice)
+    }
+
+    /// The records of an application's status.
+    pub fn manager_status(&self, application: &str) -> String {
+        format!("wadm.status.{}.{application}", self.lattice)
+    }
+
+    /// The API of applications, answered by hosts or by a deployment manager: an operation, on one
+    /// application or on all.
     pub fn manager(&self, operation: &str, application: Option<&str>) -> String {
         let all = format!("wadm.api.{}.model.{operation}", self.lattice);
         application.map_or_else(|| all.clone(), |name| format!("{all}.{name}"))

@@ -1,0 +1,141 @@
+//! Answers the API of applications, `wadm.api.{lattice}.model.…` (wadm, section 1).
+//!
+//! Flow: all hosts are in one queue group, so each request reaches one of them → it is answered
+//! from the bucket, not from what this host remembers, since another host may have taken the
+//! command before → a deployment is a signed target, and the old manager's mark beside the
+//! manifests.
+//!
+//! Every request is answered within [`ANSWER_TIMEOUT`], and so many are in work at a time as
+//! [`IN_WORK_MAX`] says. Answers have the header [`HOST_HEADER`].
+
+mod answer;
+mod change;
+mod read;
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{status::Statuses, store::Models, targets::Targets};
+use lattice_base::lattice::{
+    answers::{Answers, Unsent},
+    connection::confirm,
+};
+use lattice_client::lattice::Lattice;
+use lattice_protocol::applications::{
+    api::{Failure, HOST_HEADER, QUEUE},
+    request::Request,
+};
+
+/// Clients give up after two seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1800);
+/// Requests that may be in work at a time; further ones wait in the subscription.
+const IN_WORK_MAX: usize = 32;
+/// How long the connection may take to take an answer.
+const SEND_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Answers requests.
+pub struct Server {
+    pub host_id: String,
+    pub lattice: Lattice,
+    pub answers: Answers,
+    pub models: Models,
+    pub targets: Targets,
+    pub statuses: Statuses,
+}
+
+/// Why the API is not served.
+#[derive(Debug, thiserror::Error)]
+#[error("subscribe to {subject}: {cause}")]
+pub struct SubscribeError {
+    subject: String,
+    cause: String,
+}
+
+impl Server {
+    /// Takes part in the queue group; requests arrive from here on.
+    pub async fn subscribe(&self) -> Result<Subscriber, SubscribeError> {
+        let subject = format!("{}.>", self.lattice.subjects.manager_root());
+        let failed = |cause: String| SubscribeError { subject: subject.clone(), cause };
+        let client = &self.lattice.client;
+        let subscribed = client.queue_subscribe(subject.clone(), QUEUE.to_owned()).await;
+        let requests = subscribed.map_err(|error| failed(error.to_string()))?;
+        confirm(client).await.map_err(|error| failed(error.to_string()))?;
+        Ok(requests)
+    }
+
+    /// Answers until the subscription ends, or `leave`; those that have arrived by then are still
+    /// answered.
+    pub async fn serve(self: &Arc<Self>, mut requests: Subscriber, leave: &CancellationToken) {
+        let mut in_work = JoinSet::new();
+        let mut is_leaving = false;
+        loop {
+            tokio::select! {
+                () = leave.cancelled(), if !is_leaving => {
+                    is_leaving = true;
+                    if timeout(SEND_TIMEOUT, requests.unsubscribe()).await.is_err() {
+                        break;
+                    }
+                }
+                Some(done) = in_work.join_next(), if !in_work.is_empty() => {
+                    if let Err(failure) = done {
+                        error!(error = %failure, "a request about applications panicked");
+                    }
+                }
+                request = requests.next(), if in_work.len() < IN_WORK_MAX => match request {
+                    Some(request) => _ = in_work.spawn(Arc::clone(self).respond(request)),
+                    None => break,
+                },
+            }
+        }
+        while in_work.join_next().await.is_some() {}
+    }
+
+    async fn respond(self: Arc<Self>, message: Message) {
+        let answer = match timeout(ANSWER_TIMEOUT, self.answer(&message)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                warn!(subject = %message.subject, "a request about applications took too long");
+                answer::json(&Failure::new(format!(
+                    "Internal storage error: no answer within {} ms, so it is unknown whether it was done; look before you repeat it",
+                    ANSWER_TIMEOUT.as_millis()
+                )))
+            }
+        };
+        let Some(reply) = &message.reply else { return };
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST_HEADER, &*self.host_id);
+        let client = &self.lattice.client;
+        match self.answers.send_with(client, reply, headers, answer, SEND_TIMEOUT).await {
+            // It was logged there.
+            Ok(()) | Err(Unsent::Refused) => {}
+            Err(error) => debug!(subject = %message.subject, %error, "an answer was not sent"),
+        }
+    }
+
+    /// Returns the answer as JSON.
+    async fn answer(&self, message: &Message) -> Bytes {
+        let root = self.lattice.subjects.manager_root();
+        let body = &message.payload;
+        let request = match Request::parse(&root, &message.subject) {
+            Ok(request) => request,
+            Err(error) => return answer::json(&Failure::new(error.to_string())),
+        };
+        match request {
+            Request::List => answer::of(self.list().await),
+            Request::Models => answer::of(self.models().await),
+            Request::Get(name) => answer::of(self.get(name, body).await),
+            Request::Versions(name) => answer::of_versions(self.versions(name).await),
+            Request::Status(name) => answer::of(self.status(name).await),
+            Request::Put => answer::of(self.put(message.headers.as_ref(), body).await),
+            Request::Delete(name) => answer::of(self.delete(name, body).await),
+            Request::Deploy(name) => answer::of(self.deploy(name, body).await),
+            Request::Undeploy(name) => answer::of(self.undeploy(name, body).await),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The part of a host that keeps applications: the API, and what it is based on.
+//!
+//! [`Manager::start`] looks for a deployment manager that is a program of its own. As long as one
+//! answers, this host stays aside: it neither answers nor acts. Otherwise it serves the API, and
+//! goes on looking every now and then. [`Manager::standing`] tells which it is, for those who act.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument as _, info, info_span, warn};
+
+use super::{
+    api::{Server, SubscribeError},
+    rival::{self, Rival},
+    status::Statuses,
+    store::Models,
+    targets::Targets,
+};
+use lattice_base::{
+    config::Applications,
+    lattice::{answers::Answers, connection::Nats},
+    store::{desired::Desired, jetstream::making::Making},
+};
+use lattice_client::lattice::Lattice;
+use lattice_protocol::desired::Authority;
+
+/// How often a manager is looked for.
+const LOOK: Duration = Duration::from_secs(30);
+/// Looks in a row that must find none before hosts take over from one.
+const MISSES: u32 = 3;
+/// Pause after the API could not be served.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long the start of a host waits for its API: long enough where nobody answers, and short
+/// where somebody is silent.
+const START_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the last answers may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The parts of the host that it works with.
+pub struct Parts {
+    pub nats: Nats,
+    /// The lattice, as a client sees it.
+    pub lattice: Lattice,
+    pub host_id: String,
+    pub answers: Answers,
+    /// How buckets are made.
+    pub making: Making,
+    pub desired: Desired,
+    /// Signs what is to run.
+    pub authority: Arc<Authority>,
+    pub setting: Applications,
+}
+
+/// The role of this host in the keeping of applications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does not know yet whether somebody else does.
+    Unknown,
+    /// It answers and acts.
+    Keeping,
+    /// Somebody else does.
+    Aside(Rival),
+    /// It was told not to.
+    Off,
+}
+
+/// Keeps applications.
+pub struct Manager {
+    pub models: Models,
+    pub targets: Targets,
+    pub statuses: Statuses,
+    standing: watch::Sender<Standing>,
+    server: Arc<Server>,
+    lattice: Lattice,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Manager {
+    /// Starts it; everything ends with `stop`. Returns when the API is served, if nobody else
+    /// serves it.
+    pub async fn start(parts: Parts, stop: &CancellationToken) -> Arc<Self> {
+        let Parts { nats, lattice, host_id, answers, making, desired, authority, setting } = parts;
+        let domain = lattice.js_domain.as_deref();
+        let models = Models::new(nats.clone(), domain, lattice.name(), making);
+        let targets = Targets::new(desired, authority);
+        let subjects = lattice.subjects.clone();
+        let statuses = Statuses::new(nats, domain, subjects, making.replicas);
+        let server = Server {
+            host_id,
+            lattice: lattice.clone(),
+            answers,
+            models: models.clone(),
+            targets: targets.clone(),
+            statuses: statuses.clone(),
+        };
+        let manager = Arc::new(Self {
+            models,
+            targets,
+            statuses,
+            standing: watch::Sender::new(Standing::Unknown),
+            server: Arc::new(server),
+            lattice,
+            stop: stop.child_token(),
+            tasks: TaskTracker::new(),
+        });
+        manager.spawn(setting);
+        let mut standing = manager.standing();
+        let known = standing.wait_for(|standing| *standing != Standing::Unknown);
+        // A host without it works as well.
+        let _ = tokio::time::timeout(START_TIMEOUT, known).await;
+        manager
+    }
+
+    /// Returns the role of this host, now and as it changes.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Ends in order: no more requests are taken, and those in work are answered.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            warn!("some requests about applications were not answered");
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, setting: Applications) {
+        if setting == Applications::Never {
+            self.standing.send_replace(Standing::Off);
+            return;
+        }
+        let span = info_span!("applications");
+        let following = self.targets.clone().run(self.stop.clone());
+        self.tasks.spawn(following.instrument(span.clone()));
+        let hearing = Arc::clone(self).hear_news();
+        self.tasks.spawn(hearing.instrument(span.clone()));
+        self.tasks.spawn(Arc::clone(self).run(setting).instrument(span));
+    }
+
+    /// Serves, or stays aside, until stopped.
+    async fn run(self: Arc<Self>, setting: Applications) {
+        while !self.stop.is_cancelled() {
+            if setting == Applications::Auto {
+                tokio::select! {
+                    () = self.stop.cancelled() => break,
+                    rival = rival::first(&self.lattice) => if let Some(rival) = rival {
+                        self.stay_aside(rival).await;
+                    },
+                }
+            }
+            if self.serve_until_rival(setting).await.is_err() {
+                self.pause(RETRY).await;
+            }
+        }
+        self.standing.send_replace(Standing::Off);
+    }
+
+    /// Waits until the manager has gone, or for the stop.
+    async fn stay_aside(&self, rival: Rival) {
+        warn!(
+            "{rival} answers in this lattice, so this host keeps no applications; it looks again every {} s. The setting \
+             applications says whether hosts do: `always` takes over, `never` leaves it to the manager",
+            LOOK.as_secs()
+        );
+        self.standing.send_replace(Standing::Aside(rival));
+        let mut misses = 0;
+        while misses < MISSES {
+            self.pause(LOOK).await;
+            if self.stop.is_cancelled() {
+                return;
+            }
+            misses = match rival::round(&self.lattice).await {
+                Some(_) => 0,
+                None => misses + 1,
+            };
+        }
+        info!("the deployment manager has gone, hosts keep applications");
+    }
+
+    /// Serves the API until stopped, or until a manager is met and has gone; an error if it cannot.
+    async fn serve_until_rival(&self, setting: Applications) -> Result<(), SubscribeError> {
+        let subscribed = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            subscribed = self.server.subscribe() => subscribed,
+        };
+        let requests = subscribed
+            .inspect_err(|error| warn!(%error, "the API of applications is not served"))?;
+        self.standing.send_replace(Standing::Keeping);
+        let leave = self.stop.child_token();
+        let serving = self.server.serve(requests, &leave);
+        tokio::pin!(serving);
+        let rival = tokio::select! {
+            () = &mut serving => return Ok(()),
+            rival = self.meet_rival(setting) => rival,
+        };
+        leave.cancel();
+        serving.await;
+        self.stay_aside(rival).await;
+        Ok(())
+    }
+
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    async fn meet_rival(&self, setting: Applications) -> Rival {
+        if setting == Applications::Always {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(rival) = rival::round(&self.lattice).await {
+                return rival;
+            }
+        }
+    }
+
+    /// Looks for the bucket of targets when something was deployed: the first one makes it.
+    async fn hear_news(self: Arc<Self>) {
+        let Ok(mut news) =
+            self.lattice.client.subscribe(self.lattice.subjects.manager_events()).await
+        else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                message = news.next() => match message {
+                    Some(_) => self.targets.look(),
+                    None => return,
+                },
+            }
+        }
+    }
+}

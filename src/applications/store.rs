@@ -1,0 +1,208 @@
+//! The manifests of a lattice's applications: bucket `wadm_manifests`, with the keys and values of
+//! the old manager (wadm, section 3.1), so that either finds what the other was given.
+//!
+//! The bucket is made by the first put. One record that cannot be read is an error of that
+//! application only. What is written here starts nothing: hosts act on signed [targets].
+//!
+//! [targets]: super::targets
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use serde::de::DeserializeOwned;
+use tracing::warn;
+
+use lattice_base::{
+    lattice::connection::Nats,
+    store::{
+        Expect,
+        desired::{Desired, DesiredError},
+        jetstream::making::Making,
+    },
+};
+use lattice_protocol::applications::stored::{BUCKET, Stored, model_key, set_key};
+
+/// Attempts to write what others write too; the old manager makes as many.
+const ATTEMPTS_MAX: usize = 3;
+/// Applications that are read at a time for a list.
+const READ_AT_ONCE: usize = 16;
+/// Bytes of a message that are not the value of an entry: subject and headers.
+const ENVELOPE_BYTES: usize = 1024;
+
+/// The manifests of a lattice. Cheap to clone.
+#[derive(Clone)]
+pub struct Models {
+    bucket: Desired,
+    lattice: String,
+    client: async_nats::Client,
+}
+
+/// Why manifests were not read or written. The beginnings are those of the old manager.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("Internal storage error: {0}")]
+    Bucket(#[from] DesiredError),
+    #[error(
+        "Internal storage error: entry {key} of bucket {BUCKET} cannot be read ({cause}); look at it with `nats kv get {BUCKET} {key}`"
+    )]
+    Unreadable { key: String, cause: String },
+    #[error("Internal storage error: write entry {key}: {cause}")]
+    Unwritable { key: String, cause: String },
+    #[error(
+        "Internal storage error: all versions of the application together have {bytes} bytes, and the NATS server takes {max}; \
+         delete versions that nobody needs"
+    )]
+    TooLarge { bytes: usize, max: usize },
+}
+
+/// The decision about an application that was read.
+pub enum Change<T> {
+    Write(Stored, T),
+    Remove(T),
+    Leave(T),
+}
+
+/// An application of a list.
+pub struct Listed {
+    pub name: String,
+    pub stored: Result<Stored, StoreError>,
+}
+
+impl Models {
+    /// The manifests of a lattice; `making` is for a bucket that has to be made.
+    pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making) -> Self {
+        let client = nats.client.clone();
+        let bucket = Desired::other(nats, domain, BUCKET, making);
+        Self { bucket, lattice: lattice.to_owned(), client }
+    }
+
+    /// Returns an application; `None` if there is none of this name.
+    pub async fn get(&self, name: &str) -> Result<Option<Stored>, StoreError> {
+        let read = self.read(&model_key(&self.lattice, name)).await?;
+        Ok(read.map(|(stored, _)| stored))
+    }
+
+    /// Returns all applications, in the order of their names.
+    pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
+        let names = self.names().await?;
+        let mut listed: Vec<Listed> = stream::iter(names)
+            .map(|name| async move { Ok(self.listed(name).await?) })
+            .buffered(READ_AT_ONCE)
+            .filter_map(|read: Result<Option<Listed>, StoreError>| async { read.transpose() })
+            .collect::<Vec<_>>()
+            .await
+            .into_iter()
+            .collect::<Result<_, StoreError>>()?;
+        listed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    /// A name without an application is left out: its put or delete was broken off.
+    async fn listed(&self, name: String) -> Result<Option<Listed>, StoreError> {
+        match self.get(&name).await {
+            Ok(None) => Ok(None),
+            Ok(Some(stored)) => Ok(Some(Listed { name, stored: Ok(stored) })),
+            Err(error @ StoreError::Unreadable { .. }) => {
+                Ok(Some(Listed { name, stored: Err(error) }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads an application, and does what `decide` says about it, again if somebody else wrote
+    /// meanwhile.
+    pub async fn change<T>(
+        &self,
+        name: &str,
+        mut decide: impl FnMut(Option<Stored>) -> Change<T>,
+    ) -> Result<T, StoreError> {
+        let key = model_key(&self.lattice, name);
+        let mut attempts = 1;
+        loop {
+            let (stored, expect) = match self.read(&key).await? {
+                Some((stored, revision)) => (Some(stored), Expect::Revision(revision)),
+                None => (None, Expect::Revision(0)),
+            };
+            let (written, result) = match decide(stored) {
+                Change::Leave(result) => return Ok(result),
+                Change::Write(stored, result) => (self.write(&key, &stored, expect).await, result),
+                Change::Remove(result) => {
+                    (self.bucket.delete(&key, expect).await.map_err(StoreError::from), result)
+                }
+            };
+            match written {
+                Ok(()) => return Ok(result),
+                Err(StoreError::Bucket(DesiredError::Conflict)) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Puts a name on the list of applications.
+    pub async fn enlist(&self, name: &str) -> Result<(), StoreError> {
+        self.change_names(|names| names.insert(name.to_owned())).await
+    }
+
+    /// Takes a name from the list of applications.
+    pub async fn strike(&self, name: &str) -> Result<(), StoreError> {
+        self.change_names(|names| names.remove(name)).await
+    }
+
+    async fn names(&self) -> Result<BTreeSet<String>, StoreError> {
+        Ok(self.read(&set_key(&self.lattice)).await?.map_or_else(BTreeSet::new, |(names, _)| names))
+    }
+
+    /// Writes the list if `change` says that it did.
+    async fn change_names(
+        &self,
+        change: impl Fn(&mut BTreeSet<String>) -> bool,
+    ) -> Result<(), StoreError> {
+        let key = set_key(&self.lattice);
+        let mut attempts = 1;
+        loop {
+            let (mut names, revision) =
+                self.read::<BTreeSet<String>>(&key).await?.unwrap_or_default();
+            if !change(&mut names) {
+                return Ok(());
+            }
+            match self.write(&key, &names, Expect::Revision(revision)).await {
+                Err(StoreError::Bucket(DesiredError::Conflict)) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                written => return written,
+            }
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, u64)>, StoreError> {
+        let Some(entry) = self.bucket.get(key).await? else { return Ok(None) };
+        match serde_json::from_slice(&entry.value) {
+            Ok(value) => Ok(Some((value, entry.revision))),
+            Err(error) => {
+                warn!(key, %error, bucket = BUCKET, "an entry cannot be read");
+                Err(StoreError::Unreadable { key: key.to_owned(), cause: error.to_string() })
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        value: &impl serde::Serialize,
+        expect: Expect,
+    ) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(value).map_err(|error| StoreError::Unwritable {
+            key: key.to_owned(),
+            cause: error.to_string(),
+        })?;
+        let max = self.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES);
+        if value.len() > max {
+            return Err(StoreError::TooLarge { bytes: value.len(), max });
+        }
+        self.bucket.put(key, Bytes::from(value), expect).await?;
+        Ok(())
+    }
+}

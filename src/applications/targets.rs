@@ -1,0 +1,346 @@
+//! The version of each application that is to run now: entries `APP_{name}` of the bucket
+//! `DESIREDDATA_{lattice}`, signed by the host that took the command.
+//!
+//! Flow: [`Targets::set`] signs and writes, with a serial number above all that were seen →
+//! [`Targets::run`] follows the bucket and verifies each entry → those who act watch
+//! [`Targets::watch`].
+//!
+//! Never acted on are entries with a wrong signature, and older ones than this host has seen: they
+//! are logged, and listed by [`Targets::rejected`]. An entry that is deleted is one that nobody
+//! keeps: nothing is started for it, and nothing is stopped. Entries are not deleted here, so that
+//! serial numbers go on growing.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use lattice_base::store::{
+    Backend as _, Expect, Update,
+    desired::{Desired, DesiredError},
+};
+use lattice_protocol::{
+    applications::manifest::Manifest,
+    clock,
+    desired::{self, Authority, Key, Rejected},
+    store::Entry,
+};
+
+/// Attempts to write what others write too.
+const ATTEMPTS_MAX: usize = 3;
+/// How often a bucket that nobody has made yet is looked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What is wanted of an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is to run.
+    Deployed,
+    /// Nothing of it is to run.
+    Undeployed,
+    /// It goes on running as it does, and nobody keeps it so.
+    Released,
+}
+
+/// An application, as it is to be now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    pub name: String,
+    pub version: String,
+    /// Also that of an application that was undeployed: its links are known by it only.
+    pub manifest: Manifest,
+    pub state: State,
+    /// When it was asked for, in Unix milliseconds.
+    pub at: u64,
+}
+
+impl Target {
+    /// Makes a target of this moment.
+    pub fn of(manifest: Manifest, state: State) -> Self {
+        Self {
+            name: manifest.name().to_owned(),
+            version: manifest.version().to_owned(),
+            manifest,
+            state,
+            at: clock::now_ms(),
+        }
+    }
+
+    pub fn is_deployed(&self) -> bool {
+        self.state == State::Deployed
+    }
+}
+
+/// Targets by the names of their applications.
+pub type Snapshot = Arc<BTreeMap<String, Target>>;
+
+/// Why a target was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("Internal storage error: {0}")]
+    Bucket(#[from] DesiredError),
+    #[error("sign what is to run: {0}")]
+    Sign(#[from] serde_json::Error),
+}
+
+/// The targets of a lattice. Cheap to clone.
+#[derive(Clone)]
+pub struct Targets(Arc<Inner>);
+
+struct Inner {
+    desired: Desired,
+    authority: Arc<Authority>,
+    // Held for lines, never across an await.
+    table: Mutex<Table>,
+    snapshot: watch::Sender<Snapshot>,
+    /// Somebody says that the bucket may be there now.
+    wake: Notify,
+}
+
+/// What was verified of the bucket.
+#[derive(Debug, Default)]
+struct Table {
+    targets: BTreeMap<String, Target>,
+    /// The highest serial number of each application that was ever seen, of deleted ones as well.
+    serials: BTreeMap<String, u64>,
+    rejected: BTreeMap<String, String>,
+}
+
+impl Targets {
+    pub fn new(desired: Desired, authority: Arc<Authority>) -> Self {
+        Self(Arc::new(Inner {
+            desired,
+            authority,
+            table: Mutex::default(),
+            snapshot: watch::Sender::new(Snapshot::default()),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Returns the verified targets, now and as they change.
+    pub fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.0.snapshot.subscribe()
+    }
+
+    /// Returns the entries that do not count by their applications, with the reason.
+    pub fn rejected(&self) -> BTreeMap<String, String> {
+        self.0.table.lock().rejected.clone()
+    }
+
+    /// Looks for the bucket now, if nobody had made it yet.
+    pub fn look(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// Reads the target of an application from the bucket: it may have been written by another
+    /// host a moment ago. An entry that does not count is like none.
+    pub async fn get(&self, name: &str) -> Result<Option<Target>, TargetError> {
+        match self.0.desired.get(&desired::application(name)).await? {
+            Some(entry) => {
+                self.take(&entry);
+                Ok(self.0.table.lock().targets.get(name).cloned())
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a target; the last one to write counts.
+    pub async fn set(&self, target: &Target) -> Result<(), TargetError> {
+        let key = desired::application(&target.name);
+        let mut attempts = 1;
+        loop {
+            let found = self.0.desired.get(&key).await?;
+            let expect = Expect::Revision(found.as_ref().map_or(0, |entry| entry.revision));
+            if let Some(entry) = &found {
+                self.take(entry);
+            }
+            let serial = self.0.table.lock().next_serial(&target.name, clock::now_ms());
+            let signed = self.0.authority.sign(&key, serial, target)?;
+            let value = Bytes::from(serde_json::to_vec(&signed)?);
+            match self.0.desired.put(&key, value.clone(), expect).await {
+                Ok(revision) => {
+                    self.take(&Entry { key, value, revision });
+                    self.look();
+                    return Ok(());
+                }
+                Err(DesiredError::Conflict) if attempts < ATTEMPTS_MAX => attempts += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Follows the bucket until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut reconnects = self.0.desired.reconnects();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.follow() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.0.wake.notified() => {}
+                Ok(()) = reconnects.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Follows the bucket for as long as it can be followed.
+    async fn follow(&self) {
+        let bucket = match self.0.desired.find().await {
+            Ok(Some(bucket)) => bucket,
+            Ok(None) => return,
+            Err(error) => {
+                debug!(%error, "the bucket of what is to run is not there");
+                return;
+            }
+        };
+        let mut updates = bucket.watch();
+        while let Some(update) = updates.recv().await {
+            match update {
+                Update::Snapshot(entries) => {
+                    self.0.table.lock().keep_only(&entries);
+                    entries.iter().for_each(|entry| self.take(entry));
+                    self.publish();
+                }
+                Update::Put(entry) => self.take(&entry),
+                Update::Delete { key, .. } => {
+                    if let Key::Application(name) = Key::parse(&key) {
+                        self.0.table.lock().forget(name);
+                        self.publish();
+                    }
+                }
+                Update::Behind | Update::Current => {}
+            }
+        }
+    }
+
+    /// Takes an entry of the bucket into account, if it counts.
+    fn take(&self, entry: &Entry) {
+        let Key::Application(name) = Key::parse(&entry.key) else { return };
+        let verified = self.0.authority.verify::<Target>(&entry.key, &entry.value);
+        let outcome = self.0.table.lock().take(name, verified);
+        match outcome {
+            Taken::New => self.publish(),
+            Taken::Known => {}
+            Taken::Rejected(reason) => warn!(
+                application = name,
+                reason,
+                "an entry that says what is to run does not count; deploy the application anew to replace it"
+            ),
+        }
+    }
+
+    fn publish(&self) {
+        let targets = self.0.table.lock().targets.clone();
+        self.0.snapshot.send_if_modified(|snapshot| {
+            let is_new = **snapshot != targets;
+            if is_new {
+                *snapshot = Arc::new(targets);
+            }
+            is_new
+        });
+    }
+}
+
+/// The effect of an entry.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    New,
+    Known,
+    /// It does not count; told once.
+    Rejected(String),
+}
+
+impl Table {
+    fn take(&mut self, name: &str, verified: Result<(Target, u64), Rejected>) -> Taken {
+        let seen = self.serials.get(name).copied().unwrap_or_default();
+        let reason = match verified {
+            // The key is part of what was signed, so a wrong name is a mistake of the signer.
+            Ok((target, serial)) if target.name == name && serial >= seen => {
+                self.rejected.remove(name);
+                self.serials.insert(name.to_owned(), serial);
+                let is_known = self.targets.get(name) == Some(&target);
+                self.targets.insert(name.to_owned(), target);
+                return if is_known { Taken::Known } else { Taken::New };
+            }
+            Ok((target, _)) if target.name != name => format!("it is of {:?}", target.name),
+            Ok((_, serial)) => format!("it is an old one, {serial} where {seen} was seen"),
+            Err(rejected) => rejected.to_string(),
+        };
+        match self.rejected.insert(name.to_owned(), reason.clone()) {
+            Some(told) if told == reason => Taken::Known,
+            _ => Taken::Rejected(reason),
+        }
+    }
+
+    /// Drops what is not among the entries of a snapshot.
+    fn keep_only(&mut self, entries: &[Entry]) {
+        let named = |name: &str| {
+            entries.iter().any(|entry| Key::parse(&entry.key) == Key::Application(name))
+        };
+        self.targets.retain(|name, _| named(name));
+        self.rejected.retain(|name, _| named(name));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.targets.remove(name);
+        self.rejected.remove(name);
+    }
+
+    /// Returns a serial number above all that were seen. It begins with the time, so that it is
+    /// also above those of an entry that was deleted before this host came.
+    fn next_serial(&self, name: &str, now_ms: u64) -> u64 {
+        self.serials.get(name).map_or(now_ms, |seen| now_ms.max(seen.saturating_add(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str, version: &str) -> Target {
+        let text = format!(
+            r#"{{"apiVersion":"a","kind":"k","metadata":{{"name":"{name}","annotations":{{"version":"{version}"}}}},"spec":{{"components":[]}}}}"#
+        );
+        Target::of(serde_json::from_str(&text).unwrap(), State::Deployed)
+    }
+
+    #[test]
+    fn older_entries_and_those_of_others_do_not_count() {
+        let mut table = Table::default();
+        let first = target("shop", "v1");
+        assert_eq!(table.take("shop", Ok((first.clone(), 5))), Taken::New);
+        assert_eq!(table.take("shop", Ok((first.clone(), 5))), Taken::Known);
+        // A copy of an entry from before.
+        assert!(matches!(table.take("shop", Ok((target("shop", "v0"), 4))), Taken::Rejected(_)));
+        assert_eq!(table.targets["shop"].version, "v1");
+        // Told once.
+        assert_eq!(table.take("shop", Ok((target("shop", "v0"), 4))), Taken::Known);
+        assert_eq!(table.rejected.len(), 1);
+        assert!(matches!(table.take("other", Err(Rejected::Forged)), Taken::Rejected(_)));
+        assert!(matches!(table.take("web", Ok((first.clone(), 9))), Taken::Rejected(_)));
+        assert_eq!(table.targets.len(), 1);
+        // What counts again is not listed any more.
+        assert_eq!(table.take("shop", Ok((target("shop", "v2"), 6))), Taken::New);
+        assert!(!table.rejected.contains_key("shop"));
+    }
+
+    #[test]
+    fn serial_numbers_grow_across_deletions_and_clocks() {
+        let mut table = Table::default();
+        assert_eq!(table.next_serial("shop", 1000), 1000);
+        table.take("shop", Ok((target("shop", "v1"), 2000)));
+        assert_eq!(table.next_serial("shop", 1000), 2001);
+        table.forget("shop");
+        assert!(table.targets.is_empty());
+        assert_eq!(table.next_serial("shop", 1000), 2001);
+        assert!(matches!(table.take("shop", Ok((target("shop", "v1"), 1999))), Taken::Rejected(_)));
+    }
+}

@@ -1,0 +1,107 @@
+//! The subjects of the API (wadm, section 1.1): `wadm.api.{lattice}.model.{operation}[.{name}]`.
+
+/// Something that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// All applications, as an array.
+    List,
+    /// All applications, as later versions answer `get` without a name.
+    Models,
+    Get(&'a str),
+    Versions(&'a str),
+    Put,
+    Delete(&'a str),
+    Deploy(&'a str),
+    Undeploy(&'a str),
+    Status(&'a str),
+}
+
+/// Why a subject asks for nothing, in the words of the old manager.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRequest {
+    #[error("Invalid subject: {0} (expected wadm.api.LATTICE.model.OPERATION)")]
+    TooShort(String),
+    #[error(
+        "Invalid subject: {0} (the name of an application has letters, digits, dashes and underscores only)"
+    )]
+    TooLong(String),
+    #[error("Unsupported subject: {0}")]
+    Unsupported(String),
+    #[error("Deployment history is not supported; `versions` lists the versions of an application")]
+    History,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a subject; `root` is `wadm.api.{lattice}`.
+    pub fn parse(root: &str, subject: &'a str) -> Result<Self, NoRequest> {
+        let tokens = subject.strip_prefix(root).and_then(|rest| rest.strip_prefix('.'));
+        let tokens: Vec<&str> = tokens.unwrap_or_default().split('.').collect();
+        match tokens[..] {
+            ["model", operation] => Self::of_all(operation),
+            ["model", operation, name] => return Self::of_one(operation, name, subject),
+            [_, _] | [_, _, _] => None,
+            [_] | [] => return Err(NoRequest::TooShort(subject.to_owned())),
+            _ => return Err(NoRequest::TooLong(subject.to_owned())),
+        }
+        .ok_or_else(|| NoRequest::Unsupported(subject.to_owned()))
+    }
+
+    fn of_all(operation: &str) -> Option<Self> {
+        match operation {
+            "list" => Some(Self::List),
+            "get" => Some(Self::Models),
+            "put" => Some(Self::Put),
+            _ => None,
+        }
+    }
+
+    fn of_one(operation: &str, name: &'a str, subject: &str) -> Result<Self, NoRequest> {
+        match operation {
+            "get" => Ok(Self::Get(name)),
+            "versions" => Ok(Self::Versions(name)),
+            "del" => Ok(Self::Delete(name)),
+            "deploy" => Ok(Self::Deploy(name)),
+            "undeploy" => Ok(Self::Undeploy(name)),
+            "status" => Ok(Self::Status(name)),
+            "history" => Err(NoRequest::History),
+            _ => Err(NoRequest::Unsupported(subject.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_read_as_the_old_manager_does() {
+        let root = "wadm.api.default";
+        for (tail, expected) in [
+            ("model.list", Ok(Request::List)),
+            ("model.get", Ok(Request::Models)),
+            ("model.get.shop", Ok(Request::Get("shop"))),
+            ("model.versions.shop", Ok(Request::Versions("shop"))),
+            ("model.put", Ok(Request::Put)),
+            ("model.del.shop", Ok(Request::Delete("shop"))),
+            ("model.deploy.shop", Ok(Request::Deploy("shop"))),
+            ("model.undeploy.shop", Ok(Request::Undeploy("shop"))),
+            ("model.status.shop", Ok(Request::Status("shop"))),
+            ("model.history.shop", Err("Deployment history")),
+            ("model", Err("Invalid subject: wadm.api.default.model")),
+            ("model.get.petclinic.foo.bar", Err("Invalid subject: ")),
+            ("blah.get.petclinic", Err("Unsupported subject: wadm.api.default.blah.get.petclinic")),
+            ("model.list.shop", Err("Unsupported subject: ")),
+            ("model.put.shop", Err("Unsupported subject: ")),
+            ("model.deploy", Err("Unsupported subject: ")),
+            ("model.fly.shop", Err("Unsupported subject: ")),
+        ] {
+            let subject = format!("{root}.{tail}");
+            let read = Request::parse(root, &subject).map_err(|error| error.to_string());
+            match (read, expected) {
+                (Ok(read), Ok(expected)) => assert_eq!(read, expected),
+                (Err(error), Err(begin)) => assert!(error.starts_with(begin), "{error}"),
+                (read, _) => panic!("{tail}: {read:?}"),
+            }
+        }
+    }
+}
