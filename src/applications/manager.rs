@@ -62,7 +62,7 @@ pub enum Standing {
     Keeping,
     /// Somebody else does.
     Aside(Rival),
-    /// It was told not to.
+    /// It was told not to, it may not, or it ended.
     Off,
 }
 
@@ -74,6 +74,7 @@ pub struct Manager {
     standing: watch::Sender<Standing>,
     server: Arc<Server>,
     lattice: Lattice,
+    nats: Nats,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -87,7 +88,7 @@ impl Manager {
         let models = Models::new(nats.clone(), domain, lattice.name(), making);
         let targets = Targets::new(desired, authority);
         let subjects = lattice.subjects.clone();
-        let statuses = Statuses::new(nats, domain, subjects, making.replicas);
+        let statuses = Statuses::new(nats.clone(), domain, subjects, making.replicas);
         let server = Server {
             host_id,
             lattice: lattice.clone(),
@@ -103,6 +104,7 @@ impl Manager {
             standing: watch::Sender::new(Standing::Unknown),
             server: Arc::new(server),
             lattice,
+            nats,
             stop: stop.child_token(),
             tasks: TaskTracker::new(),
         });
@@ -144,6 +146,10 @@ impl Manager {
     /// Serves, or stays aside, until stopped.
     async fn run(self: Arc<Self>, setting: Applications) {
         while !self.stop.is_cancelled() {
+            if self.is_forbidden() {
+                self.stay_out().await;
+                continue;
+            }
             if setting == Applications::Auto {
                 tokio::select! {
                     () = self.stop.cancelled() => break,
@@ -157,6 +163,28 @@ impl Manager {
             }
         }
         self.standing.send_replace(Standing::Off);
+    }
+
+    /// Says whether the NATS user of this host may not use the subjects of the API.
+    fn is_forbidden(&self) -> bool {
+        self.nats.denied.borrow().iter().any(|denied| denied.contains("\"wadm.api."))
+    }
+
+    /// Waits for another connection, which may be allowed more, or for the stop.
+    async fn stay_out(&self) {
+        warn!(
+            "the NATS user of this host may not use wadm.>, so this host keeps no applications; allow it, or set applications \
+             to never"
+        );
+        self.standing.send_replace(Standing::Off);
+        let mut reconnects = self.nats.reconnects.clone();
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            // The connection itself has ended.
+            changed = reconnects.changed() => if changed.is_err() {
+                self.stop.cancelled().await;
+            },
+        }
     }
 
     /// Waits until the manager has gone, or for the stop.
@@ -189,6 +217,9 @@ impl Manager {
         };
         let requests = subscribed
             .inspect_err(|error| warn!(%error, "the API of applications is not served"))?;
+        if self.is_forbidden() {
+            return Ok(());
+        }
         self.standing.send_replace(Standing::Keeping);
         let leave = self.stop.child_token();
         let serving = self.server.serve(requests, &leave);

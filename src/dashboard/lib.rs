@@ -12,6 +12,7 @@
 //! * [`auth`] decides who may come in, by the secret that [`token`] keeps; [`mask`] hides what a
 //!   mere reader may not see. [`listen`] is the port, [`entry`] where commands find it.
 //! * [`model`] has the lattice in memory; it asks other hosts only while somebody looks.
+//! * [`applications`] starts the keeping of applications beside it.
 //! * [`operations`] are the changes somebody set off, each with its stages and its end.
 //!
 //! The dashboard is a client of the lattice like any other: what it changes goes over the control
@@ -22,6 +23,7 @@
 
 mod actor;
 mod api;
+mod applications;
 mod assets;
 mod auth;
 pub mod entry;
@@ -42,13 +44,13 @@ use axum::{Router, middleware, routing::get};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use auth::{Auth, Reading};
-use lattice_base::config;
+use lattice_base::config::{self, Config};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{
-    host::face::{Face, Parts, Place},
+    host::face::{Commander, Face, Opened, Parts, Place},
     host_context::HostContext,
 };
 use model::Model;
@@ -71,7 +73,7 @@ struct Inner {
     _noted: Option<entry::Noted>,
 }
 
-/// The dashboard as a host opens it.
+/// The dashboard and the keeping of applications, as a host opens them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opener;
 
@@ -79,12 +81,24 @@ impl Face for Opener {
     fn open<'a>(
         &'a self,
         parts: Parts,
-        settings: &'a config::Dashboard,
+        config: &'a Config,
         state_dir: &'a Path,
         tasks: &'a TaskTracker,
         stop: &'a CancellationToken,
-    ) -> BoxFuture<'a, Result<Place>> {
-        Dashboard::open(parts, settings, state_dir, tasks, stop).boxed()
+    ) -> BoxFuture<'a, Opened> {
+        async move {
+            let keeper = applications::start(&parts.context, config, stop).await;
+            let dashboard = match &config.dashboard {
+                Some(settings) => Dashboard::open(parts, settings, state_dir, tasks, stop)
+                    .await
+                    .inspect_err(|error| error!("no dashboard: {error:#}"))
+                    .ok(),
+                None => None,
+            };
+            let manager = keeper.map(|keeper| Arc::new(keeper) as Arc<dyn Commander>);
+            Opened { dashboard, manager }
+        }
+        .boxed()
     }
 }
 

@@ -11,6 +11,7 @@ mod hub_setup;
 mod walk;
 
 mod actors;
+mod applications;
 mod article;
 mod artifacts;
 mod attacks;

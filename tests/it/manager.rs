@@ -1,6 +1,6 @@
-//! `host app` against a deployment manager.
+//! `host app`: against a deployment manager that is a program of its own, and against hosts.
 //!
-//! The manager of those years is a program of its own, and too large to be built here. Its answers
+//! The manager of those years is too large to be built here. Its answers
 //! below were recorded from wadm 0.10.0, built from crates.io, beside a `host up` with JetStream
 //! domain `core`; the same manifest with an actor of the examples was deployed, served a page, and
 //! was undeployed there. Here a responder gives them back to the letter.
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Server, client,
+    Server, client, host,
     process::{command_in, output, stderr},
 };
 
@@ -221,7 +221,7 @@ async fn a_refusal_of_the_manager_is_an_error() {
         (&["status", "nope"], &["nope not found"]),
         (&["history", "nope"], &["nope not found"]),
         (&["deploy", "nope"], &["nope not found"]),
-        (&["put", "again.yaml"], &["refuses", "v0.0.2 already exists", "version annotation"]),
+        (&["put", "again.yaml"], &["refused", "v0.0.2 already exists", "version annotation"]),
         (&["deploy", "again.yaml"], &["already exists"]),
     ] {
         let (code, out, err) = scene.app(arguments);
@@ -242,7 +242,7 @@ async fn a_refusal_of_the_manager_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_manager_the_error_names_its_subject_and_how_to_start_one() {
+async fn where_nobody_keeps_applications_the_error_says_where_it_asked_and_what_to_start() {
     let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     for (arguments, subject) in [
@@ -261,8 +261,53 @@ async fn without_a_manager_the_error_names_its_subject_and_how_to_start_one() {
         ]));
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
-        for part in [&*subject, "wadm --nats-server", server.address(), "-d core"] {
+        for part in [&*subject, "`host up`", server.address(), "applications is never"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_answer_as_the_manager_did() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("app.yaml"), MANIFEST).unwrap();
+    let app = |arguments: &[&str]| {
+        let mut command = command_in(dir.path(), &server);
+        let connection = ["--ctl-host", &server.url(), "-t", "20000", "-o", "json"];
+        let output = output(command.arg("app").args(arguments).args(connection));
+        let text = if output.status.success() { &output.stdout } else { &output.stderr };
+        let json: Value = serde_json::from_slice(text).expect("JSON");
+        (output.status.code(), json)
+    };
+    let (code, put) = app(&["put", "app.yaml"]);
+    assert_eq!((code, &put["results"]), (Some(0), &value_of("put")));
+    let (code, refused) = app(&["put", "app.yaml"]);
+    assert_eq!(code, Some(1), "{refused}");
+    assert!(refused["error"].as_str().is_some_and(|text| text.contains("already exists")));
+    for (arguments, key, expected) in [
+        (&["deploy", "echo-page"][..], "acknowledged", "deploy.echo-page"),
+        (&["undeploy", "echo-page"], "results", "undeploy.echo-page"),
+    ] {
+        let (code, reply) = app(arguments);
+        assert_eq!(code, Some(0), "{reply}");
+        // Members for clients of later years are beside those of the manager.
+        for (member, value) in value_of(expected).as_object().unwrap() {
+            assert_eq!(&reply[key][member], value, "{arguments:?}");
+        }
+    }
+    let (_, history) = app(&["history", "echo-page"]);
+    assert_eq!(history["revisions"]["versions"], json!([{"version": "v0.0.1", "deployed": false}]));
+    let (_, listed) = app(&["list"]);
+    assert_eq!(listed["apps"][0]["description"], "An echo behind a page");
+    let (_, status) = app(&["status", "echo-page"]);
+    assert_eq!(status["status"]["status"]["status"]["type"], "undeployed");
+    let (_, got) = app(&["get", "echo-page", "v0.0.1"]);
+    assert_eq!(got["model"]["manifest"]["metadata"]["name"], "echo-page");
+    let (code, deleted) = app(&["del", "echo-page", "v0.0.1"]);
+    assert_eq!((code, &deleted["deleted"]["result"]), (Some(0), &json!("deleted")));
+    let (code, gone) = app(&["deploy", "echo-page"]);
+    assert_eq!(code, Some(1), "{gone}");
+    host.stop().await;
 }

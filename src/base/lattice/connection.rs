@@ -51,7 +51,7 @@ const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 /// How many different refusals are remembered: all that a host needs, if a server forbids all.
 const DENIED_MAX: usize = 128;
 /// The subjects that the NATS user of a host must be allowed to publish and to subscribe to.
-pub const NEEDED_SUBJECTS: &str = "wasmbus.>, $JS.>, $KV.>, $O.> and _INBOX.>";
+pub const NEEDED_SUBJECTS: &str = "wasmbus.>, wadm.>, $JS.>, $KV.>, $O.> and _INBOX.>";
 
 /// Why a connection cannot be made, whatever one waits.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,11 @@
-//! `app`: commands of the declarative deployment manager, which is a program of its own in the
-//! lattice.
+//! `app`: applications, which hosts keep as their manifests say.
 
 use clap::{Args, Subcommand};
 
 use super::{connect::Connect, lattice::Query};
 use crate::terminal::Form;
 
-/// Commands of the declarative deployment manager, which is a program of its own in the lattice.
+/// Applications: a manifest says what is to run, and the hosts keep it so.
 #[derive(Debug, Subcommand)]
 pub enum App {
     /// List applications

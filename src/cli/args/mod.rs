@@ -168,7 +168,7 @@ pub enum Command {
     /// The same commands in the long form: ctl get, ctl start, ...
     #[command(subcommand)]
     Ctl(lattice::Ctl),
-    /// Applications of a deployment manager
+    /// Applications, kept as their manifests say
     #[command(subcommand)]
     App(app::App),
     /// Find out what is wrong, and how to mend it

@@ -1,10 +1,9 @@
-//! `host app`: applications of a deployment manager, `wadm` 0.10, a program of its own that listens
-//! in the lattice.
+//! `host app`: applications, by the API of the deployment manager of those years (`wadm` 0.10).
 //!
-//! A manifest says what is to run; the manager keeps it so. Each command is one request to
-//! `wadm.api.{lattice}.model.…` with JSON in both directions; manifests go as they are, YAML or
-//! JSON. Answers of the manager are passed on in the shapes of `wash`, but a refusal is an error
-//! here, with an exit code.
+//! A manifest says what is to run; the hosts keep it so, or a manager that is a program of its own.
+//! Each command is one request to `wadm.api.{lattice}.model.…` with JSON in both directions;
+//! manifests go as they are, YAML or JSON. Answers are passed on in the shapes of `wash`, but a
+//! refusal is an error here, with an exit code.
 
 use std::{
     io::{IsTerminal as _, Read},
@@ -47,10 +46,10 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: App) -> Result<
     }
 }
 
-/// The manager of a lattice, on a connection.
+/// Those who keep the applications of a lattice, on a connection.
 struct Manager {
     lattice: Lattice,
-    /// Where it would have to be.
+    /// The address they would have to be at.
     server: String,
 }
 
@@ -61,7 +60,7 @@ impl Manager {
         Ok(Self { lattice: session.lattice().await?, server })
     }
 
-    /// Asks for something; a refusal is an error in the manager's words.
+    /// Asks for something; a refusal is an error in the words of the answer.
     async fn ask(
         &self,
         operation: &str,
@@ -81,12 +80,12 @@ impl Manager {
             .await
             .map_err(|error| self.explain(operation, error))?;
         let reply: Value = serde_json::from_slice(&message.payload)
-            .with_context(|| format!("read the deployment manager's answer on {subject}"))?;
+            .with_context(|| format!("read the answer on {subject}"))?;
         match reply.get("result").and_then(Value::as_str) {
             Some("error") => {
-                bail!("the deployment manager refuses it: {}", text(&reply, "message"))
+                bail!("it is refused: {}", text(&reply, "message"))
             }
-            // The manager names the application or the version; an application that is there has
+            // The answer names the application or the version; an application that is there has
             // versions to look at.
             Some("notfound") => bail!(
                 "{}. `host app list` shows what there is, `host app history NAME` its versions",
@@ -102,16 +101,10 @@ impl Manager {
         match error {
             RequestError::NoResponders { subject, lattice, .. } => {
                 let server = self.server.trim_start_matches("nats://");
-                let domain = self
-                    .lattice
-                    .js_domain
-                    .as_deref()
-                    .map(|domain| format!(" -d {domain}"))
-                    .unwrap_or_default();
                 anyhow!(
-                    "no deployment manager listens on {subject} in lattice {lattice}. It is a program of its own: start wadm \
-                     0.10 beside the NATS server (`wadm --nats-server {server}{domain}`), or say where it is with --ctl-host \
-                     or --context"
+                    "nobody keeps applications in lattice {lattice}: nobody listens on {subject} at {server}. Hosts do, unless \
+                     their setting applications is never, or their NATS user may not use wadm.>: start one with `host up`, or say \
+                     where it is with --ctl-host, -x or --context"
                 )
             }
             RequestError::TimedOut { .. } if is_change => OutcomeUnknown(error.to_string()).into(),
@@ -120,7 +113,7 @@ impl Manager {
     }
 }
 
-/// Tells whether the manager accepts this as a name. It becomes a token of a subject.
+/// Tells whether this may be a name of an application. It becomes a token of a subject.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
 }

@@ -30,6 +30,7 @@ use lattice_base::{
 };
 use lattice_client::lattice::{Found, Lattice, RequestError};
 use lattice_protocol::{
+    applications::api::HOST_HEADER,
     clock,
     control::{
         probe::health::{Health, Request},
@@ -54,6 +55,14 @@ const ROUND_TRIP: Duration = Duration::from_secs(2);
 /// Why something is not known, in the middle of a sentence.
 pub type Unknown = String;
 
+/// Those who answer about applications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplicationKeeper {
+    Hosts,
+    /// A deployment manager of its own.
+    Program,
+}
+
 /// Everything that was found.
 pub struct Facts {
     /// Seconds since 1970, by this machine's clock.
@@ -65,7 +74,7 @@ pub struct Facts {
     pub permissions: Result<Permissions, Unknown>,
     pub jetstream: Result<JetStream, Unknown>,
     pub lattice: Result<Seen, Unknown>,
-    pub manager: Result<bool, Unknown>,
+    pub manager: Result<Option<ApplicationKeeper>, Unknown>,
     pub machine: Machine,
 }
 
@@ -250,7 +259,7 @@ impl Facts {
             ),
             timeout(ASK, jetstream::gather(nats, &session.config)),
             timeout(ASK, seen(&lattice)),
-            timeout(ASK, has_manager(&lattice)),
+            timeout(ASK, application_keeper(&lattice)),
         );
         self.server = server.map_err(|_| late("the NATS server"));
         self.permissions = permissions.unwrap_or_else(|_| Err(late("the NATS server")));
@@ -439,11 +448,14 @@ fn late(what: &str) -> Unknown {
     format!("{what} did not answer in time")
 }
 
-/// Whether a deployment manager answers for this lattice.
-async fn has_manager(lattice: &Lattice) -> Result<bool, Unknown> {
+/// Asks for the applications, and returns whose answer it is; `None` if nobody answers.
+async fn application_keeper(lattice: &Lattice) -> Result<Option<ApplicationKeeper>, Unknown> {
     match lattice.ask(&lattice.subjects.manager("list", None), Bytes::new()).await {
-        Ok(_) => Ok(true),
-        Err(RequestError::NoResponders { .. }) => Ok(false),
+        Ok(answer) => {
+            let host = answer.headers.as_ref().and_then(|headers| headers.get(HOST_HEADER));
+            Ok(Some(host.map_or(ApplicationKeeper::Program, |_| ApplicationKeeper::Hosts)))
+        }
+        Err(RequestError::NoResponders { .. }) => Ok(None),
         Err(error) => Err(error.to_string()),
     }
 }

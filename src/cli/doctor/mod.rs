@@ -173,11 +173,7 @@ pub static CHECKS: [Check; 32] = [
         "registries that do not answer hosts, or refuse their login",
         services::registries,
     ),
-    check(
-        "services",
-        "policy service, configuration service, deployment manager",
-        services::services,
-    ),
+    check("services", "policy service, configuration service, applications", services::services),
     check(
         "machine",
         "room and rights for what a host keeps here, and the NATS server program",

@@ -1,11 +1,11 @@
 //! The services that hosts and operators use beside the lattice: registries, the policy service,
-//! the configuration service, and the deployment manager.
+//! the configuration service, and those who keep applications.
 
 use std::collections::BTreeMap;
 
 use super::{
     Finding, Found,
-    facts::{Facts, named},
+    facts::{ApplicationKeeper, Facts, named},
     hosts::{inhabited, telling},
 };
 use lattice_protocol::control::probe::health::RegistryStatus;
@@ -119,9 +119,14 @@ fn configuration(facts: &Facts) -> Vec<Finding> {
 
 fn manager(facts: &Facts) -> Finding {
     match &facts.manager {
-        Ok(true) => Finding::ok("a deployment manager is there"),
-        Ok(false) => Finding::ok(
-            "no deployment manager is there, and none is needed unless you use `host app`",
+        Ok(Some(ApplicationKeeper::Hosts)) => Finding::ok("hosts keep the applications"),
+        Ok(Some(ApplicationKeeper::Program)) => Finding::ok(
+            "a deployment manager keeps the applications, so hosts do not; without it, or with applications=always \
+             (WASMCLOUD_APPLICATIONS), they do",
+        ),
+        Ok(None) => Finding::ok(
+            "nobody keeps applications: no host is there, or applications is never, or the NATS users of hosts may not use \
+             wadm.>; none is needed unless you use `host app`",
         ),
         Err(why) => Finding::skipped(why.clone()),
     }

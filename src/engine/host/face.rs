@@ -1,5 +1,5 @@
-//! The face that a host shows to people, from outside this crate. It is opened when all else is
-//! ready.
+//! The parts of a host that stand outside of this crate: the face it shows to people, and the
+//! keeping of applications. They are opened when all else is ready.
 
 use std::{
     net::SocketAddr,
@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
 use futures::future::BoxFuture;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -17,22 +16,38 @@ use crate::{
     providers::{self, bounds::OwnSockets},
     router, rpc,
 };
-use lattice_base::{config, store::jetstream::making::Making};
+use lattice_base::{config::Config, store::jetstream::making::Making};
 
-/// Opens the page of a host. A host without one works as well.
+/// Opens what stands outside. A host without any of it works as well.
 pub trait Face: Send + Sync {
-    /// Listens, and answers from here on; everything ends with `stop`.
+    /// Opens what the settings want, each working from here on; everything ends with `stop`. What
+    /// cannot be opened is logged, and left out.
     fn open<'a>(
         &'a self,
         parts: Parts,
-        settings: &'a config::Dashboard,
+        config: &'a Config,
         state_dir: &'a Path,
         tasks: &'a TaskTracker,
         stop: &'a CancellationToken,
-    ) -> BoxFuture<'a, Result<Place>>;
+    ) -> BoxFuture<'a, Opened>;
 }
 
-/// The parts of the host that the dashboard works with.
+/// What was opened.
+#[derive(Default)]
+pub struct Opened {
+    /// Where the dashboard is, if there is one.
+    pub dashboard: Option<Place>,
+    /// Keeps applications, if anything does.
+    pub manager: Option<Arc<dyn Commander>>,
+}
+
+/// A part that commands hosts. It ends before this host takes no more commands.
+pub trait Commander: Send + Sync {
+    /// Ends within a second.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// The parts of the host that these work with.
 pub struct Parts {
     pub context: Arc<HostContext>,
     /// Makes the calls of the call tester.

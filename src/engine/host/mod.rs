@@ -5,7 +5,7 @@
 //! `host_started`. Ready means that every link and claim is known and every subscription is
 //! confirmed by the server.
 //!
-//! Stop, under one deadline: no more commands and auctions → providers that bring work in from
+//! Stop, under one deadline: no more commands of its own → no more commands and auctions → providers that bring work in from
 //! outside end, while actors still answer → actors leave their queue groups and finish their calls
 //! → the other providers end → goodbye to the other hosts → `host_stopped` → both connections
 //! flushed. Written once, in [`Host::stop`].
@@ -28,7 +28,7 @@ use crate::{
     actors::supervisor as actors,
     control::{server::StopRequest, state::HostState},
     events::Publisher,
-    host::face::{Face, Place},
+    host::face::{Commander, Face, Place},
     host_context::HostContext,
     journal::followers::Followers,
     links::Live,
@@ -74,6 +74,8 @@ pub struct Host {
     sockets: OwnSockets,
     followers: Followers,
     dashboard: Option<Place>,
+    /// Keeps applications.
+    manager: Option<Arc<dyn Commander>>,
     _presence: Option<Presence>,
 }
 
@@ -166,6 +168,9 @@ impl Host {
     /// Stops in order, within `timeout` or the configured time.
     pub async fn stop(mut self, timeout: Option<Duration>) {
         let deadline = Instant::now() + timeout.unwrap_or(self.shutdown_timeout);
+        if let Some(manager) = self.manager.take() {
+            manager.stop().await;
+        }
         self.context.lifeline.closing.cancel();
         self.control_tasks.close();
         let answered = tokio::time::timeout_at(

@@ -1,14 +1,15 @@
 //! Makes a wired host reachable, in order: the control interface, the mark on this machine,
-//! `host_started`, what the configuration service names, the dashboard.
+//! `host_started`, what the configuration service names, the dashboard and the keeping of
+//! applications.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 #[cfg(unix)]
 use tracing::{Instrument, info_span};
-use tracing::{error, warn};
 
 use super::{Host, build::Built, config_service};
 #[cfg(unix)]
@@ -20,7 +21,7 @@ use crate::{
         server::{self, Server, StopRequest},
         state::VERSION,
     },
-    host::face::{self, Face, Place},
+    host::face::{self, Face, Opened},
     host_context::HostContext,
     providers::supervisor as providers,
 };
@@ -69,7 +70,7 @@ impl Host {
         }
         built.migrate_legacy_cache();
         context.events.flush().await;
-        let dashboard = built.dashboard(face).await;
+        let opened = built.open(face).await;
         Ok(Self {
             shutdown_timeout: config.shutdown_timeout,
             context: built.context,
@@ -83,7 +84,8 @@ impl Host {
             meter: built.shared.router.meter().clone(),
             sockets: built.sockets,
             followers: built.followers,
-            dashboard,
+            dashboard: opened.dashboard,
+            manager: opened.manager,
             _presence: presence,
         })
     }
@@ -168,9 +170,8 @@ impl Built<'_> {
         });
     }
 
-    /// Opens the dashboard, if there is to be one. A host without one works as well.
-    async fn dashboard(&self, face: &dyn Face) -> Option<Place> {
-        let settings = self.config.dashboard.as_ref()?;
+    /// Opens what stands outside of this crate.
+    async fn open(&self, face: &dyn Face) -> Opened {
         let HostContext { tasks, .. } = &*self.context;
         let parts = face::Parts {
             context: Arc::clone(&self.context),
@@ -183,10 +184,7 @@ impl Built<'_> {
             providers: self.providers.clone(),
             uploads: self.uploads,
         };
-        face.open(parts, settings, &self.dirs.state, tasks, &self.stop)
-            .await
-            .inspect_err(|error| error!("no dashboard: {error:#}"))
-            .ok()
+        face.open(parts, self.config, &self.dirs.state, tasks, &self.stop).await
     }
 }
 

@@ -82,7 +82,27 @@ impl Subjects {
             Need::publish(User::Host, self.event(names.other), "telling what happens"),
             Need::publish(User::Host, self.progress(), "telling how starts get on"),
         ];
-        listening.chain(asking).chain(further).collect()
+        listening.chain(asking).chain(further).chain(self.application_needs(names)).collect()
+    }
+
+    /// Returns the permissions for applications.
+    fn application_needs(&self, names: &Names<'_>) -> [Need; 7] {
+        let api = format!("{}.>", self.manager_root());
+        let (list, news) = (self.manager("list", None), self.manager_events());
+        [
+            Need::subscribe(User::Host, api, "answering about applications"),
+            // As a host does, to find out whether a manager of its own answers.
+            Need::publish(User::Host, list.clone(), "looking for a deployment manager"),
+            Need::publish(User::Client, list, "asking for applications"),
+            Need::publish(User::Client, self.manager("deploy", Some(names.other)), "applications"),
+            Need::publish(User::Host, news.clone(), "telling of applications"),
+            Need::subscribe(User::Host, news, "hearing of applications"),
+            Need::publish(
+                User::Host,
+                self.manager_status(names.other),
+                "telling how applications are",
+            ),
+        ]
     }
 
     /// Returns the permissions that are needed on the connection for calls, but for those of

@@ -143,7 +143,7 @@ pub(super) fn constraints() -> ArgValueCompleter {
     })
 }
 
-/// Completes names of the deployment manager's applications.
+/// Completes names of applications.
 pub(super) fn apps() -> ArgValueCompleter {
     ArgValueCompleter::new(|word: &OsStr| {
         completed(word, || ask(async |lattice| apps_of(lattice).await))

@@ -1,0 +1,63 @@
+//! Starts the keeping of applications in a host: gives it the host's parts that it works with.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use lattice_applications::manager::{Manager, Parts};
+use lattice_base::{
+    config::Config,
+    store::{desired::Desired, jetstream::making::Making},
+};
+use lattice_client::lattice::Lattice;
+use lattice_engine::{host::face::Commander, host_context::HostContext};
+use lattice_protocol::{desired::Authority, identity::keys::ClusterKey};
+
+/// The keeping of applications, as the host ends it.
+pub struct Keeper(pub Arc<Manager>);
+
+impl Commander for Keeper {
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.0.stop().boxed()
+    }
+}
+
+/// Starts it; everything ends with `stop`.
+pub async fn start(
+    context: &HostContext,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Option<Keeper> {
+    let parts = parts(context, config)
+        .inspect_err(|error| error!("no applications are kept: {error:#}"))
+        .ok()?;
+    Some(Keeper(Manager::start(parts, stop).await))
+}
+
+fn parts(context: &HostContext, config: &Config) -> Result<Parts> {
+    let HostContext { ctl, subjects, js_domain, answers, .. } = context;
+    let domain = js_domain.as_deref();
+    let name = subjects.lattice().as_str();
+    let making = Making::of_metadata(config.kv_replicas, config.kv_max_bytes);
+    let trusted = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
+    let trusted = trusted.collect::<Result<_, _>>().context("read the cluster issuers")?;
+    let authority = Authority::new(name, config.cluster.seed.expose(), trusted);
+    Ok(Parts {
+        nats: ctl.clone(),
+        lattice: Lattice::new(
+            ctl.client.clone(),
+            subjects.clone(),
+            lattice_client::TIMEOUT,
+            js_domain.clone(),
+        ),
+        host_id: context.host_id.to_string(),
+        answers: answers.clone(),
+        making,
+        desired: Desired::new(ctl.clone(), domain, name, making),
+        authority: Arc::new(authority.context("read the cluster seed")?),
+        setting: config.applications,
+    })
+}
