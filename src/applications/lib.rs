@@ -8,6 +8,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod api;
+pub mod export;
 pub mod manager;
 pub mod rival;
 pub mod status;

@@ -13,6 +13,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 use super::{
     api::{Server, SubscribeError},
+    export::{self, Export},
     rival::{self, Rival},
     status::Statuses,
     store::Models,
@@ -75,6 +76,7 @@ pub struct Manager {
     server: Arc<Server>,
     lattice: Lattice,
     nats: Nats,
+    making: Making,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -105,6 +107,7 @@ impl Manager {
             server: Arc::new(server),
             lattice,
             nats,
+            making,
             stop: stop.child_token(),
             tasks: TaskTracker::new(),
         });
@@ -136,11 +139,22 @@ impl Manager {
             return;
         }
         let span = info_span!("applications");
+        let exporting = self.export().run(self.stop.clone());
+        self.tasks.spawn(exporting.instrument(span.clone()));
         let following = self.targets.clone().run(self.stop.clone());
         self.tasks.spawn(following.instrument(span.clone()));
         let hearing = Arc::clone(self).hear_news();
         self.tasks.spawn(hearing.instrument(span.clone()));
         self.tasks.spawn(Arc::clone(self).run(setting).instrument(span));
+    }
+
+    fn export(&self) -> Export {
+        let domain = self.lattice.js_domain.as_deref();
+        Export {
+            bucket: Desired::other(self.nats.clone(), domain, export::BUCKET, self.making),
+            lattice: self.lattice.clone(),
+            host_id: self.server.host_id.clone(),
+        }
     }
 
     /// Serves, or stays aside, until stopped.
@@ -167,7 +181,15 @@ impl Manager {
 
     /// Says whether the NATS user of this host may not use the subjects of the API.
     fn is_forbidden(&self) -> bool {
-        self.nats.denied.borrow().iter().any(|denied| denied.contains("\"wadm.api."))
+        is_about_api(&self.nats.denied.borrow())
+    }
+
+    /// Waits until the NATS user may not use them.
+    async fn forbidden(&self) {
+        let mut denied = self.nats.denied.clone();
+        if denied.wait_for(|denied| is_about_api(denied)).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Waits for another connection, which may be allowed more, or for the stop.
@@ -217,20 +239,21 @@ impl Manager {
         };
         let requests = subscribed
             .inspect_err(|error| warn!(%error, "the API of applications is not served"))?;
-        if self.is_forbidden() {
-            return Ok(());
-        }
         self.standing.send_replace(Standing::Keeping);
         let leave = self.stop.child_token();
         let serving = self.server.serve(requests, &leave);
         tokio::pin!(serving);
         let rival = tokio::select! {
             () = &mut serving => return Ok(()),
-            rival = self.meet_rival(setting) => rival,
+            rival = self.meet_rival(setting) => Some(rival),
+            // The server says so a moment after it was asked.
+            () = self.forbidden() => None,
         };
         leave.cancel();
         serving.await;
-        self.stay_aside(rival).await;
+        if let Some(rival) = rival {
+            self.stay_aside(rival).await;
+        }
         Ok(())
     }
 
@@ -270,4 +293,9 @@ impl Manager {
             }
         }
     }
+}
+
+/// Says whether one of the server's refusals is about the subjects of the API.
+fn is_about_api(denied: &[String]) -> bool {
+    denied.iter().any(|what| what.contains("\"wadm.api."))
 }

@@ -1,0 +1,205 @@
+//! Tells the web page of `wash` 0.26 what runs: three entries of the bucket `wadm_state` (wadm,
+//! section 3.7), which that page makes itself and watches.
+//!
+//! Where nobody made the bucket, nobody looks, and nothing is asked or written. Of several hosts
+//! the one with the lowest id writes, every half minute. The page shows the entries of the lattice
+//! `default` whatever lattice it is told.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use lattice_base::store::{
+    Expect,
+    desired::{Desired, DesiredError},
+};
+use lattice_client::lattice::Lattice;
+use lattice_protocol::{
+    control::types::{HostReply, Inventory, InventoryActor},
+    links::Claims,
+};
+
+/// The bucket, for all lattices.
+pub const BUCKET: &str = "wadm_state";
+/// How often it is written.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Writes the entries of a lattice until stopped.
+pub struct Export {
+    pub bucket: Desired,
+    pub lattice: Lattice,
+    pub host_id: String,
+}
+
+impl Export {
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                written = self.write() => if let Err(error) = written {
+                    debug!(%error, "the web page of wash is not told what runs");
+                },
+            }
+        }
+    }
+
+    async fn write(&self) -> anyhow::Result<()> {
+        if self.bucket.find().await?.is_none() {
+            return Ok(());
+        }
+        let hosts = self.lattice.hosts().await?;
+        // Hosts of other makes do not write; the lowest of ours does.
+        let ours = hosts.iter().filter(|host| host.is_ours());
+        if ours.map(|host| &host.id).min() != Some(&self.host_id) {
+            return Ok(());
+        }
+        let inventories = self.lattice.inventories(&hosts).await;
+        let claims = self.lattice.claims().await?;
+        let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
+        let name = self.lattice.name();
+        for (kind, entries) in [
+            ("host", host_records(&hosts, &inventories, &now)),
+            ("actor", actor_records(&inventories, &claims)),
+            ("provider", provider_records(&inventories, &claims)),
+        ] {
+            self.put(&format!("{kind}_{name}"), &entries).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&self, key: &str, entries: &Map<String, Value>) -> Result<(), DesiredError> {
+        let value = Bytes::from(Value::Object(entries.clone()).to_string());
+        self.bucket.put(key, value, Expect::Anything).await.map(drop)
+    }
+}
+
+fn host_records(hosts: &[HostReply], inventories: &[Inventory], now: &str) -> Map<String, Value> {
+    let records = inventories.iter().map(|inventory| {
+        let actors: BTreeMap<&str, u64> =
+            inventory.actors.iter().map(|actor| (&*actor.id, instances(actor).sum())).collect();
+        let providers = inventory.providers.iter().map(|provider| {
+            json!({
+                "contract_id": provider.contract_id,
+                "link_name": provider.link_name,
+                "public_key": provider.id,
+                "annotations": provider.annotations,
+            })
+        });
+        let reply = hosts.iter().find(|host| host.id == inventory.host_id);
+        let record = json!({
+            "actors": actors,
+            "friendly_name": inventory.friendly_name,
+            "labels": inventory.labels,
+            "providers": providers.collect::<Vec<_>>(),
+            "uptime_seconds": inventory.uptime_seconds,
+            "version": reply.map(|host| &host.version),
+            "id": inventory.host_id,
+            "last_seen": now,
+        });
+        (inventory.host_id.clone(), record)
+    });
+    records.collect()
+}
+
+fn instances(actor: &InventoryActor) -> impl Iterator<Item = u64> {
+    actor.instances.iter().map(|set| u64::from(set.max_instances))
+}
+
+fn actor_records(inventories: &[Inventory], claims: &[Claims]) -> Map<String, Value> {
+    let mut records = Map::new();
+    for inventory in inventories {
+        for actor in &inventory.actors {
+            let found = claims.iter().find(|claims| claims.subject == actor.id);
+            let record = records.entry(actor.id.clone()).or_insert_with(|| {
+                json!({
+                    "id": actor.id,
+                    "name": actor.name,
+                    "capabilities": found.map(|claims| &claims.capabilities[..]).unwrap_or_default(),
+                    "issuer": found.map(|claims| &*claims.issuer).unwrap_or_default(),
+                    "call_alias": found.map(|claims| &claims.call_alias).filter(|alias| !alias.is_empty()),
+                    "instances": {},
+                    "reference": actor.image_ref,
+                })
+            });
+            let sets = actor
+                .instances
+                .iter()
+                .map(|set| json!({ "annotations": set.annotations, "count": set.max_instances }));
+            record["instances"][&inventory.host_id] = sets.collect();
+        }
+    }
+    records
+}
+
+fn provider_records(inventories: &[Inventory], claims: &[Claims]) -> Map<String, Value> {
+    let mut records = Map::new();
+    for inventory in inventories {
+        for provider in &inventory.providers {
+            let found = claims.iter().find(|claims| claims.subject == provider.id);
+            let key = format!("{}/{}", provider.id, provider.link_name);
+            let record = records.entry(key).or_insert_with(|| {
+                json!({
+                    "id": provider.id,
+                    "name": provider.name,
+                    "issuer": found.map(|claims| &*claims.issuer).unwrap_or_default(),
+                    "contract_id": provider.contract_id,
+                    "reference": provider.image_ref,
+                    "link_name": provider.link_name,
+                    "hosts": {},
+                })
+            });
+            record["hosts"][&inventory.host_id] = json!("Running");
+        }
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_have_the_members_that_the_page_reads() {
+        let inventory: Inventory = serde_json::from_value(json!({
+            "host_id": "NA", "friendly_name": "calm-otter", "labels": {"zone": "east"}, "uptime_seconds": 95,
+            "actors": [{"id": "MA", "name": "echo", "image_ref": "r/echo:1", "instances": [
+                {"annotations": {"a": "b"}, "max_instances": 3}, {"max_instances": 1}]}],
+            "providers": [{"id": "VA", "link_name": "default", "contract_id": "c", "image_ref": "r/http:1", "name": "http"}],
+        }))
+        .unwrap();
+        let claims = Claims { subject: "MA".into(), issuer: "AA".into(), ..Claims::default() };
+        let reply = HostReply { id: "NA".into(), version: "0.82.0".into(), ..HostReply::default() };
+        let (inventories, claims) = ([inventory], [claims]);
+        assert_eq!(
+            Value::Object(host_records(&[reply], &inventories, "now")),
+            json!({"NA": {
+                "actors": {"MA": 4}, "friendly_name": "calm-otter", "labels": {"zone": "east"},
+                "providers": [{"contract_id": "c", "link_name": "default", "public_key": "VA", "annotations": {}}],
+                "uptime_seconds": 95, "version": "0.82.0", "id": "NA", "last_seen": "now",
+            }})
+        );
+        assert_eq!(
+            Value::Object(actor_records(&inventories, &claims)),
+            json!({"MA": {
+                "id": "MA", "name": "echo", "capabilities": [], "issuer": "AA", "call_alias": null,
+                "instances": {"NA": [{"annotations": {"a": "b"}, "count": 3}, {"annotations": {}, "count": 1}]},
+                "reference": "r/echo:1",
+            }})
+        );
+        assert_eq!(
+            Value::Object(provider_records(&inventories, &claims)),
+            json!({"VA/default": {
+                "id": "VA", "name": "http", "issuer": "", "contract_id": "c", "reference": "r/http:1",
+                "link_name": "default", "hosts": {"NA": "Running"},
+            }})
+        );
+    }
+}
