@@ -2,8 +2,8 @@
 //!
 //! May import the protocol; knows neither hosts nor clients, and no command line.
 //!
-//! * [`config`] reads flags, environment and files into one validated value; [`dirs`] says where
-//!   files of our own are.
+//! * [`config`] reads flags, environment and files into one validated value; [`identity`] has the
+//!   key that a host keeps; [`dirs`] says where files of our own are.
 //! * [`lattice`] has the NATS connections and the one way to answer; [`store`] the bucket all hosts
 //!   share, and uploads.
 //! * [`registry`] fetches modules and archives; [`providers`] has the archives of providers.
@@ -26,6 +26,7 @@ pub mod config;
 pub mod core_files;
 pub mod dirs;
 pub mod files;
+pub mod identity;
 pub mod lattice;
 pub mod presence;
 pub mod providers;

@@ -39,8 +39,44 @@ pub enum Outcome<T> {
     /// It was so before; nothing was asked of the host.
     Unchanged(T),
     /// The host took it on, and nobody waited.
-    Accepted,
-    Done(T),
+    Accepted(Keeping),
+    Done(T, Keeping),
+}
+
+/// What the host says of starting it again when it comes back; nothing, if it is one of earlier
+/// years, or something else manages what was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// Where it is kept.
+    pub kept: Option<String>,
+    /// Why it is not kept.
+    pub not_kept: Option<String>,
+}
+
+impl From<Ack> for Keeping {
+    fn from(Ack { kept, not_kept, .. }: Ack) -> Self {
+        Self { kept, not_kept }
+    }
+}
+
+impl<T> Outcome<T> {
+    /// What the host says of starting it again.
+    pub fn keeping(&self) -> Keeping {
+        match self {
+            Self::Unchanged(_) => Keeping::default(),
+            Self::Accepted(keeping) | Self::Done(_, keeping) => keeping.clone(),
+        }
+    }
+}
+
+impl Keeping {
+    /// Returns why it is not kept, as the end of a sentence; nothing if there is nothing to say.
+    pub fn complaint(&self) -> String {
+        let cause = self.not_kept.as_ref();
+        cause
+            .map(|cause| format!("; not kept for the next start of the host: {cause}"))
+            .unwrap_or_default()
+    }
 }
 
 /// Receives each step that a host makes on the way.
@@ -141,8 +177,8 @@ impl<'a> HostCommands<'a> {
         } else {
             self.lattice.command(host, &request).await
         };
-        asked.context("start the actor")?;
-        let Some(patience) = self.patience else { return Ok(Outcome::Accepted) };
+        let keeping = Keeping::from(asked.context("start the actor")?);
+        let Some(patience) = self.patience else { return Ok(Outcome::Accepted(keeping)) };
         let outcome = watch
             .wait(
                 patience.until,
@@ -164,7 +200,7 @@ impl<'a> HostCommands<'a> {
             failure(error, reference, host, &format!("actor {reference} does not start"))
         })?;
         let alias_note = alias_note.filter(|(key, _)| **key == *id).map(|(_, note)| note);
-        Ok(Outcome::Done(Started { id, max, alias_note }))
+        Ok(Outcome::Done(Started { id, max, alias_note }, keeping))
     }
 
     /// Starts a provider under a link name.
@@ -188,8 +224,9 @@ impl<'a> HostCommands<'a> {
             link_name: link_name.to_owned(),
             provider_ref: reference.to_owned(),
         };
-        self.lattice.command(host, &request).await.context("start the provider")?;
-        let Some(patience) = self.patience else { return Ok(Outcome::Accepted) };
+        let asked = self.lattice.command(host, &request).await;
+        let keeping = Keeping::from(asked.context("start the provider")?);
+        let Some(patience) = self.patience else { return Ok(Outcome::Accepted(keeping)) };
         let outcome = watch
             .wait(
                 patience.until,
@@ -217,7 +254,7 @@ impl<'a> HostCommands<'a> {
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
-        outcome.map(Outcome::Done).map_err(|error| {
+        outcome.map(|serving| Outcome::Done(serving, keeping)).map_err(|error| {
             failure(error, reference, host, &format!("provider {reference} does not start"))
         })
     }
@@ -248,8 +285,9 @@ impl<'a> HostCommands<'a> {
             count: Some(Some(max.unwrap_or(u32::MAX))),
             host_id: host.to_owned(),
         };
-        self.lattice.command(host, &request).await.context("scale the actor")?;
-        let Some(patience) = self.patience else { return Ok(Outcome::Accepted) };
+        let asked = self.lattice.command(host, &request).await;
+        let keeping = Keeping::from(asked.context("scale the actor")?);
+        let Some(patience) = self.patience else { return Ok(Outcome::Accepted(keeping)) };
         let outcome = watch
             .wait(
                 patience.until,
@@ -268,7 +306,7 @@ impl<'a> HostCommands<'a> {
                 |step| of_reference(step, reference, on_progress),
             )
             .await;
-        outcome.map(|id| Outcome::Done(id.or(runs))).map_err(|error| {
+        outcome.map(|id| Outcome::Done(id.or(runs), keeping)).map_err(|error| {
             failure(error, reference, host, &format!("actor {reference} is not scaled"))
         })
     }

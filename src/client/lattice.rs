@@ -304,13 +304,13 @@ impl Lattice {
         &self,
         host: &str,
         command: &R,
-    ) -> Result<()> {
+    ) -> Result<Ack> {
         accepted(self.request_of(host, command).await?)
     }
 
     /// Changes the metadata of the lattice; a refusal is an error in the host's words.
     pub async fn change<R: LatticeRequest<Reply = Ack>>(&self, change: &R) -> Result<()> {
-        accepted(self.request(change).await?)
+        accepted(self.request(change).await?).map(drop)
     }
 
     /// Makes a request to the lattice that one host answers. A refusal is an error, whatever was
@@ -490,8 +490,11 @@ impl Events {
     }
 }
 
-fn accepted(Ack { accepted, error }: Ack) -> Result<()> {
-    if accepted { Ok(()) } else { bail!("the host does not say that it accepts it: {error}") }
+fn accepted(ack: Ack) -> Result<Ack> {
+    if ack.accepted {
+        return Ok(ack);
+    }
+    bail!("the host does not say that it accepts it: {}", ack.error)
 }
 
 /// Encodes a body; a unit has none.

@@ -7,6 +7,7 @@
 //! * [`router`] is the heart: it checks every call and chooses its way. [`peers`] tells it which
 //!   hosts are there, [`links`] who may call whom; [`rpc`] is the way over NATS.
 //! * [`actors`] runs modules; [`providers`] gives them a world. [`control`] answers clients.
+//! * [`kept`] starts again what an operator started here before.
 //! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is
 //!   allowed. [`events`] tells what happened, [`delivery`] tells providers and subscribers what
 //!   changed.
@@ -48,6 +49,7 @@ pub mod host;
 pub mod host_context;
 pub mod issuers;
 pub mod journal;
+pub mod kept;
 pub mod links;
 pub mod local;
 pub mod meter;

@@ -40,6 +40,7 @@ mod httpclient;
 mod httpserver;
 mod hub;
 mod identity;
+mod kept;
 mod keyvalue;
 mod kinds;
 mod languages;

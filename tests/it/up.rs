@@ -684,6 +684,60 @@ async fn the_demonstration_leaves_no_door_open() {
     assert!(config.get("enable_start_from_fs").is_none_or(|value| value == false), "{config}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_goes_on_with_its_host_until_it_is_stopped() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let up = |flags: &[&str]| {
+        let up = output(machine.host("a", &["up", "-d", "--nats-port", &port]).args(flags));
+        assert_eq!(up.status.code(), Some(0), "{up:?}");
+        stdout(&up)
+    };
+    let page = |told: &str| {
+        let line = told.lines().find(|line| line.trim_start().starts_with("page "))?;
+        line.split_whitespace().nth(1).map(str::to_owned)
+    };
+    page(&up(&["--demo"])).expect("a page");
+    machine.down("a", &[]);
+    let told = up(&[]);
+    assert!(is_shown(&page(&told).expect("without a command")).await);
+    for label in ["host", "NATS"] {
+        kill(pid(&told, label)).await;
+    }
+    assert!(is_shown(&page(&up(&[])).expect("after a kill of both")).await);
+
+    let stop = ["stop", "actor", lattice_cli::up::demo::ACTOR];
+    let stopped = output(&mut machine.host("a", &stop));
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    for _ in 0..2 {
+        machine.down("a", &[]);
+        assert_eq!(page(&up(&[])), None);
+    }
+    machine.down("a", &[]);
+    page(&up(&["--demo"])).expect("a page");
+    for flags in [&["--forget"][..], &[]] {
+        machine.down("a", &[]);
+        assert_eq!(page(&up(flags)), None);
+    }
+}
+
+async fn kill(pid: u32) {
+    let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(process, Signal::KILL).unwrap();
+    eventually("it is gone", async || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z ")).then_some(())
+    })
+    .await;
+}
+
+/// Whether the page shows a picture.
+async fn is_shown(page: &str) -> bool {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let answer = client.get(format!("{page}dog")).send().await.expect("an answer");
+    answer.status().is_success()
+}
+
 /// A hub that leaf nodes join as user `leaf` with password `water`.
 async fn hub() -> (Server, u16) {
     let port = free_port();

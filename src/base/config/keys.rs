@@ -14,6 +14,18 @@ pub struct HostKey {
     pub seed: Secret,
     /// `N…`
     pub public: String,
+    pub origin: KeyOrigin,
+}
+
+/// Where the key of a host comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// The settings have a `host_seed`.
+    Given,
+    /// The directory keeps it, see [`identity`](crate::identity).
+    Directory,
+    /// It was made up, and ends with the process.
+    ThisStart,
 }
 
 /// The key that signs calls, and the keys whose calls are accepted.
@@ -30,9 +42,22 @@ pub struct Cluster {
 
 impl HostKey {
     /// Takes the configured seed (already checked) or makes up a key for this start.
-    pub(super) fn new(seed: Option<&Secret>) -> Self {
+    pub(crate) fn new(seed: Option<&Secret>) -> Self {
         let pair = pair_or_new(seed, KeyPairType::Server);
-        HostKey { seed: seed_of(&pair), public: pair.public_key() }
+        let origin = if seed.is_some() { KeyOrigin::Given } else { KeyOrigin::ThisStart };
+        HostKey { seed: seed_of(&pair), public: pair.public_key(), origin }
+    }
+
+    /// Takes the seed that the directory keeps.
+    pub(crate) fn of_directory(seed: &str) -> Result<Self, Problem> {
+        check_seed(seed, &KeyPairType::Server)?;
+        let key = HostKey::new(Some(&Secret::new(seed)));
+        Ok(HostKey { origin: KeyOrigin::Directory, ..key })
+    }
+
+    /// Whether the host has the same key when it is started again.
+    pub fn is_lasting(&self) -> bool {
+        self.origin != KeyOrigin::ThisStart
     }
 }
 

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 pub use connection::{Auth, Connection, Tls};
 pub use file::{FILE_NAME, Member, WASH_DIR, WriteError, read_object, write};
-pub use keys::{Cluster, HostKey};
+pub use keys::{Cluster, HostKey, KeyOrigin};
 pub use origin::{Mistake, Mistakes, Origin, Problem};
 pub use overruled::Overruled;
 pub use resolve::{Resolved, Row, superseded};
@@ -120,6 +120,8 @@ pub struct Config {
     pub local_calls: bool,
     pub actors: Actors,
     pub legacy_cache_delete: bool,
+    /// Forget what was started on this host before.
+    pub forget: bool,
     pub shutdown_timeout: Duration,
     /// A further place for `host_config.json`.
     pub host_config: Option<PathBuf>,
@@ -269,6 +271,7 @@ impl Config {
                 payload_memory_max_bytes: bytes(table, "payload_memory_max_bytes"),
             },
             legacy_cache_delete: table.boolean("legacy_cache_delete"),
+            forget: table.boolean("forget"),
             shutdown_timeout: milliseconds(table, "shutdown_timeout_ms"),
             host_config: table.path("host_config"),
             warnings,

@@ -278,7 +278,7 @@ pub static GROUPS: &[Group] = &[
                 Kind::LatticeName, "default", "Name of the lattice to join")
                 .short('x').aliases(&["lattice-prefix"]).written(Written::Always),
             Setting::new("host_seed", &["WASMCLOUD_HOST_SEED"], "host-seed",
-                Kind::Seed(KeyPairType::Server), "", "Server nkey seed (SN...) of this host; a new key each start without it")
+                Kind::Seed(KeyPairType::Server), "", "Server nkey seed (SN...) of this host; made once and kept in host_identity.json of its directory without it")
                 .written(Written::Never),
             Setting::new("cluster_seed", &["WASMCLOUD_CLUSTER_SEED"], "cluster-seed",
                 Kind::Seed(KeyPairType::Cluster), "", "Cluster nkey seed (SC...) that signs calls; made up and kept in host_config.json without it")
@@ -301,6 +301,9 @@ pub static GROUPS: &[Group] = &[
                 Kind::Bytes { min: 0, max: TIB }, "0", "Size of the bucket through which large payloads travel when this host creates it; 0 is 1G, or what the NATS account has"),
             Setting::new("legacy_cache_delete", &["WASMCLOUD_LEGACY_CACHE_DELETE"], "legacy-cache-delete",
                 Kind::Bool, "false", "Delete the metadata stream of 2022 hosts after its content was taken over"),
+            Setting::new("forget", &["WASMCLOUD_FORGET"], "forget",
+                Kind::Bool, "false", "Start empty, and forget what was started on this host before")
+                .written(Written::Never),
         ],
     },
     connection!("NATS, all connections", "nats", "nats", "WASMCLOUD_NATS", "",

@@ -20,6 +20,7 @@ use lattice_base::{
     config::{self, Config, Loaded, ProcessEnvironment, Sources},
     core_files,
     dirs::Dirs,
+    identity::{self, Identity},
     shutdown, telemetry,
 };
 use lattice_dashboard::{entry, token};
@@ -364,14 +365,19 @@ async fn live(
     let stop = CancellationToken::new();
     let signalled = tokio::spawn(listen(stop.clone(), nats_server::kill_started));
     let outcome = match session {
-        None => {
-            announce(&config, sources);
-            serve(config, dirs, &stop, None).await
-        }
+        None => match take_identity(&mut config, sources) {
+            Ok(_identity) => {
+                announce(&config, sources);
+                serve(config, dirs, &stop, None).await
+            }
+            Err(error) => Err(error),
+        },
         Some(mut session) => {
             let outcome = tokio::select! {
-                ensured = session.ensure_server(&mut config) => match ensured {
-                    Ok(()) => {
+                ensured = session.ensure_server(&mut config) => match ensured
+                    .and_then(|()| take_identity(&mut config, sources))
+                {
+                    Ok(_identity) => {
                         let not_written = announce(&config, sources);
                         session.wrote(&mut config, not_written);
                         serve(config, dirs, &stop, Some(&mut session)).await
@@ -386,6 +392,16 @@ async fn live(
     };
     signalled.abort();
     outcome
+}
+
+/// Gives the host the identity that its directory keeps; it is this process's until it is dropped.
+fn take_identity(config: &mut Config, sources: &Sources) -> anyhow::Result<Identity> {
+    let identity = identity::take(config, &sources.dir)?;
+    if let Some(path) = &identity.path {
+        info!("Identity of this host: {path:?}");
+    }
+    identity.warnings.iter().for_each(|warning| warn!("{warning}"));
+    Ok(identity)
 }
 
 /// Writes the settings and logs what is worth to know of them. Returns why this directory has no

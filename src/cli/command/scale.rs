@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::{pairs_of, start::show_step};
+use super::{
+    pairs_of,
+    start::{add_keeping, show_step, tell_keeping},
+};
 use crate::{
     args::{
         flags::SettingArgs,
@@ -48,19 +51,23 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Resu
         })
         .await?;
     drop(progress);
+    let keeping = end.keeping();
     let (text, id) = match end {
         Outcome::Unchanged(id) => (
             format!("Actor {reference} on host [{host}] was {amount} before; nothing was changed"),
             id,
         ),
-        Outcome::Accepted => {
+        Outcome::Accepted(_) => {
             (format!("Request to scale actor {reference} on host [{host}] received"), id)
         }
-        Outcome::Done(id) => (format!("Actor {reference} {amount} on host [{host}]"), id),
+        Outcome::Done(id, _) => (format!("Actor {reference} {amount} on host [{host}]"), id),
     };
-    let members =
+    let mut members =
         json!({ "actor_ref": reference, "host_id": host, "max_instances": max, "actor_id": id });
-    terminal.show(&Message::new(text, &reference, members))
+    add_keeping(&mut members, &keeping);
+    terminal.show(&Message::new(text, &reference, members))?;
+    tell_keeping(terminal, &keeping);
+    Ok(())
 }
 
 /// How many are wanted; `None` is no bound. With the arguments of 2022 one is meant if nothing is

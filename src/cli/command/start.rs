@@ -26,7 +26,7 @@ use crate::{
     terminal::{Cell, Column, Columns, Message, Page, Progress, Table, Terminal},
 };
 use lattice_client::{
-    commands::{HostCommands, Outcome, START_WAIT, Started, serving},
+    commands::{HostCommands, Keeping, Outcome, START_WAIT, Started, serving},
     lattice::Lattice,
     placement::Wanted,
 };
@@ -76,19 +76,22 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
             Some(id),
             Some(*max),
         ),
-        Outcome::Accepted => {
+        Outcome::Accepted(_) => {
             (format!("Start actor [{reference}] request received on host [{host}]"), None, args.max)
         }
-        Outcome::Done(Started { id, max, .. }) => (
+        Outcome::Done(Started { id, max, .. }, _) => (
             format!("Actor [{id}] (ref: [{reference}]) started on host [{host}]"),
             Some(id),
             Some(*max),
         ),
     };
-    let members =
+    let mut members =
         json!({ "actor_ref": reference, "actor_id": id, "host_id": host, "max_instances": max });
+    let keeping = end.keeping();
+    add_keeping(&mut members, &keeping);
     terminal.show(&Message::new(text, id.unwrap_or(reference), members))?;
-    if let Outcome::Done(Started { alias_note, .. }) = &end {
+    tell_keeping(terminal, &keeping);
+    if let Outcome::Done(Started { alias_note, .. }, _) = &end {
         alias_note.iter().for_each(|note| terminal.note(note));
         resolved.tidy().await;
     }
@@ -132,8 +135,8 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
             ),
             Some(serving),
         ),
-        Outcome::Accepted => (format!("Start provider request received: {reference}"), None),
-        Outcome::Done(serving) => (
+        Outcome::Accepted(_) => (format!("Start provider request received: {reference}"), None),
+        Outcome::Done(serving, _) => (
             format!("Provider [{}] (ref: [{reference}]) started on host [{host}]", serving.id),
             Some(serving),
         ),
@@ -144,12 +147,37 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
         members["contract_id"] = Value::from(&*serving.contract_id);
     }
     let name = serving.map_or(&**reference, |serving| &serving.id);
+    let keeping = end.keeping();
+    add_keeping(&mut members, &keeping);
     terminal.show(&Message::new(text, name, members))?;
+    tell_keeping(terminal, &keeping);
     // Last, because it takes time and the answer does not depend on it.
-    if matches!(end, Outcome::Done(_)) {
+    if matches!(end, Outcome::Done(..)) {
         resolved.tidy().await;
     }
     Ok(())
+}
+
+/// Adds to the members of an answer where the start is kept, or why not.
+pub fn add_keeping(members: &mut Value, keeping: &Keeping) {
+    for (name, value) in [("kept", &keeping.kept), ("not_kept", &keeping.not_kept)] {
+        if let Some(value) = value {
+            members[name] = Value::from(&**value);
+        }
+    }
+}
+
+/// Tells people where the start is kept, or why not.
+pub fn tell_keeping(terminal: &Terminal, keeping: &Keeping) {
+    if terminal.is_data() {
+        return;
+    }
+    if let Some(place) = &keeping.kept {
+        terminal.note(format!("kept, so it is started again with its host ({place})"));
+    }
+    if let Some(cause) = &keeping.not_kept {
+        terminal.note(format!("not kept, so it is not started again with its host: {cause}"));
+    }
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -16,10 +16,14 @@ use crate::{
 };
 use lattice_client::{
     commands::{HostCommands, STOP_WAIT},
+    lattice::Lattice,
     names,
 };
 use lattice_protocol::{
-    control::types::{Inventory, InventoryProvider},
+    control::{
+        request::{self as control, HostRequest},
+        types::{Ack, Inventory, InventoryProvider},
+    },
     errors::Usage,
     identity::keys::{HostId, LinkName},
 };
@@ -51,8 +55,17 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
         // It may be called by its alias, which only claims tell.
         Err(error) => match names::actor(&word, &lattice.claims().await?, &inventories) {
             Ok(id) if running.iter().any(|named| named.id == id) => id,
-            Ok(id) => bail!("actor {id} runs on no host that answers; nothing was stopped"),
-            Err(_) => return Err(error),
+            found => {
+                let actor_ref = found.as_ref().map_or(&*word, |id| id).to_owned();
+                let stop = control::StopActor { actor_ref, annotations, ..Default::default() };
+                if let Some(host) = stopped_before_it_runs(&lattice, &inventories, &stop).await {
+                    return show_stopped_early(terminal, &stop.actor_ref, &host);
+                }
+                match found {
+                    Ok(id) => bail!("actor {id} runs on no host that answers; nothing was stopped"),
+                    Err(_) => return Err(error),
+                }
+            }
         },
     };
     let hosts: Vec<&Inventory> =
@@ -88,8 +101,18 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
         .flat_map(|inventory| inventory.providers.iter().map(move |provider| (inventory, provider)))
         .collect();
     let named = names::running_providers(&inventories);
-    let id = names::find("running provider", &wanted.provider, &named)?.id.clone();
     let link_name = wanted.link_name.as_deref().unwrap_or(LinkName::DEFAULT);
+    let id = match names::find("running provider", &wanted.provider, &named) {
+        Ok(named) => named.id.clone(),
+        Err(error) => {
+            let (provider_ref, link_name) = (wanted.provider.clone(), link_name.to_owned());
+            let stop = control::StopProvider { provider_ref, link_name, ..Default::default() };
+            return match stopped_before_it_runs(&lattice, &inventories, &stop).await {
+                Some(host) => show_stopped_early(terminal, &stop.provider_ref, &host),
+                None => Err(error),
+            };
+        }
+    };
     let of_it: Vec<_> = running.iter().filter(|(_, provider)| provider.id == id).collect();
     let mut matching = of_it.iter().filter(|(_, provider)| provider.link_name == link_name);
     let Some((inventory, provider)) = matching.next() else {
@@ -126,6 +149,23 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
     terminal.show(&Message::new(format!("Provider [{id}] {verb} on host [{host}]"), &id, members))
+}
+
+/// Stops what a host has kept and tries to start again. Returns that host; nothing if none does, or
+/// several might.
+async fn stopped_before_it_runs<R: HostRequest<Reply = Ack>>(
+    lattice: &Lattice,
+    inventories: &[Inventory],
+    stop: &R,
+) -> Option<String> {
+    let [Inventory { host_id, .. }] = inventories else { return None };
+    lattice.command(host_id, stop).await.is_ok().then(|| host_id.clone())
+}
+
+fn show_stopped_early(terminal: &Terminal, word: &str, host: &str) -> Result<()> {
+    let text =
+        format!("{word} did not run on host [{host}], which does not try to start it any more");
+    terminal.show(&Message::new(text, word, json!({ "host_id": host, "hosts": [host] })))
 }
 
 /// How long to wait for a stop; not at all if that is wished.

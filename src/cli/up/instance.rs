@@ -8,6 +8,7 @@
 //!                  record.json   what it started; removed when all of that has ended
 //!                  nats-server.* configuration, log and process number of its server
 //!                  host.log      the log of a host in the background
+//!                  demo          the demonstration was started here
 //! ```
 //!
 //! The lock goes with the process, however that ends. A record without a lock therefore was left by

@@ -118,6 +118,8 @@ pub struct Session {
     /// Present with a hub.
     link: Option<(Watch, Link)>,
     follower: Option<JoinHandle<()>>,
+    /// Whether the demonstration was started in this directory before.
+    has_demo: bool,
     demo: Option<Demo>,
 }
 
@@ -153,6 +155,7 @@ impl Session {
             not_written: None,
             link: None,
             follower: None,
+            has_demo: false,
             demo: None,
         };
         session
@@ -364,6 +367,7 @@ impl Session {
     /// server that was started, and adds to the settings what is not to be written: that the host
     /// loads files is for the demonstration, and must not outlive it.
     pub fn wrote(&mut self, config: &mut Config, not_written: Option<String>) {
+        self.has_demo = self.demo_mark().exists() && !config.forget;
         self.not_written = not_written;
         if self.server.is_some() {
             let instance = self.claim.instance();
@@ -378,7 +382,7 @@ impl Session {
             let name = instance.key().to_owned();
             self.contexts = Some(written.map(|()| name));
         }
-        config.allow_file_load |= self.options.demo;
+        config.allow_file_load |= self.options.demo || self.has_demo;
     }
 
     async fn use_server(&mut self, server: NatsServer, settings: &Settings) -> Result<()> {
@@ -442,15 +446,12 @@ impl Session {
         if let Some(address) = self.link.as_ref().and_then(|(watch, _)| watch.monitoring()) {
             host.own_sockets().add(address);
         }
-        if self.options.demo {
-            info!("starting the demonstration");
-            let log = nats_server::log_in(self.claim.instance().folder());
-            let demo = tokio::select! {
-                demo = demo::start(host, &self.dirs) => demo.context("start the demonstration")?,
-                how = ended(&mut self.server, &log) => bail!(told_ended(&how)),
-            };
-            self.record.page = Some(demo.page.clone());
-            self.demo = Some(demo);
+        if self.wants_demo(host).await {
+            match self.start_demo(host).await {
+                // Nobody has asked for it this time, and the host is of use without it.
+                Err(error) if !self.options.demo => warn!("{error:#}"),
+                started => started?,
+            }
         }
         let summary = self.summarize(host, config);
         self.record.host_id = Some(host.state().facts().id.to_string());
@@ -460,6 +461,38 @@ impl Session {
             self.follower = Some(tokio::spawn(watch.follow(link)));
         }
         Ok(summary)
+    }
+
+    /// Whether the demonstration is to start: it was asked for, or it ran before and was not stopped.
+    async fn wants_demo(&self, host: &Host) -> bool {
+        if self.options.demo || !self.demo_mark().exists() {
+            return self.options.demo;
+        }
+        let is_kept = demo::is_kept(host, &self.dirs).await;
+        if is_kept == Some(false)
+            && let Err(error) = fs::remove_file(self.demo_mark())
+        {
+            warn!(%error, "the demonstration is not forgotten");
+        }
+        self.has_demo && is_kept == Some(true)
+    }
+
+    async fn start_demo(&mut self, host: &Host) -> Result<()> {
+        info!("starting the demonstration");
+        let log = nats_server::log_in(self.claim.instance().folder());
+        let demo = tokio::select! {
+            demo = demo::start(host, &self.dirs) => demo.context("start the demonstration")?,
+            how = ended(&mut self.server, &log) => bail!(told_ended(&how)),
+        };
+        fs::write(self.demo_mark(), []).context("note that the demonstration runs")?;
+        self.record.page = Some(demo.page.clone());
+        self.demo = Some(demo);
+        Ok(())
+    }
+
+    /// The file that says that the demonstration was started here.
+    fn demo_mark(&self) -> PathBuf {
+        self.claim.instance().folder().join("demo")
     }
 
     /// Waits until the server ends by itself, and returns the end in words; for ever if none was

@@ -40,7 +40,7 @@ pub use surroundings::Linked;
 use surroundings::Surroundings;
 
 /// The annotation of actors that were started here; its value is the name of the file.
-pub const ANNOTATION: &str = "lattice.host/dev";
+pub use lattice_protocol::desired::kept::DEV as ANNOTATION;
 /// How long a start or an update may take, with everything, before it is said to be late.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A file that is not whole may be in the middle of a build; after this time without a change it is

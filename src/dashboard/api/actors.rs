@@ -341,10 +341,11 @@ pub async fn start(
                 ),
                 target_id: started.id,
             },
-            Outcome::Done(started) => {
-                End { text: format!("Runs on {name}"), target_id: started.id }
+            Outcome::Done(started, keeping) => {
+                let text = format!("Runs on {name}{}", keeping.complaint());
+                End { text, target_id: started.id }
             }
-            Outcome::Accepted => End::default(),
+            Outcome::Accepted(_) => End::default(),
         })
     }))
 }
@@ -493,7 +494,10 @@ pub async fn scale(
             Outcome::Unchanged(_) => {
                 format!("{name} took {max} at a time on {host_name} before; nothing was changed")
             }
-            _ => format!("{name} takes {max} at a time on {host_name}"),
+            end => {
+                let complaint = end.keeping().complaint();
+                format!("{name} takes {max} at a time on {host_name}{complaint}")
+            }
         };
         Ok(End { text, ..End::default() })
     }))

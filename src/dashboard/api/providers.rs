@@ -373,10 +373,11 @@ pub async fn start(
                 text: format!("It runs on {host_name} already; nothing was changed"),
                 target_id: serving.id,
             },
-            Outcome::Done(serving) => {
-                End { text: format!("Runs on {host_name}"), target_id: serving.id }
+            Outcome::Done(serving, keeping) => {
+                let text = format!("Runs on {host_name}{}", keeping.complaint());
+                End { text, target_id: serving.id }
             }
-            Outcome::Accepted => End::default(),
+            Outcome::Accepted(_) => End::default(),
         })
     }))
 }

@@ -6,18 +6,15 @@ use std::{sync::Arc, time::Duration};
 use futures::FutureExt;
 use tracing::info;
 
-use super::server::{Answer, Server, StopRequest, json, now};
-use crate::{
-    actors::supervisor::{ActorError, Amount, Replace, Start, Stop, UNBOUNDED},
-    issuers::IssuerChange,
-};
+use super::server::{Answer, Server, StopRequest, json, now, with_kept};
+use crate::actors::supervisor::{ActorError, Amount, Handle, Replace, Start, Stop, UNBOUNDED};
 use lattice_protocol::{
     control::{
         bounds,
         request::{AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
         types::{Ack, ActorBid},
     },
-    events::event::Annotations,
+    desired::kept::Command,
 };
 
 /// An update that takes longer is acknowledged and goes on: its client gives up after two seconds.
@@ -41,10 +38,14 @@ impl Server {
             return now(&Ack::rejected(error));
         }
         // Zero meant one to the clients that sent it.
-        let count = request.count.unwrap_or(1).max(1);
-        let amount = Amount::Add(count);
+        let more = request.count.unwrap_or(1).max(1);
         match self.parts.context.issuers.permission(&mut request.annotations, &request.actor_ref) {
-            Ok(change) => self.start_actor(request.actor_ref, request.annotations, amount, change),
+            Ok(change) => self.start_actor(Start {
+                reference: request.actor_ref,
+                annotations: request.annotations,
+                amount: Amount::Add(more),
+                issuer_change: change,
+            }),
             Err(error) => now(&Ack::rejected(error)),
         }
     }
@@ -75,37 +76,47 @@ impl Server {
         };
         let amount = Amount::Exactly(count.unwrap_or(UNBOUNDED));
         match self.parts.context.issuers.permission(&mut request.annotations, &reference) {
-            Ok(change) => self.start_actor(reference, request.annotations, amount, change),
+            Ok(issuer_change) => {
+                let annotations = request.annotations;
+                self.start_actor(Start { reference, annotations, amount, issuer_change })
+            }
             Err(error) => now(&Ack::rejected(error)),
         }
     }
 
-    fn start_actor(
-        &self,
-        reference: String,
-        annotations: Annotations,
-        amount: Amount,
-        issuer_change: IssuerChange,
-    ) -> Answer {
-        now(&Ack::from(self.parts.actors.start(Start {
-            reference,
-            annotations,
-            amount,
-            issuer_change,
-        })))
+    fn start_actor(&self, start: Start) -> Answer {
+        // Before it starts: an event may tell at once that it failed.
+        let noted = self.parts.kept.note(Command::from(&start));
+        with_kept(Ack::from(self.parts.actors.start(start)), noted).boxed()
     }
 
     pub(super) fn stop_actor(&self, request: StopActor) -> Answer {
         if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
             return now(&Ack::rejected(error));
         }
-        let stopped = self.parts.actors.stop(Stop {
+        let stop = Stop {
             actor: request.actor_ref,
             annotations: request.annotations,
             count: request.count.filter(|count| *count > 0),
+        };
+        let noted = self.parts.kept.note(Command::StopActor {
+            actor: stop.actor.clone(),
+            annotations: stop.annotations.clone(),
+            count: stop.count,
         });
-        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ActorError::Unavailable)))) }
-            .boxed()
+        let stopped = self.parts.actors.stop(stop);
+        async move {
+            match stopped.await.unwrap_or(Err(ActorError::Unavailable)) {
+                // It was about to be started again, and is not any more.
+                Err(ActorError::NotRunning(_) | ActorError::NoSuchAnnotations { .. })
+                    if noted.has_removed() =>
+                {
+                    with_kept(Ack::accepted(), noted).await
+                }
+                outcome => with_kept(Ack::from(outcome), noted).await,
+            }
+        }
+        .boxed()
     }
 
     pub(super) fn update_actor(&self, request: UpdateActor) -> Answer {
@@ -120,14 +131,26 @@ impl Server {
             Err(error) => return now(&Ack::rejected(error)),
         };
         let updated = self.parts.actors.replace(Replace {
-            actor_id: Some(request.actor_id).filter(|id| !id.is_empty()),
-            reference: request.new_actor_ref,
+            actor_id: Some(request.actor_id.clone()).filter(|id| !id.is_empty()),
+            reference: request.new_actor_ref.clone(),
             annotations,
             issuer_change,
         });
+        // Kept when it worked, however long that takes.
+        let (kept, actors) = (self.parts.kept.clone(), self.parts.actors.clone());
+        let updating = self.parts.context.tasks.spawn(async move {
+            if let Err(error) = updated.await.unwrap_or(Err(ActorError::Unavailable)) {
+                return json(&Ack::from(Err::<(), _>(error)));
+            }
+            let reference = request.new_actor_ref;
+            let actor = actor_of(&actors, request.actor_id, &reference);
+            let noted = kept.note(Command::UpdateActor { actor, reference });
+            with_kept(Ack::accepted(), noted).await
+        });
         async move {
-            match tokio::time::timeout(UPDATE_ANSWER, updated).await {
-                Ok(updated) => json(&Ack::from(updated.unwrap_or(Err(ActorError::Unavailable)))),
+            match tokio::time::timeout(UPDATE_ANSWER, updating).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => json(&Ack::rejected(ActorError::Unavailable)),
                 // Events tell how it ended.
                 Err(_) => json(&Ack::accepted()),
             }
@@ -146,4 +169,14 @@ impl Server {
         }
         .boxed()
     }
+}
+
+/// The public key of what was updated: that of the request, or of what runs with its reference.
+fn actor_of(actors: &Handle, id: String, reference: &str) -> String {
+    if !id.is_empty() {
+        return id;
+    }
+    let running = actors.running();
+    let actor = running.iter().find(|actor| actor.reference == reference);
+    actor.map(|actor| actor.id.to_string()).unwrap_or_default()
 }

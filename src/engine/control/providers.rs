@@ -3,7 +3,7 @@
 
 use futures::FutureExt;
 
-use super::server::{Answer, Server, json, now};
+use super::server::{Answer, Server, now, with_kept};
 use crate::providers::{
     builtin,
     supervisor::{ProviderError, Start, Stop},
@@ -14,6 +14,7 @@ use lattice_protocol::{
         request::{AuctionProvider, LaunchProvider, StopProvider},
         types::{Ack, ProviderBid},
     },
+    desired::kept::Command,
     events::Event,
     identity::keys::LinkName,
 };
@@ -83,16 +84,22 @@ impl Server {
             Ok(change) => change,
             Err(error) => return now(&Ack::rejected(error)),
         };
-        let started = self.parts.providers.start(Start {
+        let start = Start {
             reference: request.provider_ref,
             link_name,
             // Clients that have none send an empty text.
             configuration: request.configuration.filter(|configuration| !configuration.is_empty()),
             annotations: request.annotations,
             issuer_change,
-        });
-        async move { json(&Ack::from(started.await.unwrap_or(Err(ProviderError::Unavailable)))) }
-            .boxed()
+        };
+        // Before it starts: an event may tell at once that it failed.
+        let noted = self.parts.kept.note(Command::from(&start));
+        let started = self.parts.providers.start(start);
+        async move {
+            let outcome = started.await.unwrap_or(Err(ProviderError::Unavailable));
+            with_kept(Ack::from(outcome), noted).await
+        }
+        .boxed()
     }
 
     pub(super) fn stop_provider(&self, request: StopProvider) -> Answer {
@@ -103,13 +110,25 @@ impl Server {
             Ok(link_name) => link_name,
             Err(error) => return now(&Ack::rejected(error)),
         };
+        let noted = self.parts.kept.note(Command::StopProvider {
+            provider: request.provider_ref.clone(),
+            link_name: link_name.to_string(),
+            annotations: request.annotations.clone(),
+        });
         let stopped = self.parts.providers.stop(Stop {
             provider: request.provider_ref,
             link_name,
             annotations: request.annotations,
         });
-        async move { json(&Ack::from(stopped.await.unwrap_or(Err(ProviderError::Unavailable)))) }
-            .boxed()
+        async move {
+            let outcome = match stopped.await.unwrap_or(Err(ProviderError::Unavailable)) {
+                // It was about to be started again, and is not any more.
+                Err(ProviderError::NotRunning { .. }) if noted.has_removed() => Ok(()),
+                outcome => outcome,
+            };
+            with_kept(Ack::from(outcome), noted).await
+        }
+        .boxed()
     }
 }
 

@@ -32,7 +32,12 @@ use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals};
 use crate::{
-    actors, host_context::HostContext, journal::followers::Followers, providers, router::Router,
+    actors,
+    host_context::HostContext,
+    journal::followers::Followers,
+    kept::{KeptStarts, Noted, Told},
+    providers,
+    router::Router,
 };
 use lattice_base::{
     lattice::{answers::Unsent, connection::confirm},
@@ -79,6 +84,8 @@ pub struct Parts {
     pub registries: Registries,
     pub registry: Registry,
     pub router: Router,
+    /// Remembers what is started by hand.
+    pub kept: KeptStarts,
     /// The parts that only the health probe uses.
     pub probe_context: ProbeContext,
     /// Those who ask for logs.
@@ -432,6 +439,19 @@ impl Server {
     pub(super) fn payload_max(&self) -> usize {
         self.parts.context.ctl.client.server_info().max_payload
     }
+}
+
+/// Adds to the answer of a command where it is kept; takes back what was refused.
+pub(super) async fn with_kept(ack: Ack, noted: Noted) -> Option<Bytes> {
+    if !ack.accepted {
+        noted.undo();
+        return json(&ack);
+    }
+    json(&match noted.told().await {
+        Told::Nothing => ack,
+        Told::Kept(place) => Ack { kept: Some(place), ..ack },
+        Told::NotKept(cause) => Ack { not_kept: Some(cause), ..ack },
+    })
 }
 
 /// An answer that is known at once.

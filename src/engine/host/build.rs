@@ -26,6 +26,7 @@ use crate::{
     host_context::HostContext,
     issuers::Issuers,
     journal::{Journal, followers::Followers},
+    kept::{self, KeptEntry, KeptStarts},
     links::{Live, live::Notice},
     peers::{self, Peers},
     policy::{HostInfo, Policy},
@@ -52,10 +53,11 @@ use lattice_base::{
     },
     registry::{self, Registry, credentials::Registries},
     shutdown::Lifeline,
-    store::{artifacts::Artifacts, jetstream::making::Making},
+    store::{artifacts::Artifacts, desired::Desired, jetstream::making::Making},
     suspend::SuspendDetector,
 };
 use lattice_protocol::{
+    desired::Authority,
     identity::keys::{ClusterKey, HostId, LatticeName},
     lattice::{control::Control, subject::Subjects},
     rpc::antiforgery::{Signer, Verifier},
@@ -84,6 +86,9 @@ pub(super) struct Built<'a> {
     pub uploads: Making,
     pub actors: actors::Handle,
     pub providers: providers::Handle,
+    pub kept: KeptStarts,
+    /// What the host kept before, to be read; none if it keeps nothing.
+    pub kept_entry: Option<KeptEntry>,
 }
 
 /// The input of a host's parts.
@@ -125,6 +130,7 @@ impl Host {
         let sockets = bounds.sockets.clone();
         let providers = builder.providers(&context, &registry, &shared.router, &receiver, bounds);
         let actors = builder.actors(&context, &registry, &shared, receiver);
+        let (kept, kept_entry) = builder.kept(&context, &actors, &providers)?;
         let followers = Followers::new(
             context.journal.clone(),
             context.ctl.client.clone(),
@@ -147,6 +153,8 @@ impl Host {
             uploads,
             actors,
             providers,
+            kept,
+            kept_entry,
         })
     }
 }
@@ -373,6 +381,34 @@ impl Builder<'_> {
         })
     }
 
+    /// Returns what is kept of this host: nothing, if it is another one after the next start.
+    fn kept(
+        &self,
+        context: &Arc<HostContext>,
+        actors: &actors::Handle,
+        providers: &providers::Handle,
+    ) -> Result<(KeptStarts, Option<KeptEntry>)> {
+        let config = self.config;
+        if !config.host_key.is_lasting() {
+            return Ok((KeptStarts::off(), None));
+        }
+        let lattice = context.subjects.lattice().as_str();
+        let making = self.metadata(&context.ctl).making;
+        let domain = context.js_domain.as_deref();
+        let trusted = cluster_issuers(config)?;
+        let authority = Authority::new(lattice, config.cluster.seed.expose(), trusted);
+        let (kept, entry) = KeptStarts::new(kept::Parts {
+            context: Arc::clone(context),
+            desired: Desired::new(context.ctl.clone(), domain, lattice, making),
+            authority: authority.context("read the cluster seed")?,
+            actors: actors.clone(),
+            providers: providers.clone(),
+            state_dir: &self.dirs.state,
+            forget: config.forget,
+        });
+        Ok((kept, Some(entry)))
+    }
+
     fn providers(
         &self,
         context: &Arc<HostContext>,
@@ -418,9 +454,12 @@ fn deliver_links(context: &HostContext, notices: mpsc::Receiver<Notice>) {
 
 /// Returns the check of calls that are signed by the accepted clusters.
 fn verifier(config: &Config) -> Result<Verifier> {
+    Ok(Verifier::new(cluster_issuers(config)?))
+}
+
+fn cluster_issuers(config: &Config) -> Result<Vec<ClusterKey>> {
     let issuers = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
-    let issuers = issuers.collect::<Result<_, _>>().context("read the cluster issuers")?;
-    Ok(Verifier::new(issuers))
+    issuers.collect::<Result<_, _>>().context("read the cluster issuers")
 }
 
 fn facts(config: &Config, host_id: &HostId, friendly_name: String) -> Facts {

@@ -31,6 +31,7 @@ use crate::{
     host::face::{Commander, Face, Place},
     host_context::HostContext,
     journal::followers::Followers,
+    kept::KeptStarts,
     links::Live,
     meter::Meter,
     peers::Peers,
@@ -63,6 +64,7 @@ pub struct Host {
     shutdown_timeout: Duration,
     actors: actors::Handle,
     providers: providers::Handle,
+    kept: KeptStarts,
     /// Ends what goes on after the control interface was closed.
     stop: CancellationToken,
     control_tasks: TaskTracker,
@@ -110,6 +112,11 @@ impl Host {
     /// Starts providers, and tells which run.
     pub fn providers(&self) -> &providers::Handle {
         &self.providers
+    }
+
+    /// Remembers what is started by hand.
+    pub fn kept(&self) -> &KeptStarts {
+        &self.kept
     }
 
     /// Where link definitions are written; [`Host::links`] is to be told of what was.
@@ -191,11 +198,11 @@ impl Host {
         if tokio::time::timeout(FLUSH_TIMEOUT, self.confirm_last_words()).await.is_err() {
             warn!("the NATS server did not confirm the last events");
         }
-        let Self { context, stop, actors, providers, .. } = self;
+        let Self { context, stop, actors, providers, kept, .. } = self;
         let (state, tasks) = (context.state.clone(), context.tasks.clone());
         stop.cancel();
         // The task that publishes events ends with the last of those who could publish one.
-        drop((context, actors, providers));
+        drop((context, actors, providers, kept));
         tasks.close();
         if tokio::time::timeout(FLUSH_TIMEOUT, tasks.wait()).await.is_err() {
             warn!("some tasks of this host did not end");

@@ -1,6 +1,6 @@
 //! Makes a wired host reachable, in order: the control interface, the mark on this machine,
-//! `host_started`, what the configuration service names, the dashboard and the keeping of
-//! applications.
+//! `host_started`, what the configuration service names, what is kept, the dashboard and the
+//! keeping of applications.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,8 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 
 impl Host {
     /// Opens the control interface and says that this host is there; returns when it is ready.
-    pub(super) async fn run(built: Built<'_>, face: &dyn Face) -> Result<Self> {
+    pub(super) async fn run(mut built: Built<'_>, face: &dyn Face) -> Result<Self> {
+        let kept_entry = built.kept_entry.take();
         let Built { config, dirs, context, .. } = &built;
         // Commands are taken before the others hear of this host: a client may answer the event at
         // once.
@@ -70,12 +71,16 @@ impl Host {
         }
         built.migrate_legacy_cache();
         context.events.flush().await;
+        if let Some(entry) = kept_entry {
+            built.kept.start(entry, built.stop.clone());
+        }
         let opened = built.open(face).await;
         Ok(Self {
             shutdown_timeout: config.shutdown_timeout,
             context: built.context,
             actors: built.actors,
             providers: built.providers,
+            kept: built.kept,
             stop: built.stop,
             control_tasks,
             stop_requests,
@@ -106,6 +111,7 @@ impl Built<'_> {
             registries: self.registries.clone(),
             registry: self.registry.clone(),
             router: self.shared.router.clone(),
+            kept: self.kept.clone(),
             probe_context: ProbeContext {
                 settings: health::settings_of(self.config),
                 oci_registry: self.config.oci.as_ref().map(|oci| oci.registry.clone()),

@@ -32,15 +32,22 @@ pub struct Ack {
     /// Empty on success, never missing.
     #[serde(deserialize_with = "null_as_default")]
     pub error: String,
+    /// Where the start is kept, so that the host starts it again when it comes back. Hosts of
+    /// earlier years keep nothing, and their clients do not look at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Why it is not kept, although it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
 }
 
 impl Ack {
     pub fn accepted() -> Self {
-        Self { accepted: true, error: String::new() }
+        Self { accepted: true, ..Self::default() }
     }
 
     pub fn rejected(error: impl ToString) -> Self {
-        Self { accepted: false, error: error.to_string() }
+        Self { error: error.to_string(), ..Self::default() }
     }
 }
 

@@ -7,6 +7,7 @@
 //! moved to another key or another lattice does not count, nor does an older one for a host that
 //! has seen the newer.
 
+pub mod kept;
 pub mod signed;
 
 pub use signed::{Authority, Rejected, Signed};

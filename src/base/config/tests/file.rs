@@ -25,7 +25,7 @@ fn parsed(path: impl AsRef<Path>) -> BTreeMap<String, Value> {
 /// logging, labels and the place to write to.
 fn lasting(mut config: Config) -> Config {
     let blank = Secret::new("");
-    config.host_key = HostKey { seed: blank, public: String::new() };
+    config.host_key = HostKey { seed: blank, public: String::new(), origin: KeyOrigin::ThisStart };
     config.log = Log { level: tracing::Level::INFO, json: false };
     config.labels.clear();
     config.warnings.clear();

@@ -33,6 +33,7 @@ use lattice_engine::{
     },
 };
 use lattice_protocol::{
+    desired::kept::{Command, Place},
     errors::chain,
     events::{Event, event::Annotations},
     identity::keys::LinkName,
@@ -58,6 +59,11 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// How long a page that this host cannot serve may take to be served by another one.
 const ELSEWHERE: Duration = Duration::from_secs(2);
+
+/// Returns where a host keeps the actor that is started from this reference.
+pub(super) fn place_of(reference: &str) -> Place {
+    Place::Actor { reference: reference.to_owned(), annotations: Annotations::new() }
+}
 
 /// Writes the actor's module where the host can load it; returns the reference.
 pub(super) fn keep_actor(cache: &Path) -> Result<String> {
@@ -130,12 +136,16 @@ impl<'a> Application<'a> {
     }
 
     async fn start_actor(&mut self) -> Result<()> {
-        if !runs_actor(self.host) {
+        if !runs_actor(self.host) && !self.is_kept(&place_of(&self.actor)).await {
             let reference = self.actor.clone();
             let (annotations, issuer_change) = (Annotations::new(), IssuerChange::Refused);
             let amount = Amount::Exactly(REPLICAS);
             let start = actors::Start { reference, annotations, amount, issuer_change };
-            self.host.actors().start(start).with_context(|| format!("start the actor {NAME}"))?;
+            let noted = self.host.kept().note(Command::from(&start));
+            if let Err(error) = self.host.actors().start(start) {
+                noted.undo();
+                return Err(anyhow!(error).context(format!("start the actor {NAME}")));
+            }
         }
         self.until(&format!("the actor {NAME}"), runs_actor).await
     }
@@ -149,7 +159,9 @@ impl<'a> Application<'a> {
                 provider.id.as_str() == spec.known.public_key && provider.link_name == link_name
             })
         };
-        if !runs(self.host) {
+        let place =
+            Place::Provider { reference: reference.clone(), link_name: link_name.to_string() };
+        if !runs(self.host) && !self.is_kept(&place).await {
             let (link_name, annotations) = (link_name.clone(), Annotations::new());
             let start = providers::Start {
                 reference: reference.clone(),
@@ -158,16 +170,28 @@ impl<'a> Application<'a> {
                 annotations,
                 issuer_change: IssuerChange::Refused,
             };
+            let noted = self.host.kept().note(Command::from(&start));
             match self.host.providers().start(start).await {
                 Ok(Ok(())) => {}
                 // Somebody else has asked for it a moment ago. An event about our own attempt is no
                 // failure.
-                Ok(Err(ProviderError::AlreadyRunning { .. })) => while self.noticed().is_err() {},
-                Ok(Err(error)) => return Err(anyhow!(error).context(format!("start {reference}"))),
+                Ok(Err(ProviderError::AlreadyRunning { .. })) => {
+                    noted.undo();
+                    while self.noticed().is_err() {}
+                }
+                Ok(Err(error)) => {
+                    noted.undo();
+                    return Err(anyhow!(error).context(format!("start {reference}")));
+                }
                 Err(_) => bail!("start {reference}: the host is stopping"),
             }
         }
         self.until(&reference, runs).await
+    }
+
+    /// Whether the host starts it by itself, because it ran here before.
+    async fn is_kept(&self, place: &Place) -> bool {
+        self.host.kept().keeps(place).await == Some(true)
     }
 
     /// Waits until a part runs. State changes before the event that tells of it, so looking after

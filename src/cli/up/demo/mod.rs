@@ -13,6 +13,9 @@
 //! The actor asks `dog.ceo` and `api.thecatapi.com`; values of its link to the HTTP client say that
 //! both are the API here and which authority to trust. Without these values it asks the real ones.
 //!
+//! The host keeps what is started here like any other start. The API is not the host's, so `host up`
+//! notes that it has started it once, and starts it again for as long as the actor is kept.
+//!
 //! Starting it again on a lattice that knows it already gives the link to the HTTP client the
 //! values of the new API, and leaves the page where it was. The API listens on loopback: actors on
 //! other machines work because their calls reach the HTTP client of this host, but an HTTP client
@@ -42,6 +45,12 @@ pub struct Demo {
     /// Where its page is.
     pub page: String,
     pets: Pets,
+}
+
+/// Whether a host keeps the demonstration, so that it is to go on; nothing if that is not known.
+pub async fn is_kept(host: &Host, dirs: &Dirs) -> Option<bool> {
+    let reference = application::keep_actor(&dirs.cache).ok()?;
+    host.kept().keeps(&application::place_of(&reference)).await
 }
 
 /// Starts the demonstration on a host; the page shows pictures when this returns.
