@@ -31,12 +31,13 @@ use lattice_base::{
     registry::{ARTIFACT_BYTES_MAX, digest::Digest, uploads},
     store::{
         artifacts::{About, Artifacts, Put, superseded},
+        desired::Desired,
         domain_name,
         jetstream::making::Making,
     },
 };
 use lattice_protocol::{
-    control::types::HostReply,
+    control::types::{HostReply, Inventory},
     errors::{Usage, chain},
     identity::{
         ProviderClaims, VerifyOptions,
@@ -409,7 +410,7 @@ impl Sender {
             if old.is_empty() {
                 return Ok(0);
             }
-            let in_use = self.in_use().await?;
+            let in_use = self.in_use(readers).await?;
             let unused: Vec<_> = old
                 .into_iter()
                 .filter(|stored| !in_use.contains(&uploads::reference(&stored.digest)))
@@ -425,27 +426,34 @@ impl Sender {
         }
     }
 
-    /// The references of all that runs; an error if a host does not tell.
-    pub async fn in_use(&self) -> Result<BTreeSet<String>> {
+    /// The references of all that runs, or is to run when its host comes back; an error if a host or
+    /// the bucket does not tell.
+    pub async fn in_use(&self, readers: &Readers) -> Result<BTreeSet<String>> {
         let hosts = self.lattice.some_hosts().await?;
         let inventories = self.lattice.inventories(&hosts).await;
         if inventories.len() < hosts.len() {
             bail!("not every host says what it runs");
         }
-        let actors = inventories.iter().flat_map(|inventory| &inventory.actors);
-        let of_actors = actors.flat_map(|actor| {
-            actor
-                .instances
-                .iter()
-                .map(|instance| instance.image_ref.clone())
-                .chain([actor.image_ref.clone()])
-        });
-        let of_providers = inventories
-            .iter()
-            .flat_map(|inventory| &inventory.providers)
-            .map(|p| p.image_ref.clone());
-        Ok(of_actors.chain(of_providers).collect())
+        let desired =
+            Desired::new(self.nats.clone(), readers.domain(), self.lattice.name(), self.making);
+        let mut in_use = references_of(&inventories);
+        // Whoever wrote them: what stays too long does no harm.
+        for entry in desired.entries().await? {
+            in_use.extend(uploads::references_in(&String::from_utf8_lossy(&entry.value)));
+        }
+        Ok(in_use)
     }
+}
+
+/// The references of all that runs.
+fn references_of(inventories: &[Inventory]) -> BTreeSet<String> {
+    let actors = inventories.iter().flat_map(|inventory| &inventory.actors);
+    let of_actors = actors.flat_map(|actor| {
+        let of_instances = actor.instances.iter().map(|instance| instance.image_ref.clone());
+        of_instances.chain([actor.image_ref.clone()])
+    });
+    let providers = inventories.iter().flat_map(|inventory| &inventory.providers);
+    of_actors.chain(providers.map(|provider| provider.image_ref.clone())).collect()
 }
 
 /// Returns the store of uploads of a lattice: where its hosts look, or `domain` if none answers.

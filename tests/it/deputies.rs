@@ -479,6 +479,7 @@ async fn no_link_keeps_its_data_in_a_bucket_of_the_hosts() {
             "ARTIFACTS_default",
             "ARTIFACTS_other",
             "CONFIGDATA_default",
+            "DESIREDDATA_default",
             "default",
         ] {
             let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;

@@ -35,6 +35,14 @@ pub fn reference(digest: &Digest) -> String {
     format!("{SCHEME}{digest}")
 }
 
+/// Returns the references of uploads in a text of whatever form.
+pub fn references_in(text: &str) -> impl Iterator<Item = String> {
+    text.split(SCHEME).skip(1).map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != ':');
+        format!("{SCHEME}{}", &rest[..end.unwrap_or(rest.len())])
+    })
+}
+
 /// Where uploads lie.
 pub trait Uploads: Send + Sync + 'static {
     /// Reads an artifact, verified against its digest.
@@ -175,6 +183,15 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[test]
+    fn references_are_found_in_texts_of_texts() {
+        let entry =
+            r#"{"value":"{\"reference\":\"lattice://sha256:ab12\",\"x\":1}"} lattice://sha256:cd"#;
+        let found: Vec<String> = references_in(entry).collect();
+        assert_eq!(found, ["lattice://sha256:ab12", "lattice://sha256:cd"]);
+        assert_eq!(references_in("nothing").count(), 0);
+    }
 
     /// A store that has one upload, and counts who asks.
     struct Shelf {

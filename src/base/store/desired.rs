@@ -4,18 +4,21 @@
 //! It lies in the domain of the metadata. Nobody makes it but the first writer, so a lattice that
 //! keeps nothing has none. A handle that nobody answers for any more is opened again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    Backend as _, Error, Expect, WRITE_TIMEOUT,
+    Backend as _, Error, Expect, Update, WRITE_TIMEOUT,
     jetstream::{Bucket, OpenError, making::Making, read::ReadError},
 };
 use crate::lattice::connection::Nats;
 use lattice_protocol::{desired, store::Entry};
+
+/// How long it may take to read all entries.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The bucket, whether it is there or not. Cheap to clone.
 #[derive(Clone)]
@@ -114,6 +117,16 @@ impl Desired {
             return bucket.get(key).await.map_err(|cause| self.not_read(cause));
         }
         Err(self.not_read(cause))
+    }
+
+    /// Reads all entries, in the order they were written; none if the bucket is not there.
+    pub async fn entries(&self) -> Result<Vec<Entry>, DesiredError> {
+        let Some(bucket) = self.find().await? else { return Ok(Vec::new()) };
+        let mut updates = bucket.watch();
+        match tokio::time::timeout(READ_TIMEOUT, updates.recv()).await {
+            Ok(Some(Update::Snapshot(entries))) => Ok(entries),
+            _ => Err(self.not_read(ReadError::Failed("it does not tell what it has".to_owned()))),
+        }
     }
 
     fn not_read(&self, cause: ReadError) -> DesiredError {

@@ -82,11 +82,14 @@ pub enum Command {
             machine can then run code as this user.\n\n\
             With --hub the server is a leaf node of a hub and shares the lattice with the machines there. Each server has a \
             JetStream store in a domain of its own; the lattice keeps its metadata in one of them, which every host knows \
-            as js_domain. Copy host_config.json from the machine that has it to the others.",
+            as js_domain. Copy host_config.json from the machine that has it to the others.\n\n\
+            What is started on the host by hand, the demonstration included, comes back with it, until it is stopped or \
+            forgotten with --forget.",
         after_help = "Examples:\n  \
             host up                                          a lattice on this machine\n  \
             host up --detached                               the same in the background; `host down` stops it\n  \
             host up --demo                                   with an application and its page\n  \
+            host up --forget                                 without what ran here before\n  \
             host up --hub tls://connect.ngs.global --creds lattice.creds\n      \
                                                            joined over a hub; on every machine the same command\n  \
             host up --hub nats-leaf://10.0.0.1:7422 --domain extender\n      \
@@ -100,7 +103,7 @@ pub enum Command {
         long_about = "Stops what `host up` started in this directory, in the background or in another terminal: first the \
             host, which finishes its calls, then its NATS server. It waits until they are gone, and kills what does not stop \
             in time. A server or a host that `host up` did not start is never touched. What the server has stored stays, and \
-            so does host_config.json.",
+            so does host_config.json; what ran comes back with the next `host up`.",
         after_help = "Examples:\n  \
             host down                 stop what runs in this directory\n  \
             host down --all           stop whatever this user started with `host up` on this machine\n  \

@@ -368,7 +368,7 @@ impl Deployment {
         let Some(readers) = self.readers.clone().filter(|_| !self.sent.is_empty()) else { return };
         let store = self.sender.store(&readers);
         let tidy = async {
-            let in_use = self.sender.in_use().await?;
+            let in_use = self.sender.in_use(&readers).await?;
             for digest in std::mem::take(&mut self.sent) {
                 if in_use.contains(&uploads::reference(&digest)) {
                     self.sent.push(digest);

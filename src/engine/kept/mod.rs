@@ -385,19 +385,21 @@ impl Inner {
     /// Reads the entry, starts what is in it, and writes it whenever it changes.
     async fn run(self: Arc<Self>, mut entry: KeptEntry) {
         let loaded = self.load(&mut entry).await;
+        // What is known to lie in the bucket, and what is to lie there.
         let (stored, kept) = match loaded {
-            Loaded::Nothing => (Kept::default(), Kept::default()),
+            Loaded::Nothing => (Some(Kept::default()), Kept::default()),
             Loaded::Kept(kept) if self.forget => {
                 info!(
                     items = kept.items.len(),
                     "what was started on this host before is forgotten"
                 );
-                (kept, Kept::default())
+                (Some(kept), Kept::default())
             }
-            Loaded::Kept(kept) => (kept.clone(), kept),
+            Loaded::Kept(kept) => (Some(kept.clone()), kept),
+            Loaded::Rejected(_) if self.forget => (None, Kept::default()),
             Loaded::Rejected(cause) => {
                 self.tell_rejected(&cause);
-                (Kept::default(), Kept::default())
+                (Some(Kept::default()), Kept::default())
             }
         };
         self.begin(kept);
@@ -466,7 +468,7 @@ impl Inner {
         self.progress.send_modify(|progress| (progress.is_read, progress.trouble) = (true, None));
     }
 
-    async fn write(&self, mut entry: KeptEntry, mut stored: Kept) {
+    async fn write(&self, mut entry: KeptEntry, mut stored: Option<Kept>) {
         loop {
             self.changed.notified().await;
             let mut retry = Retry::new(&entry);
@@ -475,13 +477,13 @@ impl Inner {
                     let state = self.state.lock();
                     (state.version, state.kept.clone().unwrap_or_default())
                 };
-                let written = match kept == stored {
+                let written = match stored.as_ref() == Some(&kept) {
                     true => Ok(()),
                     false => entry.save(&kept).await,
                 };
                 match written {
                     Ok(()) => {
-                        stored = kept;
+                        stored = Some(kept);
                         self.progress.send_modify(|progress| {
                             (progress.attempted, progress.written) = (version, version);
                             progress.trouble = None;

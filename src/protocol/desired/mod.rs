@@ -13,7 +13,7 @@ pub mod signed;
 pub use signed::{Authority, Rejected, Signed};
 
 /// The prefix of the names of buckets of desired state.
-const BUCKET: &str = "DESIREDDATA_";
+pub const BUCKET: &str = "DESIREDDATA_";
 const KEPT: &str = "KEPT_";
 const APPLICATION: &str = "APP_";
 const LEASE: &str = "LEASE_";

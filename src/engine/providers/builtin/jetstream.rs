@@ -20,7 +20,7 @@ use lattice_base::store::{
     artifacts,
     jetstream::{api_prefix, context},
 };
-use lattice_protocol::{errors::chain, identity::keys::LatticeName, store::keys};
+use lattice_protocol::{desired, errors::chain, identity::keys::LatticeName, store::keys};
 
 pub(super) use lattice_base::store::jetstream::lasting;
 pub use lattice_base::store::jetstream::read::{
@@ -29,10 +29,11 @@ pub use lattice_base::store::jetstream::read::{
 
 /// How the names of hosts' buckets begin, of any lattice, and what is in them. The one for the
 /// large payloads of calls has the name of its lattice alone.
-const HOSTS_BUCKETS: [(&str, &str); 3] = [
+const HOSTS_BUCKETS: [(&str, &str); 4] = [
     (keys::BUCKET, "links and claims"),
     (artifacts::BUCKET, "uploads"),
     (keys::CONFIG_BUCKET, "named configuration"),
+    (desired::BUCKET, "what they are to run"),
 ];
 /// The largest number of copies JetStream keeps.
 const REPLICAS_MAX: u64 = 5;
@@ -224,6 +225,7 @@ mod tests {
             "ARTIFACTS_shop",
             "ARTIFACTS_other",
             "CONFIGDATA_shop",
+            "DESIREDDATA_shop",
             "shop",
             &"x".repeat(129),
         ] {
