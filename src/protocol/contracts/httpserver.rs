@@ -165,6 +165,32 @@ fn written<T, E: fmt::Debug>(result: Result<T, E>) {
     result.expect("memory takes every write");
 }
 
+/// A request as an actor is told of it, in the memory of its payload. Nothing in it is checked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HttpRequest<'a> {
+    #[serde(borrow, deserialize_with = "text_or_null")]
+    pub method: &'a [u8],
+    #[serde(borrow, deserialize_with = "text_or_null")]
+    pub path: &'a [u8],
+    /// The part after the `?`, or nothing.
+    #[serde(borrow, rename = "queryString", deserialize_with = "text_or_null")]
+    pub query: &'a [u8],
+    /// Names and values as they came.
+    #[serde(borrow, deserialize_with = "header")]
+    pub header: Vec<(&'a [u8], &'a [u8])>,
+    #[serde(borrow)]
+    pub body: Body<'a>,
+}
+
+impl<'a> HttpRequest<'a> {
+    /// Reads a request of any era from a payload that went through [`msgpack`].
+    pub fn decode(payload: &'a [u8]) -> Result<Self, PayloadError> {
+        rmp_serde::from_slice(payload)
+            .map_err(|error| PayloadError::structure(HANDLE_REQUEST, error))
+    }
+}
+
 /// An actor's answer, in the memory of its payload.
 #[derive(Debug, Deserialize)]
 pub struct HttpResponse<'a> {
@@ -172,7 +198,7 @@ pub struct HttpResponse<'a> {
     #[serde(rename = "statusCode", default = "ok", deserialize_with = "status")]
     pub status_code: u64,
     /// Names and values as they came, empty values left out.
-    #[serde(borrow, default, deserialize_with = "header")]
+    #[serde(borrow, default, deserialize_with = "header_with_values")]
     pub header: Vec<(&'a [u8], &'a [u8])>,
     #[serde(borrow, default)]
     pub body: Body<'a>,
@@ -229,7 +255,19 @@ fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(ok))
 }
 
+fn text_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de [u8], D::Error> {
+    let text: Option<Text<'de>> = Option::deserialize(deserializer)?;
+    Ok(text.map_or(&[], |Text(text)| text))
+}
+
 type Header<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+/// Leaves out empty values: guests of TinyGo begin their lists with empty texts.
+fn header_with_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Header<'de>, D::Error> {
+    let mut header = header(deserializer)?;
+    header.retain(|(_, value)| !value.is_empty());
+    Ok(header)
+}
 
 fn header<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Header<'de>, D::Error> {
     deserializer.deserialize_any(HeaderVisitor)
@@ -266,10 +304,7 @@ struct ValuesOf<'a, 'de> {
 
 impl<'de> ValuesOf<'_, 'de> {
     fn push(&mut self, value: &'de [u8]) {
-        // Guests of TinyGo begin their lists with empty texts.
-        if !value.is_empty() {
-            self.header.push((self.name, value));
-        }
+        self.header.push((self.name, value));
     }
 }
 

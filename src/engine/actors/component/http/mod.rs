@@ -18,21 +18,21 @@ mod outgoing;
 pub mod worker;
 
 use std::{
-    collections::BTreeMap,
-    pin::Pin,
+    future::poll_fn,
+    mem,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures::{channel::oneshot, future};
+use bytes::{Bytes, BytesMut};
+use futures::{channel::oneshot, future, future::Either};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
-    body::Frame,
+    body::{Body as _, Frame},
     http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
 };
-use serde::Deserialize;
 use tokio::time::timeout;
 use wasmtime::{
     AsContextMut as _,
@@ -46,14 +46,10 @@ use wasmtime_wasi_http::{
 
 use super::{Failure, Guest, Idle, Instance, Output, Reuse, caller::End};
 use crate::rpc::exchange::{self, BodyError, Exchange};
-use lattice_protocol::{
-    contracts::{
-        self,
-        binary::Binary,
-        httpclient::{HeaderValues, HttpResponse},
-        httpserver::HANDLE_REQUEST,
-    },
-    serde_null::null_as_default,
+use lattice_protocol::contracts::{
+    self, PayloadError,
+    httpclient::HttpResponse,
+    httpserver::{self, HttpRequest},
 };
 pub(super) use outgoing::Hooks;
 
@@ -61,24 +57,14 @@ pub(super) use outgoing::Hooks;
 pub const INCOMING: &str = "wasi:http/incoming-handler@0.2";
 pub const HANDLER: &str = "wasi:http/handler@0.3";
 /// How long an instance of 0.2 that has returned waits until its answer was read, to serve again.
+/// All that it wrote is there then, and mostly it is read at once.
 const READ_WITHIN: Duration = Duration::from_millis(2);
+/// Bytes of an answer that are taken as a whole at most.
+const THERE_BYTES_MAX: usize = 256 << 10;
+/// Headers for which there is room at once; the number that a payload says is only a claim.
+const HEADERS_AT_ONCE: usize = 32;
 /// The host of a request that names none, as tools send it.
 const NO_HOST: &str = "localhost";
-
-/// A request, as providers of all years send it.
-#[derive(Debug, Default, Deserialize)]
-struct Incoming {
-    #[serde(default, deserialize_with = "null_as_default")]
-    method: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    path: String,
-    #[serde(default, rename = "queryString", deserialize_with = "null_as_default")]
-    query: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    header: BTreeMap<String, HeaderValues>,
-    #[serde(default)]
-    body: Binary,
-}
 
 /// Why a request of a provider is none.
 #[derive(Debug, thiserror::Error)]
@@ -91,39 +77,41 @@ enum BadRequest {
     HeaderValue,
     #[error("the path cannot be read: {0}")]
     Path(#[from] http::uri::InvalidUri),
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
 }
 
-impl Incoming {
-    fn into_request(self) -> Result<http::Request<WasiBody>, BadRequest> {
-        let method = match self.method.as_str() {
-            "" => Method::GET,
-            given => Method::from_bytes(given.as_bytes()).map_err(|_| BadRequest::Method)?,
-        };
-        let mut headers = HeaderMap::new();
-        for (name, HeaderValues(values)) in self.header {
-            let name = HeaderName::from_bytes(name.as_bytes());
-            let name = name.map_err(|_| BadRequest::HeaderName)?;
-            for value in values {
-                let value = HeaderValue::from_bytes(value.as_bytes());
-                headers.append(&name, value.map_err(|_| BadRequest::HeaderValue)?);
-            }
-        }
-        let authority = headers.remove(header::HOST);
-        let authority = authority.as_ref().and_then(|host| host.to_str().ok());
-        let authority = authority.filter(|host| !host.is_empty()).unwrap_or(NO_HOST);
-        let slash = if self.path.starts_with('/') { "" } else { "/" };
-        let mark = if self.query.is_empty() { "" } else { "?" };
-        // Absolute, because a guest of 0.3 knows its host from nothing else.
-        let uri: Uri =
-            format!("http://{authority}{slash}{}{mark}{}", self.path, self.query).parse()?;
-        // It is of one connection.
-        headers.remove(header::TRANSFER_ENCODING);
-        let mut request = http::Request::new(exchange::whole(self.body.0));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        Ok(request)
+/// Reads a request, as providers of all years send it. Headers and body are parts of the payload.
+fn incoming(payload: Bytes) -> Result<http::Request<WasiBody>, BadRequest> {
+    let payload = httpserver::msgpack(payload)?;
+    let HttpRequest { method, path, query, header, body } = HttpRequest::decode(&payload)?;
+    let method = match method {
+        b"" => Method::GET,
+        given => Method::from_bytes(given).map_err(|_| BadRequest::Method)?,
+    };
+    let mut headers = HeaderMap::with_capacity(header.len().min(HEADERS_AT_ONCE));
+    for (name, value) in header {
+        let name = HeaderName::from_bytes(name).map_err(|_| BadRequest::HeaderName)?;
+        let value = HeaderValue::from_maybe_shared(payload.slice_ref(value));
+        headers.append(name, value.map_err(|_| BadRequest::HeaderValue)?);
     }
+    let authority = headers.remove(header::HOST).filter(|host| host.to_str().is_ok_and(is_named));
+    let authority = authority.as_ref().map_or(NO_HOST.as_bytes(), HeaderValue::as_bytes);
+    let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
+    let mark: &[u8] = if query.is_empty() { b"" } else { b"?" };
+    // Absolute, because a guest of 0.3 knows its host from nothing else.
+    let uri = [b"http://", authority, slash, path, mark, query].concat();
+    // It is of one connection.
+    headers.remove(header::TRANSFER_ENCODING);
+    let mut request = http::Request::new(exchange::whole(body.into_bytes(&payload)));
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::from_maybe_shared(Bytes::from(uri))?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn is_named(host: &str) -> bool {
+    !host.is_empty()
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -181,26 +169,54 @@ pub(super) async fn handle(
     };
     let (sender, answer) = oneshot::channel();
     let (read_to_end, is_read) = oneshot::channel::<()>();
-    let running = async {
-        let Idle { store, proxy, served } = &mut *idle;
-        *served += 1;
-        let prepared =
-            Prepared::new(store.as_context_mut(), proxy, request, WasiHttpView::http, sender)?;
-        let ran = store.run_concurrent(async |accessor| {
-            let ran = prepared.run(accessor, future::pending()).await;
-            ran.map(drop)?;
-            wasmtime::Result::Ok(may_go_on(proxy, reuse, is_read).await)
-        });
-        // Streams that a guest left open would never end while its store lives.
-        let may_go_on = end.of(ran).await?;
-        // The store has the call twice: in its data and in its hooks.
-        let is_done = instance.caller.is_done_but_for(2);
-        wasmtime::Result::Ok((may_go_on && is_done).then_some(idle))
-    };
     let reading = read(answer, exchange.as_deref(), (&end, read_to_end), (&method, bytes_max));
-    let (ran, read): (wasmtime::Result<_>, _) = future::join(running, reading).await;
-    let idle = ran?;
-    Ok((read.map_err(Failure::Told)?, idle))
+    let mut reading = pin!(reading);
+    let (is_read, read) = {
+        let running = pin!(end.of(run(&mut idle, (request, sender), is_read)));
+        match future::select(running, reading.as_mut()).await {
+            Either::Left((is_read, _)) => (is_read?, None),
+            Either::Right((read, running)) => (running.await?, Some(read)),
+        }
+    };
+    let mut idle = (reuse == Reuse::Possible).then_some(idle);
+    let read = match read {
+        Some(read) => read,
+        None => match timeout(READ_WITHIN, reading.as_mut()).await {
+            Ok(read) => read,
+            Err(_) => {
+                // A body that the guest left open gets no end while its store lives.
+                idle = None;
+                reading.await
+            }
+        },
+    };
+    if idle.is_some() && timeout(READ_WITHIN, is_read).await.is_err() {
+        idle = None;
+    }
+    // The store has the call twice: in its data and in its hooks.
+    let is_done = instance.caller.is_done_but_for(2);
+    Ok((read.map_err(Failure::Told)?, idle.filter(|_| is_done)))
+}
+
+/// Runs an instance until its guest has answered a request, and one of 0.3 until its answer was
+/// read: its tasks go on writing the body after the head was returned.
+async fn run(
+    idle: &mut Idle,
+    (request, answer): (http::Request<WasiBody>, oneshot::Sender<wasmtime::Result<Response>>),
+    mut is_read: oneshot::Receiver<()>,
+) -> wasmtime::Result<wasmtime::Result<oneshot::Receiver<()>>> {
+    let Idle { store, proxy, served } = idle;
+    *served += 1;
+    let (context, view) = (store.as_context_mut(), WasiHttpView::http);
+    let prepared = Prepared::new(context, proxy, request, view, answer)?;
+    let running = store.run_concurrent(async |accessor| {
+        prepared.run(accessor, future::pending()).await?;
+        if let Proxy::P3(_) = proxy {
+            let _ = (&mut is_read).await;
+        }
+        Ok(is_read)
+    });
+    running.await
 }
 
 type Answer = oneshot::Receiver<wasmtime::Result<Response>>;
@@ -219,7 +235,7 @@ async fn read(
         Err(_) => return Err("the component returned without an answer".to_owned()),
     };
     match exchange {
-        Some(exchange) => hand_over(exchange, response, (end, read_to_end)),
+        Some(exchange) => hand_over(exchange, response, (end, read_to_end)).await,
         None => {
             let read = collect(response, method, bytes_max).await;
             drop(read_to_end);
@@ -228,16 +244,24 @@ async fn read(
     }
 }
 
-/// Gives an answer to the caller, which reads its body as it comes; then the payload is empty.
-fn hand_over(
+/// Gives an answer to the caller, which reads its body as it comes; then the payload is empty. A
+/// body that is there already is given as a whole, so that nobody waits until it was read.
+async fn hand_over(
     caller: &Exchange,
     response: Response,
     (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
 ) -> Result<Bytes, String> {
-    let end = Arc::clone(end);
-    let response =
-        response.map(|body| exchange::holding(OfGuest { first: None, body, end }, read_to_end));
-    match caller.answer(response) {
+    let (parts, body) = response.into_parts();
+    let mut body = OfGuest { first: None, body, end: Arc::clone(end) };
+    let body = match body.read_what_is_there().await {
+        Ok((whole, true)) => exchange::whole(whole),
+        Ok((first, false)) => {
+            body.first = Some(first).filter(|first| !first.is_empty());
+            exchange::holding(body, read_to_end)
+        }
+        Err(error) => return Err(format!("the body of the answer broke off: {error}")),
+    };
+    match caller.answer(http::Response::from_parts(parts, body)) {
         true => Ok(Bytes::new()),
         false => Err("nobody waits for the answer any more".to_owned()),
     }
@@ -252,9 +276,7 @@ fn request_of(
         Some(exchange) => exchange.take(payload),
         None => (payload, None),
     };
-    let incoming: Incoming =
-        contracts::decode(HANDLE_REQUEST, &payload).map_err(|error| error.to_string())?;
-    let mut request = incoming.into_request().map_err(|error| error.to_string())?;
+    let mut request = incoming(payload).map_err(|error| error.to_string())?;
     if let Some(body) = body {
         *request.body_mut() = body.map_err(request_broke_off).boxed_unsync();
     }
@@ -270,27 +292,33 @@ async fn fresh(pre: &ProxyPre<Guest>, instance: &Instance) -> wasmtime::Result<B
     Ok(Box::new(Idle { store, proxy, served: 0 }))
 }
 
-/// Says whether an instance that returned can answer another request: its answer must have been
-/// read to the end.
-async fn may_go_on(proxy: &Proxy, reuse: Reuse, is_read: oneshot::Receiver<()>) -> bool {
-    match proxy {
-        Proxy::P3(_) => {
-            // Its tasks go on writing the body after the head was returned.
-            let _ = is_read.await;
-            reuse == Reuse::Possible
-        }
-        // All that it wrote is there, and mostly it is read at once. A body that the guest left
-        // open gets no end while the store lives.
-        Proxy::P2(_) => reuse == Reuse::Possible && timeout(READ_WITHIN, is_read).await.is_ok(),
-    }
-}
-
 /// A body that a guest writes. If the guest is cut off, the body breaks off.
 struct OfGuest {
     /// The part that was read already.
     first: Option<Bytes>,
     body: WasiBody,
     end: Arc<End>,
+}
+
+impl OfGuest {
+    /// Reads without waiting; says whether that is all. Trailers have no place in the contract.
+    async fn read_what_is_there(&mut self) -> Result<(Bytes, bool), BodyError> {
+        let mut read = BytesMut::new();
+        poll_fn(|context| {
+            while read.len() <= THERE_BYTES_MAX {
+                let Poll::Ready(frame) = Pin::new(&mut *self).poll_frame(context) else { break };
+                match frame.transpose() {
+                    Err(error) => return Poll::Ready(Err(error)),
+                    Ok(None) => return Poll::Ready(Ok((mem::take(&mut read).freeze(), true))),
+                    Ok(Some(frame)) => {
+                        read.extend_from_slice(&frame.into_data().unwrap_or_default());
+                    }
+                }
+            }
+            Poll::Ready(Ok((mem::take(&mut read).freeze(), false)))
+        })
+        .await
+    }
 }
 
 impl hyper::body::Body for OfGuest {
@@ -359,46 +387,51 @@ fn told(error: &wasmtime::Error) -> String {
 #[cfg(test)]
 mod tests {
     use lattice_protocol::contracts::httpclient::header_map;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn incoming(host: &[&str], path: &str, query: &str) -> http::Request<WasiBody> {
-        let values = host.iter().map(|host| (*host).to_owned()).collect();
-        let request = Incoming {
-            method: "POST".into(),
-            path: path.into(),
-            query: query.into(),
-            header: BTreeMap::from([("Host".into(), HeaderValues(values))]),
-            body: Binary::default(),
-        };
-        request.into_request().expect("a request")
+    fn read(request: &Value) -> Result<http::Request<WasiBody>, BadRequest> {
+        incoming(contracts::encode(request))
     }
 
     #[test]
     fn a_request_has_an_absolute_url_and_no_host_header() {
-        let request = incoming(&["shop.example:8080"], "/a%20b", "x=1&x=2");
+        let request = read(&json!({
+            "method": "POST", "path": "/a%20b", "queryString": "x=1&x=2", "body": null,
+            "header": {"Host": ["shop.example:8080"], "Transfer-Encoding": ["chunked"]},
+        }));
+        let request = request.expect("a request");
         assert_eq!(*request.uri(), "http://shop.example:8080/a%20b?x=1&x=2");
-        assert!(request.headers().is_empty());
-        for (path, url) in [("", "http://localhost/"), ("/", "http://localhost/")] {
-            assert_eq!(*incoming(&[], path, "").uri(), url);
+        assert!(request.headers().is_empty() && request.method() == Method::POST);
+        for path in ["", "/"] {
+            for host in [json!([]), json!([""]), json!("")] {
+                let request = read(&json!({ "path": path, "header": {"host": host} }));
+                assert_eq!(*request.expect("a request").uri(), "http://localhost/");
+            }
         }
     }
 
     #[test]
+    fn headers_without_a_value_are_kept() {
+        let request = read(&json!({ "header": {"x-a": ["", "1"], "x-b": "2"} }));
+        let headers = request.expect("a request").into_parts().0.headers;
+        let values: Vec<_> = headers.get_all("x-a").iter().collect();
+        assert!(values == ["", "1"] && headers["x-b"] == "2");
+    }
+
+    #[test]
     fn what_is_no_request_is_named() {
-        let broken = |change: fn(&mut Incoming)| {
-            let mut incoming = Incoming::default();
-            change(&mut incoming);
-            incoming.into_request().map(drop).expect_err("no request").to_string()
-        };
-        assert!(broken(|request| request.method = "G ET".into()).contains("method"));
-        assert!(broken(|request| request.path = "/a b".into()).contains("path"));
-        assert!(
-            broken(|request| {
-                request.header.insert("a b".into(), HeaderValues::default());
-            })
-            .contains("header")
-        );
+        for (request, expected) in [
+            (json!({"method": "G ET"}), "method"),
+            (json!({"path": "/a b"}), "path"),
+            (json!({"header": {"a b": ["1"]}}), "name of a header"),
+            (json!({"header": {"a": ["1\n2"]}}), "control characters"),
+            (json!("nothing of the kind"), "HandleRequest"),
+        ] {
+            let error = read(&request).map(drop).expect_err("no request").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]
