@@ -14,9 +14,13 @@ use tracing::{Instrument as _, info, info_span, warn};
 use super::{
     api::{Server, SubscribeError},
     export::{self, Export},
+    leases::Leases,
+    reconcile::{self, Reconciler},
     rival::{self, Rival},
+    rollouts::Rollouts,
     status::Statuses,
     store::Models,
+    surroundings::Surroundings,
     targets::Targets,
 };
 use lattice_base::{
@@ -44,7 +48,7 @@ pub struct Parts {
     pub nats: Nats,
     /// The lattice, as a client sees it.
     pub lattice: Lattice,
-    pub host_id: String,
+    pub surroundings: Arc<dyn Surroundings>,
     pub answers: Answers,
     /// How buckets are made.
     pub making: Making,
@@ -85,25 +89,41 @@ impl Manager {
     /// Starts it; everything ends with `stop`. Returns when the API is served, if nobody else
     /// serves it.
     pub async fn start(parts: Parts, stop: &CancellationToken) -> Arc<Self> {
-        let Parts { nats, lattice, host_id, answers, making, desired, authority, setting } = parts;
+        let Parts { nats, lattice, surroundings, answers, making, desired, authority, setting } =
+            parts;
         let domain = lattice.js_domain.as_deref();
         let models = Models::new(nats.clone(), domain, lattice.name(), making);
-        let targets = Targets::new(desired, authority);
+        let leases = Leases::new(desired.clone(), surroundings.host_id());
+        let targets = Targets::new(desired.clone(), Arc::clone(&authority), leases.clone());
         let subjects = lattice.subjects.clone();
         let statuses = Statuses::new(nats.clone(), domain, subjects, making.replicas);
+        let rollouts = Rollouts::new(desired.clone(), Arc::clone(&authority));
         let server = Server {
-            host_id,
+            host_id: surroundings.host_id().to_owned(),
             lattice: lattice.clone(),
             answers,
             models: models.clone(),
             targets: targets.clone(),
             statuses: statuses.clone(),
+            rollouts: rollouts.clone(),
         };
+        let standing = watch::Sender::new(Standing::Unknown);
+        let reconciler = Reconciler::new(reconcile::Parts {
+            surroundings,
+            lattice: lattice.clone(),
+            targets: targets.clone(),
+            statuses: statuses.clone(),
+            leases,
+            desired,
+            authority,
+            standing: standing.subscribe(),
+            rollouts,
+        });
         let manager = Arc::new(Self {
             models,
             targets,
             statuses,
-            standing: watch::Sender::new(Standing::Unknown),
+            standing,
             server: Arc::new(server),
             lattice,
             nats,
@@ -111,7 +131,7 @@ impl Manager {
             stop: stop.child_token(),
             tasks: TaskTracker::new(),
         });
-        manager.spawn(setting);
+        manager.spawn(setting, reconciler);
         let mut standing = manager.standing();
         let known = standing.wait_for(|standing| *standing != Standing::Unknown);
         // A host without it works as well.
@@ -133,7 +153,7 @@ impl Manager {
         }
     }
 
-    fn spawn(self: &Arc<Self>, setting: Applications) {
+    fn spawn(self: &Arc<Self>, setting: Applications, reconciler: Reconciler) {
         if setting == Applications::Never {
             self.standing.send_replace(Standing::Off);
             return;
@@ -143,6 +163,7 @@ impl Manager {
         self.tasks.spawn(exporting.instrument(span.clone()));
         let following = self.targets.clone().run(self.stop.clone());
         self.tasks.spawn(following.instrument(span.clone()));
+        self.tasks.spawn(reconciler.run(self.stop.clone()).instrument(span.clone()));
         let hearing = Arc::clone(self).hear_news();
         self.tasks.spawn(hearing.instrument(span.clone()));
         self.tasks.spawn(Arc::clone(self).run(setting).instrument(span));

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::leases::Leases;
 use lattice_base::store::{
     Backend as _, Expect, Update,
     desired::{Desired, DesiredError},
@@ -54,6 +55,9 @@ pub struct Target {
     pub version: String,
     /// Also that of an application that was undeployed: its links are known by it only.
     pub manifest: Manifest,
+    /// The version that ran before, as far as a rollout may have to go back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Manifest>,
     pub state: State,
     /// When it was asked for, in Unix milliseconds.
     pub at: u64,
@@ -66,6 +70,7 @@ impl Target {
             name: manifest.name().to_owned(),
             version: manifest.version().to_owned(),
             manifest,
+            before: None,
             state,
             at: clock::now_ms(),
         }
@@ -95,6 +100,8 @@ pub struct Targets(Arc<Inner>);
 struct Inner {
     desired: Desired,
     authority: Arc<Authority>,
+    /// Of the same bucket, so they are told what is heard of it.
+    leases: Leases,
     // Held for lines, never across an await.
     table: Mutex<Table>,
     snapshot: watch::Sender<Snapshot>,
@@ -112,10 +119,11 @@ struct Table {
 }
 
 impl Targets {
-    pub fn new(desired: Desired, authority: Arc<Authority>) -> Self {
+    pub fn new(desired: Desired, authority: Arc<Authority>, leases: Leases) -> Self {
         Self(Arc::new(Inner {
             desired,
             authority,
+            leases,
             table: Mutex::default(),
             snapshot: watch::Sender::new(Snapshot::default()),
             wake: Notify::new(),
@@ -203,6 +211,7 @@ impl Targets {
         };
         let mut updates = bucket.watch();
         while let Some(update) = updates.recv().await {
+            self.0.leases.on_update(&update);
             match update {
                 Update::Snapshot(entries) => {
                     self.0.table.lock().keep_only(&entries);

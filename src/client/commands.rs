@@ -323,8 +323,10 @@ impl<'a> HostCommands<'a> {
         let request = UpdateActor {
             actor_id: id.to_owned(),
             annotations: Some(self.sent(&Pairs::new())),
+            any_revision: false,
             host_id: host.to_owned(),
             new_actor_ref: reference.to_owned(),
+            share: None,
         };
         self.told(&request, &format!("update {id}")).await.context("update the actor")?;
         let Some(patience) = self.patience else { return Ok(()) };

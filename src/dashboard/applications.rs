@@ -7,14 +7,17 @@ use futures::{FutureExt as _, future::BoxFuture};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use lattice_applications::manager::{Manager, Parts};
+use lattice_applications::{
+    manager::{Manager, Parts},
+    surroundings::{Neighbours, Surroundings},
+};
 use lattice_base::{
     config::Config,
     store::{desired::Desired, jetstream::making::Making},
 };
 use lattice_client::lattice::Lattice;
-use lattice_engine::{host::face::Commander, host_context::HostContext};
-use lattice_protocol::{desired::Authority, identity::keys::ClusterKey};
+use lattice_engine::{host::face::Commander, host_context::HostContext, links::Live, peers::Peers};
+use lattice_protocol::{desired::Authority, identity::keys::ClusterKey, links::Table};
 
 /// The keeping of applications, as the host ends it.
 pub struct Keeper(pub Arc<Manager>);
@@ -22,6 +25,32 @@ pub struct Keeper(pub Arc<Manager>);
 impl Commander for Keeper {
     fn stop(&self) -> BoxFuture<'_, ()> {
         self.0.stop().boxed()
+    }
+}
+
+/// The host around it.
+struct Around {
+    host_id: String,
+    peers: Peers,
+    links: Live,
+}
+
+impl Surroundings for Around {
+    fn host_id(&self) -> &str {
+        &self.host_id
+    }
+
+    fn neighbours(&self) -> Neighbours {
+        let mut neighbours = Neighbours::default();
+        for (host, is_lost) in self.peers.others() {
+            let hosts = if is_lost { &mut neighbours.lost } else { &mut neighbours.live };
+            hosts.insert(host);
+        }
+        neighbours
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.links.table()
     }
 }
 
@@ -53,7 +82,11 @@ fn parts(context: &HostContext, config: &Config) -> Result<Parts> {
             lattice_client::TIMEOUT,
             js_domain.clone(),
         ),
-        host_id: context.host_id.to_string(),
+        surroundings: Arc::new(Around {
+            host_id: context.host_id.to_string(),
+            peers: context.peers.clone(),
+            links: context.links.clone(),
+        }),
         answers: answers.clone(),
         making,
         desired: Desired::new(ctl.clone(), domain, name, making),

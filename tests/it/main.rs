@@ -40,6 +40,7 @@ mod httpclient;
 mod httpserver;
 mod hub;
 mod identity;
+mod keeping;
 mod kept;
 mod keyvalue;
 mod kinds;

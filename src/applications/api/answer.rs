@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{status::StatusError, store::StoreError, targets::TargetError};
+use lattice_base::store::desired::DesiredError;
 use lattice_protocol::{
     applications::{
         api::{Failure, GetResult, VersionsReply},
@@ -40,6 +41,10 @@ pub enum Refusal {
     OtherProviderVersion { image: String, application: String },
     #[error("The stored version {version} cannot be used by these hosts: {cause}")]
     Unusable { version: String, cause: String },
+    #[error("{0}")]
+    Rollout(String),
+    #[error("Internal storage error: {0}")]
+    Bucket(#[from] DesiredError),
     #[error("make the stored form: {0}")]
     Form(serde_json::Error),
 }

@@ -19,6 +19,7 @@ use super::{
     read::{Hosts, deployed, not_found, parse},
 };
 use crate::{
+    rollouts,
     store::{Change, StoreError},
     targets::{State, Target},
 };
@@ -185,13 +186,30 @@ impl Server {
         };
         let manifest = usable(name, version, manifest)?;
         self.check_providers(&manifest)?;
-        let target = Target::of(manifest, State::Deployed);
+        let before = self.before(name, version).await?;
+        let target = Target { before, ..Target::of(manifest, State::Deployed) };
         self.targets.set(&target).await?;
         info!(application = name, version, "application deployed");
         self.mark(name, Some(version)).await;
         self.tell(News::Published(&target.manifest)).await;
         let message = format!("Successfully deployed model {name} {version}");
         Ok(acknowledged(name, Some(version), message))
+    }
+
+    /// Returns the version that runs now, for a rollout to go back to: the deployed one, or of a
+    /// version that has not taken over the one before it.
+    async fn before(&self, name: &str, version: &str) -> Result<Option<Manifest>, Refusal> {
+        let Some(target) = self.targets.get(name).await?.filter(Target::is_deployed) else {
+            return Ok(None);
+        };
+        let stored = self.rollouts.of(&target).await?;
+        let held = stored.rollout.or_else(|| rollouts::begin(&target));
+        match held {
+            Some(rollout) if rollout.holds_back() => {
+                Ok(target.before.filter(|before| before.version() != version))
+            }
+            _ => Ok(Some(target.manifest).filter(|running| running.version() != version)),
+        }
     }
 
     /// A provider of one key cannot run in two versions on a host.

@@ -11,6 +11,7 @@
 mod answer;
 mod change;
 mod read;
+mod rollout;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{status::Statuses, store::Models, targets::Targets};
+use super::{rollouts::Rollouts, status::Statuses, store::Models, targets::Targets};
 use lattice_base::lattice::{
     answers::{Answers, Unsent},
     connection::confirm,
@@ -47,6 +48,7 @@ pub struct Server {
     pub models: Models,
     pub targets: Targets,
     pub statuses: Statuses,
+    pub rollouts: Rollouts,
 }
 
 /// Why the API is not served.
@@ -136,6 +138,7 @@ impl Server {
             Request::Delete(name) => answer::of(self.delete(name, body).await),
             Request::Deploy(name) => answer::of(self.deploy(name, body).await),
             Request::Undeploy(name) => answer::of(self.undeploy(name, body).await),
+            Request::Rollout(name) => answer::of(self.rollout(name, body).await),
         }
     }
 }

@@ -323,8 +323,10 @@ impl Deployment {
         let request = UpdateActor {
             actor_id: actor.actor.clone(),
             annotations: None,
+            any_revision: false,
             host_id: actor.host_id.clone(),
             new_actor_ref: actor.reference.clone(),
+            share: None,
         };
         self.ask(actor, &request).await
     }

@@ -10,7 +10,7 @@
 
 use std::{pin::pin, sync::Arc};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::{
@@ -33,6 +33,7 @@ use super::{
     inbound::{Ended, HostCall, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
+    trial::{Trial, Version},
     turns::ActorTurns,
     workers::Workers,
 };
@@ -146,6 +147,8 @@ pub struct Shared {
 pub struct Actor {
     pub id: ActorId,
     artifact: ArcSwap<Artifact>,
+    /// A newer revision that takes a share of the calls.
+    trial: ArcSwapOption<Trial>,
     permits: Arc<Permits>,
     /// Instances that may serve again.
     pub(super) idle: Arc<Idle>,
@@ -175,6 +178,7 @@ impl Actor {
             turns: ActorTurns::new(&shared.engine.turns()),
             config: Configuration::new(shared.config.clone(), id.to_string()),
             artifact: ArcSwap::new(artifact),
+            trial: ArcSwapOption::empty(),
             shared,
             in_work: TaskTracker::new(),
             id,
@@ -191,10 +195,34 @@ impl Actor {
         self.artifact.load_full()
     }
 
+    /// Returns the modules it runs now.
+    pub fn artifacts(&self) -> Vec<Arc<Artifact>> {
+        let newer = self.trial.load().as_ref().map(|trial| Arc::clone(&trial.artifact));
+        newer.into_iter().chain([self.artifact.load_full()]).collect()
+    }
+
     /// Runs another module from the next call on; calls in work finish with the old one.
     pub fn update(&self, artifact: Arc<Artifact>) {
         self.artifact.store(artifact);
+        self.trial.store(None);
         self.forget_instances();
+    }
+
+    /// Lets a newer revision take a share of the calls from the next one on, or none any more.
+    pub fn set_trial(&self, trial: Option<Trial>) {
+        self.trial.store(trial.map(Arc::new));
+        self.forget_instances();
+    }
+
+    /// Returns the module of the next call; and what counts the call, while there are two.
+    fn next_version(&self) -> (Arc<Artifact>, Option<Version>) {
+        let trial = self.trial.load();
+        let version = trial.as_ref().map(|trial| trial.next());
+        let artifact = match (&*trial, &version) {
+            (Some(trial), Some(version)) if version.is_newer() => Arc::clone(&trial.artifact),
+            _ => self.artifact.load_full(),
+        };
+        (artifact, version)
     }
 
     /// Changes how many calls may run at a time.
@@ -263,10 +291,24 @@ impl Actor {
 
     /// Runs an admitted call. Safe to drop: its instance goes with it.
     async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
+        let (artifact, version) = self.next_version();
+        let Some(version) = version else { return self.run_bounded(call, permit, artifact).await };
+        let (operation, began) = (call.operation.clone(), Instant::now());
+        let result = Arc::clone(&self).run_bounded(call, permit, artifact).await;
+        version.count(&operation, began.elapsed(), &result, self.id.as_str());
+        result
+    }
+
+    async fn run_bounded(
+        self: Arc<Self>,
+        call: Call,
+        permit: Permit,
+        artifact: Arc<Artifact>,
+    ) -> Result<Bytes, CallError> {
         // The guest looks at its deadline in its own code only. This is for all that it can wait
         // for in the host, and for a core.
         let (chain, deadline) = (call.chain.clone(), call.deadline);
-        let running = Box::pin(Arc::clone(&self).run_unbounded(call, permit));
+        let running = Box::pin(Arc::clone(&self).run_unbounded(call, permit, artifact));
         match chain.within(deadline, self.turns.carry(running)).await {
             Some(Some(result)) => result,
             Some(None) => {
@@ -286,10 +328,10 @@ impl Actor {
         self: Arc<Self>,
         call: Call,
         permit: Permit,
+        artifact: Arc<Artifact>,
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
         let _permit = permit;
-        let artifact = self.artifact.load_full();
         let call = match (&artifact.code, &call.exchange) {
             // A component was replaced by a module while the call was on its way here.
             (Code::Module(_), Some(_)) => Box::pin(call.whole()).await?,

@@ -136,8 +136,10 @@ impl Idle {
         if self.calls_max(artifact) <= 1 || !artifact.can_reuse(operation) {
             return None;
         }
-        let kept = self.state.lock().kept.pop()?;
-        Arc::ptr_eq(&kept.artifact, artifact).then_some(kept.instance)
+        let mut state = self.state.lock();
+        // Two revisions may run side by side.
+        let newest = state.kept.iter().rposition(|kept| Arc::ptr_eq(&kept.artifact, artifact))?;
+        Some(state.kept.remove(newest).instance)
     }
 
     /// Keeps one that has served, if it may serve again and there is a `slot` for it.

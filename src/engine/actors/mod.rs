@@ -31,6 +31,7 @@ pub mod permits;
 pub mod plan;
 pub mod sink;
 pub mod supervisor;
+pub mod trial;
 pub mod turns;
 pub mod weight;
 mod workers;

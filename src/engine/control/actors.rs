@@ -7,7 +7,9 @@ use futures::FutureExt;
 use tracing::info;
 
 use super::server::{Answer, Server, StopRequest, json, now, with_kept};
-use crate::actors::supervisor::{ActorError, Amount, Handle, Replace, Start, Stop, UNBOUNDED};
+use crate::actors::supervisor::{
+    ActorError, Amount, Handle, Replace, Revisions, Start, Stop, UNBOUNDED,
+};
 use lattice_protocol::{
     control::{
         bounds,
@@ -120,6 +122,21 @@ impl Server {
     }
 
     pub(super) fn update_actor(&self, request: UpdateActor) -> Answer {
+        match request.share {
+            None | Some(1..=99) => {}
+            Some(0) => {
+                let ended = self.parts.actors.take_back(request.actor_id);
+                return async move {
+                    json(&Ack::from(ended.await.unwrap_or(Err(ActorError::Unavailable))))
+                }
+                .boxed();
+            }
+            Some(share) => {
+                return now(&Ack::rejected(format!(
+                    "a share of {share} %; 1 to 99 is a share, without one the new module takes all calls, and 0 takes it back"
+                )));
+            }
+        }
         let mut annotations = request.annotations.unwrap_or_default();
         if let Err(error) = bounds::start(&request.new_actor_ref, &annotations) {
             return now(&Ack::rejected(error));
@@ -134,6 +151,11 @@ impl Server {
             actor_id: Some(request.actor_id.clone()).filter(|id| !id.is_empty()),
             reference: request.new_actor_ref.clone(),
             annotations,
+            revisions: match request.any_revision {
+                true => Revisions::Any,
+                false => Revisions::Newer,
+            },
+            share: request.share,
             issuer_change,
         });
         // Kept when it worked, however long that takes.
@@ -141,6 +163,10 @@ impl Server {
         let updating = self.parts.context.tasks.spawn(async move {
             if let Err(error) = updated.await.unwrap_or(Err(ActorError::Unavailable)) {
                 return json(&Ack::from(Err::<(), _>(error)));
+            }
+            if request.share.is_some() {
+                // Not before it has taken over.
+                return json(&Ack::accepted());
             }
             let reference = request.new_actor_ref;
             let actor = actor_of(&actors, request.actor_id, &reference);

@@ -7,7 +7,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{actors::supervisor::ActorView, providers::supervisor::ProviderView};
+use crate::{
+    actors::{supervisor::ActorView, trial::TrialView},
+    providers::supervisor::ProviderView,
+};
 use lattice_base::config::labels::{LABELS_MAX, LabelError};
 use lattice_protocol::{
     control::types::{
@@ -228,6 +231,7 @@ fn inventory_actor(actor: &ActorView) -> InventoryActor {
             })
             .collect(),
         code: Some(actor.code.clone()),
+        trial: actor.trial.as_ref().map(TrialView::told),
     }
 }
 
@@ -288,6 +292,7 @@ mod tests {
                 instance_id: "i".into(),
                 max: u32::MAX,
             }],
+            trial: None,
         }]
     }
 

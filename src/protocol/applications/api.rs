@@ -6,7 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::Manifest;
+use super::{
+    manifest::Manifest,
+    rollout::{Rollout, Step},
+};
 use crate::serde_null::null_as_default;
 
 /// The NATS header that tells hosts of this project from a deployment manager: its value is the id
@@ -94,6 +97,9 @@ pub struct Status {
     pub components: Vec<ComponentStatus>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub scalers: Vec<ScalerStatus>,
+    /// While a new version takes over step by step, and after it was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +125,58 @@ pub struct ScalerStatus {
     pub kind: String,
     pub name: String,
     pub status: Info,
+}
+
+/// A rollout, with its numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    #[serde(flatten)]
+    pub rollout: Rollout,
+    /// The steps of the first component that changes.
+    pub steps: Vec<Step>,
+    /// Calls of the new version that a step waits for.
+    pub calls_wanted: u64,
+    pub stable: VersionFigures,
+    pub newer: VersionFigures,
+}
+
+/// The calls of a version in the step that a rollout is at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionFigures {
+    pub calls: u64,
+    pub failed: u64,
+    /// The slowest of 100 calls, in microseconds; 0 without calls.
+    pub p99_us: u64,
+}
+
+/// The body of `rollout`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RolloutRequest {
+    #[serde(default)]
+    pub action: RolloutAction,
+}
+
+/// What is to become of a rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RolloutAction {
+    /// Nothing; it is only looked at.
+    #[default]
+    Status,
+    /// It stays at its step.
+    Pause,
+    Resume,
+    /// The old version takes everything again.
+    Abort,
+}
+
+/// The answer to `rollout`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RolloutReply {
+    pub result: StatusResult,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// The record in the stream of statuses: that of wadm 0.10 at the top, and that of later ones.

@@ -14,9 +14,12 @@ use std::{collections::BTreeMap, fmt};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::manifest::{
-    Actor, Capability, Component, Config, DEFAULT_LINK, Linkdef, Manifest, Metadata, Properties,
-    Scaling, Specification, Spread, Trait,
+use super::{
+    manifest::{
+        Actor, Capability, Component, Config, DEFAULT_LINK, Linkdef, Manifest, Metadata,
+        Properties, Scaling, Specification, Spread, Trait,
+    },
+    rollout::{Policy, Step},
 };
 use crate::serde_null::null_as_default;
 
@@ -188,6 +191,10 @@ struct RawTraitProperties {
     target_config: Vec<RawConfig>,
     #[serde(default, deserialize_with = "null_as_default")]
     source: RawEnd,
+    steps: Option<Vec<Step>>,
+    calls: Option<u64>,
+    max_errors_percent: Option<u64>,
+    max_p99_percent: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -395,9 +402,18 @@ impl Reader {
                 }
                 _ => self.linkdef(raw.properties).map(Trait::Linkdef),
             },
+            "rollout" => match properties {
+                Some(Properties::Capability(_)) => {
+                    self.refuse("a rollout is of an actor; a provider is replaced host by host");
+                    None
+                }
+                _ => self.rollout(raw.properties).map(Trait::Rollout),
+            },
             "link" => self.link(component, properties, raw.properties).map(Trait::Linkdef),
             _ => {
-                self.refuse("this type is none of spreadscaler, daemonscaler, linkdef, link");
+                self.refuse(
+                    "this type is none of spreadscaler, daemonscaler, linkdef, link, rollout",
+                );
                 None
             }
         }
@@ -417,6 +433,23 @@ impl Reader {
             weight: raw.weight,
         });
         Some(Scaling { instances, spread: spread.collect(), rebalance: raw.rebalance })
+    }
+
+    fn rollout(&mut self, raw: RawTraitProperties) -> Option<Policy> {
+        let usual = Policy::default();
+        let policy = Policy {
+            steps: raw.steps.unwrap_or(usual.steps),
+            calls: raw.calls.unwrap_or(usual.calls),
+            max_errors_percent: raw.max_errors_percent.unwrap_or(usual.max_errors_percent),
+            max_p99_percent: raw.max_p99_percent.unwrap_or(usual.max_p99_percent),
+        };
+        match policy.mistake() {
+            Some(mistake) => {
+                self.refuse(mistake);
+                None
+            }
+            None => Some(policy),
+        }
     }
 
     /// Returns the name of a link's other end, and the configuration of that end.

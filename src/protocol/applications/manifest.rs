@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::decode::{Raw, Violations};
+use super::{
+    decode::{Raw, Violations},
+    rollout,
+};
 
 /// The annotation with the version of a manifest.
 pub const VERSION: &str = "version";
@@ -106,6 +109,8 @@ pub enum Trait {
     /// So many on each host.
     Daemonscaler(Scaling),
     Linkdef(Linkdef),
+    /// How a new image takes over. An extension of ours.
+    Rollout(rollout::Policy),
 }
 
 /// How many are to run, and where.
@@ -194,7 +199,7 @@ impl Component {
     pub fn links(&self) -> impl Iterator<Item = &Linkdef> {
         self.traits.iter().flatten().filter_map(|one| match one {
             Trait::Linkdef(link) => Some(link),
-            Trait::Spreadscaler(_) | Trait::Daemonscaler(_) => None,
+            Trait::Spreadscaler(_) | Trait::Daemonscaler(_) | Trait::Rollout(_) => None,
         })
     }
 }
@@ -222,6 +227,7 @@ impl Trait {
             Self::Spreadscaler(_) => "spreadscaler",
             Self::Daemonscaler(_) => "daemonscaler",
             Self::Linkdef(_) => "linkdef",
+            Self::Rollout(_) => "rollout",
         }
     }
 }

@@ -13,5 +13,6 @@ pub mod manifest;
 pub mod ownership;
 pub mod request;
 pub mod resolved;
+pub mod rollout;
 pub mod stored;
 pub mod validate;

@@ -14,6 +14,8 @@ pub enum Request<'a> {
     Deploy(&'a str),
     Undeploy(&'a str),
     Status(&'a str),
+    /// The rollout of an application: looked at, stopped, or ended. An extension of ours.
+    Rollout(&'a str),
 }
 
 /// Why a subject asks for nothing, in the words of the old manager.
@@ -63,6 +65,7 @@ impl<'a> Request<'a> {
             "deploy" => Ok(Self::Deploy(name)),
             "undeploy" => Ok(Self::Undeploy(name)),
             "status" => Ok(Self::Status(name)),
+            "rollout" => Ok(Self::Rollout(name)),
             "history" => Err(NoRequest::History),
             _ => Err(NoRequest::Unsupported(subject.to_owned())),
         }
@@ -86,6 +89,7 @@ mod tests {
             ("model.deploy.shop", Ok(Request::Deploy("shop"))),
             ("model.undeploy.shop", Ok(Request::Undeploy("shop"))),
             ("model.status.shop", Ok(Request::Status("shop"))),
+            ("model.rollout.shop", Ok(Request::Rollout("shop"))),
             ("model.history.shop", Err("Deployment history")),
             ("model", Err("Invalid subject: wadm.api.default.model")),
             ("model.get.petclinic.foo.bar", Err("Invalid subject: ")),

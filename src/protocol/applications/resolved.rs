@@ -128,7 +128,7 @@ fn scalers(application: &str, component: &Component) -> Vec<Scaler> {
     let scaling = traits.iter().filter_map(|one| match one {
         Trait::Spreadscaler(scaling) => Some((Mode::Spread, scaling)),
         Trait::Daemonscaler(scaling) => Some((Mode::Daemon, scaling)),
-        Trait::Linkdef(_) => None,
+        Trait::Linkdef(_) | Trait::Rollout(_) => None,
     });
     scaling.map(|(mode, scaling)| scaler(application, component, mode, scaling)).collect()
 }

@@ -147,9 +147,17 @@ pub struct UpdateActor {
     pub actor_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<Pairs>,
+    /// Takes an older revision as well, so that a version can be taken back. Hosts of other makes
+    /// do not know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_revision: bool,
     #[serde(skip_deserializing)]
     pub host_id: String,
     pub new_actor_ref: String,
+    /// Percent of the calls that the new module takes, beside the one that runs: 1 to 99. 0 takes
+    /// it back; without one it takes all. Hosts of other makes do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<u8>,
 }
 
 impl HostRequest for UpdateActor {

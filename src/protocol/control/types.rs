@@ -13,6 +13,7 @@ use crate::{
     errors::chain,
     identity::WasmInfo,
     links::LinkDefinition,
+    meter::histogram::Histogram,
     serde_null::null_as_default,
 };
 
@@ -187,6 +188,33 @@ pub struct InventoryActor {
     /// Told by hosts that run components; clients of earlier years do not look at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<CodeInfo>,
+    /// Told while two revisions run side by side; then the other members are about the newer one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+}
+
+/// A newer revision of an actor that takes a share of its calls, beside the one before it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Trial {
+    /// The image of the revision before.
+    pub stable_ref: String,
+    pub stable_revision: i32,
+    /// The part of the calls that the newer revision takes, in percent.
+    pub share: u8,
+    /// The calls of each since the share was set.
+    pub stable: VersionCounts,
+    pub newer: VersionCounts,
+}
+
+/// The calls of one revision.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct VersionCounts {
+    /// Those that trapped, ran out of time, or were answered with an error.
+    pub failed: u64,
+    /// How long all of them took.
+    pub latency: Histogram,
 }
 
 /// How the code of an actor looks from outside (components, sections 1.1 and 2.1).

@@ -17,6 +17,9 @@ pub const BUCKET: &str = "DESIREDDATA_";
 const KEPT: &str = "KEPT_";
 const APPLICATION: &str = "APP_";
 const LEASE: &str = "LEASE_";
+const RENEWAL: &str = "HOST_";
+const LINKS: &str = "LINKS_";
+const ROLLOUT: &str = "ROLLOUT_";
 
 /// A key of the bucket, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,12 @@ pub enum Key<'a> {
     Application(&'a str),
     /// The host that acts for an application, by the application's name.
     Lease(&'a str),
+    /// Written again and again by a host that acts for applications, by the host's id.
+    Renewal(&'a str),
+    /// The links that were put for an application, by its name; a [`Signed`] entry.
+    Links(&'a str),
+    /// How far a new version of an application has got, by its name; a [`Signed`] entry.
+    Rollout(&'a str),
     /// Somebody else's; left alone.
     Unknown,
 }
@@ -40,6 +49,12 @@ impl<'a> Key<'a> {
             Self::Application(name)
         } else if let Some(name) = key.strip_prefix(LEASE) {
             Self::Lease(name)
+        } else if let Some(host) = key.strip_prefix(RENEWAL) {
+            Self::Renewal(host)
+        } else if let Some(name) = key.strip_prefix(LINKS) {
+            Self::Links(name)
+        } else if let Some(name) = key.strip_prefix(ROLLOUT) {
+            Self::Rollout(name)
         } else {
             Self::Unknown
         }
@@ -66,6 +81,21 @@ pub fn lease(application: &str) -> String {
     format!("{LEASE}{application}")
 }
 
+/// Returns the key that a host renews while it acts.
+pub fn renewal(host_id: &str) -> String {
+    format!("{RENEWAL}{host_id}")
+}
+
+/// Returns the key of the links that were put for an application.
+pub fn links(application: &str) -> String {
+    format!("{LINKS}{application}")
+}
+
+/// Returns the key of the rollout of an application.
+pub fn rollout(application: &str) -> String {
+    format!("{ROLLOUT}{application}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +105,9 @@ mod tests {
         assert_eq!(Key::parse(&kept("NABC")), Key::Kept("NABC"));
         assert_eq!(Key::parse(&application("shop")), Key::Application("shop"));
         assert_eq!(Key::parse(&lease("shop")), Key::Lease("shop"));
+        assert_eq!(Key::parse(&renewal("NABC")), Key::Renewal("NABC"));
+        assert_eq!(Key::parse(&links("shop")), Key::Links("shop"));
+        assert_eq!(Key::parse(&rollout("shop")), Key::Rollout("shop"));
         assert_eq!(Key::parse("LINKDEF_1"), Key::Unknown);
     }
 }

@@ -2,7 +2,10 @@
 
 use super::{Limits, StartError};
 use crate::{
-    actors::supervisor::{ActorError, GroupView, Replace, Start},
+    actors::{
+        supervisor::{ActorError, GroupView, Replace, Start},
+        trial::TrialView,
+    },
     issuers::IssuerChange,
 };
 use lattice_protocol::{events::event::Annotations, identity::keys::ActorId};
@@ -46,6 +49,9 @@ pub enum Effect<M, R> {
     },
     /// Run another module, publish the snapshot, then the events, then answer.
     Update(Update<M>, R),
+    /// Run a module beside the one that runs, or end that; publish the snapshot, then the events,
+    /// then answer.
+    Trial(TrialChange<M>, R),
     StartFailed {
         start: Start,
         actor_id: Option<ActorId>,
@@ -83,6 +89,17 @@ pub struct Update<M> {
     pub reference: String,
     pub groups: Vec<GroupView>,
     pub limits: Limits,
+}
+
+/// The beginning of a trial, its change, or its end.
+#[derive(Clone, Debug)]
+pub struct TrialChange<M> {
+    pub id: ActorId,
+    /// The newer module with its reference and its share in percent; `None` at the end.
+    pub newer: Option<(M, String, u8)>,
+    pub view: Option<TrialView>,
+    pub revision: u64,
+    pub groups: Vec<GroupView>,
 }
 
 /// A running actor as the failure of its update names it.

@@ -21,7 +21,8 @@ use std::{
 
 use super::{
     artifact::Artifact,
-    supervisor::{ActorError, ActorView, Replace, Start, Stop},
+    supervisor::{ActorError, ActorView, Replace, Revisions, Start, Stop},
+    trial::TrialView,
 };
 use crate::control::state::bytes_of_actors;
 use lattice_protocol::{
@@ -30,7 +31,7 @@ use lattice_protocol::{
     identity::{claims::ActorClaims, keys::ActorId},
 };
 
-pub use effect::{Change, Effect, Update, Version};
+pub use effect::{Change, Effect, TrialChange, Update, Version};
 pub use groups::{BadImports, BadReuse, Limits};
 use groups::{Groups, NoRoom, Scaled, check_imports, reuse_of};
 
@@ -128,6 +129,21 @@ struct Running<M> {
     module: M,
     reference: String,
     groups: Groups,
+    /// A newer revision that takes a share of the calls.
+    trial: Option<Newer<M>>,
+}
+
+/// What a replacement changed.
+enum Changed<M> {
+    Update(Update<M>),
+    Trial(TrialChange<M>),
+}
+
+/// A newer revision of a running actor.
+struct Newer<M> {
+    module: M,
+    reference: String,
+    view: TrialView,
 }
 
 /// Says what more of an actor that runs already needs.
@@ -290,8 +306,12 @@ impl<M: Module, R> Plan<M, R> {
         // Others may have taken the room while this one was subscribed for.
         let scaled =
             groups.scale(&start.annotations, start.amount, || has_room(&self.view, room))?;
-        let running =
-            Running { module: module.clone(), reference: start.reference.clone(), groups };
+        let running = Running {
+            module: module.clone(),
+            reference: start.reference.clone(),
+            groups,
+            trial: None,
+        };
         let changes = vec![running.change(scaled)];
         let id = module.claims().subject.clone();
         self.running.insert(id.clone(), running);
@@ -383,17 +403,74 @@ impl<M: Module, R> Plan<M, R> {
     }
 
     fn replace(&mut self, replace: Replace, module: M, reply: R) {
-        match self.exchange(&replace, module) {
-            Ok(update) => {
+        let effect = match replace.share {
+            None => self.exchange(&replace, module).map(Changed::Update),
+            Some(share) => self.try_beside(&replace, module, share).map(Changed::Trial),
+        };
+        let effect = match effect {
+            Ok(Changed::Update(update)) => Effect::Update(update, reply),
+            Ok(Changed::Trial(change)) => Effect::Trial(change, reply),
+            Err(error) => return self.replace_failed(replace, reply, error),
+        };
+        self.refresh_view();
+        self.effects.push(effect);
+    }
+
+    /// Ends a trial: the revision before takes all calls again.
+    pub fn take_back(&mut self, actor_id: &str, reply: R) -> Vec<Effect<M, R>> {
+        match self.running.iter_mut().find(|(id, _)| id.as_str() == actor_id) {
+            Some((id, running)) => {
+                running.trial = None;
+                let change = running.trial_change(id);
                 self.refresh_view();
-                self.effects.push(Effect::Update(update, reply));
+                self.effects.push(Effect::Trial(change, reply));
             }
-            Err(error) => self.replace_failed(replace, reply, error),
+            None => {
+                let error = ActorError::NotRunning(actor_id.to_owned());
+                self.effects.push(Effect::StopFailed { reply, error });
+            }
         }
+        self.take_effects()
+    }
+
+    /// Runs a module beside the one that runs.
+    fn try_beside(
+        &mut self,
+        replace: &Replace,
+        module: M,
+        share: u8,
+    ) -> Result<TrialChange<M>, ActorError> {
+        let running = self.may_change(replace, &module)?;
+        running.trial = Some(Newer {
+            reference: replace.reference.clone(),
+            view: TrialView {
+                stable_reference: running.reference.clone(),
+                stable_revision: running.module.claims().revision.unwrap_or(0),
+                share,
+                counts: Arc::default(),
+            },
+            module: module.clone(),
+        });
+        Ok(running.trial_change(&module.claims().subject))
     }
 
     /// Gives a running actor another module, if it may have that.
     fn exchange(&mut self, replace: &Replace, module: M) -> Result<Update<M>, ActorError> {
+        let running = self.may_change(replace, &module)?;
+        running.trial = None;
+        Ok(Update {
+            id: module.claims().subject.clone(),
+            old_module: std::mem::replace(&mut running.module, module.clone()),
+            old_reference: std::mem::replace(&mut running.reference, replace.reference.clone()),
+            module,
+            reference: replace.reference.clone(),
+            groups: running.groups.views().to_vec(),
+            limits: running.groups.limits(),
+        })
+    }
+
+    /// Returns the actor that a replacement is about, if the module may run in its place.
+    fn may_change(&mut self, replace: &Replace, module: &M) -> Result<&mut Running<M>, ActorError> {
         let id = module.claims().subject.clone();
         if let Some(expected) =
             replace.actor_id.as_ref().filter(|expected| id.as_str() != expected.as_str())
@@ -424,7 +501,7 @@ impl<M: Module, R> Plan<M, R> {
         }
         let (offered, current) =
             (module.claims().effective_revision(), running.module.claims().effective_revision());
-        if offered <= current {
+        if replace.revisions == Revisions::Newer && offered <= current {
             return Err(ActorError::NotNewer {
                 reference: replace.reference.clone(),
                 actor: id.to_string(),
@@ -432,15 +509,7 @@ impl<M: Module, R> Plan<M, R> {
                 running: current,
             });
         }
-        Ok(Update {
-            id,
-            old_module: std::mem::replace(&mut running.module, module.clone()),
-            old_reference: std::mem::replace(&mut running.reference, replace.reference.clone()),
-            module,
-            reference: replace.reference.clone(),
-            groups: running.groups.views().to_vec(),
-            limits: running.groups.limits(),
-        })
+        Ok(running)
     }
 
     /// Stops, unless the actor is being subscribed for: then the stop waits for that.
@@ -542,15 +611,35 @@ impl<M: Module> Running<M> {
         Change { module, reference, annotations, before, after }
     }
 
+    fn trial_change(&self, id: &ActorId) -> TrialChange<M> {
+        let newest = self.trial.as_ref().map_or(&self.module, |newer| &newer.module);
+        TrialChange {
+            id: id.clone(),
+            newer: self
+                .trial
+                .as_ref()
+                .map(|newer| (newer.module.clone(), newer.reference.clone(), newer.view.share)),
+            view: self.trial.as_ref().map(|newer| newer.view.clone()),
+            revision: newest.claims().effective_revision(),
+            groups: self.groups.views().to_vec(),
+        }
+    }
+
+    /// Returns how it looks from outside. Of two revisions side by side readers see the newer one.
     fn view(&self, id: &ActorId) -> ActorView {
-        let claims = self.module.claims();
+        let (module, reference) = match &self.trial {
+            Some(newer) => (&newer.module, &newer.reference),
+            None => (&self.module, &self.reference),
+        };
+        let claims = module.claims();
         ActorView {
             id: id.clone(),
             name: claims.name.clone(),
-            reference: self.reference.clone(),
+            reference: reference.clone(),
             revision: claims.revision.unwrap_or(0),
-            code: self.module.info().clone(),
+            code: module.info().clone(),
             groups: self.groups.views().to_vec(),
+            trial: self.trial.as_ref().map(|newer| newer.view.clone()),
         }
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    actors::supervisor::{Amount, REUSE_ANNOTATION},
+    actors::supervisor::{Amount, REUSE_ANNOTATION, Revisions},
     issuers::IssuerChange,
 };
 use lattice_protocol::{
@@ -126,6 +126,11 @@ impl Scene {
                     actor_id,
                     reference: object.into(),
                     annotations: annotations(rest),
+                    revisions: match rest.contains(&"any") {
+                        true => Revisions::Any,
+                        false => Revisions::Newer,
+                    },
+                    share: rest.iter().find_map(|word| word.strip_suffix('%')?.parse().ok()),
                     issuer_change: IssuerChange::Refused,
                 };
                 let reply = self.reply();
@@ -158,6 +163,10 @@ impl Scene {
                 });
                 effects.extend(self.plan.release(&id, self.room));
                 effects
+            }
+            "back" => {
+                let reply = self.reply();
+                self.plan.take_back(id(object).as_str(), reply)
             }
             "lost" => self.plan.lost(&id(object)),
             "known" => {
@@ -218,6 +227,12 @@ impl Scene {
                 words_of(update.limits),
                 ok(Some(reply))
             ),
+            Effect::Trial(change, reply) => {
+                let newer = change.newer.map_or("all".into(), |(module, reference, share)| {
+                    format!("{share}% {reference} {}", version(&module))
+                });
+                format!("trial {} {newer}{}", letter(&change.id), ok(Some(reply)))
+            }
             Effect::StartFailed { start, actor_id, error } => {
                 format!(
                     "no start {} {}: {}",
@@ -456,6 +471,46 @@ fn stops_take_what_they_select_and_overtake_no_start() {
 }
 
 #[test]
+fn a_newer_revision_runs_beside_until_it_takes_all_or_is_taken_back() {
+    check(
+        Growth::Free,
+        &[
+            (
+                "it takes a share",
+                "RUN; replace a:2 10%; loaded a:2 A@2",
+                "trial A 10% a:2 A@2 ok#1",
+            ),
+            (
+                "the share changes",
+                "RUN; replace a:2 10%; loaded a:2 A@2; replace a:2 50%; loaded a:2 A@2",
+                "trial A 50% a:2 A@2 ok#2",
+            ),
+            (
+                "it is taken back",
+                "RUN; replace a:2 10%; loaded a:2 A@2; back A",
+                "trial A all ok#2",
+            ),
+            (
+                "it takes all: an update from what ran before",
+                "RUN; replace a:2 10%; loaded a:2 A@2; replace a:2; loaded a:2 A@2",
+                "update a:1 A@1 > a:2 A@2 calls=2 ok#2",
+            ),
+            (
+                "what ran before can be scaled meanwhile",
+                "RUN; replace a:2 10%; loaded a:2 A@2; start a:1 =3",
+                "scale A calls=3 [a:1{} 2>3]",
+            ),
+            (
+                "another actor is none",
+                "RUN; replace a:2 of B 10%; loaded a:2 A@2",
+                "no update #1: OtherActor",
+            ),
+            ("without an actor there is nothing to take back", "back A", "no stop #1: NotRunning"),
+        ],
+    );
+}
+
+#[test]
 fn updates_exchange_the_module_of_a_whole_actor() {
     check(
         Growth::Free,
@@ -476,6 +531,11 @@ fn updates_exchange_the_module_of_a_whole_actor() {
                 "the running revision is named",
                 "RUN; replace a:2 of A; loaded a:2 A@1",
                 "no update #1: NotNewer (runs 1)",
+            ),
+            (
+                "an older one runs where that is meant",
+                "RUN; replace a:2; loaded a:2 A@2; replace a:1 any; loaded a:1 A@1",
+                "update a:2 A@2 > a:1 A@1 calls=2 ok#2",
             ),
             (
                 "another actor is refused",

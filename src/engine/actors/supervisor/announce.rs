@@ -12,7 +12,7 @@ use super::{
 };
 use crate::actors::{
     artifact::Artifact,
-    plan::{Change, StartError, Update, Version},
+    plan::{Change, StartError, TrialChange, Update, Version},
 };
 use lattice_protocol::{
     events::{
@@ -90,6 +90,16 @@ impl Supervisor {
             ]);
         }
         events
+    }
+
+    /// Returns the events of a trial: the revision that readers see is another one.
+    pub(super) fn trial_events(&self, change: &TrialChange<Arc<Artifact>>) -> Vec<Event> {
+        let updated = change.groups.iter().map(|group| Event::ActorUpdated {
+            public_key: change.id.to_string(),
+            revision: change.revision,
+            instance_id: group.instance_id.clone(),
+        });
+        updated.collect()
     }
 
     pub(super) fn start_failed(

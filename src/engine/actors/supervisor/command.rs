@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::issuers::IssuerChange;
+use crate::{actors::trial::TrialView, issuers::IssuerChange};
 use lattice_protocol::{
     control::types::CodeInfo, events::event::Annotations, identity::keys::ActorId,
 };
@@ -64,8 +64,19 @@ pub struct Replace {
     pub actor_id: Option<String>,
     pub reference: String,
     pub annotations: Annotations,
+    pub revisions: Revisions,
+    /// Percent of the calls that it takes beside what runs, 1 to 99; `None` for all of them.
+    pub share: Option<u8>,
     /// Whether another account than before may have signed it.
     pub issuer_change: IssuerChange,
+}
+
+/// Which revisions an update may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revisions {
+    /// Higher ones than that which runs.
+    Newer,
+    Any,
 }
 
 /// Why a stop or an update was refused.
@@ -100,6 +111,8 @@ pub struct ActorView {
     pub revision: i32,
     pub code: CodeInfo,
     pub groups: Vec<GroupView>,
+    /// While two revisions run side by side; then the other members are about the newer one.
+    pub trial: Option<TrialView>,
 }
 
 /// One group of a running actor.
@@ -114,6 +127,7 @@ pub(super) enum Command {
     Start(Start),
     Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
     Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
+    TakeBack(String, oneshot::Sender<Result<(), ActorError>>),
     StopAll { deadline: Instant, done: oneshot::Sender<()> },
 }
 
@@ -141,6 +155,12 @@ impl Handle {
         self.ask(|reply| Command::Replace(replace, reply))
     }
 
+    /// Ends the trial of a newer revision of an actor, by its public key: the one before it takes
+    /// all calls again. Without a trial there is nothing to do.
+    pub fn take_back(&self, actor_id: String) -> oneshot::Receiver<Result<(), ActorError>> {
+        self.ask(|reply| Command::TakeBack(actor_id, reply))
+    }
+
     /// Stops everything; returns when all calls are done, or at the deadline.
     pub async fn stop_all(&self, deadline: Instant) {
         let (done, stopped) = oneshot::channel();
@@ -162,7 +182,9 @@ impl Handle {
         if let Err(
             mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command),
         ) = self.commands.try_send(command(reply))
-            && let Command::Stop(_, reply) | Command::Replace(_, reply) = command
+            && let Command::Stop(_, reply)
+            | Command::Replace(_, reply)
+            | Command::TakeBack(_, reply) = command
         {
             let _ = reply.send(Err(ActorError::Unavailable));
         }

@@ -29,14 +29,15 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::{
     actor::{Actor, Shared},
     artifact::Artifact,
-    plan::{Change, Effect, Growth, Job, Limits, LoadError, Plan, StartError, Update},
+    plan::{Change, Effect, Growth, Job, Limits, LoadError, Plan, StartError, TrialChange, Update},
+    trial::Trial,
 };
 use command::Command;
 use load::{Loads, load, permitted, record};
 
 pub use command::{
     ActorError, ActorView, Amount, GroupView, Handle, IMPORTS_ANNOTATION, IMPORTS_TRAP,
-    REUSE_ANNOTATION, Replace, Start, Stop, UNBOUNDED,
+    REUSE_ANNOTATION, Replace, Revisions, Start, Stop, UNBOUNDED,
 };
 
 use crate::{
@@ -162,6 +163,10 @@ impl Supervisor {
                     Some(Command::Start(start)) => self.begin(Job::Start(start)),
                     Some(Command::Replace(replace, reply)) => self.begin(Job::Replace(replace, reply)),
                     Some(Command::Stop(stop, reply)) => self.stop(stop, reply),
+                    Some(Command::TakeBack(actor_id, reply)) => {
+                        let effects = self.plan.take_back(&actor_id, reply);
+                        self.carry_out(effects);
+                    }
                     None => return,
                 },
                 _ = claims_check.tick() => {
@@ -233,6 +238,7 @@ impl Supervisor {
                 }
                 Effect::Leave { id, changes, reply } => self.leave(&id, &changes, reply),
                 Effect::Update(update, reply) => self.update(update, reply),
+                Effect::Trial(change, reply) => self.change_trial(change, reply),
                 Effect::StartFailed { start, actor_id, error } => {
                     self.start_failed(&start, actor_id.as_ref(), &error)
                 }
@@ -256,7 +262,7 @@ impl Supervisor {
     }
 
     fn load(&mut self, reference: String, issuer_change: IssuerChange) {
-        let twins = self.serving.values().map(|serving| serving.actor.artifact()).collect();
+        let twins = self.serving.values().flat_map(|serving| serving.actor.artifacts()).collect();
         let span = info_span!("load", %reference);
         let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
         self.children.spawn(load(parts, loads, reference, twins, issuer_change).instrument(span));
@@ -363,6 +369,40 @@ impl Supervisor {
         self.set_limits(id, update.limits);
         self.publish_state();
         self.announce(self.update_events(&update), Some(reply));
+    }
+
+    /// Lets a newer revision of an actor take a share of its calls, or ends that.
+    fn change_trial(&mut self, change: TrialChange<Arc<Artifact>>, reply: Reply) {
+        let id = &change.id;
+        let Some(serving) = self.serving.get(id) else {
+            let _ = reply.send(Err(ActorError::NotRunning(id.to_string())));
+            return;
+        };
+        match (&change.newer, &change.view) {
+            (Some((artifact, reference, share)), Some(view)) => {
+                let counts = Arc::clone(&view.counts);
+                serving.actor.set_trial(Some(Trial::new(Arc::clone(artifact), *share, counts)));
+                info!(actor_id = %id, %reference, share, "a newer revision takes a share of the calls");
+                let text = format!(
+                    "revision {} takes {share} % of the calls, from {reference}",
+                    change.revision
+                );
+                self.parts.log(id, &text);
+                let (parts, claims, recorded) =
+                    (Arc::clone(&self.parts), Arc::clone(&artifact.claims), reference.clone());
+                self.children.spawn(async move {
+                    record(&parts, &claims, Some(&recorded)).await;
+                    Done::Nothing
+                });
+            }
+            _ => {
+                serving.actor.set_trial(None);
+                info!(actor_id = %id, revision = change.revision, "one revision takes all calls");
+                self.parts.log(id, &format!("revision {} takes all calls", change.revision));
+            }
+        }
+        self.publish_state();
+        self.announce(self.trial_events(&change), Some(reply));
     }
 
     /// Makes an actor keep the limits that follow from its groups.

@@ -1,0 +1,95 @@
+//! Plans the link definitions of an application.
+//!
+//! Links carry no annotations; what was put for an application is known from a record of its own
+//! ([`Input::own_links`]). A link that was put by hand is never deleted here.
+
+use super::{Command, Input, Link, PartStatus, Plan, Standing};
+use lattice_protocol::{
+    applications::resolved::{self, Application},
+    links::LinkDefinition,
+};
+
+/// Deletes the links that were put for the application and are asked for by nobody.
+pub(super) fn plan_deletions(input: Input<'_>, plan: &mut Plan) {
+    for own in input.own_links {
+        let there = input.observed.links.iter().find(|link| {
+            link.is_of(&own.actor_id, &own.contract_id, &own.link_name)
+                && link.provider_id == own.provider_id
+        });
+        let applications = std::iter::once(input.application).chain(input.others);
+        let is_wanted = applications
+            .flat_map(|application| wanted(input, application))
+            .any(|link| is_same(&link, own));
+        if there.is_some() && !is_wanted {
+            plan.commands.push(Command::DeleteLink {
+                actor_id: own.actor_id.clone(),
+                contract_id: own.contract_id.clone(),
+                link_name: own.link_name.clone(),
+            });
+        }
+    }
+}
+
+fn is_same(link: &Link, other: &LinkDefinition) -> bool {
+    other.is_of(&link.actor_id, &link.contract_id, &link.link_name)
+}
+
+fn wanted(input: Input<'_>, application: &Application) -> Vec<Link> {
+    application.links.iter().filter_map(|link| resolve(input, link).ok()).collect()
+}
+
+/// Returns a link with the keys that its images led to; an error says which do not have one yet.
+fn resolve(input: Input<'_>, link: &resolved::Link) -> Result<Link, String> {
+    let key = |image: &String| input.observed.keys.get(image).cloned();
+    let missing = || {
+        format!(
+            "Linkdef pending, waiting for {} and {} to start",
+            link.actor_image, link.provider_image
+        )
+    };
+    let actor_id = key(&link.actor_image).ok_or_else(missing)?;
+    let provider_id = key(&link.provider_image).ok_or_else(missing)?;
+    let contract_id = link
+        .contract
+        .clone()
+        .or_else(|| input.observed.contracts.get(&provider_id).cloned())
+        .ok_or_else(missing)?;
+    let (link_name, values) = (link.link_name.clone(), link.values.clone());
+    Ok(Link { actor_id, provider_id, link_name, contract_id, values })
+}
+
+/// Puts what is missing or has other values.
+pub(super) fn plan_puts(input: Input<'_>, plan: &mut Plan) {
+    for wanted in &input.application.links {
+        let standing = match resolve(input, wanted) {
+            Err(waiting) => Standing::Reconciling(waiting),
+            Ok(link) => {
+                let is_there = input
+                    .observed
+                    .links
+                    .iter()
+                    .any(|there| *there == LinkDefinition::from(link.clone()));
+                if is_there {
+                    Standing::Deployed
+                } else {
+                    let text = format!(
+                        "Putting link definition between {} and {}",
+                        link.actor_id, link.provider_id
+                    );
+                    plan.commands.push(Command::PutLink(link));
+                    Standing::Reconciling(text)
+                }
+            }
+        };
+        plan.parts.push(PartStatus {
+            id: format!(
+                "linkdefscaler-{}-{}-{}-{}",
+                input.application.name, wanted.link_name, wanted.actor_image, wanted.provider_image
+            ),
+            kind: "LinkScaler",
+            name: format!("{} -> {}", wanted.actor_image, wanted.provider_image),
+            component: String::new(),
+            standing,
+        });
+    }
+}

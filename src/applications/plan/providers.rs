@@ -1,0 +1,260 @@
+//! Plans the capability providers of an application.
+//!
+//! A host runs a provider once per link name, so what counts is where it runs, not how often. A
+//! provider that another application or an operator started counts as well, and is never stopped
+//! here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Command, Input, Leftovers, PartStatus, Plan, ProviderRun, Standing,
+    actors::worst,
+    eligible, is_of_application, is_of_rule, makes_room_for,
+    placement::{Wish, place},
+    successor,
+};
+use lattice_protocol::{
+    applications::resolved::{Mode, Rule, Scaler, ScalerKind},
+    events::event::Annotations,
+};
+
+/// Plans one scaler.
+pub(super) fn plan_scaler(
+    input: Input<'_>,
+    scaler: &Scaler,
+    leftovers: &Leftovers<'_>,
+    plan: &mut Plan,
+) {
+    let mut claimed = BTreeSet::new();
+    let mut standings = Vec::new();
+    for rule in &scaler.rules {
+        standings.push(plan_rule(input, scaler, rule, (leftovers, &mut claimed), plan));
+    }
+    let kind = match scaler.mode {
+        Mode::Spread => "SpreadScaler",
+        Mode::Daemon => "DaemonScaler",
+    };
+    plan.parts.push(PartStatus {
+        id: scaler.id.clone(),
+        kind,
+        name: scaler.image.clone(),
+        component: scaler.component.clone(),
+        standing: worst(standings),
+    });
+}
+
+fn plan_rule<'a>(
+    input: Input<'a>,
+    scaler: &Scaler,
+    rule: &Rule,
+    (leftovers, claimed): (&Leftovers<'a>, &mut BTreeSet<&'a str>),
+    plan: &mut Plan,
+) -> Standing {
+    let annotations = scaler.annotations(&input.application.name, rule);
+    let fitting = eligible(input.observed, rule);
+    let current = current(input, (scaler, rule), (&fitting, claimed));
+    // A daemon scaler of 0 wants none, any other number one on each host.
+    let count = match scaler.mode {
+        Mode::Spread => rule.count,
+        Mode::Daemon if rule.count == 0 => 0,
+        Mode::Daemon => u32::try_from(fitting.len()).unwrap_or(u32::MAX),
+    };
+    let open: Vec<&str> = fitting.iter().filter(|host| !claimed.contains(*host)).copied().collect();
+    let refusing: Vec<&str> = open
+        .iter()
+        .filter(|host| input.refused.starts.contains(&(scaler.id.clone(), (**host).into())))
+        .copied()
+        .collect();
+    let wanted = place(&Wish {
+        current: &current,
+        eligible: &open,
+        former: &former(input, scaler, leftovers),
+        load: &BTreeMap::new(),
+        refusing: &refusing,
+        count,
+        per_host_max: 1,
+        rebalance: scaler.rebalance,
+    });
+    claimed.extend(wanted.iter().filter(|(_, want)| **want > 0).map(|(host, _)| *host));
+    let mut is_pending = current.keys().any(|host| !shows(input, scaler, host));
+    for (host, want) in &wanted {
+        let have = current.get(host).copied().unwrap_or(0);
+        if *want > have {
+            is_pending = true;
+            start(input, scaler, host, &annotations, plan);
+        } else if *want < have {
+            is_pending |= stop(input, (scaler, rule), host, plan);
+        }
+    }
+    let running = current.iter().filter(|(host, _)| fitting.contains(host)).count();
+    let placed: u64 = wanted.values().map(|count| u64::from(*count)).sum();
+    let refusal = fitting
+        .iter()
+        .find_map(|host| input.refused.errors.get(&(scaler.id.clone(), (*host).into())));
+    standing(scaler, rule, (fitting.len(), running, placed), (is_pending, refusal))
+}
+
+/// Returns the hosts where the provider runs, own or foreign, that no rule before this one has.
+fn current<'a>(
+    input: Input<'a>,
+    (scaler, rule): (&Scaler, &Rule),
+    (fitting, claimed): (&[&'a str], &BTreeSet<&'a str>),
+) -> BTreeMap<&'a str, u32> {
+    let mut current = BTreeMap::new();
+    for (host, view) in &input.expected.hosts {
+        let host = host.as_str();
+        if claimed.contains(host) {
+            continue;
+        }
+        let is_here = view.providers.iter().any(|run| {
+            is_of_rule(input.application, scaler, rule, &run.annotations)
+                || (fitting.contains(&host)
+                    && !is_of_application(input.application, &run.annotations)
+                    && serves(input, scaler, run))
+        });
+        if is_here {
+            current.insert(host, 1);
+        }
+    }
+    current
+}
+
+/// Whether a run is of the provider of a scaler, whoever started it.
+fn serves(input: Input<'_>, scaler: &Scaler, run: &ProviderRun) -> bool {
+    let ScalerKind::Provider { link_name, .. } = &scaler.kind else { return false };
+    let key = input.observed.keys.get(&scaler.image);
+    run.link_name == *link_name && (run.image == scaler.image || key == Some(&run.key))
+}
+
+/// Whether the provider is seen on a host, and not only expected.
+fn shows(input: Input<'_>, scaler: &Scaler, host: &str) -> bool {
+    let view = input.observed.hosts.get(host);
+    view.is_some_and(|view| view.providers.iter().any(|run| serves(input, scaler, run)))
+}
+
+/// Returns where what the scaler replaces runs.
+fn former<'a>(
+    input: Input<'a>,
+    scaler: &Scaler,
+    leftovers: &Leftovers<'a>,
+) -> BTreeMap<&'a str, u32> {
+    leftovers
+        .providers
+        .iter()
+        .filter(|(_, run)| makes_room_for(input.application, scaler, &run.annotations))
+        .map(|(host, _)| (*host, 1))
+        .collect()
+}
+
+/// Starts the provider, unless what it replaces still runs on the host.
+fn start(
+    input: Input<'_>,
+    scaler: &Scaler,
+    host: &str,
+    annotations: &Annotations,
+    plan: &mut Plan,
+) {
+    let ScalerKind::Provider { link_name, configuration, .. } = &scaler.kind else { return };
+    let view = &input.observed.hosts[host];
+    let is_taken = view.providers.iter().any(|run| {
+        let is_former = is_of_application(input.application, &run.annotations)
+            && makes_room_for(input.application, scaler, &run.annotations);
+        serves(input, scaler, run) || (is_former && run.link_name == *link_name)
+    });
+    if !is_taken {
+        plan.commands.push(Command::StartProvider {
+            scaler: scaler.id.clone(),
+            host: host.to_owned(),
+            image: scaler.image.clone(),
+            link_name: link_name.clone(),
+            configuration: configuration.clone(),
+            annotations: annotations.clone(),
+        });
+    }
+}
+
+/// Stops what this rule started on a host; whether there is something.
+fn stop(input: Input<'_>, (scaler, rule): (&Scaler, &Rule), host: &str, plan: &mut Plan) -> bool {
+    let runs = input.observed.hosts[host].providers.iter();
+    let own = runs.filter(|run| {
+        is_of_rule(input.application, scaler, rule, &run.annotations)
+            && !is_needed(input, host, run)
+    });
+    let commands: Vec<Command> = own.map(|run| stop_of(&scaler.id, host, run)).collect();
+    let is_pending = !commands.is_empty();
+    plan.commands.extend(commands);
+    is_pending
+}
+
+fn stop_of(scaler: &str, host: &str, run: &ProviderRun) -> Command {
+    Command::StopProvider {
+        scaler: scaler.to_owned(),
+        host: host.to_owned(),
+        key: run.key.clone(),
+        contract: run.contract.clone(),
+        link_name: run.link_name.clone(),
+        annotations: run.annotations.clone(),
+    }
+}
+
+/// Whether another application counts on a run of this one.
+fn is_needed(input: Input<'_>, host: &str, run: &ProviderRun) -> bool {
+    input.others.iter().flat_map(|other| &other.scalers).any(|scaler| {
+        serves(input, scaler, run)
+            && scaler
+                .rules
+                .iter()
+                .any(|rule| rule.count > 0 && eligible(input.observed, rule).contains(&host))
+    })
+}
+
+/// Stops what no rule asks for. What is replaced on several hosts is replaced on one after another,
+/// so that some always run.
+pub(super) fn plan_leftovers(input: Input<'_>, leftovers: &Leftovers<'_>, plan: &mut Plan) {
+    let is_down = input.application.scalers.is_empty();
+    if is_down && input.observed.hosts.values().any(|view| has_own_actors(input, view)) {
+        // Actors first: calls in work still need their providers.
+        return;
+    }
+    let mut is_replacing = BTreeSet::new();
+    for (host, run) in &leftovers.providers {
+        if is_needed(input, host, run) {
+            continue;
+        }
+        if let Some(scaler) = successor(input.application, &run.annotations) {
+            let is_under_way = plan.commands.iter().any(|command| {
+                matches!(command, Command::StartProvider { scaler: id, .. } if *id == scaler.id)
+            });
+            if is_under_way || !is_replacing.insert(scaler.id.as_str()) {
+                continue;
+            }
+        }
+        plan.commands.push(stop_of("", host, run));
+    }
+}
+
+fn has_own_actors(input: Input<'_>, view: &super::HostView) -> bool {
+    view.actors.iter().any(|group| is_of_application(input.application, &group.annotations))
+}
+
+fn standing(
+    scaler: &Scaler,
+    rule: &Rule,
+    (eligible, running, placed): (usize, usize, u64),
+    (is_pending, refusal): (bool, Option<&String>),
+) -> Standing {
+    let (image, name, count) = (&scaler.image, &rule.name, rule.count);
+    match (scaler.mode, refusal) {
+        (Mode::Daemon, _) if eligible == 0 => Standing::Failed(format!(
+            "Could not satisfy daemonscaler {name} for {image}, 0 eligible hosts found."
+        )),
+        (Mode::Spread, None) if placed < u64::from(count) => Standing::Failed(format!(
+            "Could not satisfy spread {name} for {image}, {running}/{count} eligible hosts found."
+        )),
+        (_, Some(error)) if is_pending || placed < u64::from(count) => {
+            Standing::Failed(format!("{image} does not start: {error}"))
+        }
+        _ if is_pending => Standing::Reconciling(format!("Starting {image}")),
+        _ => Standing::Deployed,
+    }
+}

@@ -1,0 +1,532 @@
+//! Keeps applications as they are wanted.
+//!
+//! One task per host. Flow: targets, leases, events, neighbours → which applications this host acts
+//! for → what runs → [`plan`](crate::plan) → commands to hosts, each as a child task with a
+//! deadline, whose outcome comes back → how it stands, published.
+//!
+//! A host that acts for no application observes nothing. What runs as it should costs no command.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    attempts::Attempts,
+    leases::Leases,
+    manager,
+    observe::{Observer, Trouble},
+    own_links::OwnLinks,
+    plan::{self, Command, Input, Observed, Plan},
+    report,
+    rollouts::{self, Rollouts},
+    status::Statuses,
+    surroundings::Surroundings,
+    targets::{Snapshot, State, Target, Targets},
+};
+use lattice_base::store::desired::Desired;
+use lattice_client::lattice::Lattice;
+use lattice_protocol::{
+    applications::{
+        api::Status,
+        manifest::Manifest,
+        resolved::Application,
+        rollout::{Rollout, State as RolloutState},
+    },
+    clock,
+    control::request::{
+        DeleteLink, LaunchProvider, PutLink, ScaleActor, StopProvider, UpdateActor,
+    },
+    desired::Authority,
+    events::Received,
+    links::LinkDefinition,
+};
+
+/// How often the neighbours are looked at, while there is something to keep.
+const TICK: Duration = Duration::from_millis(250);
+/// How long events are gathered before it is planned anew.
+const GATHER: Duration = Duration::from_millis(10);
+/// How long an application that was taken down is looked after: hosts that were away may come back
+/// with something of it.
+const LINGER: Duration = Duration::from_secs(600);
+/// How long hosts that do not say what they run are waited for before the first plan.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// How often the calls of a rollout are looked at.
+const ROLLOUT_LOOK: Duration = Duration::from_secs(1);
+/// Commands that are on their way at a time.
+const IN_FLIGHT_MAX: usize = 256;
+
+/// The parts that the reconciler works with.
+pub struct Parts {
+    pub surroundings: Arc<dyn Surroundings>,
+    pub lattice: Lattice,
+    pub targets: Targets,
+    pub statuses: Statuses,
+    pub leases: Leases,
+    pub desired: Desired,
+    pub authority: Arc<Authority>,
+    /// Whether hosts keep applications, or somebody else does.
+    pub standing: watch::Receiver<manager::Standing>,
+    pub rollouts: Rollouts,
+}
+
+/// An application that this host acts for.
+struct Kept {
+    /// When the target was asked for that the attempts belong to.
+    at: u64,
+    attempts: Attempts,
+    own_links: OwnLinks,
+    published: Option<Status>,
+    rollout: rollouts::Stored,
+    /// When the rollout was looked at, by its calls and by what somebody wants of it.
+    looked: Option<Instant>,
+    /// Every host gives the new images the share that they are to have.
+    is_settled: bool,
+}
+
+impl Kept {
+    fn new(at: u64, own_links: OwnLinks) -> Self {
+        Self {
+            at,
+            attempts: Attempts::default(),
+            own_links,
+            published: None,
+            rollout: rollouts::Stored::default(),
+            looked: None,
+            is_settled: false,
+        }
+    }
+}
+
+/// The outcome of a command.
+struct Outcome {
+    application: String,
+    command: Command,
+    result: Result<(), String>,
+}
+
+/// The observer of a host that acts.
+struct Watching {
+    observer: Observer,
+    since: Instant,
+}
+
+/// Keeps applications, see the module's text.
+pub struct Reconciler {
+    parts: Arc<Parts>,
+    watching: Option<Watching>,
+    kept: BTreeMap<String, Kept>,
+    in_flight: JoinSet<()>,
+    outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
+}
+
+impl Reconciler {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            watching: None,
+            kept: BTreeMap::new(),
+            in_flight: JoinSet::new(),
+            outcomes: mpsc::channel(IN_FLIGHT_MAX),
+        }
+    }
+
+    /// Runs until `stop`; then it gives its leases back.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut targets = self.parts.targets.watch();
+        let mut standing = self.parts.standing.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let has_work = !targets.borrow().is_empty();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(outcome) = self.outcomes.1.recv() => self.on_outcome(outcome),
+                Some(_) = self.in_flight.join_next() => {}
+                received = next_event(&mut self.watching), if self.watching.is_some() => {
+                    self.on_event(received);
+                    tokio::time::sleep(GATHER).await;
+                }
+                Ok(()) = targets.changed() => {}
+                Ok(()) = standing.changed() => {}
+                () = self.parts.leases.changed() => {}
+                _ = tick.tick(), if has_work => {}
+            }
+            self.drain();
+            let snapshot = targets.borrow_and_update().clone();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.step(&snapshot) => {}
+            }
+        }
+        self.parts.leases.give_back().await;
+    }
+
+    /// Takes in what has come already.
+    fn drain(&mut self) {
+        while let Ok(outcome) = self.outcomes.1.try_recv() {
+            self.on_outcome(outcome);
+        }
+        while self.watching.is_some() {
+            let Some(received) = next_event(&mut self.watching).now_or_never() else { return };
+            self.on_event(received);
+        }
+    }
+
+    fn on_event(&mut self, received: Option<Received>) {
+        let now = Instant::now();
+        let trouble = match (&mut self.watching, received) {
+            (Some(watching), Some(received)) => watching.observer.on_event(&received, now),
+            // The connection is gone for good; the host is about to end.
+            _ => {
+                self.watching = None;
+                None
+            }
+        };
+        for kept in self.kept.values_mut() {
+            match &trouble {
+                Some(Trouble::Start { host, image, error }) => {
+                    kept.attempts.start_failed(host, image, error, now);
+                }
+                Some(Trouble::Update { host, key, error }) => {
+                    kept.attempts.update_failed(host, key, error, now);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, Outcome { application, command, result }: Outcome) {
+        if let (Some(host), Some(watching)) = (command.host(), &mut self.watching) {
+            watching.observer.look_again(host);
+        }
+        let Some(kept) = self.kept.get_mut(&application) else { return };
+        if let Err(error) = result {
+            debug!(application, error, ?command, "a command failed");
+            kept.attempts.failed(&command, &error, Instant::now());
+        }
+    }
+
+    /// Does what is to be done now.
+    async fn step(&mut self, snapshot: &Snapshot) {
+        if *self.parts.standing.borrow() != manager::Standing::Keeping {
+            (self.watching, self.kept) = (None, BTreeMap::new());
+            return;
+        }
+        let live = self.parts.surroundings.neighbours().live;
+        let now_ms = clock::now_ms();
+        let wanted = snapshot.values().filter(|target| is_looked_after(target, now_ms));
+        let names = wanted.map(|target| target.name.as_str());
+        let mine = self.parts.leases.mine(names, &live).await;
+        self.kept.retain(|name, _| mine.contains(name));
+        if mine.is_empty() {
+            self.watching = None;
+            return;
+        }
+        if !self.look().await {
+            return;
+        }
+        let wishes = Wishes::of(snapshot);
+        for name in &mine {
+            if let Some(target) = snapshot.get(name) {
+                self.act(target, &wishes).await;
+            }
+        }
+    }
+
+    /// Looks at what runs; whether enough of it is known to plan.
+    async fn look(&mut self) -> bool {
+        if self.watching.is_none() {
+            let Parts { lattice, surroundings, .. } = &*self.parts;
+            match Observer::start(lattice.clone(), Arc::clone(surroundings)).await {
+                Ok(observer) => {
+                    self.watching = Some(Watching { observer, since: Instant::now() });
+                }
+                Err(error) => debug!("what runs cannot be observed yet: {error:#}"),
+            }
+        }
+        let Some(Watching { observer, since }) = &mut self.watching else { return false };
+        observer.refresh().await;
+        observer.is_complete() || since.elapsed() >= FIRST_LOOK
+    }
+
+    /// Plans for one application, sends what is missing, and says how it stands.
+    async fn act(&mut self, target: &Target, wishes: &Wishes) {
+        if let Err(error) = self.prepare(target).await {
+            debug!(application = target.name, "it cannot be acted for yet: {error:#}");
+            return;
+        }
+        let (Some(kept), Some(watching)) = (self.kept.get_mut(&target.name), &self.watching) else {
+            return;
+        };
+        let now = Instant::now();
+        let rollout = kept.rollout.rollout.as_ref();
+        let observed = watching.observer.observed(&wishes.images);
+        let expected = kept.attempts.expected(&observed, now);
+        let plan = plan::plan(Input {
+            application: &wishes.application(target, rollout),
+            others: &wishes.others(&target.name),
+            observed: &observed,
+            expected: &expected,
+            own_links: kept.own_links.links(),
+            trials: &rollout.map(|one| rollouts::trials(target, one)).unwrap_or_default(),
+            refused: &kept.attempts.refused(now),
+        });
+        kept.is_settled = !plan.commands.iter().any(|one| matches!(one, Command::Try { .. }));
+        let links = links_after(kept.own_links.links(), &plan, &expected);
+        let Parts { desired, authority, .. } = &*self.parts;
+        // Written before a link is put, so that none is ever left behind.
+        if let Err(error) = kept.own_links.save(desired, authority, &target.name, links).await {
+            warn!(application = target.name, "its links are not put: {error:#}");
+            return;
+        }
+        let new = plan.commands.iter().filter(|command| !kept.attempts.is_pending(command));
+        for command in new.cloned().collect::<Vec<_>>() {
+            kept.attempts.sent(&command, now);
+            info!(application = target.name, %command, "to keep what was asked for");
+            let (parts, outcomes) = (Arc::clone(&self.parts), self.outcomes.0.clone());
+            self.in_flight.spawn(carry_out(parts, outcomes, target.name.clone(), command));
+        }
+        self.publish(target, &plan).await;
+    }
+
+    /// Reads what is known of an application from before, and goes on with its rollout.
+    async fn prepare(&mut self, target: &Target) -> anyhow::Result<()> {
+        let Parts { desired, authority, .. } = &*self.parts;
+        match self.kept.get_mut(&target.name) {
+            None => {
+                let own_links = OwnLinks::load(desired, authority, &target.name).await?;
+                self.kept.insert(target.name.clone(), Kept::new(target.at, own_links));
+            }
+            Some(kept) if kept.at != target.at => {
+                // Somebody asked anew, so everything may be tried at once.
+                *kept = Kept::new(target.at, std::mem::take(&mut kept.own_links));
+            }
+            Some(_) => {}
+        }
+        self.roll_on(target).await
+    }
+
+    /// Goes on with the rollout of a target, if it has one: reads what somebody wants of it, and
+    /// judges the calls since the last step.
+    async fn roll_on(&mut self, target: &Target) -> anyhow::Result<()> {
+        let Some(first) = rollouts::begin(target) else { return Ok(()) };
+        let (Some(kept), Some(watching)) = (self.kept.get_mut(&target.name), &mut self.watching)
+        else {
+            return Ok(());
+        };
+        let is_over = kept.rollout.rollout.as_ref().is_some_and(|rollout| {
+            matches!(rollout.state, RolloutState::Done | RolloutState::TakenBack { .. })
+        });
+        if is_over || kept.looked.is_some_and(|looked| looked.elapsed() < ROLLOUT_LOOK) {
+            return Ok(());
+        }
+        let Parts { rollouts, .. } = &*self.parts;
+        kept.rollout = rollouts.of(target).await?;
+        kept.looked = Some(Instant::now());
+        let Some(rollout) = kept.rollout.rollout.clone() else {
+            info!(application = target.name, from = first.from, to = first.to, "a rollout begins");
+            return rollouts.save(&target.name, &mut kept.rollout, first).await;
+        };
+        watching.observer.look_at_all();
+        if !kept.is_settled {
+            // The calls are of the step before.
+            return Ok(());
+        }
+        let verdict = rollouts::verdict(target, &watching.observer.compared());
+        if let Some(next) = rollouts::advanced(target, &rollout, verdict) {
+            info!(application = target.name, step = next.step, state = ?next.state, "the rollout goes on");
+            rollouts.save(&target.name, &mut kept.rollout, next).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, target: &Target, plan: &Plan) {
+        let (Some(kept), Some(watching)) = (self.kept.get(&target.name), &self.watching) else {
+            return;
+        };
+        let rollout = kept.rollout.rollout.as_ref();
+        let rollout =
+            rollout.map(|rollout| rollouts::status(target, rollout, &watching.observer.compared()));
+        let status = report::status_of(target, plan, rollout);
+        let Some(kept) = self.kept.get_mut(&target.name) else { return };
+        if kept.published.as_ref() == Some(&status) {
+            return;
+        }
+        match self.parts.statuses.publish(&target.name, status.clone()).await {
+            Ok(_) => kept.published = Some(status),
+            Err(error) => debug!(application = target.name, %error, "the status is not published"),
+        }
+    }
+}
+
+/// The applications of a lattice, resolved.
+struct Wishes {
+    deployed: BTreeMap<String, Application>,
+    images: BTreeSet<String>,
+}
+
+impl Wishes {
+    fn of(snapshot: &Snapshot) -> Self {
+        let targets = snapshot.values().filter(|target| target.is_deployed());
+        let deployed: BTreeMap<String, Application> = targets
+            .map(|target| (target.name.clone(), Application::of(&target.manifest)))
+            .collect();
+        let of_scalers = deployed.values().flat_map(|one| &one.scalers);
+        let mut images: BTreeSet<String> = of_scalers.map(|scaler| scaler.image.clone()).collect();
+        // What a rollout holds back to.
+        let before = snapshot.values().filter_map(|target| target.before.as_ref());
+        images.extend(before.flat_map(Manifest::actors).map(|(_, actor)| actor.image.clone()));
+        for link in deployed.values().flat_map(|one| &one.links) {
+            images.extend([link.actor_image.clone(), link.provider_image.clone()]);
+        }
+        Self { deployed, images }
+    }
+
+    /// Returns what is to run of an application: nothing if it is not deployed.
+    fn application(&self, target: &Target, rollout: Option<&Rollout>) -> Application {
+        if rollout.is_some() {
+            return Application::of(&rollouts::to_run(target, rollout));
+        }
+        self.deployed.get(&target.name).cloned().unwrap_or_else(|| Application {
+            name: target.name.clone(),
+            version: target.version.clone(),
+            ..Application::default()
+        })
+    }
+
+    fn others(&self, name: &str) -> Vec<Application> {
+        self.deployed.values().filter(|other| other.name != name).cloned().collect()
+    }
+}
+
+/// Whether somebody has to act for a target.
+fn is_looked_after(target: &Target, now_ms: u64) -> bool {
+    let age = Duration::from_millis(now_ms.saturating_sub(target.at));
+    match target.state {
+        State::Deployed => true,
+        State::Undeployed => age < LINGER,
+        State::Released => false,
+    }
+}
+
+/// Returns the record of an application's links after a plan: what is about to be put is in it
+/// before it is, and what is gone and asked for no more is not.
+fn links_after(own: &[LinkDefinition], plan: &Plan, expected: &Observed) -> Vec<LinkDefinition> {
+    let mut links: Vec<LinkDefinition> = own
+        .iter()
+        .filter(|link| {
+            expected
+                .links
+                .iter()
+                .any(|there| there.is_of(&link.actor_id, &link.contract_id, &link.link_name))
+        })
+        .cloned()
+        .collect();
+    for command in &plan.commands {
+        if let Command::PutLink(link) = command {
+            let link = LinkDefinition::from(link.clone());
+            links.retain(|own| !own.is_of(&link.actor_id, &link.contract_id, &link.link_name));
+            links.push(link);
+        }
+    }
+    links
+}
+
+async fn next_event(watching: &mut Option<Watching>) -> Option<Received> {
+    match watching {
+        Some(watching) => watching.observer.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Gives a command to its host. Ends within the time of a request.
+async fn carry_out(
+    parts: Arc<Parts>,
+    outcomes: mpsc::Sender<Outcome>,
+    application: String,
+    command: Command,
+) {
+    let result = send(&parts.lattice, &command).await.map_err(|error| format!("{error:#}"));
+    // The receiver lives as long as this task.
+    let _ = outcomes.send(Outcome { application, command, result }).await;
+}
+
+async fn send(lattice: &Lattice, command: &Command) -> anyhow::Result<()> {
+    match command.clone() {
+        Command::Scale { host, image, annotations, count, .. } => {
+            let scale = ScaleActor {
+                actor_ref: image,
+                annotations,
+                count: Some(Some(count)),
+                host_id: host.clone(),
+                ..ScaleActor::default()
+            };
+            lattice.command(&host, &scale).await.map(drop)
+        }
+        Command::Try { host, key, image, share, .. } => {
+            let update = UpdateActor {
+                actor_id: key,
+                annotations: None,
+                any_revision: true,
+                host_id: host.clone(),
+                new_actor_ref: image,
+                share: Some(share),
+            };
+            lattice.command(&host, &update).await.map(drop)
+        }
+        Command::Update { host, key, image, .. } => {
+            let update = UpdateActor {
+                actor_id: key,
+                annotations: None,
+                any_revision: true,
+                host_id: host.clone(),
+                new_actor_ref: image,
+                share: None,
+            };
+            lattice.command(&host, &update).await.map(drop)
+        }
+        Command::StartProvider { host, image, link_name, configuration, annotations, .. } => {
+            let launch = LaunchProvider {
+                annotations,
+                configuration,
+                host_id: host.clone(),
+                link_name,
+                provider_ref: image,
+            };
+            lattice.command(&host, &launch).await.map(drop)
+        }
+        Command::StopProvider { host, key, contract, link_name, annotations, .. } => {
+            let stop = StopProvider {
+                annotations,
+                contract_id: contract,
+                host_id: host.clone(),
+                link_name,
+                provider_ref: key,
+            };
+            lattice.command(&host, &stop).await.map(drop)
+        }
+        Command::PutLink(link) => lattice.change(&PutLink::from(LinkDefinition::from(link))).await,
+        Command::DeleteLink { actor_id, contract_id, link_name } => {
+            let link = DeleteLink {
+                actor_id,
+                contract_id,
+                link_name,
+                provider_id: String::new(),
+                values: BTreeMap::new(),
+            };
+            lattice.change(&link).await
+        }
+    }
+}

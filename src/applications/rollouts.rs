@@ -1,0 +1,177 @@
+//! Rollouts of applications, kept in the bucket of desired state, signed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use tracing::warn;
+
+use crate::{plan::Trial, targets::Target};
+use lattice_base::store::{
+    Expect,
+    desired::{Desired, DesiredError},
+};
+use lattice_protocol::{
+    applications::{
+        api::{RolloutStatus, VersionFigures},
+        manifest::Manifest,
+        rollout::{Changing, Compared, Rollout, State, Step, Verdict, changes, held_back, judge},
+    },
+    clock,
+    control::types::VersionCounts,
+    desired::{self, Authority},
+};
+
+/// Where rollouts are. Cheap to clone.
+#[derive(Clone)]
+pub struct Rollouts {
+    desired: Desired,
+    authority: Arc<Authority>,
+}
+
+/// A rollout as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// `None` if there is none, or one that does not count.
+    pub rollout: Option<Rollout>,
+    serial: u64,
+    revision: u64,
+}
+
+impl Rollouts {
+    pub fn new(desired: Desired, authority: Arc<Authority>) -> Self {
+        Self { desired, authority }
+    }
+
+    /// Reads the rollout of an application.
+    pub async fn load(&self, application: &str) -> Result<Stored, DesiredError> {
+        let key = desired::rollout(application);
+        let Some(entry) = self.desired.get(&key).await? else { return Ok(Stored::default()) };
+        let revision = entry.revision;
+        match self.authority.verify(&key, &entry.value) {
+            Ok((rollout, serial)) => Ok(Stored { rollout: Some(rollout), serial, revision }),
+            Err(error) => {
+                warn!(application, %error, "the record of a rollout does not count");
+                Ok(Stored { rollout: None, serial: 0, revision })
+            }
+        }
+    }
+
+    /// Reads the rollout of a target; `None` if it has none, or that is of an earlier deployment.
+    pub async fn of(&self, target: &Target) -> Result<Stored, DesiredError> {
+        let stored = self.load(&target.name).await?;
+        let rollout = stored.rollout.filter(|rollout| rollout.at == target.at);
+        Ok(Stored { rollout, ..stored })
+    }
+
+    /// Writes a rollout, unless somebody else did since it was read.
+    pub async fn save(
+        &self,
+        application: &str,
+        stored: &mut Stored,
+        rollout: Rollout,
+    ) -> anyhow::Result<()> {
+        let key = desired::rollout(application);
+        let serial = clock::now_ms().max(stored.serial.saturating_add(1));
+        let value = serde_json::to_vec(&self.authority.sign(&key, serial, &rollout)?)?;
+        let expect = Expect::Revision(stored.revision);
+        let revision = self.desired.put(&key, Bytes::from(value), expect).await?;
+        *stored = Stored { rollout: Some(rollout), serial, revision };
+        Ok(())
+    }
+}
+
+/// Returns the rollout that a target begins with, if its deployment asks for one.
+pub fn begin(target: &Target) -> Option<Rollout> {
+    let before = target.before.as_ref().filter(|_| target.is_deployed())?;
+    Rollout::of(before, &target.manifest, target.at)
+}
+
+/// Returns the manifest of what is to run, beside the trials of a rollout.
+pub fn to_run(target: &Target, rollout: Option<&Rollout>) -> Manifest {
+    match (&target.before, rollout) {
+        (Some(before), Some(rollout)) if rollout.holds_back() => {
+            held_back(before, &target.manifest)
+        }
+        _ => target.manifest.clone(),
+    }
+}
+
+fn changing<'a>(target: &'a Target) -> impl Iterator<Item = Changing<'a>> {
+    target.before.iter().flat_map(|before| changes(before, &target.manifest))
+}
+
+/// Returns the step that a component is at; the last one when it has fewer than others.
+fn step_of<'a>(change: &Changing<'a>, rollout: &Rollout) -> Option<&'a Step> {
+    let last = change.policy.steps.len().checked_sub(1)?;
+    change.policy.steps.get(rollout.step.min(last))
+}
+
+/// Returns the trials of a rollout at its step.
+pub fn trials(target: &Target, rollout: &Rollout) -> Vec<Trial> {
+    let is_trying = matches!(rollout.state, State::Running | State::Paused);
+    let trials = changing(target).filter_map(|change| {
+        let step = step_of(&change, rollout)?;
+        Some(Trial {
+            component: change.component.to_owned(),
+            image: change.new_image.to_owned(),
+            percent: if is_trying { step.percent } else { 0 },
+            requirements: step.requirements.clone(),
+        })
+    });
+    trials.collect()
+}
+
+/// Judges the step of a rollout, by the calls of each new image over all hosts: it goes on when
+/// every component may.
+pub fn verdict(target: &Target, by_image: &BTreeMap<String, Compared>) -> Verdict {
+    let nothing = Compared::default();
+    let mut whole = Verdict::GoOn;
+    for change in changing(target) {
+        let compared = by_image.get(change.new_image).unwrap_or(&nothing);
+        match judge(change.policy, compared) {
+            Verdict::TakeBack(why) => {
+                return Verdict::TakeBack(format!("{}: {why}", change.component));
+            }
+            Verdict::Wait => whole = Verdict::Wait,
+            Verdict::GoOn => {}
+        }
+    }
+    whole
+}
+
+/// Goes on with a rollout after a verdict; returns what it is then, if that is something else.
+pub fn advanced(target: &Target, rollout: &Rollout, verdict: Verdict) -> Option<Rollout> {
+    // Of components with different numbers of steps the one with the most decides.
+    let policy = changing(target).map(|change| change.policy).max_by_key(|one| one.steps.len())?;
+    let mut next = rollout.clone();
+    next.advance(policy, verdict).then_some(next)
+}
+
+/// Returns a rollout as it is told.
+pub fn status(
+    target: &Target,
+    rollout: &Rollout,
+    by_image: &BTreeMap<String, Compared>,
+) -> RolloutStatus {
+    let mut sum = Compared::default();
+    for compared in changing(target).filter_map(|change| by_image.get(change.new_image)) {
+        sum.add(&compared.stable, &compared.newer);
+    }
+    let policy = changing(target).map(|change| change.policy).max_by_key(|one| one.steps.len());
+    RolloutStatus {
+        rollout: rollout.clone(),
+        steps: policy.map(|policy| policy.steps.clone()).unwrap_or_default(),
+        calls_wanted: policy.map_or(0, |policy| policy.calls),
+        stable: figures(&sum.stable),
+        newer: figures(&sum.newer),
+    }
+}
+
+fn figures(counts: &VersionCounts) -> VersionFigures {
+    let p99_ns = counts.latency.percentile(0.99).unwrap_or(0.0);
+    VersionFigures {
+        calls: counts.latency.count(),
+        failed: counts.failed,
+        p99_us: (p99_ns / 1e3) as u64,
+    }
+}

@@ -1,0 +1,23 @@
+//! The host that a manager lives in, as far as the manager needs it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use lattice_protocol::links::Table;
+
+/// The knowledge of a host about its lattice.
+pub trait Surroundings: Send + Sync + 'static {
+    /// Returns the id of the host.
+    fn host_id(&self) -> &str;
+    /// Returns the other hosts of this make.
+    fn neighbours(&self) -> Neighbours;
+    /// Returns links, claims and image references as they are now.
+    fn table(&self) -> Arc<Table>;
+}
+
+/// The other hosts of this make that were heard of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    pub live: BTreeSet<String>,
+    /// Fallen silent a moment ago.
+    pub lost: BTreeSet<String>,
+}
