@@ -6,7 +6,8 @@
 //!   [`session`], found by [`context`] or the settings of the directory, and prints through
 //!   [`terminal`].
 //! * [`up`] starts a NATS server beside a host. [`doctor`] finds out what is wrong with a lattice.
-//!   [`inspect`] tells what a reference names; [`keyring`] has the keys a developer signs with.
+//!   [`inspect`] tells what a reference names; [`keyring`] has the keys a developer signs with;
+//!   [`manifests`] reads applications as people write them.
 
 #![deny(unsafe_code)]
 // Both panic where their reader is gone; `terminal` prints.
@@ -18,6 +19,7 @@ pub mod context;
 pub mod doctor;
 pub mod inspect;
 pub mod keyring;
+pub mod manifests;
 pub mod session;
 pub mod terminal;
 pub mod up;

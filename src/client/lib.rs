@@ -7,6 +7,8 @@
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so
 //!   at each save of one.
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
+//! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
+//!   they are as they are to be.
 //! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs,
 //!   and sees it through to its end with [`watch`]: by events and by looking, whichever tells
 //!   first.
@@ -17,6 +19,7 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod applications;
 pub mod calls;
 pub mod commands;
 pub mod dev;
