@@ -1,7 +1,10 @@
 //! The commands that operate a lattice, as a user types them: what they print, what they bring
 //! about, and how they fail.
 
-use std::process::Output;
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,13 +34,22 @@ impl User {
         Self { dir: TempDir::new().unwrap(), port, lattice: server.lattice().to_owned() }
     }
 
+    /// The directory that the user is in.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Types a command, with the port of the server in the environment.
     pub(crate) async fn run(&self, words: &[&str]) -> Output {
+        self.run_reading(words, Stdio::null()).await
+    }
+
+    /// The same for a command that reads its standard input.
+    pub(crate) async fn run_reading(&self, words: &[&str], input: impl Into<Stdio>) -> Output {
         let mut command = command(self.dir.path());
         command.args(words).env("NATS_PORT", &self.port).env("WASMCLOUD_JS_DOMAIN", "core");
         command.env("WASMCLOUD_CLUSTER_SEED", CLUSTER_SEED).env("WASMCLOUD_LATTICE", &self.lattice);
-        let command =
-            tokio::process::Command::from(command).stdin(std::process::Stdio::null()).output();
+        let command = tokio::process::Command::from(command).stdin(input).output();
         command.await.expect("host runs")
     }
 

@@ -12,6 +12,7 @@ mod walk;
 
 mod actors;
 mod applications;
+mod apply;
 mod article;
 mod artifacts;
 mod attacks;

@@ -1,11 +1,63 @@
-//! `app`: applications, which hosts keep as their manifests say.
+//! `apply`, `export` and `app`: applications, which the hosts of the lattice keep, or a deployment
+//! manager that is a program of its own.
+
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::{connect::Connect, lattice::Query};
 use crate::terminal::Form;
 
-/// Applications: a manifest says what is to run, and the hosts keep it so.
+#[derive(Args, Debug)]
+pub struct Apply {
+    /// Files, directories and http(s) addresses of manifests, or - for standard input
+    #[arg(value_name = "MANIFEST", required_unless_present = "files", value_hint = clap::ValueHint::AnyPath)]
+    pub manifests: Vec<String>,
+    /// The same with a flag; may be repeated
+    #[arg(short = 'f', long = "file", alias = "filename", value_name = "MANIFEST", value_hint = clap::ValueHint::AnyPath)]
+    pub files: Vec<String>,
+    /// Print the differences and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Undeploy and delete applications that were applied with the same --set before, and are not in
+    /// the manifests
+    #[arg(long)]
+    pub prune: bool,
+    /// Name of the set that the applications belong to [default: what a manifest says, or default]
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Return when the applications are to run, whether they do or not
+    #[arg(long, visible_alias = "no-wait")]
+    pub skip_wait: bool,
+    /// How long it may take until they run, in milliseconds, downloads included [default: 60000]
+    #[arg(long, value_name = "MS")]
+    pub wait_ms: Option<u64>,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+impl Apply {
+    /// The time to wait; none if nobody is waited for.
+    pub fn wait(&self, default: Duration) -> Option<Duration> {
+        (!self.skip_wait).then(|| self.wait_ms.map_or(default, Duration::from_millis))
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Export {
+    /// Application whose deployed manifest is printed, instead of one of all that no application
+    /// manages
+    #[arg(long, value_name = "NAME")]
+    pub application: Option<String>,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+/// Commands about single applications, in the words of `wash`.
 #[derive(Debug, Subcommand)]
 pub enum App {
     /// List applications
@@ -53,7 +105,8 @@ pub struct AppVersion {
 #[command(after_help = "Examples:\n  \
     host app deploy shop.yaml\n  \
     host app deploy shop v0.2.0\n\n\
-    A file is stored first, then deployed.")]
+    A file is stored first, then deployed; a version that is stored already is refused. `host apply` compares first, takes\n\
+    several files, and waits until everything runs.")]
 pub struct AppDeploy {
     /// Name of a stored application, file or http(s) address of a manifest (YAML or JSON); standard
     /// input if not given or -

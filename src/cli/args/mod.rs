@@ -1,9 +1,8 @@
 //! The command line: what can be asked of the binary, and how it says what went wrong.
 //!
 //! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that
-//!   speak to a lattice, [`dev`] the one that runs what is saved, [`app`] those for the deployment
-//!   manager, [`tools`] those that need neither; [`connect`] is what they share: where the lattice
-//!   is.
+//!   speak to a lattice, [`dev`] the one that runs what is saved, [`app`] those for applications,
+//!   [`tools`] those that need neither; [`connect`] is what they share: where the lattice is.
 //! * [`command`] is the whole as clap knows it, with the commands in groups.
 //!
 //! Settings are flags of every command that runs a host, and may stand before or after its name.
@@ -171,8 +170,44 @@ pub enum Command {
     /// The same commands in the long form: ctl get, ctl start, ...
     #[command(subcommand)]
     Ctl(lattice::Ctl),
-    /// Applications, kept as their manifests say
-    #[command(subcommand)]
+    /// Make applications run as manifests say
+    #[command(
+        long_about = "Makes applications run as manifests say: what differs from what is stored and deployed is stored and \
+            deployed, and waited for until it runs. Applied again, the same manifest changes nothing.\n\n\
+            A manifest is YAML, with several documents if wanted, or JSON. Of a directory its .yaml, .yml and .json files are \
+            read. Everything is checked before the first is sent. file:// references that are not absolute are meant from the \
+            folder of the manifest, on the machine of the host.\n\n\
+            A manifest without a version annotation gets one that is made from its content. One with a version has to change \
+            it when its content changes: a stored version never does.\n\n\
+            Each application remembers the set it was applied with (annotation lattice.host/applied-set); --prune takes away \
+            what is no longer in the files of the same set, and nothing else.",
+        after_help = "Examples:\n  \
+            host apply -f shop.yaml\n  \
+            host apply deploy/ --dry-run                 what would change\n  \
+            host apply deploy/ --prune --set production  and take away what is not there any more\n  \
+            host export | host apply -f - --dry-run\n\n\
+            Exit codes: 0 everything runs as the manifests say; 1 a manifest has a mistake, or something was refused or failed; \
+            2 usage; 3 it is not known yet within the time."
+    )]
+    Apply(app::Apply),
+    /// Print what runs as a manifest
+    #[command(
+        long_about = "Prints a manifest of what runs and is managed by no application: actors with their counts, providers, and \
+            the links between them, with their values. Where hosts run different numbers there is a rule for each, by a label \
+            that only this host has. With --application it prints the deployed manifest of that application.\n\n\
+            The configuration that a provider was started with is told by no host, and not in the manifest. Link values may be \
+            secrets. Applied in the same lattice, the application runs beside what was started by hand until that is stopped.",
+        after_help = "Examples:\n  \
+            host export > lattice.yaml\n  \
+            host export --application shop -o json"
+    )]
+    Export(app::Export),
+    /// Look at applications and change single ones, as `wash app` does
+    #[command(
+        subcommand,
+        long_about = "Looks at applications and changes single ones, as `wash app` does. The hosts of the lattice keep them; \
+            where a deployment manager (wadm 0.10) answers, hosts leave them to it, and the same commands speak to it."
+    )]
     App(app::App),
     /// Find out what is wrong, and how to mend it
     Doctor(lattice::Doctor),
@@ -221,7 +256,10 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
     ("Run a host", &["up", "down", "foreground", "dashboard", "ping", "config"]),
     (
         "Operate a lattice",
-        &["get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "app"],
+        &[
+            "get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "apply",
+            "export", "app",
+        ],
     ),
     ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
     (

@@ -5,6 +5,7 @@
 //! 1 failed, 2 wrong use, 3 the time was over and the outcome is unknown. Errors go to standard
 //! error, as sentences or, where data was asked for, as JSON.
 
+mod apply;
 mod call;
 mod clock;
 pub mod completions;
@@ -16,6 +17,7 @@ mod dev;
 mod doctor;
 mod drain;
 mod explain;
+mod export;
 mod files;
 mod forget;
 mod get;
@@ -114,6 +116,8 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         }
         Command::Label(label) => label::run(terminal, settings, label).await,
         Command::Call(call) => call::run(terminal, settings, call).await,
+        Command::Apply(args) => apply::run(terminal, settings, args).await,
+        Command::Export(args) => export::run(terminal, settings, &args).await,
         Command::App(app) => manager::run(terminal, settings, app).await,
         Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
         Command::Explain(explain) => explain::run(terminal, settings, explain).await,
@@ -165,11 +169,18 @@ fn finish(terminal: &Terminal, result: Result<()>) -> ExitCode {
         terminal.data_note(&told);
     } else if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         mistakes.to_string().lines().for_each(|mistake| terminal.note(mistake));
+    } else if let Some(Faults(lines)) = error.downcast_ref::<Faults>() {
+        lines.iter().for_each(|line| terminal.note(line));
     } else {
         terminal.note(format!("{error:#}"));
     }
     ExitCode::from(exit_code(&error))
 }
+
+/// Several things that are wrong, in lines.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+struct Faults(Vec<String>);
 
 /// Returns the exit code of an error, for scripts.
 fn exit_code(error: &anyhow::Error) -> u8 {

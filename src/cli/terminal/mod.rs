@@ -26,6 +26,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 use serde_json::Value;
 
 use lattice_protocol::escape;
@@ -127,6 +128,14 @@ impl Terminal {
         self.write(&format!("{}\n", json_text(&value)))
     }
 
+    /// Prints a document that people keep as YAML: as JSON only if that was asked for.
+    pub fn document(&self, document: &impl Serialize) -> Result<()> {
+        if self.output == Output::Json {
+            return self.data(serde_json::to_value(document).context("write JSON")?);
+        }
+        self.write(&yaml(document)?)
+    }
+
     /// Prints one JSON value on one line: the form of what goes on and on.
     pub fn data_line(&self, value: &Value) -> Result<()> {
         if self.output == Output::Yaml {
@@ -211,12 +220,12 @@ fn succeeded(mut value: Value) -> Value {
 
 /// YAML, or JSON, which is YAML too, where something in it would be obeyed by a terminal: plain
 /// scalars have no escapes.
-fn yaml(value: &Value) -> Result<String> {
+fn yaml(value: &impl Serialize) -> Result<String> {
     let text = serde_saphyr::to_string(value).context("write YAML")?;
     if matches!(escape::block(&text), Cow::Borrowed(_)) {
         Ok(text)
     } else {
-        Ok(json_text(value) + "\n")
+        Ok(json_text(&serde_json::to_value(value).context("write JSON")?) + "\n")
     }
 }
 

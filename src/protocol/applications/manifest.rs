@@ -18,6 +18,9 @@ use super::{
 pub const VERSION: &str = "version";
 /// The annotation with a sentence about an application.
 pub const DESCRIPTION: &str = "description";
+/// The annotation with the set of manifests that an application was applied with. An extension of
+/// ours.
+pub const APPLIED_SET: &str = "lattice.host/applied-set";
 /// The version that is always the newest one, and never a version of its own.
 pub const LATEST: &str = "latest";
 /// The link name of a capability that has none.

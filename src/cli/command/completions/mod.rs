@@ -127,7 +127,7 @@ fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
         ("link put" | "link del", "contract") | ("dev", "caps") => contracts(),
         ("logs", "entity") | ("explain", "origin") | ("claims forget", "name") => entities(),
         ("explain", "target") => targets(),
-        ("app deploy", "source") => apps(),
+        ("app deploy", "source") | ("export", "application") => apps(),
         ("app get" | "app history" | "app status" | "app del" | "app undeploy", "name") => apps(),
         // The library's own completer offers paths whatever they are called.
         _ if is_path(arg) => paths(),
@@ -235,7 +235,7 @@ mod tests {
                 assert!(found.contains(&argument), "{argument}");
             }
         }
-        assert_eq!(found.len(), 66, "{found:#?}");
+        assert_eq!(found.len(), 67, "{found:#?}");
     }
 
     #[test]

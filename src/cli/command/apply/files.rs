@@ -1,0 +1,232 @@
+//! Reads the manifests that are to be applied, and finds everything that is wrong with them before
+//! anything is sent.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::decide::Wanted;
+use crate::manifests::{self, Document, Manifests};
+use lattice_protocol::applications::{
+    decode::{DecodeError, Decoded, Format, decode},
+    manifest::Manifest,
+    validate::validate,
+};
+
+/// The beginning of the `apiVersion` of applications.
+const API_GROUP: &str = "core.oam.dev/";
+const KIND: &str = "Application";
+
+/// What was found in all files.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub applications: Vec<File>,
+    /// Worth to know, and no mistake.
+    pub notes: Vec<String>,
+    /// Lines that say what is wrong; nothing is applied if there are any.
+    pub mistakes: Vec<String>,
+}
+
+/// An application with the place where it is written.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub place: String,
+    pub wanted: Wanted,
+}
+
+/// Says how a file came to be read: what else is in a directory is nobody's mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    ByName,
+    InDirectory,
+}
+
+/// The members of a document that say what it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    kind: Option<String>,
+    api_version: Option<String>,
+}
+
+impl Found {
+    /// Reads everything that the words of a command mean.
+    pub async fn read(words: &[String], set: Option<&str>) -> Self {
+        let mut found = Self::default();
+        for word in words {
+            let path = Path::new(word);
+            if word == "-" || manifests::is_address(word) || !path.is_dir() {
+                found.take_text(manifests::read(word).await, Given::ByName, set);
+                continue;
+            }
+            match manifests::files_of(path) {
+                Ok(files) => files.iter().for_each(|file| {
+                    found.take_text(manifests::from_file(file), Given::InDirectory, set);
+                }),
+                Err(error) => found.mistakes.push(format!("{error:#}")),
+            }
+        }
+        if found.applications.is_empty() && found.mistakes.is_empty() {
+            found.mistakes.push(format!("no application is in {}", words.join(", ")));
+        }
+        found
+    }
+
+    fn take_text(&mut self, text: anyhow::Result<Manifests>, given: Given, set: Option<&str>) {
+        let read = text.and_then(|text| {
+            for document in manifests::documents(&text.text)? {
+                self.take(&text, document, given, set);
+            }
+            Ok(())
+        });
+        if let Err(error) = read {
+            self.mistakes.push(format!("{error:#}"));
+        }
+    }
+
+    fn take(&mut self, of: &Manifests, document: Document<'_>, given: Given, set: Option<&str>) {
+        let place = format!("{}, document {}", of.place, document.number);
+        let text = document.text();
+        if let Some(what) = other_kind(&text) {
+            let told = format!("{place}: {what} is no {KIND}");
+            match given {
+                Given::ByName => self.mistakes.push(told),
+                Given::InDirectory => self.notes.push(format!("{told}, and left out")),
+            }
+            return;
+        }
+        match checked(&text, of.format) {
+            Ok(Decoded { manifest, warnings }) => {
+                self.notes.extend(warnings.iter().map(|warning| format!("{place}: {warning}")));
+                self.add(manifest, place, set);
+            }
+            Err(lines) => {
+                self.mistakes.extend(lines.iter().map(|line| format!("{place}: {line}")));
+            }
+        }
+    }
+
+    fn add(&mut self, manifest: Manifest, place: String, set: Option<&str>) {
+        let name = manifest.name();
+        let same = self.applications.iter().find(|file| file.wanted.manifest.name() == name);
+        if let Some(File { place: first, .. }) = same {
+            self.mistakes.push(format!("{place}: application {name} is in {first} too"));
+            return;
+        }
+        self.applications.push(File { place, wanted: Wanted::new(manifest, set) });
+    }
+}
+
+/// Returns what a document is, if it clearly is no application.
+fn other_kind(text: &str) -> Option<String> {
+    let head: Head = serde_saphyr::from_str(text).ok()?;
+    let group = head.api_version.as_deref().unwrap_or_default();
+    match head.kind {
+        Some(kind) if kind != KIND && !group.starts_with(API_GROUP) => Some(format!("a {kind}")),
+        None if head.api_version.is_none() => Some("what has neither kind nor apiVersion".into()),
+        _ => None,
+    }
+}
+
+/// Reads an application as hosts would, or tells all that is wrong with it, in lines.
+fn checked(text: &str, format: Format) -> Result<Decoded, Vec<String>> {
+    let decoded = decode(text.as_bytes(), format).map_err(|error| match error {
+        DecodeError::Violations(all) => all.0.into_iter().map(|one| one.reason).collect(),
+        DecodeError::Unreadable(_) => lines(&error.to_string()),
+    })?;
+    validate(&decoded.manifest).map_err(|error| lines(&error.to_string()))?;
+    Ok(decoded)
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn application(name: &str) -> String {
+        format!(
+            "apiVersion: core.oam.dev/v1beta1\nkind: Application\nmetadata: {{name: {name}}}\nspec: {{components: []}}\n"
+        )
+    }
+
+    async fn read(files: &[(&str, String)], words: &[&str]) -> Found {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let words: Vec<String> =
+            words.iter().map(|word| dir.path().join(word).display().to_string()).collect();
+        let mut found = Found::read(&words, None).await;
+        let base = format!("{}/", dir.path().display());
+        for line in found.mistakes.iter_mut().chain(&mut found.notes) {
+            *line = line.replace(&base, "");
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn all_mistakes_of_all_files_are_told_together_with_their_places() {
+        let twice = format!("{}---\n{}", application("shop"), application("pets"));
+        let bad = format!(
+            "{}---\napiVersion: core.oam.dev/v1beta1\nkind: Application\nmetadata: {{name: x}}\nspec:\n  components:\n    \
+             - {{name: a, type: actor, properties: {{}}}}\n    - {{name: b, type: capability, properties: {{}}}}\n",
+            application("shop")
+        );
+        let files = [
+            ("first.yaml", twice),
+            ("bad.yaml", bad),
+            (
+                "broken.yaml",
+                "kind: Application\napiVersion: core.oam.dev/v1beta1\nmetadata: [\n".to_owned(),
+            ),
+            ("named.json", application("a.b")),
+            ("other.yaml", "apiVersion: v1\nkind: ConfigMap\n".to_owned()),
+        ];
+        let words =
+            ["first.yaml", "bad.yaml", "broken.yaml", "gone.yaml", "named.json", "other.yaml"];
+        let found = read(&files, &words).await;
+        let told = found.mistakes.join("\n");
+        for part in [
+            "bad.yaml, document 1: application shop is in first.yaml, document 1 too",
+            "bad.yaml, document 2: component \"a\": `image` is missing",
+            "bad.yaml, document 2: component \"b\": `image` is missing",
+            "broken.yaml, document 1: Unable to parse manifest",
+            "read the manifest gone.yaml",
+            "named.json, document 1: Unable to parse manifest",
+            "other.yaml, document 1: a ConfigMap is no Application",
+        ] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_else_is_in_a_directory_is_left_out() {
+        let files = [
+            ("shop.yaml", application("shop")),
+            ("host_config.json", "{\"lattice\": \"x\"}".to_owned()),
+            ("service.yml", "apiVersion: v1\nkind: Service\n".to_owned()),
+        ];
+        let found = read(&files, &["."]).await;
+        assert!(found.mistakes.is_empty(), "{:?}", found.mistakes);
+        assert_eq!(found.applications.len(), 1);
+        let told = found.notes.join("\n");
+        assert!(
+            told.contains("neither kind nor apiVersion") && told.contains("a Service"),
+            "{told}"
+        );
+        let nothing = read(&[("a.md", String::new())], &["."]).await;
+        assert!(nothing.mistakes[0].starts_with("no application is in "), "{nothing:?}");
+    }
+
+    #[tokio::test]
+    async fn a_mistake_has_the_line_of_its_file() {
+        let text =
+            format!("{}---\nkind: Application\nmetadata: {{name: [}}\n", application("shop"));
+        let found = read(&[("two.yaml", text)], &["two.yaml"]).await;
+        let told = found.mistakes.join("\n");
+        assert!(told.contains("document 2") && told.contains("line 7"), "{told}");
+    }
+}

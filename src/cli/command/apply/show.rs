@@ -1,0 +1,229 @@
+//! Shows what was done for each application, or would be.
+
+use serde_json::{Value, json};
+use similar::{Algorithm, udiff::unified_diff};
+
+use super::decide::Action;
+use crate::{
+    command::manager::toned,
+    manifests,
+    terminal::{Cell, Column, Page, Table, Tone, View},
+};
+use lattice_protocol::applications::{
+    api::{Info, StatusType},
+    manifest::Manifest,
+};
+
+/// Lines around a difference that are shown with it.
+const CONTEXT: usize = 3;
+
+/// What is done with an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Applied(Action),
+    Pruned,
+}
+
+/// An application, with what was done for it and how it is now.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: String,
+    pub version: String,
+    pub change: Change,
+    /// What is otherwise than before, in lines; empty if nothing is.
+    pub diff: String,
+    /// `None` if nobody waited for it.
+    pub status: Option<Info>,
+    /// Why it was not done.
+    pub error: Option<String>,
+}
+
+/// All applications of a command.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub rows: Vec<Row>,
+    /// Nothing was done.
+    pub is_dry_run: bool,
+}
+
+impl Change {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Applied(Action::Leave) => "unchanged",
+            Self::Applied(Action::Deploy) => "deploy",
+            Self::Applied(Action::Create) => "create",
+            Self::Applied(Action::Update) => "update",
+            Self::Applied(Action::Refuse) => "refuse",
+            Self::Pruned => "prune",
+        }
+    }
+}
+
+impl Row {
+    pub fn pruned(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            version: String::new(),
+            change: Change::Pruned,
+            diff: String::new(),
+            status: None,
+            error: None,
+        }
+    }
+
+    /// Returns a line about what is not as it is to be.
+    pub fn failure(&self) -> Option<String> {
+        if let Some(error) = &self.error {
+            return Some(format!("{}: {error}", self.name));
+        }
+        let info = self.status.as_ref().filter(|info| info.kind == StatusType::Failed)?;
+        let name = &self.name;
+        Some(format!(
+            "{name} {} failed: {}; hosts try again. `host app status {name}` shows its parts",
+            self.version, info.message
+        ))
+    }
+
+    fn json(&self) -> Value {
+        let mut json = json!({ "name": self.name, "action": self.change.word() });
+        let members = [
+            ("version", (!self.version.is_empty()).then(|| json!(self.version))),
+            ("status", self.status.as_ref().map(|status| json!(status))),
+            ("error", self.error.as_ref().map(|error| json!(error))),
+            ("diff", (!self.diff.is_empty()).then(|| json!(self.diff))),
+        ];
+        for (key, value) in members {
+            if let Some(value) = value {
+                json[key] = value;
+            }
+        }
+        json
+    }
+}
+
+impl View for Applied {
+    fn json(&self) -> Value {
+        let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
+        let success = self.rows.iter().all(|row| row.failure().is_none());
+        json!({ "applications": rows, "dry_run": self.is_dry_run, "success": success })
+    }
+
+    fn text(&self, page: &mut Page) {
+        if self.is_dry_run {
+            self.rows.iter().for_each(|row| planned(row, page));
+            return;
+        }
+        let mut table = Table::new([
+            Column::text("NAME"),
+            Column::text("VERSION"),
+            Column::fixed("CHANGE"),
+            Column::fixed("STATUS"),
+            Column::text("MESSAGE"),
+        ]);
+        for row in &self.rows {
+            let (status, message) = match (&row.error, &row.status) {
+                (Some(error), _) => (Cell::toned("refused", Tone::Bad), error.as_str()),
+                (None, Some(info)) => (toned(word(info.kind)), info.message.as_str()),
+                (None, None) => ("".into(), ""),
+            };
+            let change = row.change.word();
+            table.row([
+                Cell::from(&row.name),
+                Cell::from(&row.version),
+                change.into(),
+                status,
+                message.into(),
+            ]);
+        }
+        page.table(&table, "");
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.rows.iter().map(|row| row.name.clone()).collect()
+    }
+}
+
+/// Shows what would be done for an application.
+fn planned(row: &Row, page: &mut Page) {
+    page.gap();
+    let line = format!("{}: {} {}", row.name, row.change.word(), row.version);
+    page.line(Tone::Strong.paint(line.trim_end()));
+    for line in row.diff.lines() {
+        let tone = match line.as_bytes().first() {
+            Some(b'+') => Tone::Good,
+            Some(b'-') => Tone::Bad,
+            Some(b'@') => Tone::Faint,
+            _ => Tone::Plain,
+        };
+        page.line(tone.paint(line));
+    }
+}
+
+/// Returns the difference of two manifests, in lines.
+pub fn difference(before: Option<&Manifest>, after: &Manifest) -> String {
+    let old = before.map(lines_of).unwrap_or_default();
+    unified_diff(Algorithm::default(), &old, &lines_of(after), CONTEXT, None)
+}
+
+fn lines_of(manifest: &Manifest) -> String {
+    // Every manifest that was read can be written.
+    manifests::yaml(manifest).unwrap_or_default()
+}
+
+/// Returns the word of a status.
+pub fn word(kind: StatusType) -> &'static str {
+    match kind {
+        StatusType::Undeployed => "undeployed",
+        StatusType::Reconciling => "reconciling",
+        StatusType::Deployed => "deployed",
+        StatusType::Failed => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_protocol::applications::decode::{Format, decode};
+
+    fn manifest(instances: u32) -> Manifest {
+        let text = format!(
+            "{{apiVersion: core.oam.dev/v1beta1, kind: Application, metadata: {{name: shop}}, spec: {{components: [\
+             {{name: front, type: actor, properties: {{image: r/front:1}}, traits: [{{type: spreadscaler, properties: \
+             {{instances: {instances}}}}}]}}]}}}}"
+        );
+        decode(text.as_bytes(), Format::Yaml).unwrap().manifest
+    }
+
+    #[test]
+    fn a_difference_has_the_lines_that_changed() {
+        let diff = difference(Some(&manifest(1)), &manifest(2));
+        let changed: Vec<&str> =
+            diff.lines().filter(|line| line.starts_with(['+', '-'])).map(str::trim_end).collect();
+        assert!(
+            matches!(changed[..], [old, new]
+            if old.ends_with("instances: 1") && new.ends_with("instances: 2")),
+            "{diff}"
+        );
+        let new = difference(None, &manifest(1));
+        assert!(new.contains("+kind: Application") && !new.contains("\n-"), "{new}");
+        assert_eq!(difference(Some(&manifest(1)), &manifest(1)), "");
+    }
+
+    #[test]
+    fn what_failed_is_said_in_every_form() {
+        let failed = Info { kind: StatusType::Failed, message: "no host".into() };
+        let row = |status, error| Row { status, error, ..Row::pruned("shop") };
+        for (row, expected) in [
+            (row(None, None), None),
+            (row(Some(Info { kind: StatusType::Deployed, message: String::new() }), None), None),
+            (row(Some(failed), None), Some("no host")),
+            (row(None, Some("not now".into())), Some("shop: not now")),
+        ] {
+            let failure = row.failure();
+            assert_eq!(failure.is_some(), expected.is_some());
+            assert!(failure.unwrap_or_default().contains(expected.unwrap_or_default()));
+            let json = Applied { rows: vec![row], is_dry_run: false }.json();
+            assert_eq!(json["success"], expected.is_none());
+        }
+    }
+}
