@@ -8,10 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::events::event::Annotations;
+use crate::{applications::ownership::MANAGED_BY, events::event::Annotations};
 
-/// The annotation of what a deployment manager started.
-pub const MANAGED_BY: &str = "wasmcloud.dev/managed-by";
 /// The annotation of what `host dev` started; its value is the name of the file.
 pub const DEV: &str = "lattice.host/dev";
 /// Actors by their annotations, and providers, that are kept of one host.
