@@ -48,6 +48,13 @@ impl Running {
         assert_eq!(self.process.exit_code(), None);
     }
 
+    /// Waits until its log has this text, which may have come before it was ready.
+    fn says(&mut self, text: &str) {
+        if !self.process.seen.iter().any(|line| line.contains(text)) {
+            self.process.line(text);
+        }
+    }
+
     /// Gives a command; returns the answer.
     async fn ask(&self, server: &Server, tail: &str, body: Value) -> Value {
         let subject = server.ctl(format!("cmd.{}.{tail}", self.id));
@@ -205,7 +212,7 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
     server.configure("");
     server.resume().await;
     let mut host = Running::start(&server, dir.path(), &[]);
-    host.process.line("by hand is not kept");
+    host.says("by hand is not kept");
     let told = host.accepted(&server, "lp", provider("late")).await;
     assert!(text(&told, "/not_kept").contains("JetStream is switched off"), "{told}");
     let late = "builtin://httpclient late".to_owned();
@@ -342,7 +349,7 @@ async fn an_entry_that_this_host_did_not_sign_for_now_starts_nothing() {
         let mut host = Running::start(&server, dir.path(), &[]);
         let refused = events.next("command_refused").await;
         assert!(text(&refused, "/data/error").contains(cause), "{what}: {refused}");
-        host.process.line("does not count");
+        host.says("does not count");
         assert!(host.runs(&server).await.is_empty(), "{what}");
         assert_eq!(entry(&server, &host.id).await, value, "{what}: it stays for who looks at it");
         host.stop();
