@@ -23,8 +23,8 @@ use lattice_base::{
 };
 use lattice_protocol::applications::stored::{BUCKET, Stored, model_key, set_key};
 
-/// Attempts to write what others write too; the old manager makes as many.
-const ATTEMPTS_MAX: usize = 3;
+/// Attempts to write what others write too. Of several writers one succeeds in each round.
+const ATTEMPTS_MAX: usize = 16;
 /// Applications that are read at a time for a list.
 const READ_AT_ONCE: usize = 16;
 /// Bytes of a message that are not the value of an entry: subject and headers.

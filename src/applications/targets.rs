@@ -31,8 +31,8 @@ use lattice_protocol::{
     store::Entry,
 };
 
-/// Attempts to write what others write too.
-const ATTEMPTS_MAX: usize = 3;
+/// Attempts to write what others write too. Of several writers one succeeds in each round.
+const ATTEMPTS_MAX: usize = 16;
 /// How often a bucket that nobody has made yet is looked for.
 const LOOK: Duration = Duration::from_secs(5);
 

@@ -671,7 +671,9 @@ async fn who_may_only_write_to_the_buckets_deploys_nothing() {
     desired.put("APP_web", forged.to_string().into()).await.unwrap();
 
     let list: Vec<ModelSummary> = server.get_response("model.list", "").await;
-    assert_eq!((&list[0].status, &list[0].deployed_version), (&StatusType::Undeployed, &None));
+    assert_eq!((&list[0].status, &list[0].deployed_version), (&StatusType::Failed, &None));
+    let message = list[0].status_message.as_deref().unwrap_or_default();
+    assert!(message.contains("its signature does not fit"), "{message}");
     // A command of somebody who may give one replaces both.
     assert_eq!(server.deploy("web", "").await.result, DeployResult::Acknowledged);
     let list: Vec<ModelSummary> = server.get_response("model.list", "").await;
@@ -724,4 +726,125 @@ async fn a_rule_that_no_host_fits_is_stored_with_a_warning() {
         assert!(response.message.contains(part), "{part} in {}", response.message);
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applications_of_an_earlier_manager_are_found_and_kept_from_the_next_deployment_on() {
+    let server = TestServer::set_up().await;
+    let context = async_nats::jetstream::new(server.client.clone());
+    let bucket = async_nats::jetstream::kv::Config {
+        bucket: "wadm_manifests".into(),
+        history: 1,
+        ..Default::default()
+    };
+    let bucket = context.create_or_update_key_value(bucket).await.expect("a bucket");
+    let lattice = server.server.lattice();
+    let manifest = json!({"apiVersion": "core.oam.dev/v1beta1", "kind": "Application",
+        "metadata": {"name": "old"}, "spec": {"components": []}});
+    let later = json!({"later": "form"});
+    let stored = json!({"manifests": {"": manifest, "v2": later}, "deployed_version": ""});
+    bucket.put(format!("{lattice}-old"), stored.to_string().into()).await.unwrap();
+    bucket.put(lattice, r#"["gone","old"]"#.into()).await.unwrap();
+
+    let list: Vec<ModelSummary> = server.get_response("model.list", "").await;
+    let [old] = &list[..] else { panic!("one application: {list:?}") };
+    assert_eq!((&*old.version, &old.status), ("v2", &StatusType::Undeployed));
+    assert!(old.status_message.as_ref().is_some_and(|text| text.contains("deploy it again")));
+    let unusable = server.deploy("old", "").await;
+    assert!(unusable.message.contains("v2 cannot be used"), "{}", unusable.message);
+    let deployed = server.deploy("old", r#"{"version":""}"#).await;
+    assert_eq!(deployed.result, DeployResult::Acknowledged, "{}", deployed.message);
+    assert_eq!(flags(&server.versions("old").await), [("", true), ("v2", false)]);
+
+    // What was purged there is gone here, and can be put again.
+    bucket.purge(format!("{lattice}-old")).await.unwrap();
+    let reply: GetModelResponse = server.get_response("model.get.old", "").await;
+    assert_eq!(reply.result, GetResult::NotFound);
+    let response = server.put(&WEB.replace("name: web", "name: old")).await;
+    assert_eq!(response.result, PutResult::Created, "{}", response.message);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_at_the_same_time_lose_nothing() {
+    let server = TestServer::set_up().await;
+    let versions = (0..8).map(|number| ("web".to_owned(), format!("v{number}")));
+    let others = (0..8).map(|number| (format!("web{number}"), "v1".to_owned()));
+    let puts = versions.chain(others).map(|(name, version)| {
+        let named = format!("name: {name}, annotations: {{version: {version}}}");
+        let manifest = WEB.replace("name: web", &named);
+        let server = &server;
+        async move { server.put(&manifest).await }
+    });
+    for response in futures::future::join_all(puts).await {
+        assert_ne!(response.result, PutResult::Error, "{}", response.message);
+    }
+    let list: Vec<ModelSummary> = server.get_response("model.list", "").await;
+    assert_eq!(list.len(), 9);
+    assert_eq!(server.versions("web").await.len(), 8);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_do_not_fit_into_a_message_are_refused_with_what_to_do() {
+    let server = TestServer::set_up().await;
+    let large = |version: &str| {
+        let description = "x".repeat(600 << 10);
+        let annotations = format!("{{version: {version}, description: {description}}}");
+        WEB.replace("name: web", &format!("name: web, annotations: {annotations}"))
+    };
+    assert_eq!(server.put(&large("v1")).await.result, PutResult::Created);
+    let response = server.put(&large("v2")).await;
+    assert!(response.message.contains("delete versions"), "{}", response.message);
+    assert_eq!(server.versions("web").await.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_is_published_when_it_changes_in_the_stream_of_the_old_manager() {
+    use lattice_applications::status::{Published, Statuses};
+    use lattice_protocol::{
+        applications::api::{Info, Status, StatusType},
+        identity::keys::LatticeName,
+        lattice::subject::Subjects,
+    };
+
+    let server = Server::shared().await;
+    let client = client::nats(&server).await;
+    let nats = lattice_base::lattice::connection::Nats {
+        client: client.clone(),
+        reconnects: tokio::sync::watch::channel(0).1,
+        denied: tokio::sync::watch::channel(Vec::new()).1,
+    };
+    let subjects = Subjects::new(LatticeName::parse(server.lattice()).unwrap(), "wasmbus.ctl");
+    let statuses = Statuses::new(nats, server.domain(), subjects.clone(), 1);
+    let status = |kind, message: &str| Status {
+        version: "v1".into(),
+        status: Info { kind, message: message.into() },
+        ..Status::default()
+    };
+    assert_eq!(statuses.last("shop").await.unwrap(), None);
+    for (kind, message, published) in [
+        (StatusType::Reconciling, "starts", Published::Yes),
+        (StatusType::Reconciling, "starts", Published::Unchanged),
+        (StatusType::Deployed, "", Published::Yes),
+    ] {
+        let outcome = statuses.publish("shop", status(kind, message)).await.unwrap();
+        assert_eq!(outcome, published, "{kind:?}");
+    }
+    // As the old manager's tests read it.
+    let context = match server.domain() {
+        Some(domain) => async_nats::jetstream::with_domain(client, domain),
+        None => async_nats::jetstream::new(client),
+    };
+    let stream = context.get_stream("wadm_status").await.expect("the stream");
+    let config = &stream.cached_info().config;
+    assert_eq!(
+        (&*config.subjects, config.max_messages_per_subject),
+        (&["wadm.status.*.*".to_owned()][..], 10)
+    );
+    let raw = stream.get_last_raw_message_by_subject(&subjects.manager_status("shop")).await;
+    let record: theirs::StatusInfo = serde_json::from_slice(&raw.unwrap().payload).unwrap();
+    assert_eq!(record.status_type, self::StatusType::Deployed);
+    assert!(record.message.is_empty());
 }

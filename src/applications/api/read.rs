@@ -67,10 +67,7 @@ impl Server {
         let description = manifest.pointer(&format!("/metadata/annotations/{DESCRIPTION}"));
         let description = description.and_then(Value::as_str).map(str::to_owned);
         let target = self.targets.get(&name).await?;
-        let mut status = self.status_of(&name, target.as_ref(), &version).await?;
-        if is_unadopted(&stored, target.as_ref()) {
-            status.status.message = UNADOPTED.to_owned();
-        }
+        let status = self.status_of(&name, &stored, target.as_ref()).await?;
         let is_told = target.is_some() || !status.status.message.is_empty();
         Ok(Summary {
             version,
@@ -128,30 +125,36 @@ impl Server {
             return Ok(StatusReply { result, message, status: None });
         };
         let target = self.targets.get(name).await?;
-        let (version, _) = newest(&stored);
-        let mut status = self.status_of(name, target.as_ref(), &version).await?;
-        if is_unadopted(&stored, target.as_ref()) {
-            status.status.message = UNADOPTED.to_owned();
-        }
         Ok(StatusReply {
             result: StatusResult::Ok,
             message: format!("Successfully fetched status for model {name}"),
-            status: Some(status),
+            status: Some(self.status_of(name, &stored, target.as_ref()).await?),
         })
     }
 
     async fn status_of(
         &self,
         name: &str,
+        stored: &Stored,
         target: Option<&Target>,
-        newest: &str,
     ) -> Result<Status, StatusError> {
         // What nobody runs has no record that counts.
         let record = match deployed(target) {
             Some(_) => self.statuses.last(name).await?,
             None => None,
         };
-        Ok(status::effective(target, newest, record.as_ref()))
+        let (newest, _) = newest(stored);
+        let mut status = status::effective(target, &newest, record.as_ref());
+        if target.is_none() {
+            if let Some(reason) = self.targets.rejected().remove(name) {
+                let message =
+                    format!("the entry that says what is to run does not count: {reason}");
+                status.status = Info { kind: StatusType::Failed, message };
+            } else if stored.deployed_version.is_some() {
+                status.status.message = UNADOPTED.to_owned();
+            }
+        }
+        Ok(status)
     }
 }
 
@@ -163,11 +166,6 @@ fn newest(stored: &Stored) -> (String, Value) {
 
 pub(super) fn deployed(target: Option<&Target>) -> Option<&str> {
     target.filter(|target| target.state == State::Deployed).map(|target| target.version.as_str())
-}
-
-/// Says whether another manager kept it, and nobody told these hosts anything about it.
-fn is_unadopted(stored: &Stored, target: Option<&Target>) -> bool {
-    target.is_none() && stored.deployed_version.is_some()
 }
 
 pub(super) fn not_found(name: &str) -> String {
