@@ -480,6 +480,7 @@ async fn no_link_keeps_its_data_in_a_bucket_of_the_hosts() {
             "ARTIFACTS_other",
             "CONFIGDATA_default",
             "DESIREDDATA_default",
+            "wadm_manifests",
             "default",
         ] {
             let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;

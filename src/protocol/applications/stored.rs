@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::manifest::{LATEST, Manifest};
 
+/// How the names of the buckets of applications begin.
+pub const BUCKETS: &str = "wadm_";
 /// The bucket of the manifests of all lattices.
 pub const BUCKET: &str = "wadm_manifests";
 

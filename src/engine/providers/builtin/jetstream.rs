@@ -20,7 +20,9 @@ use lattice_base::store::{
     artifacts,
     jetstream::{api_prefix, context},
 };
-use lattice_protocol::{desired, errors::chain, identity::keys::LatticeName, store::keys};
+use lattice_protocol::{
+    applications::stored, desired, errors::chain, identity::keys::LatticeName, store::keys,
+};
 
 pub(super) use lattice_base::store::jetstream::lasting;
 pub use lattice_base::store::jetstream::read::{
@@ -29,11 +31,12 @@ pub use lattice_base::store::jetstream::read::{
 
 /// How the names of hosts' buckets begin, of any lattice, and what is in them. The one for the
 /// large payloads of calls has the name of its lattice alone.
-const HOSTS_BUCKETS: [(&str, &str); 4] = [
+const HOSTS_BUCKETS: [(&str, &str); 5] = [
     (keys::BUCKET, "links and claims"),
     (artifacts::BUCKET, "uploads"),
     (keys::CONFIG_BUCKET, "named configuration"),
     (desired::BUCKET, "what they are to run"),
+    (stored::BUCKETS, "applications"),
 ];
 /// The largest number of copies JetStream keeps.
 const REPLICAS_MAX: u64 = 5;
@@ -226,6 +229,7 @@ mod tests {
             "ARTIFACTS_other",
             "CONFIGDATA_shop",
             "DESIREDDATA_shop",
+            "wadm_manifests",
             "shop",
             &"x".repeat(129),
         ] {
