@@ -79,6 +79,19 @@ pub enum App {
     Undeploy(AppUndeploy),
 }
 
+/// Commands about new versions that take over step by step.
+#[derive(Debug, Subcommand)]
+pub enum Rollout {
+    /// Show the step, and the calls of both versions
+    Status(AppName),
+    /// Stay at the step it is at
+    Pause(AppName),
+    /// Go on with a rollout that was stopped
+    Resume(AppName),
+    /// Give all calls back to the version before
+    Abort(AppName),
+}
+
 #[derive(Args, Debug)]
 pub struct AppName {
     /// Name of the application

@@ -209,6 +209,14 @@ pub enum Command {
             where a deployment manager (wadm 0.10) answers, hosts leave them to it, and the same commands speak to it."
     )]
     App(app::App),
+    /// Look at a new version that takes over step by step, and stop or end that
+    #[command(
+        subcommand,
+        long_about = "A manifest whose actor has the trait `rollout` takes over step by step: the new version runs beside the old one, \
+            takes a share of the calls, and is compared with it. It goes on or is taken back by itself; these commands look at \
+            it, stop it where it is, go on, or give everything back to the old version."
+    )]
+    Rollout(app::Rollout),
     /// Find out what is wrong, and how to mend it
     Doctor(lattice::Doctor),
     /// Tell how a call is decided: claim, link, policy, replica, path

@@ -31,6 +31,7 @@ mod manager;
 mod par;
 mod permit;
 mod registry;
+mod rollout;
 mod scale;
 mod sending;
 mod sign;
@@ -119,6 +120,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Apply(args) => apply::run(terminal, settings, args).await,
         Command::Export(args) => export::run(terminal, settings, &args).await,
         Command::App(app) => manager::run(terminal, settings, app).await,
+        Command::Rollout(args) => rollout::run(terminal, settings, args).await,
         Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
         Command::Explain(explain) => explain::run(terminal, settings, explain).await,
         Command::Logs(logs) => logs::run(terminal, settings, logs).await,
