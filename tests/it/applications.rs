@@ -722,7 +722,7 @@ async fn a_rule_that_no_host_fits_is_stored_with_a_warning() {
     );
     let response = server.put(&manifest).await;
     assert_eq!(response.result, PutResult::Created, "{}", response.message);
-    for part in ["Warning: ", "rule \"moon\"", "\"http\"", "zone=moon", &server.hosts[0].id] {
+    for part in ["Warning: ", "\"moon\" of \"http\"", "zone=moon", &server.hosts[0].id] {
         assert!(response.message.contains(part), "{part} in {}", response.message);
     }
     server.stop().await;

@@ -209,49 +209,55 @@ pub fn unmet(
     if hosts.is_empty() {
         return Vec::new();
     }
-    let rules = application
-        .scalers
-        .iter()
-        .flat_map(|scaler| scaler.rules.iter().filter_map(|rule| unmet_rule(scaler, rule, hosts)));
-    rules.collect()
+    let mut warnings = Vec::new();
+    // By what they ask for, so that hosts are named once.
+    let mut unfit: BTreeMap<&BTreeMap<String, String>, Vec<String>> = BTreeMap::new();
+    for scaler in &application.scalers {
+        for rule in scaler.rules.iter().filter(|rule| rule.count > 0) {
+            match hosts.values().filter(|labels| rule.fits(labels)).count() {
+                0 => {
+                    let named = format!("{:?} of {:?}", rule.name, scaler.component);
+                    unfit.entry(&rule.requirements).or_default().push(named);
+                }
+                fitting => warnings.extend(too_few(scaler, rule, fitting)),
+            }
+        }
+    }
+    warnings.extend(unfit.into_iter().map(|(asked, rules)| no_host(asked, &rules, hosts)));
+    warnings
 }
 
-fn unmet_rule(
-    scaler: &Scaler,
-    rule: &Rule,
+/// Says that no host has what rules ask for, and what hosts have instead.
+fn no_host(
+    asked: &BTreeMap<String, String>,
+    rules: &[String],
     hosts: &BTreeMap<String, BTreeMap<String, String>>,
-) -> Option<String> {
-    if rule.count == 0 {
-        return None;
-    }
-    let fitting = hosts.values().filter(|labels| rule.fits(labels)).count();
-    let (name, component) = (&rule.name, &scaler.component);
-    if fitting == 0 {
-        let named: Vec<String> = hosts
-            .iter()
-            .take(NAMED_HOSTS_MAX)
-            .map(|(id, labels)| {
-                let asked = rule.requirements.keys().filter_map(|key| labels.get_key_value(key));
-                let has: BTreeMap<String, String> =
-                    asked.map(|(key, value)| (key.clone(), value.clone())).collect();
-                format!("{id} has {}", shown_labels(&has))
-            })
-            .collect();
-        let more = if hosts.len() > named.len() { ", …" } else { "" };
-        return Some(format!(
-            "no host of now fits rule {name:?} of component {component:?}, which asks for {} ({}{more})",
-            shown_labels(&rule.requirements),
-            named.join(", ")
-        ));
-    }
+) -> String {
+    let named = hosts.iter().take(NAMED_HOSTS_MAX).map(|(id, labels)| {
+        let same = asked.keys().filter_map(|key| labels.get_key_value(key));
+        let has = same.map(|(key, value)| (key.clone(), value.clone())).collect();
+        format!("{id} has {}", shown_labels(&has))
+    });
+    let named: Vec<String> = named.collect();
+    let more = if hosts.len() > named.len() { ", …" } else { "" };
+    format!(
+        "no host of now has {}, which these rules ask for: {} ({}{more})",
+        shown_labels(asked),
+        rules.join(", "),
+        named.join(", ")
+    )
+}
+
+/// Says that fewer hosts fit than a rule wants providers, which run once on a host.
+fn too_few(scaler: &Scaler, rule: &Rule, fitting: usize) -> Option<String> {
     let is_provider = matches!(scaler.kind, ScalerKind::Provider { .. });
-    if is_provider && scaler.mode == Mode::Spread && fitting < rule.count as usize {
-        return Some(format!(
-            "rule {name:?} of component {component:?} asks for {} providers, one on a host, and {fitting} of the hosts of now fit it",
-            rule.count
-        ));
-    }
-    None
+    let is_too_few = is_provider && scaler.mode == Mode::Spread && fitting < rule.count as usize;
+    is_too_few.then(|| {
+        format!(
+            "rule {:?} of component {:?} asks for {} providers, one on a host, and {fitting} of the hosts of now fit it",
+            rule.name, scaler.component, rule.count
+        )
+    })
 }
 
 fn shown_labels(labels: &BTreeMap<String, String>) -> String {

@@ -143,8 +143,8 @@ fn hosts_of_now_that_do_not_fit_are_named() {
     assert_eq!(
         unmet(&application, &hosts),
         [
-            "no host of now fits rule \"moon\" of component \"web\", which asks for zone=moon (NA has zone=east)",
             "rule \"all\" of component \"web\" asks for 2 providers, one on a host, and 1 of the hosts of now fit it",
+            "no host of now has zone=moon, which these rules ask for: \"moon\" of \"web\" (NA has zone=east)",
         ]
     );
     let hosts = ["NA", "NB"].map(|id| (id.to_owned(), host("moon"))).into();
