@@ -87,7 +87,7 @@ impl Models {
     pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let names = self.names().await?;
         let mut listed: Vec<Listed> = stream::iter(names)
-            .map(|name| async move { Ok(self.listed(name).await?) })
+            .map(|name| self.listed(name))
             .buffered(READ_AT_ONCE)
             .filter_map(|read: Result<Option<Listed>, StoreError>| async { read.transpose() })
             .collect::<Vec<_>>()

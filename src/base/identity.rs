@@ -19,7 +19,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, HostKey, KeyOrigin},
+    config::{Config, Environment as _, HostKey, KeyOrigin, ProcessEnvironment},
     trusted::{self, Holds},
 };
 use lattice_protocol::identity::digest::sha256;
@@ -242,8 +242,14 @@ fn file_name(number: usize) -> String {
 fn machine() -> String {
     let texts = MACHINE.iter().filter_map(|path| fs::read_to_string(path).ok());
     let mut names = texts.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let name = names.next().or_else(|| std::env::var("COMPUTERNAME").ok()).unwrap_or_default();
+    let name = names.next().or_else(computer_name).unwrap_or_default();
     HEXLOWER.encode(&sha256(format!("{PURPOSE}\n{name}").as_bytes())[..16])
+}
+
+/// The name of the machine where there is no file with its number.
+fn computer_name() -> Option<String> {
+    let vars = ProcessEnvironment.vars();
+    vars.into_iter().find(|(name, _)| name == "COMPUTERNAME").map(|(_, value)| value)
 }
 
 /// Whether a path still leads to an open file.

@@ -80,7 +80,7 @@ async fn instances(server: &Server, host: &TestHost, application: Option<&str>) 
         let annotations = instance.annotations.as_ref();
         annotations.and_then(|all| all.get(APPLICATION)).map(String::as_str) == application
     });
-    own.map(|instance| u32::from(instance.max_instances)).sum()
+    own.map(|instance| instance.max_instances).sum()
 }
 
 /// Returns the names of the applications there are.

@@ -208,7 +208,7 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
     server.kill();
 
     // With the same store, and without JetStream.
-    let with = format!("jetstream {{ domain: core\n store_dir: \"@DIR@/js\" }}");
+    let with = "jetstream { domain: core\n store_dir: \"@DIR@/js\" }";
     server.configure("");
     server.resume().await;
     let mut host = Running::start(&server, dir.path(), &[]);
@@ -216,7 +216,7 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
     let told = host.accepted(&server, "lp", provider("late")).await;
     assert!(text(&told, "/not_kept").contains("JetStream is switched off"), "{told}");
     let late = "builtin://httpclient late".to_owned();
-    host.comes_to(&server, &[late.clone()]).await;
+    host.comes_to(&server, std::slice::from_ref(&late)).await;
 
     // What was kept comes back, and what was started meanwhile is kept as well.
     server.kill();

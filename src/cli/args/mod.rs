@@ -266,7 +266,7 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
         "Operate a lattice",
         &[
             "get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "apply",
-            "export", "app",
+            "export", "app", "rollout",
         ],
     ),
     ("Find out", &["doctor", "explain", "logs", "top", "spy"]),

@@ -140,10 +140,8 @@ impl Bucket {
         let is_deleted = message
             .headers
             .iter()
-            .filter_map(|(name, values)| {
-                (name.to_string().eq_ignore_ascii_case("KV-Operation")).then(|| values.first())
-            })
-            .flatten()
+            .filter(|(name, _)| name.to_string().eq_ignore_ascii_case("KV-Operation"))
+            .filter_map(|(_, values)| values.first())
             .any(|operation| matches!(operation.as_str(), "DEL" | "PURGE"));
         let entry =
             Entry { key: key.to_owned(), value: message.payload, revision: message.sequence };
