@@ -220,7 +220,7 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
 
     // What was kept comes back, and what was started meanwhile is kept as well.
     server.kill();
-    server.configure(&with);
+    server.configure(with);
     server.resume().await;
     let all = [actor(&example("echo"), 2), late];
     host.comes_to(&server, &all).await;
