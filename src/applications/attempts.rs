@@ -134,6 +134,11 @@ impl Attempts {
         }
     }
 
+    /// Whether something was sent and has not shown yet, or is to be tried again.
+    pub fn is_busy(&self) -> bool {
+        !self.pending.is_empty() || !self.failures.is_empty() || !self.refused_updates.is_empty()
+    }
+
     /// Whether just this was sent and has not shown yet.
     pub fn is_pending(&self, command: &Command) -> bool {
         self.pending.iter().any(|pending| pending.command == *command)
@@ -149,6 +154,7 @@ impl Attempts {
             self.failed(&command, "it was not seen to happen in time", now);
         }
         self.pending.retain(|pending| pending.until > now && !shows(&pending.command, seen));
+        self.refused_updates.retain(|_, until| *until > now);
         self.failures.retain(|(scaler, host), failure| {
             failure.not_before > now || !runs(scaler, host, seen)
         });

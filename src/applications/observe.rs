@@ -191,8 +191,9 @@ impl Observer {
     }
 
     /// Returns the lattice as it was last seen, as far as it is of use for these images: what they
-    /// led to is known from the own host's table when they do not run.
-    pub fn observed(&self, images: &BTreeSet<String>) -> Observed {
+    /// led to is known from the own host's table when they do not run. Of the links those are told
+    /// of what the images led to, and of `actors`.
+    pub fn observed(&self, images: &BTreeSet<String>, actors: &BTreeSet<String>) -> Observed {
         let table = self.surroundings.table();
         let mut observed = Observed::default();
         for image in images {
@@ -216,7 +217,9 @@ impl Observer {
                 observed.contracts.insert(key.clone(), claims.contract_id.clone());
             }
         }
-        observed.links = table.links().map(|link| LinkDefinition::clone(link)).collect();
+        let known: BTreeSet<&String> = observed.keys.values().chain(actors).collect();
+        let links = table.links().filter(|link| known.contains(&link.actor_id));
+        observed.links = links.map(|link| LinkDefinition::clone(link)).collect();
         observed
     }
 }

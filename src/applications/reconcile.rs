@@ -63,6 +63,8 @@ const LINGER: Duration = Duration::from_secs(600);
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How often the calls of a rollout are looked at.
 const ROLLOUT_LOOK: Duration = Duration::from_secs(1);
+/// How often it is planned without a reason.
+const PLAN_AGAIN: Duration = Duration::from_secs(5);
 /// Commands that are on their way at a time.
 const IN_FLIGHT_MAX: usize = 256;
 
@@ -106,6 +108,12 @@ impl Kept {
             is_settled: false,
         }
     }
+
+    /// Whether a new version takes over step by step.
+    fn is_rolling(&self) -> bool {
+        let state = self.rollout.rollout.as_ref().map(|rollout| &rollout.state);
+        matches!(state, Some(RolloutState::Running | RolloutState::Paused))
+    }
 }
 
 /// The outcome of a command.
@@ -128,6 +136,9 @@ pub struct Reconciler {
     kept: BTreeMap<String, Kept>,
     in_flight: JoinSet<()>,
     outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
+    /// Something changed since the last plan, which was made at `planned`.
+    is_changed: bool,
+    planned: Option<Instant>,
 }
 
 impl Reconciler {
@@ -138,6 +149,8 @@ impl Reconciler {
             kept: BTreeMap::new(),
             in_flight: JoinSet::new(),
             outcomes: mpsc::channel(IN_FLIGHT_MAX),
+            is_changed: true,
+            planned: None,
         }
     }
 
@@ -158,9 +171,9 @@ impl Reconciler {
                     self.on_event(received);
                     tokio::time::sleep(GATHER).await;
                 }
-                Ok(()) = targets.changed() => {}
-                Ok(()) = standing.changed() => {}
-                () = self.parts.leases.changed() => {}
+                Ok(()) = targets.changed() => self.is_changed = true,
+                Ok(()) = standing.changed() => self.is_changed = true,
+                () = self.parts.leases.changed() => self.is_changed = true,
                 _ = tick.tick(), if has_work => {}
             }
             self.drain();
@@ -185,6 +198,7 @@ impl Reconciler {
     }
 
     fn on_event(&mut self, received: Option<Received>) {
+        self.is_changed = true;
         let now = Instant::now();
         let trouble = match (&mut self.watching, received) {
             (Some(watching), Some(received)) => watching.observer.on_event(&received, now),
@@ -208,6 +222,7 @@ impl Reconciler {
     }
 
     fn on_outcome(&mut self, Outcome { application, command, result }: Outcome) {
+        self.is_changed = true;
         if let (Some(host), Some(watching)) = (command.host(), &mut self.watching) {
             watching.observer.look_again(host);
         }
@@ -230,19 +245,46 @@ impl Reconciler {
         let names = wanted.map(|target| target.name.as_str());
         let mine = self.parts.leases.mine(names, &live).await;
         self.kept.retain(|name, _| mine.contains(name));
+        self.is_changed |= mine.iter().any(|name| !self.kept.contains_key(name));
         if mine.is_empty() {
             self.watching = None;
             return;
         }
-        if !self.look().await {
+        if !self.look().await || !self.has_reason() {
             return;
         }
-        let wishes = Wishes::of(snapshot);
-        for name in &mine {
-            if let Some(target) = snapshot.get(name) {
-                self.act(target, &wishes).await;
+        // First what is known of each from before: it says what is to be looked at.
+        let mut ready = Vec::new();
+        for target in mine.iter().filter_map(|name| snapshot.get(name)) {
+            match self.prepare(target).await {
+                Ok(()) => ready.push(target),
+                Err(error) => {
+                    debug!(application = target.name, "it cannot be acted for yet: {error:#}");
+                    self.is_changed = true;
+                }
             }
         }
+        let wishes = Wishes::of(snapshot);
+        let own_links = self.kept.values().flat_map(|kept| kept.own_links.links());
+        let actors = own_links.map(|link| link.actor_id.clone()).collect();
+        let Some(Watching { observer, .. }) = &self.watching else { return };
+        let observed = observer.observed(&wishes.images, &actors);
+        for target in ready {
+            self.act(target, &wishes, &observed).await;
+        }
+    }
+
+    /// Whether there is a reason to plan: something changed, or something is under way, or it was
+    /// not done for a while.
+    fn has_reason(&mut self) -> bool {
+        let now = Instant::now();
+        let is_busy = self.kept.values().any(|kept| kept.attempts.is_busy() || kept.is_rolling());
+        let is_due = self.planned.is_none_or(|planned| now - planned >= PLAN_AGAIN);
+        if !(self.is_changed || is_busy || is_due) {
+            return false;
+        }
+        (self.is_changed, self.planned) = (false, Some(now));
+        true
     }
 
     /// Looks at what runs; whether enough of it is known to plan.
@@ -257,27 +299,20 @@ impl Reconciler {
             }
         }
         let Some(Watching { observer, since }) = &mut self.watching else { return false };
-        observer.refresh().await;
+        self.is_changed |= observer.refresh().await;
         observer.is_complete() || since.elapsed() >= FIRST_LOOK
     }
 
     /// Plans for one application, sends what is missing, and says how it stands.
-    async fn act(&mut self, target: &Target, wishes: &Wishes) {
-        if let Err(error) = self.prepare(target).await {
-            debug!(application = target.name, "it cannot be acted for yet: {error:#}");
-            return;
-        }
-        let (Some(kept), Some(watching)) = (self.kept.get_mut(&target.name), &self.watching) else {
-            return;
-        };
+    async fn act(&mut self, target: &Target, wishes: &Wishes, observed: &Observed) {
+        let Some(kept) = self.kept.get_mut(&target.name) else { return };
         let now = Instant::now();
         let rollout = kept.rollout.rollout.as_ref();
-        let observed = watching.observer.observed(&wishes.images);
-        let expected = kept.attempts.expected(&observed, now);
+        let expected = kept.attempts.expected(observed, now);
         let plan = plan::plan(Input {
             application: &wishes.application(target, rollout),
             others: &wishes.others(&target.name),
-            observed: &observed,
+            observed,
             expected: &expected,
             own_links: kept.own_links.links(),
             trials: &rollout.map(|one| rollouts::trials(target, one)).unwrap_or_default(),
@@ -292,7 +327,9 @@ impl Reconciler {
             return;
         }
         let new = plan.commands.iter().filter(|command| !kept.attempts.is_pending(command));
-        for command in new.cloned().collect::<Vec<_>>() {
+        // Others follow when these are done.
+        let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
+        for command in new.take(room).cloned().collect::<Vec<_>>() {
             kept.attempts.sent(&command, now);
             info!(application = target.name, %command, "to keep what was asked for");
             let (parts, outcomes) = (Arc::clone(&self.parts), self.outcomes.0.clone());
@@ -406,8 +443,8 @@ impl Wishes {
         })
     }
 
-    fn others(&self, name: &str) -> Vec<Application> {
-        self.deployed.values().filter(|other| other.name != name).cloned().collect()
+    fn others(&self, name: &str) -> Vec<&Application> {
+        self.deployed.values().filter(|other| other.name != name).collect()
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) fn plan_deletions(input: Input<'_>, plan: &mut Plan) {
             link.is_of(&own.actor_id, &own.contract_id, &own.link_name)
                 && link.provider_id == own.provider_id
         });
-        let applications = std::iter::once(input.application).chain(input.others);
+        let others = input.others.iter().copied();
+        let applications = std::iter::once(input.application).chain(others);
         let is_wanted = applications
             .flat_map(|application| wanted(input, application))
             .any(|link| is_same(&link, own));

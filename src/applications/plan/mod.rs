@@ -96,7 +96,7 @@ pub struct Input<'a> {
     /// The application to plan for; without scalers and links when it is to go.
     pub application: &'a Application,
     /// The other applications that are to run.
-    pub others: &'a [Application],
+    pub others: &'a [&'a Application],
     pub observed: &'a Observed,
     /// The same, with what was sent and has not shown yet as if it had. New instances are placed by
     /// it; what is replaced goes only when its successor is really seen.

@@ -30,7 +30,7 @@ impl Model {
         Self { seen, broken, refused, own_links: Vec::new(), trials: Vec::new() }
     }
 
-    fn plan(&self, application: &Application, others: &[Application]) -> Plan {
+    fn plan(&self, application: &Application, others: &[&Application]) -> Plan {
         plan(Input {
             application,
             others,
@@ -43,7 +43,7 @@ impl Model {
     }
 
     /// Plans and carries out until nothing is planned; returns how often each thing was commanded.
-    fn settle(&mut self, application: &Application, others: &[Application]) -> Plan {
+    fn settle(&mut self, application: &Application, others: &[&Application]) -> Plan {
         for _ in 0..PASSES_MAX {
             let plan = self.plan(application, others);
             if plan.commands.is_empty() {
@@ -363,10 +363,10 @@ fn a_shared_provider_goes_with_the_last_application_that_needs_it() {
     let mut model = Model::new(hosts(&["a"]));
     let ours = shop(vec![provider("web", "http:1", vec![rule("all", None, 1)])]);
     let theirs = Application { name: "other".into(), ..ours.clone() };
-    model.settle(&ours, std::slice::from_ref(&theirs));
-    assert!(model.plan(&theirs, std::slice::from_ref(&ours)).commands.is_empty());
+    model.settle(&ours, &[&theirs]);
+    assert!(model.plan(&theirs, &[&ours]).commands.is_empty());
     let down = shop(Vec::new());
-    assert!(model.plan(&down, std::slice::from_ref(&theirs)).commands.is_empty());
+    assert!(model.plan(&down, &[&theirs]).commands.is_empty());
     model.settle(&down, &[]);
     assert!(model.seen.hosts["N0"].providers.is_empty());
 }
