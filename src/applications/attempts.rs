@@ -1,4 +1,4 @@
-//! What was sent and has not shown yet, and what failed lately.
+//! The commands that were sent and have not shown yet, and those that failed lately.
 //!
 //! A command is sent once: until its outcome is seen, the planner plans as if it had happened. A
 //! failure keeps the same thing from being tried again on the same host for a while, and each next
@@ -145,7 +145,7 @@ impl Attempts {
     }
 
     /// Lays starts that were sent and do not show yet over what is seen, and forgets what shows.
-    /// What is to end is there until it is seen to be gone: nothing takes its place before.
+    /// An ending run is there until it is seen to be gone: nothing takes its place before.
     pub fn expected(&mut self, seen: &Observed, now: Instant) -> Observed {
         let late =
             self.pending.iter().filter(|pending| pending.until <= now && !pending.is_refused);

@@ -48,7 +48,7 @@ pub struct View<'a> {
     pub now: Instant,
 }
 
-/// What is to be done about a lease.
+/// The step to take with a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// It is this host's.

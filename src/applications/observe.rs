@@ -134,7 +134,7 @@ impl Observer {
                     host.compared = compared_of(&inventory);
                     host.ask_at = now + LOOK_AGAIN;
                 }
-                // What it ran last stands until it answers, or is given up.
+                // Its last inventory stands until it answers, or is given up.
                 Err(error) => {
                     debug!(host = id, %error, "a host does not tell what it runs");
                     host.ask_at = Instant::now() + ASK_AGAIN;

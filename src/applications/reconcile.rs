@@ -422,7 +422,7 @@ impl Wishes {
             .collect();
         let of_scalers = deployed.values().flat_map(|one| &one.scalers);
         let mut images: BTreeSet<String> = of_scalers.map(|scaler| scaler.image.clone()).collect();
-        // What a rollout holds back to.
+        // The images that a rollout holds back to.
         let before = snapshot.values().filter_map(|target| target.before.as_ref());
         images.extend(before.flat_map(Manifest::actors).map(|(_, actor)| actor.image.clone()));
         for link in deployed.values().flat_map(|one| &one.links) {

@@ -36,7 +36,7 @@ const ATTEMPTS_MAX: usize = 16;
 /// How often a bucket that nobody has made yet is looked for.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What is wanted of an application.
+/// The wanted state of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -109,7 +109,7 @@ struct Inner {
     wake: Notify,
 }
 
-/// What was verified of the bucket.
+/// The verified entries of the bucket.
 #[derive(Debug, Default)]
 struct Table {
     targets: BTreeMap<String, Target>,
@@ -336,7 +336,7 @@ mod tests {
         assert!(matches!(table.take("other", Err(Rejected::Forged)), Taken::Rejected(_)));
         assert!(matches!(table.take("web", Ok((first.clone(), 9))), Taken::Rejected(_)));
         assert_eq!(table.targets.len(), 1);
-        // What counts again is not listed any more.
+        // An entry that counts again is not listed any more.
         assert_eq!(table.take("shop", Ok((target("shop", "v2"), 6))), Taken::New);
         assert!(!table.rejected.contains_key("shop"));
     }

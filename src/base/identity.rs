@@ -41,7 +41,7 @@ const NOTE: &str =
 #[derive(Debug, Default)]
 pub struct Identity {
     _lock: Option<File>,
-    /// What the user should know, a line each.
+    /// The remarks for the user, a line each.
     pub warnings: Vec<String>,
     /// The file, where there is one.
     pub path: Option<PathBuf>,

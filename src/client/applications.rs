@@ -162,7 +162,7 @@ fn message(reply: &Value) -> &str {
 pub struct Awaited {
     pub name: String,
     pub version: String,
-    /// What it starts; hosts tell the steps on the way by these.
+    /// The images it starts; hosts tell the steps on the way by these.
     pub images: BTreeSet<String>,
 }
 
@@ -243,7 +243,7 @@ impl StatusWatch {
     }
 }
 
-/// What is known of the applications that are waited for.
+/// The knowledge of the applications that are waited for.
 struct Waiting(BTreeMap<String, Known>);
 
 struct Known {
@@ -326,7 +326,7 @@ mod tests {
         let awaited = Awaited { name: "shop".into(), version: "v2".into(), ..Awaited::default() };
         let begin = Instant::now();
         let long = FAILURE_STANDS + Duration::from_millis(1);
-        // What is said, when, and whether that is the end.
+        // The text that is said, when, and whether that is the end.
         let soon = Duration::from_millis(5);
         for (said, looked_at, is_over) in [
             (vec![], long, false),

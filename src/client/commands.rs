@@ -43,7 +43,7 @@ pub enum Outcome<T> {
     Done(T, Keeping),
 }
 
-/// What the host says of starting it again when it comes back; nothing, if it is one of earlier
+/// The host's words on starting it again when it comes back; nothing, if it is one of earlier
 /// years, or something else manages what was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keeping {
@@ -60,7 +60,7 @@ impl From<Ack> for Keeping {
 }
 
 impl<T> Outcome<T> {
-    /// What the host says of starting it again.
+    /// The host's words on starting it again.
     pub fn keeping(&self) -> Keeping {
         match self {
             Self::Unchanged(_) => Keeping::default(),

@@ -437,7 +437,7 @@ impl Sender {
         let desired =
             Desired::new(self.nats.clone(), readers.domain(), self.lattice.name(), self.making);
         let mut in_use = references_of(&inventories);
-        // Whoever wrote them: what stays too long does no harm.
+        // Even of others: an upload that stays too long does no harm.
         for entry in desired.entries().await? {
             in_use.extend(uploads::references_in(&String::from_utf8_lossy(&entry.value)));
         }

@@ -43,7 +43,7 @@ const HOSTS_TIMEOUT: Duration = Duration::from_millis(400);
 /// Digits of a ULID, in Crockford's base 32.
 const ULID_DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// What a deletion found.
+/// The outcome of a deletion.
 enum Deleted {
     NoModel,
     NoVersion,
@@ -242,7 +242,7 @@ impl Server {
             return Ok(unknown(name));
         }
         let was_deployed = deployed(target.as_ref()).is_some();
-        // What an earlier manager deployed, or was released, is to be stopped as well.
+        // Applications of an earlier manager, and released ones, are to be stopped as well.
         let manifest = match target {
             Some(target) if target.state == State::Undeployed => None,
             Some(target) => Some(target.manifest),

@@ -138,7 +138,7 @@ impl Server {
         stored: &Stored,
         target: Option<&Target>,
     ) -> Result<Status, StatusError> {
-        // What nobody runs has no record that counts.
+        // An application that nobody runs has no record that counts.
         let record = match deployed(target) {
             Some(_) => self.statuses.last(name).await?,
             None => None,

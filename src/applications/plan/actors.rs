@@ -58,7 +58,7 @@ fn plan_rule(
         let update = (*want > 0).then(|| update_first(input, scaler, host, leftovers)).flatten();
         match update {
             Some(Before::Update(update)) => plan.commands.push(update),
-            // What stands in the way is taken away with the leftovers.
+            // The old one is taken away with the leftovers.
             Some(Before::Stop) => {}
             None => plan.commands.push(Command::Scale {
                 scaler: scaler.id.clone(),
@@ -76,7 +76,7 @@ fn plan_rule(
     standing(scaler, rule, eligible.len(), placed, (is_pending, refusal))
 }
 
-/// What has to come before the start of a new image on a host.
+/// The step that has to come before the start of a new image on a host.
 enum Before {
     Update(Command),
     /// The old one has to go, and the planner of leftovers does that.

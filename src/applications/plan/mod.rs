@@ -108,7 +108,7 @@ pub struct Input<'a> {
     pub refused: &'a Refused,
 }
 
-/// What was tried in vain lately, and is not to be tried for now.
+/// The attempts that failed lately, and are not repeated for now.
 #[derive(Clone, Debug, Default)]
 pub struct Refused {
     /// Starts, by scaler id and host.

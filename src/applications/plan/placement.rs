@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 /// How many there are to be, of what there is.
 pub(super) struct Wish<'w, 'a> {
-    /// What runs, by host; also on hosts that do not fit.
+    /// The running instances, by host; also on hosts that do not fit.
     pub current: &'w BTreeMap<&'a str, u32>,
     /// The hosts that fit, in the order of their ids.
     pub eligible: &'w [&'a str],
     /// Where what is replaced runs: those hosts get as many first.
     pub former: &'w BTreeMap<&'a str, u32>,
-    /// What a host has of the component besides.
+    /// The other instances of the component, by host.
     pub load: &'w BTreeMap<&'a str, u32>,
     /// Hosts that refused it lately; nothing new is put there.
     pub refusing: &'w [&'a str],

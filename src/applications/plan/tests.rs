@@ -458,7 +458,7 @@ fn any_application() -> impl Strategy<Value = Application> {
     })
 }
 
-/// What happens to a lattice between two versions.
+/// An event in a lattice between two versions.
 #[derive(Clone, Debug)]
 enum Turn {
     Deploy(Application),

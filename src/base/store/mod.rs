@@ -11,7 +11,7 @@
 //! whenever it cannot prove that it missed nothing. So a cache built from it is never stale for
 //! longer than an outage.
 //!
-//! What hosts are to run is in a bucket of its own, [`desired`].
+//! The desired state of hosts is in a bucket of its own, [`desired`].
 //!
 //! Content too large for a bucket of keys lies in object stores: [`objects`] is their form,
 //! [`artifacts`] the uploads of clients.

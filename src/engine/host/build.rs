@@ -87,7 +87,7 @@ pub(super) struct Built<'a> {
     pub actors: actors::Handle,
     pub providers: providers::Handle,
     pub kept: KeptStarts,
-    /// What the host kept before, to be read; none if it keeps nothing.
+    /// The things that the host kept before, to be read; none if it keeps nothing.
     pub kept_entry: Option<KeptEntry>,
 }
 

@@ -32,7 +32,7 @@ pub trait Face: Send + Sync {
     ) -> BoxFuture<'a, Opened>;
 }
 
-/// What was opened.
+/// The parts that were opened.
 #[derive(Default)]
 pub struct Opened {
     /// Where the dashboard is, if there is one.

@@ -63,7 +63,7 @@ const REMINDER: Duration = Duration::from_secs(600);
 /// How long the entry may take to be read, for those who ask what is kept.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What this part works with.
+/// The parts of the host that this works with.
 pub struct Parts<'a> {
     pub context: Arc<HostContext>,
     pub desired: Desired,
@@ -142,14 +142,14 @@ enum Outcome {
 /// The difference that a command makes to what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NotedEffect {
-    /// What it is about is kept.
+    /// The start that it is about is kept.
     Keeps,
-    /// What it is about was kept.
+    /// The start that it is about was kept.
     Removes,
     None,
 }
 
-/// What an answer tells of a start.
+/// The part of an answer that tells of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Nothing,
@@ -385,7 +385,7 @@ impl Inner {
     /// Reads the entry, starts what is in it, and writes it whenever it changes.
     async fn run(self: Arc<Self>, mut entry: KeptEntry) {
         let loaded = self.load(&mut entry).await;
-        // What is known to lie in the bucket, and what is to lie there.
+        // The list that is known to lie in the bucket, and the one that is to lie there.
         let (stored, kept) = match loaded {
             Loaded::Nothing => (Some(Kept::default()), Kept::default()),
             Loaded::Kept(kept) if self.forget => {
@@ -516,7 +516,7 @@ fn effect_of(command: &Command, kept: &Kept, places: &[Place]) -> NotedEffect {
 struct Retry {
     backoff: Backoff,
     reconnects: watch::Receiver<u64>,
-    /// What was said last, and when.
+    /// The text that was said last, and when.
     said: Option<(String, Instant)>,
 }
 

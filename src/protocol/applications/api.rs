@@ -156,7 +156,7 @@ pub struct RolloutRequest {
     pub action: RolloutAction,
 }
 
-/// What is to become of a rollout.
+/// A wish about a rollout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutAction {

@@ -1,6 +1,6 @@
 //! Divides instances among the rules of a spread (wadm, section 4.3).
 //!
-//! What is left after rounding down goes to the rules with the greatest weights, one each. So 4 by
+//! The rest after rounding down goes to the rules with the greatest weights, one each. So 4 by
 //! weights of 80 and 20 are 4 and 0, where nearest shares would be 3 and 1. It is kept as it was:
 //! a lattice that was steered by the old manager must not move anything when hosts take over.
 

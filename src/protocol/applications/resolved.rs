@@ -38,7 +38,7 @@ pub struct Scaler {
     pub rebalance: bool,
 }
 
-/// What a scaler starts.
+/// The thing that a scaler starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScalerKind {
     Actor,

@@ -124,7 +124,7 @@ impl Compared {
     }
 }
 
-/// What follows of a comparison.
+/// The consequence of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Too few calls to tell.
@@ -140,8 +140,8 @@ const NOISE_NS: f64 = 5e6;
 pub fn judge(policy: &Policy, compared: &Compared) -> Verdict {
     let Compared { stable, newer } = compared;
     let (calls, before) = (newer.latency.count(), stable.latency.count());
-    // What may fail of the calls that the step waits for; a new version that is beyond that is not
-    // waited for.
+    // So many of the calls that the step waits for may fail; a new version that is beyond that is
+    // not waited for.
     let of_before = (stable.failed * 100).checked_div(before).unwrap_or(0);
     let allowed = policy.calls.max(calls) * (of_before + policy.max_errors_percent) / 100;
     if newer.failed > allowed {

@@ -24,7 +24,7 @@ const ROLLOUT: &str = "ROLLOUT_";
 /// A key of the bucket, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key<'a> {
-    /// What was started by hand on a host, by the host's id; a [`Signed`] entry.
+    /// The things started by hand on a host, by the host's id; a [`Signed`] entry.
     Kept(&'a str),
     /// The version of an application that is to run, by its name; a [`Signed`] entry.
     Application(&'a str),

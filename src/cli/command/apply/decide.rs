@@ -26,7 +26,7 @@ pub struct Wanted {
     is_derived: bool,
 }
 
-/// What the lattice has of an application.
+/// The lattice's knowledge of an application.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
     /// The version that is to run now.
@@ -38,7 +38,7 @@ pub struct Kept {
     pub manifests: BTreeMap<String, Option<Manifest>>,
 }
 
-/// What is to be done.
+/// The action to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing: it is deployed like this.

@@ -17,7 +17,7 @@ use lattice_protocol::applications::{
 const API_GROUP: &str = "core.oam.dev/";
 const KIND: &str = "Application";
 
-/// What was found in all files.
+/// The documents found in all files.
 #[derive(Debug, Default)]
 pub struct Found {
     pub applications: Vec<File>,

@@ -17,7 +17,7 @@ use lattice_protocol::applications::{
 /// Lines around a difference that are shown with it.
 const CONTEXT: usize = 3;
 
-/// What is done with an application.
+/// The action taken with an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     Applied(Action),
@@ -30,7 +30,7 @@ pub struct Row {
     pub name: String,
     pub version: String,
     pub change: Change,
-    /// What is otherwise than before, in lines; empty if nothing is.
+    /// The lines that differ from before; empty if none does.
     pub diff: String,
     /// `None` if nobody waited for it.
     pub status: Option<Info>,

@@ -5,8 +5,8 @@
 //! for all hosts where these are alike, and else one for each host, by a label that only this host
 //! has.
 //!
-//! What is made here is accepted by [`validate`](lattice_protocol::applications::validate); what a
-//! manifest cannot say is told in notes.
+//! The manifest made here is accepted by [`validate`](lattice_protocol::applications::validate);
+//! things that a manifest cannot say are told in notes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,7 +147,7 @@ fn is_managed(annotations: &Pairs) -> bool {
     annotations.contains_key(APPLICATION)
 }
 
-/// What is gathered while a manifest is made.
+/// The parts gathered while a manifest is made.
 struct Builder<'a> {
     hosts: &'a [Inventory],
     /// Names of components that are taken.

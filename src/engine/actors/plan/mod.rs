@@ -133,7 +133,7 @@ struct Running<M> {
     trial: Option<Newer<M>>,
 }
 
-/// What a replacement changed.
+/// The change that a replacement made.
 enum Changed<M> {
     Update(Update<M>),
     Trial(TrialChange<M>),
