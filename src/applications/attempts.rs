@@ -49,7 +49,7 @@ impl Attempts {
     /// Notes that a command was sent.
     pub fn sent(&mut self, command: &Command, now: Instant) {
         let patience = match command {
-            Command::Scale { .. } | Command::Update { .. } | Command::Try { .. } => ACTOR_PATIENCE,
+            Command::Scale { .. } | Command::Update { .. } => ACTOR_PATIENCE,
             Command::StartProvider { .. } | Command::StopProvider { .. } => PROVIDER_PATIENCE,
             Command::PutLink(_) | Command::DeleteLink { .. } => LINK_PATIENCE,
         };
@@ -61,7 +61,7 @@ impl Attempts {
     /// that host for a while.
     pub fn failed(&mut self, command: &Command, error: &str, now: Instant) {
         let (scaler, host) = match command {
-            Command::Update { scaler, host, .. } | Command::Try { scaler, host, .. } => {
+            Command::Update { scaler, host, .. } => {
                 self.pending.retain(|pending| pending.command != *command);
                 let until = now + PAUSE_MAX;
                 self.refused_updates.insert((scaler.clone(), host.clone()), until);
@@ -109,7 +109,7 @@ impl Attempts {
             .iter()
             .map(|pending| &pending.command)
             .filter(|command| {
-                matches!(command, Command::Update { host: at, key: of, .. } | Command::Try { host: at, key: of, .. } if at == host && of == key)
+                matches!(command, Command::Update { host: at, key: of, .. } if at == host && of == key)
             })
             .cloned()
             .collect();
@@ -174,9 +174,9 @@ fn is_placing(command: &Command) -> bool {
 fn is_start_of(command: &Command, at: &str, what: &str) -> bool {
     match command {
         Command::Scale { host, image, count, .. } => host == at && image == what && *count > 0,
-        Command::Update { host, image, .. }
-        | Command::Try { host, image, .. }
-        | Command::StartProvider { host, image, .. } => host == at && image == what,
+        Command::Update { host, image, .. } | Command::StartProvider { host, image, .. } => {
+            host == at && image == what
+        }
         _ => false,
     }
 }
@@ -216,20 +216,19 @@ pub fn apply(command: &Command, observed: &mut Observed) {
             }
             view.actors.retain(|group| group.count > 0);
         }
-        Command::Update { host, key, image, .. } => {
+        Command::Update { host, key, image, share, .. } => {
             let Some(view) = observed.hosts.get_mut(host) else { return };
-            for group in view.actors.iter_mut().filter(|group| group.key == *key) {
-                group.image.clone_from(image);
-            }
-            view.trials.remove(key);
-        }
-        Command::Try { host, key, image, share, .. } => {
-            let Some(view) = observed.hosts.get_mut(host) else { return };
-            match share {
-                0 => _ = view.trials.remove(key),
-                share => {
-                    let seen = TrialSeen { image: image.clone(), share: *share };
+            match *share {
+                Some(share) if share > 0 => {
+                    let seen = TrialSeen { image: image.clone(), share };
                     view.trials.insert(key.clone(), seen);
+                }
+                Some(_) => _ = view.trials.remove(key),
+                None => {
+                    view.trials.remove(key);
+                    for group in view.actors.iter_mut().filter(|group| group.key == *key) {
+                        group.image.clone_from(image);
+                    }
                 }
             }
         }

@@ -11,7 +11,7 @@
 //! * [`leases`] says which host acts for an application, by the rules of [`lease`];
 //!   [`surroundings`] is what it knows of the others from its own host.
 //! * [`reconcile`] acts: it sees what runs ([`observe`]), plans ([`plan`], a pure function), sends
-//!   commands and remembers them ([`attempts`], [`own_links`]), and says how it stands ([`report`]).
+//!   [`commands`] and remembers them ([`attempts`], [`own_links`]), and says how it stands ([`report`]).
 //!   New versions take over step by step where that is asked for ([`rollouts`]).
 
 #![deny(unsafe_code)]
@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod attempts;
+pub mod commands;
 pub mod export;
 pub mod lease;
 pub mod leases;

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     attempts::Attempts,
+    commands,
     leases::Leases,
     manager,
     observe::{Observer, Trouble},
@@ -44,9 +45,6 @@ use lattice_protocol::{
         rollout::{Rollout, State as RolloutState},
     },
     clock,
-    control::request::{
-        DeleteLink, LaunchProvider, PutLink, ScaleActor, StopProvider, UpdateActor,
-    },
     desired::Authority,
     events::Received,
     links::LinkDefinition,
@@ -318,7 +316,7 @@ impl Reconciler {
             trials: &rollout.map(|one| rollouts::trials(target, one)).unwrap_or_default(),
             refused: &kept.attempts.refused(now),
         });
-        kept.is_settled = !plan.commands.iter().any(|one| matches!(one, Command::Try { .. }));
+        kept.is_settled = !plan.commands.iter().any(|one| one.is_trial());
         let links = links_after(kept.own_links.links(), &plan, &expected);
         let Parts { desired, authority, .. } = &*self.parts;
         // Written before a link is put, so that none is ever left behind.
@@ -495,75 +493,8 @@ async fn carry_out(
     application: String,
     command: Command,
 ) {
-    let result = send(&parts.lattice, &command).await.map_err(|error| format!("{error:#}"));
+    let result =
+        commands::send(&parts.lattice, command.clone()).await.map_err(|error| format!("{error:#}"));
     // The receiver lives as long as this task.
     let _ = outcomes.send(Outcome { application, command, result }).await;
-}
-
-async fn send(lattice: &Lattice, command: &Command) -> anyhow::Result<()> {
-    match command.clone() {
-        Command::Scale { host, image, annotations, count, .. } => {
-            let scale = ScaleActor {
-                actor_ref: image,
-                annotations,
-                count: Some(Some(count)),
-                host_id: host.clone(),
-                ..ScaleActor::default()
-            };
-            lattice.command(&host, &scale).await.map(drop)
-        }
-        Command::Try { host, key, image, share, .. } => {
-            let update = UpdateActor {
-                actor_id: key,
-                annotations: None,
-                any_revision: true,
-                host_id: host.clone(),
-                new_actor_ref: image,
-                share: Some(share),
-            };
-            lattice.command(&host, &update).await.map(drop)
-        }
-        Command::Update { host, key, image, .. } => {
-            let update = UpdateActor {
-                actor_id: key,
-                annotations: None,
-                any_revision: true,
-                host_id: host.clone(),
-                new_actor_ref: image,
-                share: None,
-            };
-            lattice.command(&host, &update).await.map(drop)
-        }
-        Command::StartProvider { host, image, link_name, configuration, annotations, .. } => {
-            let launch = LaunchProvider {
-                annotations,
-                configuration,
-                host_id: host.clone(),
-                link_name,
-                provider_ref: image,
-            };
-            lattice.command(&host, &launch).await.map(drop)
-        }
-        Command::StopProvider { host, key, contract, link_name, annotations, .. } => {
-            let stop = StopProvider {
-                annotations,
-                contract_id: contract,
-                host_id: host.clone(),
-                link_name,
-                provider_ref: key,
-            };
-            lattice.command(&host, &stop).await.map(drop)
-        }
-        Command::PutLink(link) => lattice.change(&PutLink::from(LinkDefinition::from(link))).await,
-        Command::DeleteLink { actor_id, contract_id, link_name } => {
-            let link = DeleteLink {
-                actor_id,
-                contract_id,
-                link_name,
-                provider_id: String::new(),
-                values: BTreeMap::new(),
-            };
-            lattice.change(&link).await
-        }
-    }
 }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ActorGroup, Command, Input, Leftovers, Observed, PartStatus, Plan, Standing, eligible,
-    makes_room_for,
+    ActorGroup, Command, Input, Leftovers, Observed, Plan, Standing, eligible, makes_room_for,
     placement::{Wish, place},
     successor,
 };
@@ -13,31 +12,8 @@ use lattice_protocol::{
     events::event::Annotations,
 };
 
-/// Plans one scaler.
-pub(super) fn plan_scaler(
-    input: Input<'_>,
-    scaler: &Scaler,
-    leftovers: &Leftovers<'_>,
-    plan: &mut Plan,
-) {
-    let mut standings = Vec::new();
-    for rule in &scaler.rules {
-        standings.push(plan_rule(input, scaler, rule, leftovers, plan));
-    }
-    let kind = match scaler.mode {
-        Mode::Spread => "SpreadScaler",
-        Mode::Daemon => "DaemonScaler",
-    };
-    plan.parts.push(PartStatus {
-        id: scaler.id.clone(),
-        kind,
-        name: scaler.image.clone(),
-        component: scaler.component.clone(),
-        standing: worst(standings),
-    });
-}
-
-fn plan_rule(
+/// Plans one rule of a scaler.
+pub(super) fn plan_rule(
     input: Input<'_>,
     scaler: &Scaler,
     rule: &Rule,
@@ -107,6 +83,7 @@ fn update_first(
         host: host.to_owned(),
         key: old.key.clone(),
         image: scaler.image.clone(),
+        share: None,
     }))
 }
 
@@ -270,23 +247,5 @@ fn standing(
         (Mode::Daemon, Some(error)) => Standing::Failed(format!("{image} does not start: {error}")),
         _ if is_pending => Standing::Reconciling(format!("Scaling {image}")),
         _ => Standing::Deployed,
-    }
-}
-
-/// Returns the standing of a whole, of those of its parts.
-pub(super) fn worst(standings: Vec<Standing>) -> Standing {
-    let mut failures = Vec::new();
-    let mut reconciling = None;
-    for standing in standings {
-        match standing {
-            Standing::Failed(text) => failures.push(text),
-            Standing::Reconciling(text) => reconciling = Some(text),
-            Standing::Deployed => {}
-        }
-    }
-    match (failures.is_empty(), reconciling) {
-        (false, _) => Standing::Failed(failures.join(" ")),
-        (true, Some(text)) => Standing::Reconciling(text),
-        (true, None) => Standing::Deployed,
     }
 }

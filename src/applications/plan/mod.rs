@@ -33,7 +33,7 @@ use std::{
 use lattice_protocol::{
     applications::{
         ownership,
-        resolved::{Application, Rule, Scaler, ScalerKind},
+        resolved::{Application, Mode, Rule, Scaler, ScalerKind},
     },
     events::event::Annotations,
     links::LinkDefinition,
@@ -135,20 +135,14 @@ pub enum Command {
         annotations: Annotations,
         count: u32,
     },
-    /// Replaces the module of a running actor.
+    /// Replaces the module of a running actor, or gives a newer one a share of the calls beside it.
     Update {
         scaler: String,
         host: String,
         key: String,
         image: String,
-    },
-    /// Gives a newer image a share of the calls, in percent; 0 takes it back.
-    Try {
-        scaler: String,
-        host: String,
-        key: String,
-        image: String,
-        share: u8,
+        /// Percent of the calls; 0 takes the newer one back, `None` gives it all.
+        share: Option<u8>,
     },
     StopProvider {
         scaler: String,
@@ -194,6 +188,26 @@ pub enum Standing {
     Failed(String),
 }
 
+impl Standing {
+    /// Returns the standing of a whole, of those of its parts.
+    fn worst(parts: Vec<Self>) -> Self {
+        let mut failures = Vec::new();
+        let mut reconciling = None;
+        for part in parts {
+            match part {
+                Self::Failed(text) => failures.push(text),
+                Self::Reconciling(text) => reconciling = Some(text),
+                Self::Deployed => {}
+            }
+        }
+        match (failures.is_empty(), reconciling) {
+            (false, _) => Self::Failed(failures.join(" ")),
+            (true, Some(text)) => Self::Reconciling(text),
+            (true, None) => Self::Deployed,
+        }
+    }
+}
+
 /// The standing of one scaler or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartStatus {
@@ -222,18 +236,39 @@ pub fn plan(input: Input<'_>) -> Plan {
     links::plan_deletions(input, &mut plan);
     let leftovers = Leftovers::find(input);
     for scaler in &input.application.scalers {
-        match scaler.kind {
-            ScalerKind::Actor => actors::plan_scaler(input, scaler, &leftovers, &mut plan),
-            ScalerKind::Provider { .. } => {
-                providers::plan_scaler(input, scaler, &leftovers, &mut plan);
-            }
-        }
+        plan_scaler(input, scaler, &leftovers, &mut plan);
     }
     trials::plan_trials(input, &mut plan);
     actors::plan_leftovers(input, &leftovers, &mut plan);
     providers::plan_leftovers(input, &leftovers, &mut plan);
     links::plan_puts(input, &mut plan);
     plan
+}
+
+/// Plans one scaler, rule by rule.
+fn plan_scaler<'a>(input: Input<'a>, scaler: &Scaler, leftovers: &Leftovers<'a>, plan: &mut Plan) {
+    // A host runs a provider once, so it counts for one rule only.
+    let mut claimed = BTreeSet::new();
+    let mut standings = Vec::new();
+    for rule in &scaler.rules {
+        standings.push(match scaler.kind {
+            ScalerKind::Actor => actors::plan_rule(input, scaler, rule, leftovers, plan),
+            ScalerKind::Provider { .. } => {
+                providers::plan_rule(input, scaler, rule, (leftovers, &mut claimed), plan)
+            }
+        });
+    }
+    let kind = match scaler.mode {
+        Mode::Spread => "SpreadScaler",
+        Mode::Daemon => "DaemonScaler",
+    };
+    plan.parts.push(PartStatus {
+        id: scaler.id.clone(),
+        kind,
+        name: scaler.image.clone(),
+        component: scaler.component.clone(),
+        standing: Standing::worst(standings),
+    });
 }
 
 /// The sets of annotations of an application that no rule of it asks for any more.
@@ -313,12 +348,16 @@ fn makes_room_for(application: &Application, scaler: &Scaler, annotations: &Anno
 }
 
 impl Command {
+    /// Whether it changes which share of the calls a newer image has.
+    pub fn is_trial(&self) -> bool {
+        matches!(self, Self::Update { share: Some(_), .. })
+    }
+
     /// Returns the host it is for; changes of links are for the lattice.
     pub fn host(&self) -> Option<&str> {
         match self {
             Self::Scale { host, .. }
             | Self::Update { host, .. }
-            | Self::Try { host, .. }
             | Self::StopProvider { host, .. }
             | Self::StartProvider { host, .. } => Some(host),
             Self::DeleteLink { .. } | Self::PutLink(_) => None,
@@ -333,10 +372,10 @@ impl fmt::Display for Command {
                 write!(f, "delete the link of {actor_id} for {contract_id} ({link_name})")
             }
             Self::Scale { host, image, count, .. } => write!(f, "{count} of {image} on {host}"),
-            Self::Update { host, key, image, .. } => {
+            Self::Update { host, key, image, share: None, .. } => {
                 write!(f, "update {key} on {host} to {image}")
             }
-            Self::Try { host, key, image, share, .. } => {
+            Self::Update { host, key, image, share: Some(share), .. } => {
                 write!(f, "give {share} % of the calls of {key} on {host} to {image}")
             }
             Self::StopProvider { host, key, link_name, .. } => {

@@ -7,9 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Command, Input, Leftovers, PartStatus, Plan, ProviderRun, Standing,
-    actors::worst,
-    eligible, is_of_application, is_of_rule, makes_room_for,
+    Command, Input, Leftovers, Plan, ProviderRun, Standing, eligible, is_of_application,
+    is_of_rule, makes_room_for,
     placement::{Wish, place},
     successor,
 };
@@ -18,32 +17,8 @@ use lattice_protocol::{
     events::event::Annotations,
 };
 
-/// Plans one scaler.
-pub(super) fn plan_scaler(
-    input: Input<'_>,
-    scaler: &Scaler,
-    leftovers: &Leftovers<'_>,
-    plan: &mut Plan,
-) {
-    let mut claimed = BTreeSet::new();
-    let mut standings = Vec::new();
-    for rule in &scaler.rules {
-        standings.push(plan_rule(input, scaler, rule, (leftovers, &mut claimed), plan));
-    }
-    let kind = match scaler.mode {
-        Mode::Spread => "SpreadScaler",
-        Mode::Daemon => "DaemonScaler",
-    };
-    plan.parts.push(PartStatus {
-        id: scaler.id.clone(),
-        kind,
-        name: scaler.image.clone(),
-        component: scaler.component.clone(),
-        standing: worst(standings),
-    });
-}
-
-fn plan_rule<'a>(
+/// Plans one rule of a scaler. `claimed` are the hosts that count for a rule before it.
+pub(super) fn plan_rule<'a>(
     input: Input<'a>,
     scaler: &Scaler,
     rule: &Rule,

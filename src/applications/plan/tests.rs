@@ -70,7 +70,7 @@ impl Model {
                 }
                 self.seen.keys.insert(image.clone(), key);
             }
-            Command::Update { scaler, host, key, image } if key_of(image) != *key => {
+            Command::Update { scaler, host, key, image, .. } if key_of(image) != *key => {
                 self.refused.updates.insert((scaler.clone(), host.clone()));
                 return;
             }

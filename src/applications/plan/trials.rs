@@ -44,12 +44,12 @@ pub(super) fn plan_trials(input: Input<'_>, plan: &mut Plan) {
                 continue;
             }
             let (image, share) = wanted.unwrap_or((group.image.as_str(), 0));
-            plan.commands.push(Command::Try {
+            plan.commands.push(Command::Update {
                 scaler: scaler.id.clone(),
                 host: host.clone(),
                 key: group.key.clone(),
                 image: image.to_owned(),
-                share,
+                share: Some(share),
             });
         }
     }
