@@ -1,14 +1,13 @@
 //! The commands that were sent and have not shown yet, and those that failed lately.
 //!
 //! A command is sent once: until its outcome is seen, the planner plans as if it had happened. A
-//! failure keeps the same thing from being tried again on the same host for a while, and each next
-//! one for longer.
+//! failure keeps the same thing from being tried again for a while, and each next one for longer.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::plan::{ActorGroup, Command, Observed, ProviderRun, Refused, TrialSeen};
+use crate::plan::{ActorGroup, Command, HostView, Observed, ProviderRun, Refused, TrialSeen};
 use lattice_base::backoff;
 use lattice_protocol::links::LinkDefinition;
 
@@ -20,22 +19,20 @@ const PROVIDER_PATIENCE: Duration = Duration::from_secs(60);
 const LINK_PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a failure is known after its pause: nobody asks for it any more then.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
 
 /// The attempts of one application.
 #[derive(Debug, Default)]
 pub struct Attempts {
     pending: Vec<Pending>,
-    /// By scaler id and host.
-    failures: BTreeMap<(String, String), Failure>,
-    refused_updates: BTreeMap<(String, String), Instant>,
+    failures: BTreeMap<About, Failure>,
 }
 
 #[derive(Debug)]
 struct Pending {
     command: Command,
     until: Instant,
-    /// It was refused, and is only not sent again for a moment.
-    is_refused: bool,
 }
 
 #[derive(Debug)]
@@ -45,41 +42,61 @@ struct Failure {
     error: String,
 }
 
+/// The thing that an attempt is about; a failure keeps the next attempt at the same thing back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    /// A start of something of a scaler on a host, whatever the number.
+    Start { scaler: String, host: String },
+    /// A live update of an actor of a scaler on a host.
+    Update { scaler: String, host: String },
+    /// Just this.
+    Same(Command),
+}
+
+impl About {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::Scale { scaler, host, count, .. } if *count > 0 => {
+                Self::Start { scaler: scaler.clone(), host: host.clone() }
+            }
+            Command::StartProvider { scaler, host, .. } => {
+                Self::Start { scaler: scaler.clone(), host: host.clone() }
+            }
+            Command::Update { scaler, host, share: None, .. } => {
+                Self::Update { scaler: scaler.clone(), host: host.clone() }
+            }
+            other => Self::Same(other.clone()),
+        }
+    }
+
+    /// Whether it has happened since, or cannot happen any more.
+    fn is_over(&self, seen: &Observed) -> bool {
+        match self {
+            Self::Start { scaler, host } | Self::Update { scaler, host } => {
+                runs(scaler, host, seen)
+            }
+            Self::Same(command) => shows(command, seen),
+        }
+    }
+}
+
 impl Attempts {
-    /// Notes that a command was sent.
+    /// Notes that a command was sent. Of what was sent about the same thing before nothing more is
+    /// awaited: a host carries out in order.
     pub fn sent(&mut self, command: &Command, now: Instant) {
         let patience = match command {
             Command::Scale { .. } | Command::Update { .. } => ACTOR_PATIENCE,
             Command::StartProvider { .. } | Command::StopProvider { .. } => PROVIDER_PATIENCE,
             Command::PutLink(_) | Command::DeleteLink { .. } => LINK_PATIENCE,
         };
-        let until = now + patience;
-        self.pending.push(Pending { command: command.clone(), until, is_refused: false });
+        self.pending.retain(|pending| !overrules(command, &pending.command));
+        self.pending.push(Pending { command: command.clone(), until: now + patience });
     }
 
-    /// Notes that a command was refused, or what it started failed. Nothing of the kind is tried on
-    /// that host for a while.
+    /// Notes that a command was refused, or what it started failed.
     pub fn failed(&mut self, command: &Command, error: &str, now: Instant) {
-        let (scaler, host) = match command {
-            Command::Update { scaler, host, .. } => {
-                self.pending.retain(|pending| pending.command != *command);
-                let until = now + PAUSE_MAX;
-                self.refused_updates.insert((scaler.clone(), host.clone()), until);
-                return;
-            }
-            Command::Scale { scaler, host, count, .. } if *count > 0 => (scaler, host),
-            Command::StartProvider { scaler, host, .. } => (scaler, host),
-            // Stops and links are tried again after a moment.
-            _ => {
-                let same = self.pending.iter_mut().filter(|pending| pending.command == *command);
-                for pending in same {
-                    (pending.until, pending.is_refused) = (now + PAUSE_MIN, true);
-                }
-                return;
-            }
-        };
         self.pending.retain(|pending| pending.command != *command);
-        let failure = self.failures.entry((scaler.clone(), host.clone())).or_insert(Failure {
+        let failure = self.failures.entry(About::of(command)).or_insert(Failure {
             count: 0,
             not_before: now,
             error: String::new(),
@@ -91,79 +108,125 @@ impl Attempts {
 
     /// Notes a start that failed on a host, by what it was to start.
     pub fn start_failed(&mut self, host: &str, image: &str, error: &str, now: Instant) {
-        let failed: Vec<Command> = self
-            .pending
-            .iter()
-            .filter(|pending| is_start_of(&pending.command, host, image))
-            .map(|pending| pending.command.clone())
-            .collect();
-        for command in failed {
-            self.failed(&command, error, now);
-        }
+        self.all_failed(|command| is_start_of(command, host, image), error, now);
     }
 
     /// Notes a live update that failed on a host, by the actor.
     pub fn update_failed(&mut self, host: &str, key: &str, error: &str, now: Instant) {
-        let failed: Vec<Command> = self
-            .pending
-            .iter()
-            .map(|pending| &pending.command)
-            .filter(|command| {
-                matches!(command, Command::Update { host: at, key: of, .. } if at == host && of == key)
-            })
-            .cloned()
-            .collect();
+        let is_it = |command: &Command| matches!(command, Command::Update { host: at, key: of, .. } if at == host && of == key);
+        self.all_failed(is_it, error, now);
+    }
+
+    fn all_failed(&mut self, which: impl Fn(&Command) -> bool, error: &str, now: Instant) {
+        let pending = self.pending.iter().map(|pending| &pending.command);
+        let failed: Vec<Command> = pending.filter(|command| which(command)).cloned().collect();
         for command in failed {
             self.failed(&command, error, now);
         }
     }
 
-    /// Returns what is not to be tried at this moment.
+    /// Returns what is not to be tried at this moment, and why.
     pub fn refused(&self, now: Instant) -> Refused {
-        let waiting = self.failures.iter().filter(|(_, failure)| failure.not_before > now);
-        let errors = self.failures.iter();
-        Refused {
-            starts: waiting.map(|(at, _)| at.clone()).collect(),
-            errors: errors.map(|(at, failure)| (at.clone(), failure.error.clone())).collect(),
-            updates: self
-                .refused_updates
-                .iter()
-                .filter(|(_, until)| **until > now)
-                .map(|(at, _)| at.clone())
-                .collect(),
+        let mut refused = Refused::default();
+        for (about, failure) in &self.failures {
+            let (at, waiting) = match about {
+                About::Start { scaler, host } => ((scaler, host), &mut refused.starts),
+                About::Update { scaler, host } => ((scaler, host), &mut refused.updates),
+                About::Same(Command::PutLink(link)) => {
+                    refused.links.insert(link.clone(), failure.error.clone());
+                    continue;
+                }
+                About::Same(_) => continue,
+            };
+            let at = (at.0.clone(), at.1.clone());
+            if failure.not_before > now {
+                waiting.insert(at.clone());
+            }
+            refused.errors.insert(at, failure.error.clone());
         }
+        refused
     }
 
-    /// Whether something was sent and has not shown yet, or is to be tried again.
-    pub fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || !self.failures.is_empty() || !self.refused_updates.is_empty()
-    }
-
-    /// Whether just this was sent and has not shown yet.
-    pub fn is_pending(&self, command: &Command) -> bool {
-        self.pending.iter().any(|pending| pending.command == *command)
-    }
-
-    /// Lays starts that were sent and do not show yet over what is seen, and forgets what shows.
-    /// An ending run is there until it is seen to be gone: nothing takes its place before.
-    pub fn expected(&mut self, seen: &Observed, now: Instant) -> Observed {
-        let late =
-            self.pending.iter().filter(|pending| pending.until <= now && !pending.is_refused);
-        let late: Vec<Command> = late.map(|pending| pending.command.clone()).collect();
-        for command in late {
-            self.failed(&command, "it was not seen to happen in time", now);
-        }
-        self.pending.retain(|pending| pending.until > now && !shows(&pending.command, seen));
-        self.refused_updates.retain(|_, until| *until > now);
-        self.failures.retain(|(scaler, host), failure| {
-            failure.not_before > now || !runs(scaler, host, seen)
+    /// Returns the last error of a host that was to run a newer image beside the one before.
+    pub fn trial_error(&self) -> Option<&str> {
+        let mut trials = self.failures.iter().filter(|(about, _)| match about {
+            About::Same(Command::Update { share, .. }) => share.is_some_and(|share| share > 0),
+            _ => false,
         });
-        let mut expected = seen.clone();
-        let placing = |pending: &&Pending| !pending.is_refused && is_placing(&pending.command);
-        for pending in self.pending.iter().filter(placing) {
-            apply(&pending.command, &mut expected);
+        trials.next().map(|(_, failure)| failure.error.as_str())
+    }
+
+    /// Whether a command of a plan is to be sent now: it is neither under way nor failed just now.
+    pub fn may_send(&self, command: &Command, now: Instant) -> bool {
+        let is_pending = self.pending.iter().any(|pending| pending.command == *command);
+        let failure = self.failures.get(&About::of(command));
+        !is_pending && failure.is_none_or(|failure| failure.not_before <= now)
+    }
+
+    /// Whether the last attempt at the same thing failed.
+    pub fn has_failed(&self, command: &Command) -> bool {
+        self.failures.contains_key(&About::of(command))
+    }
+
+    /// Whether time alone is a reason to plan: a patience, or since the last plan a pause, ended.
+    pub fn is_due(&self, planned: Instant, now: Instant) -> bool {
+        let mut pauses = self.failures.values().map(|failure| failure.not_before);
+        self.pending.iter().any(|pending| pending.until <= now)
+            || pauses.any(|end| planned < end && end <= now)
+    }
+
+    /// Compares with what is seen: forgets what shows, and gives up what took too long.
+    pub fn look(&mut self, seen: &Observed, now: Instant) {
+        self.pending.retain(|pending| !shows(&pending.command, seen));
+        let is_late = |pending: &&Pending| pending.until <= now;
+        let late: Vec<Command> =
+            self.pending.iter().filter(is_late).map(|pending| pending.command.clone()).collect();
+        for command in late {
+            match About::of(&command) {
+                // A host that is slow is asked again: it goes on with the update it has begun, and
+                // there is nowhere else to make it.
+                About::Update { .. } => {
+                    self.pending.retain(|pending| pending.command != command);
+                }
+                _ => self.failed(&command, "it was not seen to happen in time", now),
+            }
+        }
+        self.failures.retain(|about, failure| {
+            failure.not_before > now
+                || (now < failure.not_before + FORGOTTEN_AFTER && !about.is_over(seen))
+        });
+    }
+
+    /// Lays starts that were sent and do not show yet over what is seen. An ending run is there
+    /// until it is seen to be gone: nothing takes its place before.
+    pub fn expected<'a>(&self, seen: &'a Observed) -> Cow<'a, Observed> {
+        let mut expected = Cow::Borrowed(seen);
+        for pending in self.pending.iter().filter(|pending| is_placing(&pending.command)) {
+            apply(&pending.command, expected.to_mut());
         }
         expected
+    }
+}
+
+/// Whether the outcome of a command takes the place of that of an earlier one.
+fn overrules(later: &Command, earlier: &Command) -> bool {
+    match (later, earlier) {
+        (
+            Command::Scale { host, annotations, .. },
+            Command::Scale { host: at, annotations: of, .. },
+        ) => host == at && annotations == of,
+        (Command::Update { host, key, .. }, Command::Update { host: at, key: of, .. }) => {
+            host == at && key == of
+        }
+        (Command::PutLink(link), Command::PutLink(other)) => {
+            let link = LinkDefinition::from(link.clone());
+            link.is_of(&other.actor_id, &other.contract_id, &other.link_name)
+        }
+        (Command::PutLink(link), Command::DeleteLink { actor_id, contract_id, link_name })
+        | (Command::DeleteLink { actor_id, contract_id, link_name }, Command::PutLink(link)) => {
+            LinkDefinition::from(link.clone()).is_of(actor_id, contract_id, link_name)
+        }
+        _ => false,
     }
 }
 
@@ -181,7 +244,7 @@ fn is_start_of(command: &Command, at: &str, what: &str) -> bool {
     }
 }
 
-/// Whether something of a scaler runs on a host.
+/// Whether something of a scaler runs on a host, or the host is gone.
 fn runs(scaler: &str, host: &str, seen: &Observed) -> bool {
     let Some(view) = seen.hosts.get(host) else { return true };
     let of_scaler =
@@ -192,9 +255,40 @@ fn runs(scaler: &str, host: &str, seen: &Observed) -> bool {
 
 /// Whether the outcome of a command is seen. Of a host that is gone nothing more is awaited.
 fn shows(command: &Command, seen: &Observed) -> bool {
-    let mut after = seen.clone();
-    apply(command, &mut after);
-    after == *seen
+    match command {
+        Command::PutLink(link) => seen.links.contains(&LinkDefinition::from(link.clone())),
+        Command::DeleteLink { actor_id, contract_id, link_name } => {
+            !seen.links.iter().any(|link| link.is_of(actor_id, contract_id, link_name))
+        }
+        _ => {
+            let view = command.host().and_then(|host| seen.hosts.get(host));
+            view.is_none_or(|view| shows_on(command, view))
+        }
+    }
+}
+
+fn shows_on(command: &Command, view: &HostView) -> bool {
+    match command {
+        Command::Scale { annotations, count, .. } => {
+            let groups = view.actors.iter().filter(|group| group.annotations == *annotations);
+            groups.map(|group| u64::from(group.count)).sum::<u64>() == u64::from(*count)
+        }
+        Command::Update { key, image, share: None, .. } => {
+            let mut groups = view.actors.iter().filter(|group| group.key == *key);
+            groups.all(|group| group.image == *image) && !view.trials.contains_key(key)
+        }
+        Command::Update { key, image, share: Some(share), .. } => match view.trials.get(key) {
+            Some(trial) => trial.image == *image && trial.share == *share,
+            None => *share == 0,
+        },
+        Command::StartProvider { image, link_name, .. } => {
+            view.providers.iter().any(|run| run.image == *image && run.link_name == *link_name)
+        }
+        Command::StopProvider { key, link_name, .. } => {
+            !view.providers.iter().any(|run| run.key == *key && run.link_name == *link_name)
+        }
+        Command::PutLink(_) | Command::DeleteLink { .. } => true,
+    }
 }
 
 /// Changes what is seen as a command will.
@@ -263,5 +357,166 @@ pub fn apply(command: &Command, observed: &mut Observed) {
         Command::DeleteLink { actor_id, contract_id, link_name } => {
             observed.links.retain(|link| !link.is_of(actor_id, contract_id, link_name));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "N1";
+
+    fn scale(count: u32) -> Command {
+        Command::Scale {
+            scaler: "s".into(),
+            host: HOST.into(),
+            image: "echo:2".into(),
+            annotations: BTreeMap::from([("scaler".to_owned(), "s".to_owned())]),
+            count,
+        }
+    }
+
+    fn update(share: Option<u8>) -> Command {
+        Command::Update {
+            scaler: "s".into(),
+            host: HOST.into(),
+            key: "echo".into(),
+            image: "echo:2".into(),
+            share,
+        }
+    }
+
+    fn stop() -> Command {
+        Command::StopProvider {
+            scaler: String::new(),
+            host: HOST.into(),
+            key: "http".into(),
+            contract: String::new(),
+            link_name: "default".into(),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// A host with an older actor, and a provider that is to stop.
+    fn seen() -> Observed {
+        let group = ActorGroup {
+            key: "echo".into(),
+            image: "echo:1".into(),
+            annotations: BTreeMap::new(),
+            count: 1,
+        };
+        let run = ProviderRun {
+            key: "http".into(),
+            image: "http:1".into(),
+            contract: String::new(),
+            link_name: "default".into(),
+            annotations: BTreeMap::new(),
+        };
+        let view = HostView { actors: vec![group], providers: vec![run], ..HostView::default() };
+        Observed { hosts: BTreeMap::from([(HOST.to_owned(), view)]), ..Observed::default() }
+    }
+
+    #[test]
+    fn what_was_sent_is_not_sent_again_until_it_shows() {
+        let now = Instant::now();
+        for command in [scale(3), update(None), update(Some(10)), stop()] {
+            let (mut attempts, mut seen) = (Attempts::default(), seen());
+            attempts.sent(&command, now);
+            attempts.look(&seen, now);
+            assert!(!attempts.may_send(&command, now), "{command}");
+            apply(&command, &mut seen);
+            attempts.look(&seen, now);
+            assert!(attempts.may_send(&command, now) && !attempts.is_due(now, now), "{command}");
+        }
+        let mut attempts = Attempts::default();
+        attempts.sent(&scale(3), now);
+        attempts.look(&Observed::default(), now);
+        assert!(attempts.may_send(&scale(3), now), "its host is gone");
+    }
+
+    #[test]
+    fn each_failure_of_the_same_thing_makes_a_longer_pause() {
+        for command in [scale(3), update(None), update(Some(10)), stop()] {
+            let (mut attempts, mut now) = (Attempts::default(), Instant::now());
+            let mut pauses = Vec::new();
+            for _ in 0..4 {
+                attempts.sent(&command, now);
+                attempts.failed(&command, "no", now);
+                let failed = now;
+                while !attempts.may_send(&command, now) {
+                    assert!(!attempts.is_due(failed, now));
+                    now += PAUSE_MIN;
+                }
+                assert!(attempts.is_due(failed, now));
+                attempts.look(&seen(), now);
+                pauses.push((now - failed).as_secs());
+            }
+            assert_eq!(pauses, [1, 2, 4, 8], "{command}");
+        }
+    }
+
+    #[test]
+    fn a_failed_trial_does_not_keep_it_from_being_taken_back() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        attempts.failed(&update(Some(10)), "it traps", now);
+        assert_eq!(attempts.trial_error(), Some("it traps"));
+        assert!(attempts.may_send(&update(Some(0)), now));
+        assert!(attempts.refused(now).updates.is_empty());
+    }
+
+    #[test]
+    fn what_takes_too_long_has_failed_except_for_a_live_update() {
+        let now = Instant::now();
+        let late = now + PROVIDER_PATIENCE;
+        for (command, is_failed) in
+            [(scale(3), true), (stop(), true), (update(Some(10)), true), (update(None), false)]
+        {
+            let mut attempts = Attempts::default();
+            attempts.sent(&command, now);
+            assert!(attempts.is_due(now, late));
+            attempts.look(&seen(), late);
+            assert_eq!(attempts.may_send(&command, late), !is_failed, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_when_it_succeeded_or_nobody_asks_any_more() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        attempts.failed(&scale(3), "no room", now);
+        let after = now + PAUSE_MIN;
+        attempts.look(&seen(), after);
+        let at = ("s".to_owned(), HOST.to_owned());
+        assert_eq!(attempts.refused(after).errors[&at], "no room");
+        assert!(attempts.refused(after).starts.is_empty());
+        attempts.look(&seen(), after + FORGOTTEN_AFTER);
+        assert!(attempts.refused(after).errors.is_empty());
+        attempts.failed(&scale(3), "no room", now);
+        let mut running = seen();
+        apply(&scale(3), &mut running);
+        attempts.look(&running, after);
+        assert!(attempts.refused(after).errors.is_empty());
+    }
+
+    #[test]
+    fn a_later_number_takes_the_place_of_an_earlier_one() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let mut seen = seen();
+        attempts.sent(&scale(3), now);
+        attempts.sent(&scale(2), now);
+        apply(&scale(2), &mut seen);
+        attempts.look(&seen, now);
+        assert!(matches!(attempts.expected(&seen), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn starts_are_expected_and_ends_are_not() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let seen = seen();
+        attempts.sent(&stop(), now);
+        assert!(matches!(attempts.expected(&seen), Cow::Borrowed(_)));
+        attempts.sent(&scale(3), now);
+        let expected = attempts.expected(&seen);
+        assert_eq!(expected.hosts[HOST].actors.len(), 2);
+        assert_eq!(expected.hosts[HOST].providers.len(), 1);
     }
 }

@@ -29,6 +29,9 @@ pub const ACTS_FOR: Duration = Duration::from_secs(5);
 pub const STALE_AFTER: Duration = Duration::from_secs(8);
 /// How long each next host waits for the one before it to take a free lease.
 pub const TURN: Duration = Duration::from_millis(1500);
+/// All hosts after the first few try at the same time: the bucket decides between them, and a free
+/// lease is not free for longer where the lattice is large.
+const TURNS_MAX: u32 = 4;
 
 /// A lease as this host last saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +97,7 @@ pub fn is_held(owner: &str, view: View<'_>) -> bool {
 fn turn(application: &str, me: &str, live: &BTreeSet<String>) -> u32 {
     let mine = weight(application, me);
     let before = live.iter().filter(|host| (weight(application, host), host.as_str()) > (mine, me));
-    u32::try_from(before.count()).unwrap_or(u32::MAX)
+    u32::try_from(before.count()).map_or(TURNS_MAX, |place| place.min(TURNS_MAX))
 }
 
 /// Returns the weight of a host for an application; the same on every host of the same build.
@@ -151,6 +154,9 @@ mod tests {
         assert_eq!(takers_after(Duration::ZERO), 1);
         assert_eq!(takers_after(TURN), 2);
         assert_eq!(takers_after(TURN * 3), 4);
+        let many: Vec<String> = (0..50).map(|number| format!("N{number:02}")).collect();
+        let others: BTreeSet<String> = many[1..].iter().cloned().collect();
+        assert!((0..100).all(|number| turn(&format!("a{number}"), &many[0], &others) <= TURNS_MAX));
     }
 
     #[test]

@@ -11,7 +11,11 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::lease::{self, ACTS_FOR, RENEWAL, Seen, Step, View};
@@ -49,9 +53,44 @@ struct Table {
     renewed: BTreeMap<String, Instant>,
     /// Since when each application has nobody who acts for it.
     free_since: BTreeMap<String, Instant>,
-    /// When the bucket confirmed the last renewal of this host, and when it was sent.
+    /// When the last renewal of this host was sent that the bucket confirmed.
     confirmed: Option<Instant>,
-    sent: Option<Instant>,
+}
+
+impl Table {
+    /// Takes a lease in; whether it is another one than before. Own writes are known before the
+    /// bucket tells them, so an older one may come after a newer one.
+    fn take(&mut self, application: &str, seen: Seen) -> bool {
+        let old = self.leases.get(application);
+        if old.is_some_and(|old| old.revision >= seen.revision) {
+            return false;
+        }
+        self.leases.insert(application.to_owned(), seen);
+        true
+    }
+
+    /// Drops what is not among the entries of a snapshot: the bucket was made anew.
+    fn keep_only(&mut self, entries: &[Entry]) {
+        let revisions: BTreeMap<&str, u64> = entries
+            .iter()
+            .filter_map(|entry| match Key::parse(&entry.key) {
+                Key::Lease(name) => Some((name, entry.revision)),
+                _ => None,
+            })
+            .collect();
+        // An own write may be newer than the snapshot, but it is of a lease that is in it.
+        self.leases.retain(|name, _| revisions.contains_key(name.as_str()));
+        // In a bucket that was made anew revisions begin anew.
+        let last = entries.iter().map(|entry| entry.revision).max().unwrap_or(0);
+        if self.leases.values().any(|seen| seen.revision > last) {
+            self.leases.clear();
+        }
+    }
+
+    /// Whether the bucket has confirmed so lately that this host acts that it may.
+    fn may_act(&self) -> bool {
+        self.confirmed.is_some_and(|confirmed| confirmed.elapsed() < ACTS_FOR)
+    }
 }
 
 impl Leases {
@@ -72,7 +111,11 @@ impl Leases {
     /// Takes a change of the bucket into account.
     pub fn on_update(&self, update: &Update) {
         match update {
-            Update::Snapshot(entries) => entries.iter().for_each(|entry| self.take_in(entry)),
+            Update::Snapshot(entries) => {
+                self.0.table.lock().keep_only(entries);
+                entries.iter().for_each(|entry| self.take_in(entry));
+                self.0.changed.notify_one();
+            }
             Update::Put(entry) => self.take_in(entry),
             Update::Delete { key, .. } => {
                 if let Key::Lease(name) = Key::parse(key) {
@@ -89,8 +132,7 @@ impl Leases {
             Key::Lease(name) => {
                 let Ok(Lease { owner }) = serde_json::from_slice(&entry.value) else { return };
                 let seen = Seen { owner, revision: entry.revision };
-                let old = self.0.table.lock().leases.insert(name.to_owned(), seen.clone());
-                if old.as_ref() != Some(&seen) {
+                if self.0.table.lock().take(name, seen) {
                     self.0.changed.notify_one();
                 }
             }
@@ -118,10 +160,45 @@ impl Leases {
                 Step::Take(_) | Step::Leave => {}
             }
         }
-        if !mine.is_empty() && !self.renew().await {
+        if !mine.is_empty() && !self.may_act() && !self.renew().await {
             mine.clear();
         }
         mine
+    }
+
+    fn may_act(&self) -> bool {
+        self.0.table.lock().may_act()
+    }
+
+    /// Whether this host may act for an application at this moment.
+    pub fn holds(&self, application: &str) -> bool {
+        let table = self.0.table.lock();
+        table.may_act() && table.leases.get(application).is_some_and(|seen| seen.owner == self.0.me)
+    }
+
+    /// Says in the bucket that this host acts, as long as it does, until `stop`. On its own, so
+    /// that nothing that the host waits for elsewhere costs it its leases.
+    pub async fn run(&self, stop: &CancellationToken) {
+        let mut beat = tokio::time::interval(RENEWAL);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = beat.tick() => {}
+            }
+            if !self.own().is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = self.renew() => {}
+                }
+            }
+        }
+    }
+
+    fn own(&self) -> Vec<(String, u64)> {
+        let table = self.0.table.lock();
+        let leases = table.leases.iter().filter(|(_, seen)| seen.owner == self.0.me);
+        leases.map(|(name, seen)| (name.clone(), seen.revision)).collect()
     }
 
     fn step(&self, application: &str, live: &BTreeSet<String>) -> Step {
@@ -145,7 +222,9 @@ impl Leases {
     /// Takes a lease; whether this host has it now. The renewal comes first, so that nobody sees a
     /// lease of a host that does not renew.
     async fn take(&self, application: &str, revision: u64) -> bool {
-        if !self.renew().await {
+        let confirmed = self.0.table.lock().confirmed;
+        let is_fresh = confirmed.is_some_and(|confirmed| confirmed.elapsed() < RENEWAL);
+        if !is_fresh && !self.renew().await {
             return false;
         }
         match self.write(application, &self.0.me, Expect::Revision(revision)).await {
@@ -170,46 +249,96 @@ impl Leases {
         let key = desired::lease(application);
         let value = serde_json::to_vec(&Lease { owner: owner.to_owned() }).unwrap_or_default();
         let revision = self.0.desired.put(&key, Bytes::from(value), expect).await?;
-        let seen = Seen { owner: owner.to_owned(), revision };
-        self.0.table.lock().leases.insert(application.to_owned(), seen);
+        self.0.table.lock().take(application, Seen { owner: owner.to_owned(), revision });
         Ok(())
     }
 
-    /// Renews if it is time; whether this host may act.
+    /// Says in the bucket that this host acts; whether it may.
     async fn renew(&self) -> bool {
-        let now = Instant::now();
-        let is_due = {
-            let mut table = self.0.table.lock();
-            let is_due = table.sent.is_none_or(|sent| now - sent >= RENEWAL)
-                || table.confirmed.is_none_or(|confirmed| now - confirmed >= ACTS_FOR);
-            if is_due {
-                table.sent = Some(now);
-            }
-            is_due
-        };
-        if is_due {
+        let sent = Instant::now();
+        let renewed = async {
             let key = desired::renewal(&self.0.me);
-            match self.0.desired.put(&key, Bytes::new(), Expect::Anything).await {
-                Ok(_) => self.0.table.lock().confirmed = Some(now),
-                Err(error) => debug!(%error, "the bucket does not confirm that this host acts"),
+            self.0.desired.put(&key, Bytes::new(), Expect::Anything).await?;
+            if !self.may_act() {
+                self.read_own().await?;
+            }
+            Ok::<_, DesiredError>(())
+        };
+        match renewed.await {
+            Ok(()) => self.0.table.lock().confirmed = Some(sent),
+            Err(error) => debug!(%error, "the bucket does not confirm that this host acts"),
+        }
+        self.may_act()
+    }
+
+    /// Reads the leases of this host: others may have taken them while it could not renew.
+    async fn read_own(&self) -> Result<(), DesiredError> {
+        for (application, _) in self.own() {
+            match self.0.desired.get(&desired::lease(&application)).await? {
+                Some(entry) => self.take_in(&entry),
+                None => _ = self.0.table.lock().leases.remove(&application),
             }
         }
-        let confirmed = self.0.table.lock().confirmed;
-        confirmed.is_some_and(|confirmed| confirmed.elapsed() < ACTS_FOR)
+        Ok(())
     }
 
     /// Gives all leases of this host back, so that others need not wait.
     pub async fn give_back(&self) {
-        let mine: Vec<(String, u64)> = {
-            let table = self.0.table.lock();
-            let leases = table.leases.iter().filter(|(_, seen)| seen.owner == self.0.me);
-            leases.map(|(name, seen)| (name.clone(), seen.revision)).collect()
-        };
-        for (application, revision) in mine {
+        for (application, revision) in self.own() {
             if let Err(error) = self.write(&application, "", Expect::Revision(revision)).await {
                 debug!(application, %error, "the lease is not given back");
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(owner: &str, revision: u64) -> Seen {
+        Seen { owner: owner.to_owned(), revision }
+    }
+
+    #[test]
+    fn an_older_lease_does_not_take_the_place_of_a_newer_one() {
+        let mut table = Table::default();
+        assert!(table.take("shop", seen("A", 5)));
+        assert!(!table.take("shop", seen("B", 4)) && !table.take("shop", seen("A", 5)));
+        assert_eq!(table.leases["shop"].owner, "A");
+        assert!(table.take("shop", seen("B", 6)));
+    }
+
+    #[test]
+    fn a_bucket_that_was_made_anew_has_no_leases_of_before() {
+        let entry = |application: &str, revision| Entry {
+            key: desired::lease(application),
+            value: Bytes::from_static(br#"{"owner":"A"}"#),
+            revision,
+        };
+        for (entries, left) in [
+            (vec![], vec![]),
+            (vec![entry("shop", 9)], vec!["shop"]),
+            // It begins to count anew.
+            (vec![entry("shop", 1), entry("web", 2)], vec![]),
+            (vec![entry("web", 11)], vec!["web"]),
+        ] {
+            let mut table = Table::default();
+            table.take("shop", seen("A", 7));
+            table.take("web", seen("B", 8));
+            table.keep_only(&entries);
+            assert_eq!(table.leases.keys().collect::<Vec<_>>(), left);
+        }
+    }
+
+    #[test]
+    fn a_host_acts_as_long_as_the_bucket_confirmed_it_lately() {
+        let mut table = Table::default();
+        assert!(!table.may_act());
+        table.confirmed = Some(Instant::now());
+        assert!(table.may_act());
+        table.confirmed = Instant::now().checked_sub(ACTS_FOR);
+        assert!(!table.may_act());
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    plan::{ActorGroup, HostView, Observed, ProviderRun, TrialSeen},
+    plan::{ActorGroup, HostView, Observed, ProviderRun, Trial, TrialSeen},
     surroundings::{Neighbours, Surroundings},
 };
 use lattice_client::lattice::{Events, Lattice};
@@ -58,11 +58,20 @@ pub struct Observer {
 #[derive(Debug)]
 struct Host {
     view: Option<HostView>,
-    /// The calls of both revisions of actors that have two, by the newer image.
-    compared: Vec<(String, Compared)>,
+    /// The calls of both revisions of actors that have two.
+    compared: Vec<OfTrial>,
     /// When it is to be asked next.
     ask_at: Instant,
     heard: Instant,
+}
+
+/// The calls of both revisions of an actor on one host.
+#[derive(Debug)]
+struct OfTrial {
+    /// The newer image, and its share of the calls in percent.
+    image: String,
+    share: u8,
+    compared: Compared,
 }
 
 impl Host {
@@ -169,18 +178,23 @@ impl Observer {
         }
     }
 
-    /// Asks every host again at the next refresh.
-    pub fn look_at_all(&mut self) {
+    /// Asks the hosts that run two revisions of an actor again at the next refresh.
+    pub fn look_at_trials(&mut self) {
         let now = Instant::now();
-        self.hosts.values_mut().for_each(|host| host.ask_at = now);
+        let trying = self.hosts.values_mut().filter(|host| !host.compared.is_empty());
+        trying.for_each(|host| host.ask_at = now);
     }
 
-    /// Returns the calls of both revisions of actors that have two, by the newer image, over all
-    /// hosts.
-    pub fn compared(&self) -> BTreeMap<String, Compared> {
+    /// Returns the calls of both revisions in these trials, by the newer image, over all hosts that
+    /// give it just this share. An image that no host runs so has none.
+    pub fn compared(&self, trials: &[Trial]) -> BTreeMap<String, Compared> {
         let mut sums: BTreeMap<String, Compared> = BTreeMap::new();
-        for (image, compared) in self.hosts.values().flat_map(|host| &host.compared) {
-            sums.entry(image.clone()).or_default().add(&compared.stable, &compared.newer);
+        for OfTrial { image, share, compared } in
+            self.hosts.values().flat_map(|host| &host.compared)
+        {
+            if trials.iter().any(|trial| trial.image == *image && trial.percent == *share) {
+                sums.entry(image.clone()).or_default().add(&compared.stable, &compared.newer);
+            }
         }
         sums
     }
@@ -192,9 +206,13 @@ impl Observer {
 
     /// Returns the lattice as it was last seen, as far as it is of use for these images: what they
     /// led to is known from the own host's table when they do not run. Of the links those are told
-    /// of what the images led to, and of `actors`.
-    pub fn observed(&self, images: &BTreeSet<String>, actors: &BTreeSet<String>) -> Observed {
-        let table = self.surroundings.table();
+    /// of what the images led to, and of `actors`. `None` as long as there is no table.
+    pub fn observed(
+        &self,
+        images: &BTreeSet<String>,
+        actors: &BTreeSet<String>,
+    ) -> Option<Observed> {
+        let table = self.surroundings.table()?;
         let mut observed = Observed::default();
         for image in images {
             if let Some(key) = table.public_key_of(image) {
@@ -220,7 +238,7 @@ impl Observer {
         let known: BTreeSet<&String> = observed.keys.values().chain(actors).collect();
         let links = table.links().filter(|link| known.contains(&link.actor_id));
         observed.links = links.map(|link| LinkDefinition::clone(link)).collect();
-        observed
+        Some(observed)
     }
 }
 
@@ -305,11 +323,11 @@ fn view_of(inventory: &Inventory) -> HostView {
     }
 }
 
-fn compared_of(inventory: &Inventory) -> Vec<(String, Compared)> {
+fn compared_of(inventory: &Inventory) -> Vec<OfTrial> {
     let trials = inventory.actors.iter().filter_map(|actor| {
         let trial = actor.trial.as_ref()?;
-        let (stable, newer) = (trial.stable.clone(), trial.newer.clone());
-        Some((actor.image_ref.clone(), Compared { stable, newer }))
+        let compared = Compared { stable: trial.stable.clone(), newer: trial.newer.clone() };
+        Some(OfTrial { image: actor.image_ref.clone(), share: trial.share, compared })
     });
     trials.collect()
 }

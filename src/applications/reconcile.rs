@@ -1,6 +1,6 @@
 //! Keeps applications as they are wanted.
 //!
-//! One task per host. Flow: targets, leases, events, neighbours → which applications this host acts
+//! One task per host, and the renewal of its leases ends with it. Flow: targets, leases, events, neighbours → which applications this host acts
 //! for → what runs → [`plan`](crate::plan) → commands to hosts, each as a child task with a
 //! deadline, whose outcome comes back → how it stands, published.
 //!
@@ -14,12 +14,12 @@ use std::{
 
 use futures::FutureExt as _;
 use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
+    sync::watch,
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     attempts::Attempts,
@@ -38,12 +38,7 @@ use crate::{
 use lattice_base::store::desired::Desired;
 use lattice_client::lattice::Lattice;
 use lattice_protocol::{
-    applications::{
-        api::Status,
-        manifest::Manifest,
-        resolved::Application,
-        rollout::{Rollout, State as RolloutState},
-    },
+    applications::{api::Status, manifest::Manifest, resolved::Application, rollout::Rollout},
     clock,
     desired::Authority,
     events::Received,
@@ -90,7 +85,7 @@ struct Kept {
     rollout: rollouts::Stored,
     /// When the rollout was looked at, by its calls and by what somebody wants of it.
     looked: Option<Instant>,
-    /// Every host gives the new images the share that they are to have.
+    /// Every host gives the new images the share that they are to have, or cannot.
     is_settled: bool,
 }
 
@@ -107,10 +102,10 @@ impl Kept {
         }
     }
 
-    /// Whether a new version takes over step by step.
-    fn is_rolling(&self) -> bool {
-        let state = self.rollout.rollout.as_ref().map(|rollout| &rollout.state);
-        matches!(state, Some(RolloutState::Running | RolloutState::Paused))
+    /// Whether a new version takes over step by step, and its calls are to be looked at.
+    fn is_to_be_judged(&self) -> bool {
+        let is_rolling = self.rollout.rollout.as_ref().is_some_and(|rollout| !rollout.is_over());
+        is_rolling && self.looked.is_none_or(|looked| looked.elapsed() >= ROLLOUT_LOOK)
     }
 }
 
@@ -132,11 +127,12 @@ pub struct Reconciler {
     parts: Arc<Parts>,
     watching: Option<Watching>,
     kept: BTreeMap<String, Kept>,
-    in_flight: JoinSet<()>,
-    outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
+    in_flight: JoinSet<Outcome>,
     /// Something changed since the last plan, which was made at `planned`.
     is_changed: bool,
     planned: Option<Instant>,
+    /// Of the snapshot beside it.
+    wishes: (Snapshot, Arc<Wishes>),
 }
 
 impl Reconciler {
@@ -146,52 +142,70 @@ impl Reconciler {
             watching: None,
             kept: BTreeMap::new(),
             in_flight: JoinSet::new(),
-            outcomes: mpsc::channel(IN_FLIGHT_MAX),
             is_changed: true,
             planned: None,
+            wishes: Default::default(),
         }
     }
 
-    /// Runs until `stop`; then it gives its leases back.
+    /// Runs until `stop`; then it gives its leases back. The leases are renewed meanwhile, whatever
+    /// a step waits for.
     pub async fn run(mut self, stop: CancellationToken) {
+        let leases = self.parts.leases.clone();
+        tokio::select! {
+            () = self.keep(&stop) => {}
+            () = leases.run(&stop) => {}
+        }
+        leases.give_back().await;
+    }
+
+    async fn keep(&mut self, stop: &CancellationToken) {
         let mut targets = self.parts.targets.watch();
         let mut standing = self.parts.standing.clone();
+        let mut tables = self.parts.surroundings.table_changes();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let has_work = !targets.borrow().is_empty();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                Some(outcome) = self.outcomes.1.recv() => self.on_outcome(outcome),
-                Some(_) = self.in_flight.join_next() => {}
+                () = stop.cancelled() => return,
+                Some(ended) = self.in_flight.join_next() => self.on_ended(ended),
                 received = next_event(&mut self.watching), if self.watching.is_some() => {
                     self.on_event(received);
                     tokio::time::sleep(GATHER).await;
                 }
                 Ok(()) = targets.changed() => self.is_changed = true,
                 Ok(()) = standing.changed() => self.is_changed = true,
+                Ok(()) = tables.changed() => self.is_changed = true,
                 () = self.parts.leases.changed() => self.is_changed = true,
                 _ = tick.tick(), if has_work => {}
             }
             self.drain();
             let snapshot = targets.borrow_and_update().clone();
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return,
                 () = self.step(&snapshot) => {}
             }
         }
-        self.parts.leases.give_back().await;
     }
 
     /// Takes in what has come already.
     fn drain(&mut self) {
-        while let Ok(outcome) = self.outcomes.1.try_recv() {
-            self.on_outcome(outcome);
+        while let Some(ended) = self.in_flight.try_join_next() {
+            self.on_ended(ended);
         }
         while self.watching.is_some() {
             let Some(received) = next_event(&mut self.watching).now_or_never() else { return };
             self.on_event(received);
+        }
+    }
+
+    fn on_ended(&mut self, ended: Result<Outcome, JoinError>) {
+        match ended {
+            Ok(outcome) => self.on_outcome(outcome),
+            // What it was to do shows, or is given up in time.
+            Err(error) => error!(%error, "the sending of a command panicked; this is a bug"),
         }
     }
 
@@ -262,23 +276,34 @@ impl Reconciler {
                 }
             }
         }
-        let wishes = Wishes::of(snapshot);
+        let wishes = self.wishes(snapshot);
         let own_links = self.kept.values().flat_map(|kept| kept.own_links.links());
         let actors = own_links.map(|link| link.actor_id.clone()).collect();
         let Some(Watching { observer, .. }) = &self.watching else { return };
-        let observed = observer.observed(&wishes.images, &actors);
+        let Some(observed) = observer.observed(&wishes.images, &actors) else { return };
         for target in ready {
             self.act(target, &wishes, &observed).await;
         }
     }
 
-    /// Whether there is a reason to plan: something changed, or something is under way, or it was
-    /// not done for a while.
+    /// Returns what the applications of a snapshot ask for.
+    fn wishes(&mut self, snapshot: &Snapshot) -> Arc<Wishes> {
+        if !Arc::ptr_eq(&self.wishes.0, snapshot) {
+            self.wishes = (Arc::clone(snapshot), Arc::new(Wishes::of(snapshot)));
+        }
+        Arc::clone(&self.wishes.1)
+    }
+
+    /// Whether there is a reason to plan: something changed, time made it one, or it was not done
+    /// for a while.
     fn has_reason(&mut self) -> bool {
         let now = Instant::now();
-        let is_busy = self.kept.values().any(|kept| kept.attempts.is_busy() || kept.is_rolling());
-        let is_due = self.planned.is_none_or(|planned| now - planned >= PLAN_AGAIN);
-        if !(self.is_changed || is_busy || is_due) {
+        let is_due = self.planned.is_none_or(|planned| {
+            let mut kept = self.kept.values();
+            now - planned >= PLAN_AGAIN
+                || kept.any(|kept| kept.is_to_be_judged() || kept.attempts.is_due(planned, now))
+        });
+        if !(self.is_changed || is_due) {
             return false;
         }
         (self.is_changed, self.planned) = (false, Some(now));
@@ -306,7 +331,8 @@ impl Reconciler {
         let Some(kept) = self.kept.get_mut(&target.name) else { return };
         let now = Instant::now();
         let rollout = kept.rollout.rollout.as_ref();
-        let expected = kept.attempts.expected(observed, now);
+        kept.attempts.look(observed, now);
+        let expected = kept.attempts.expected(observed);
         let plan = plan::plan(Input {
             application: &wishes.application(target, rollout),
             others: &wishes.others(&target.name),
@@ -316,7 +342,8 @@ impl Reconciler {
             trials: &rollout.map(|one| rollouts::trials(target, one)).unwrap_or_default(),
             refused: &kept.attempts.refused(now),
         });
-        kept.is_settled = !plan.commands.iter().any(|one| one.is_trial());
+        let mut trials = plan.commands.iter().filter(|command| command.is_trial());
+        kept.is_settled = trials.all(|command| kept.attempts.has_failed(command));
         let links = links_after(kept.own_links.links(), &plan, &expected);
         let Parts { desired, authority, .. } = &*self.parts;
         // Written before a link is put, so that none is ever left behind.
@@ -324,14 +351,14 @@ impl Reconciler {
             warn!(application = target.name, "its links are not put: {error:#}");
             return;
         }
-        let new = plan.commands.iter().filter(|command| !kept.attempts.is_pending(command));
+        let new = plan.commands.iter().filter(|command| kept.attempts.may_send(command, now));
         // Others follow when these are done.
         let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
         for command in new.take(room).cloned().collect::<Vec<_>>() {
             kept.attempts.sent(&command, now);
             info!(application = target.name, %command, "to keep what was asked for");
-            let (parts, outcomes) = (Arc::clone(&self.parts), self.outcomes.0.clone());
-            self.in_flight.spawn(carry_out(parts, outcomes, target.name.clone(), command));
+            let parts = Arc::clone(&self.parts);
+            self.in_flight.spawn(carry_out(parts, target.name.clone(), command));
         }
         self.publish(target, &plan).await;
     }
@@ -361,10 +388,8 @@ impl Reconciler {
         else {
             return Ok(());
         };
-        let is_over = kept.rollout.rollout.as_ref().is_some_and(|rollout| {
-            matches!(rollout.state, RolloutState::Done | RolloutState::TakenBack { .. })
-        });
-        if is_over || kept.looked.is_some_and(|looked| looked.elapsed() < ROLLOUT_LOOK) {
+        let is_begun = kept.rollout.rollout.is_some();
+        if is_begun && !kept.is_to_be_judged() {
             return Ok(());
         }
         let Parts { rollouts, .. } = &*self.parts;
@@ -374,15 +399,20 @@ impl Reconciler {
             info!(application = target.name, from = first.from, to = first.to, "a rollout begins");
             return rollouts.save(&target.name, &mut kept.rollout, first).await;
         };
-        watching.observer.look_at_all();
+        watching.observer.look_at_trials();
         if !kept.is_settled {
             // The calls are of the step before.
             return Ok(());
         }
-        let verdict = rollouts::verdict(target, &watching.observer.compared());
+        let compared = watching.observer.compared(&rollouts::trials(target, &rollout));
+        let verdict = match kept.attempts.trial_error() {
+            Some(error) if compared.is_empty() => rollouts::nobody_runs_it(error),
+            _ => rollouts::verdict(target, &compared),
+        };
         if let Some(next) = rollouts::advanced(target, &rollout, verdict) {
             info!(application = target.name, step = next.step, state = ?next.state, "the rollout goes on");
             rollouts.save(&target.name, &mut kept.rollout, next).await?;
+            kept.is_settled = false;
         }
         Ok(())
     }
@@ -391,9 +421,10 @@ impl Reconciler {
         let (Some(kept), Some(watching)) = (self.kept.get(&target.name), &self.watching) else {
             return;
         };
-        let rollout = kept.rollout.rollout.as_ref();
-        let rollout =
-            rollout.map(|rollout| rollouts::status(target, rollout, &watching.observer.compared()));
+        let rollout = kept.rollout.rollout.as_ref().map(|rollout| {
+            let compared = watching.observer.compared(&rollouts::trials(target, rollout));
+            rollouts::status(target, rollout, &compared)
+        });
         let status = report::status_of(target, plan, rollout);
         let Some(kept) = self.kept.get_mut(&target.name) else { return };
         if kept.published.as_ref() == Some(&status) {
@@ -407,6 +438,7 @@ impl Reconciler {
 }
 
 /// The applications of a lattice, resolved.
+#[derive(Default)]
 struct Wishes {
     deployed: BTreeMap<String, Application>,
     images: BTreeSet<String>,
@@ -486,15 +518,14 @@ async fn next_event(watching: &mut Option<Watching>) -> Option<Received> {
     }
 }
 
-/// Gives a command to its host. Ends within the time of a request.
-async fn carry_out(
-    parts: Arc<Parts>,
-    outcomes: mpsc::Sender<Outcome>,
-    application: String,
-    command: Command,
-) {
-    let result =
-        commands::send(&parts.lattice, command.clone()).await.map_err(|error| format!("{error:#}"));
-    // The receiver lives as long as this task.
-    let _ = outcomes.send(Outcome { application, command, result }).await;
+/// Gives a command to its host, if this host still acts for the application. Ends within the time
+/// of a request.
+async fn carry_out(parts: Arc<Parts>, application: String, command: Command) -> Outcome {
+    let result = if parts.leases.holds(&application) {
+        let sent = commands::send(&parts.lattice, command.clone()).await;
+        sent.map_err(|error| format!("{error:#}"))
+    } else {
+        Err("another host acts for the application".to_owned())
+    };
+    Outcome { application, command, result }
 }

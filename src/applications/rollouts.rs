@@ -139,6 +139,11 @@ pub fn verdict(target: &Target, by_image: &BTreeMap<String, Compared>) -> Verdic
     whole
 }
 
+/// Returns the verdict on a rollout that no host can begin with.
+pub fn nobody_runs_it(error: &str) -> Verdict {
+    Verdict::TakeBack(format!("no host runs it: {error}"))
+}
+
 /// Goes on with a rollout after a verdict; returns what it is then, if that is something else.
 pub fn advanced(target: &Target, rollout: &Rollout, verdict: Verdict) -> Option<Rollout> {
     // Of components with different numbers of steps the one with the most decides.

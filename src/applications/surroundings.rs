@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use tokio::sync::watch;
+
 use lattice_protocol::links::Table;
 
 /// The knowledge of a host about its lattice.
@@ -10,8 +12,11 @@ pub trait Surroundings: Send + Sync + 'static {
     fn host_id(&self) -> &str;
     /// Returns the other hosts of this make.
     fn neighbours(&self) -> Neighbours;
-    /// Returns links, claims and image references as they are now.
-    fn table(&self) -> Arc<Table>;
+    /// Returns links, claims and image references as they are now; `None` as long as the host has
+    /// not read those of the lattice.
+    fn table(&self) -> Option<Arc<Table>>;
+    /// Ticks whenever there is another table.
+    fn table_changes(&self) -> watch::Receiver<()>;
 }
 
 /// The other hosts of this make that were heard of.

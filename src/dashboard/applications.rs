@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -49,8 +50,12 @@ impl Surroundings for Around {
         neighbours
     }
 
-    fn table(&self) -> Arc<Table> {
-        self.links.table()
+    fn table(&self) -> Option<Arc<Table>> {
+        self.links.synced().borrow().then(|| self.links.table())
+    }
+
+    fn table_changes(&self) -> watch::Receiver<()> {
+        self.links.changes()
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn plan_rule(
         match update {
             Some(Before::Update(update)) => plan.commands.push(update),
             // The old one is taken away with the leftovers.
-            Some(Before::Stop) => {}
+            Some(Before::Stop | Before::Wait) => {}
             None => plan.commands.push(Command::Scale {
                 scaler: scaler.id.clone(),
                 host: (*host).to_owned(),
@@ -55,6 +55,8 @@ pub(super) fn plan_rule(
 /// The step that has to come before the start of a new image on a host.
 enum Before {
     Update(Command),
+    /// The update failed just now, so the old one stays.
+    Wait,
     /// The old one has to go, and the planner of leftovers does that.
     Stop,
 }
@@ -75,8 +77,13 @@ fn update_first(
         return None;
     }
     if input.refused.updates.contains(&(scaler.id.clone(), host.to_owned())) {
-        // Only if it is known to be the same actor, the old one stands in the way.
-        return known.map(|_| Before::Stop);
+        // Nobody knows yet whose image it is: it is started beside, and a host that runs the same
+        // actor refuses that.
+        known?;
+        // An image that runs elsewhere is good, so it is the host that cannot change over: the old
+        // one stands in the way. Otherwise what nobody has seen run does not cost what runs.
+        let is_good = runs_somewhere(input.observed, &scaler.image);
+        return Some(if is_good { Before::Stop } else { Before::Wait });
     }
     Some(Before::Update(Command::Update {
         scaler: scaler.id.clone(),
@@ -85,6 +92,11 @@ fn update_first(
         image: scaler.image.clone(),
         share: None,
     }))
+}
+
+fn runs_somewhere(observed: &Observed, image: &str) -> bool {
+    let mut groups = observed.hosts.values().flat_map(|view| &view.actors);
+    groups.any(|group| group.image == image)
 }
 
 /// Returns how many each host is to have.

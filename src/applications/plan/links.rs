@@ -59,28 +59,38 @@ fn resolve(input: Input<'_>, link: &resolved::Link) -> Result<Link, String> {
     Ok(Link { actor_id, provider_id, link_name, contract_id, values })
 }
 
+/// Puts a link if it is missing or has other values. Of two applications that want it otherwise the
+/// first by name has it: one link cannot be both.
+fn put(input: Input<'_>, link: Link, plan: &mut Plan) -> Standing {
+    let before = input.others.iter().filter(|other| other.name < input.application.name);
+    let other = before.copied().find(|other| {
+        let mut links = wanted(input, other).into_iter();
+        links.any(|theirs| theirs != link && is_same(&theirs, &LinkDefinition::from(link.clone())))
+    });
+    if let Some(other) = other {
+        return Standing::Failed(format!(
+            "Application {} links {} for {} ({}) with another provider or other values",
+            other.name, link.actor_id, link.contract_id, link.link_name
+        ));
+    }
+    if input.observed.links.contains(&LinkDefinition::from(link.clone())) {
+        return Standing::Deployed;
+    }
+    let between = format!("link definition between {} and {}", link.actor_id, link.provider_id);
+    let standing = match input.refused.links.get(&link) {
+        Some(error) => Standing::Failed(format!("The {between} is not put: {error}")),
+        None => Standing::Reconciling(format!("Putting {between}")),
+    };
+    plan.commands.push(Command::PutLink(link));
+    standing
+}
+
 /// Puts what is missing or has other values.
 pub(super) fn plan_puts(input: Input<'_>, plan: &mut Plan) {
     for wanted in &input.application.links {
         let standing = match resolve(input, wanted) {
             Err(waiting) => Standing::Reconciling(waiting),
-            Ok(link) => {
-                let is_there = input
-                    .observed
-                    .links
-                    .iter()
-                    .any(|there| *there == LinkDefinition::from(link.clone()));
-                if is_there {
-                    Standing::Deployed
-                } else {
-                    let text = format!(
-                        "Putting link definition between {} and {}",
-                        link.actor_id, link.provider_id
-                    );
-                    plan.commands.push(Command::PutLink(link));
-                    Standing::Reconciling(text)
-                }
-            }
+            Ok(link) => put(input, link, plan),
         };
         plan.parts.push(PartStatus {
             id: format!(

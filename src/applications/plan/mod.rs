@@ -108,15 +108,17 @@ pub struct Input<'a> {
     pub refused: &'a Refused,
 }
 
-/// The attempts that failed lately, and are not repeated for now.
+/// The attempts that failed lately.
 #[derive(Clone, Debug, Default)]
 pub struct Refused {
-    /// Starts, by scaler id and host.
+    /// Starts that are not repeated for now, by scaler id and host.
     pub starts: BTreeSet<(String, String)>,
-    /// The last errors of starts that have not succeeded since, in the words of the hosts.
-    pub errors: BTreeMap<(String, String), String>,
-    /// Live updates, by the new scaler's id and the host.
+    /// Live updates that are not repeated for now, by the new scaler's id and the host.
     pub updates: BTreeSet<(String, String)>,
+    /// The last errors of both that have not succeeded since, in the words of the hosts.
+    pub errors: BTreeMap<(String, String), String>,
+    /// The last errors of links that are not there.
+    pub links: BTreeMap<Link, String>,
 }
 
 /// A command to a host, or a change of the lattice's links.

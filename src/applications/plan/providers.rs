@@ -196,16 +196,31 @@ pub(super) fn plan_leftovers(input: Input<'_>, leftovers: &Leftovers<'_>, plan: 
         if is_needed(input, host, run) {
             continue;
         }
-        if let Some(scaler) = successor(input.application, &run.annotations) {
-            let is_under_way = plan.commands.iter().any(|command| {
-                matches!(command, Command::StartProvider { scaler: id, .. } if *id == scaler.id)
-            });
-            if is_under_way || !is_replacing.insert(scaler.id.as_str()) {
-                continue;
-            }
+        if let Some(scaler) = successor(input.application, &run.annotations)
+            && (is_starting(input, scaler, plan) || !is_replacing.insert(scaler.id.as_str()))
+        {
+            continue;
         }
         plan.commands.push(stop_of("", host, run));
     }
+}
+
+/// Whether the provider of a scaler is about to start on some host, or does not start there.
+fn is_starting(input: Input<'_>, scaler: &Scaler, plan: &Plan) -> bool {
+    let is_planned = plan.commands.iter().any(
+        |command| matches!(command, Command::StartProvider { scaler: id, .. } if *id == scaler.id),
+    );
+    let is_own = |run: &ProviderRun| {
+        let rules = &scaler.rules;
+        rules.iter().any(|rule| is_of_rule(input.application, scaler, rule, &run.annotations))
+    };
+    let is_awaited = input
+        .expected
+        .hosts
+        .iter()
+        .any(|(host, view)| view.providers.iter().any(is_own) && !shows(input, scaler, host));
+    let is_failing = input.refused.errors.keys().any(|(id, _)| *id == scaler.id);
+    is_planned || is_awaited || is_failing
 }
 
 fn has_own_actors(input: Input<'_>, view: &super::HostView) -> bool {

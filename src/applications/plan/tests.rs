@@ -1,12 +1,13 @@
 //! The planner against a model of a lattice, and the faults of the old manager as cases (wadm,
 //! section 7).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use proptest::{prelude::*, sample::select};
+use tokio::time::Instant;
 
 use super::*;
-use crate::attempts::apply;
+use crate::attempts::{Attempts, apply};
 use lattice_protocol::applications::resolved::{self, Mode};
 
 /// Passes after which everything must be as demanded: each component may need an update, a start
@@ -30,8 +31,12 @@ impl Model {
         Self { seen, broken, refused, own_links: Vec::new(), trials: Vec::new() }
     }
 
-    fn plan(&self, application: &Application, others: &[&Application]) -> Plan {
-        plan(Input {
+    fn input<'a>(
+        &'a self,
+        application: &'a Application,
+        others: &'a [&'a Application],
+    ) -> Input<'a> {
+        Input {
             application,
             others,
             observed: &self.seen,
@@ -39,7 +44,11 @@ impl Model {
             own_links: &self.own_links,
             trials: &self.trials,
             refused: &self.refused,
-        })
+        }
+    }
+
+    fn plan(&self, application: &Application, others: &[&Application]) -> Plan {
+        plan(self.input(application, others))
     }
 
     /// Plans and carries out until nothing is planned; returns how often each thing was commanded.
@@ -71,7 +80,11 @@ impl Model {
                 self.seen.keys.insert(image.clone(), key);
             }
             Command::Update { scaler, host, key, image, .. } if key_of(image) != *key => {
-                self.refused.updates.insert((scaler.clone(), host.clone()));
+                self.refuse_update(scaler, host);
+                return;
+            }
+            Command::Update { scaler, host, share: None, .. } if self.broken.contains(host) => {
+                self.refuse_update(scaler, host);
                 return;
             }
             Command::Update { image, key, .. } => {
@@ -100,6 +113,31 @@ impl Model {
         let at = (scaler.to_owned(), host.to_owned());
         self.refused.errors.insert(at.clone(), "it does not start here".into());
         self.refused.starts.insert(at);
+    }
+
+    /// A command reaches its host late: what the host refuses is told to who sent it.
+    fn arrive(&mut self, command: &Command, attempts: &mut Attempts, now: Instant) {
+        let before = std::mem::take(&mut self.refused);
+        let runs_already = match command {
+            Command::StartProvider { host, image, link_name, .. } => {
+                let runs = &self.seen.hosts[host].providers;
+                runs.iter().any(|run| run.key == key_of(image) && run.link_name == *link_name)
+            }
+            _ => false,
+        };
+        if !runs_already {
+            self.carry_out(command);
+        }
+        if runs_already || !self.refused.errors.is_empty() {
+            attempts.failed(command, "refused", now);
+        }
+        self.refused = before;
+    }
+
+    fn refuse_update(&mut self, scaler: &str, host: &str) {
+        let at = (scaler.to_owned(), host.to_owned());
+        self.refused.errors.insert(at.clone(), "it does not change over here".into());
+        self.refused.updates.insert(at);
     }
 
     fn foreign(&self, name: &str) -> Vec<(String, Vec<ActorGroup>, Vec<ProviderRun>)> {
@@ -359,6 +397,154 @@ fn a_version_that_does_not_start_leaves_the_old_one_running() {
 }
 
 #[test]
+fn an_actor_whose_update_fails_keeps_the_old_image_until_the_new_one_is_known_to_run() {
+    let version = |tag: u32| {
+        let rules = vec![rule("a", Some("a"), 2), rule("b", Some("b"), 1)];
+        shop(vec![actor("front", &format!("echo:{tag}"), rules)])
+    };
+    let images = |model: &Model, host: &str| {
+        let groups = model.seen.hosts[host].actors.iter();
+        groups.map(|group| (group.image.clone(), group.count)).collect::<Vec<_>>()
+    };
+    let mut model = Model::new(hosts(&["a", "b"]));
+    model.settle(&version(1), &[]);
+    model.seen.keys.insert("echo:2".into(), "echo".into());
+    model.broken.extend(["N0".to_owned(), "N1".to_owned()]);
+    let plan = model.settle(&version(2), &[]);
+    assert!(
+        matches!(&plan.parts[0].standing, Standing::Failed(why) if why.contains("change over"))
+    );
+    assert_eq!(images(&model, "N0"), [("echo:1".to_owned(), 2)]);
+    assert_eq!(images(&model, "N1"), [("echo:1".to_owned(), 1)]);
+    // On one host it does run, so the other one is at fault and gets it anew.
+    model.broken.remove("N1");
+    model.refused.updates.retain(|(_, host)| host == "N0");
+    model.refused.errors.clear();
+    for _ in 0..PASSES_MAX {
+        for command in model.plan(&version(2), &[]).commands {
+            // It is about the update only.
+            model.broken.clear();
+            model.carry_out(&command);
+        }
+    }
+    assert_eq!(images(&model, "N0"), [("echo:2".to_owned(), 2)]);
+    assert_eq!(images(&model, "N1"), [("echo:2".to_owned(), 1)]);
+}
+
+#[test]
+fn a_provider_that_does_not_start_is_replaced_on_one_host_only() {
+    let version =
+        |tag: u32| shop(vec![provider("web", &format!("http:{tag}"), vec![rule("all", None, 3)])]);
+    let mut model = Model::new(hosts(&["a", "a", "a"]));
+    model.settle(&version(1), &[]);
+    model.broken.extend((0..3).map(|number| format!("N{number}")));
+    model.settle(&version(2), &[]);
+    let left =
+        |model: &Model| model.seen.hosts.values().filter(|one| !one.providers.is_empty()).count();
+    assert_eq!(left(&model), 2);
+    model.broken.clear();
+    model.refused = Refused::default();
+    model.settle(&version(2), &[]);
+    assert_eq!(left(&model), 3);
+    // The same while the start is only on its way.
+    let (mut lattice, mut attempts, now) = (model, Attempts::default(), Instant::now());
+    let mut starts = 0;
+    for _ in 0..PASSES_MAX {
+        let expected = attempts.expected(&lattice.seen).into_owned();
+        let plan = plan(Input { expected: &expected, ..lattice.input(&version(3), &[]) });
+        for command in plan.commands.iter().filter(|command| attempts.may_send(command, now)) {
+            attempts.sent(command, now);
+            match command {
+                Command::StartProvider { .. } => starts += 1,
+                stop => lattice.carry_out(stop),
+            }
+            break;
+        }
+        attempts.look(&lattice.seen, now);
+    }
+    assert_eq!((starts, left(&lattice)), (1, 2));
+}
+
+#[test]
+fn of_two_applications_with_one_link_the_first_by_name_has_it() {
+    let version = |name: &str, port: &str| Application {
+        name: name.into(),
+        links: vec![resolved::Link {
+            actor_image: "echo:1".into(),
+            provider_image: "http:1".into(),
+            contract: Some("wasmcloud:httpserver".into()),
+            link_name: "default".into(),
+            values: BTreeMap::from([("port".to_owned(), port.to_owned())]),
+        }],
+        ..shop(Vec::new())
+    };
+    let mut model = Model::new(hosts(&["a"]));
+    model.seen.keys.insert("echo:1".into(), "echo".into());
+    model.seen.keys.insert("http:1".into(), "http".into());
+    let (first, second) = (version("aisle", "1"), version("shop", "2"));
+    model.settle(&second, &[]);
+    let plan = model.settle(&second, &[&first]);
+    assert!(matches!(&plan.parts[0].standing, Standing::Failed(why) if why.contains("aisle")));
+    model.settle(&first, &[&second]);
+    assert_eq!(model.seen.links[0].values["port"], "1");
+    assert!(model.plan(&second, &[&first]).commands.is_empty());
+    // Where they ask for the same there is nothing to decide.
+    let same = version("shop", "1");
+    assert_eq!(model.settle(&same, &[&first]).parts[0].standing, Standing::Deployed);
+}
+
+#[test]
+fn a_link_that_is_refused_says_why() {
+    let mut model = Model::new(hosts(&["a"]));
+    let application = Application {
+        links: vec![resolved::Link {
+            actor_image: "echo:1".into(),
+            provider_image: "http:1".into(),
+            contract: Some("wasmcloud:httpserver".into()),
+            link_name: "default".into(),
+            values: BTreeMap::new(),
+        }],
+        ..shop(Vec::new())
+    };
+    model.seen.keys.insert("echo:1".into(), "echo".into());
+    model.seen.keys.insert("http:1".into(), "http".into());
+    let [Command::PutLink(link)] = &model.plan(&application, &[]).commands[..] else {
+        panic!("a link is put")
+    };
+    model.refused.links.insert(link.clone(), "no such port".into());
+    let plan = model.plan(&application, &[]);
+    assert!(
+        matches!(&plan.parts[0].standing, Standing::Failed(why) if why.contains("no such port"))
+    );
+}
+
+#[test]
+fn a_trial_of_another_application_is_left_alone() {
+    let mut model = Model::new(hosts(&["a"]));
+    let ours = shop(vec![actor("front", "echo:1", vec![rule("all", None, 1)])]);
+    let theirs = Application {
+        name: "other".into(),
+        ..shop(vec![actor("front", "echo:9", vec![rule("all", None, 1)])])
+    };
+    model.settle(&ours, &[]);
+    let seen = TrialSeen { image: "echo:9".into(), share: 20 };
+    let view = model.seen.hosts.get_mut("N0").unwrap();
+    view.trials.insert("echo".into(), seen.clone());
+    model.trials = vec![Trial {
+        component: "front".into(),
+        image: "echo:2".into(),
+        percent: 50,
+        requirements: BTreeMap::new(),
+    }];
+    model.settle(&ours, &[&theirs]);
+    assert_eq!(model.seen.hosts["N0"].trials["echo"], seen);
+    // One that nobody asks for goes.
+    model.trials.clear();
+    model.settle(&ours, &[]);
+    assert!(model.seen.hosts["N0"].trials.is_empty());
+}
+
+#[test]
 fn a_shared_provider_goes_with_the_last_application_that_needs_it() {
     let mut model = Model::new(hosts(&["a"]));
     let ours = shop(vec![provider("web", "http:1", vec![rule("all", None, 1)])]);
@@ -559,6 +745,55 @@ proptest! {
             prop_assert_eq!(before, model.foreign("shop"));
             check(&model, &application);
             prop_assert!(model.plan(&application, &[]).commands.is_empty());
+        }
+    }
+
+    /// Commands take their time, hosts that are broken refuse, and what runs shows later.
+    #[test]
+    fn every_slow_lattice_settles_as_demanded(
+        zones in prop::collection::vec(select(vec!["a", "b", "c"]), 1..5),
+        versions in prop::collection::vec(any_application(), 1..4),
+        delays in prop::collection::vec(0..4_usize, 1..40),
+    ) {
+        let mut model = Model::new(hosts(&zones));
+        let (mut now, mut delays) = (Instant::now(), delays.into_iter().cycle());
+        // The pass in which a command arrives; at one host they arrive in their order.
+        let mut on_their_way: Vec<(usize, Command)> = Vec::new();
+        for application in versions {
+            let mut attempts = Attempts::default();
+            for pass in 0.. {
+                prop_assert!(pass < PASSES_MAX * 10, "no end of {:?}", attempts);
+                attempts.look(&model.seen, now);
+                let expected = attempts.expected(&model.seen).into_owned();
+                let refused = attempts.refused(now);
+                let input = Input {
+                    expected: &expected,
+                    refused: &refused,
+                    ..model.input(&application, &[])
+                };
+                let plan = plan(input);
+                let is_waiting = !refused.starts.is_empty() || !refused.updates.is_empty();
+                if plan.commands.is_empty() && on_their_way.is_empty() && !is_waiting {
+                    break;
+                }
+                for command in plan.commands {
+                    if attempts.may_send(&command, now) {
+                        attempts.sent(&command, now);
+                        let before = on_their_way.iter().filter(|(_, one)| one.host() == command.host());
+                        let before = before.map(|(at, _)| *at).max().unwrap_or(pass);
+                        on_their_way.push((before.max(pass + delays.next().unwrap_or(0)), command));
+                    }
+                }
+                now += Duration::from_millis(100);
+                for (at, command) in std::mem::take(&mut on_their_way) {
+                    if at > pass {
+                        on_their_way.push((at, command));
+                    } else {
+                        model.arrive(&command, &mut attempts, now);
+                    }
+                }
+            }
+            check(&model, &application);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Command, Input, Plan, is_of_rule};
-use lattice_protocol::applications::resolved::{Scaler, ScalerKind};
+use lattice_protocol::applications::resolved::ScalerKind;
 
 /// A newer image of a component, and the share of the calls that it is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,13 @@ pub struct Trial {
     pub percent: u8,
     /// Labels of the hosts that take part.
     pub requirements: BTreeMap<String, String>,
+}
+
+impl Trial {
+    /// Whether a host with these labels takes part.
+    pub fn is_for(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.requirements.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
 }
 
 /// Begins, changes and ends trials where the actors of the application run.
@@ -31,16 +38,11 @@ pub(super) fn plan_trials(input: Input<'_>, plan: &mut Plan) {
             }) else {
                 continue;
             };
-            let wanted = trial.and_then(|trial| {
-                let takes_part = trial
-                    .requirements
-                    .iter()
-                    .all(|(key, value)| view.labels.get(key) == Some(value));
-                (takes_part && trial.percent > 0).then_some((trial.image.as_str(), trial.percent))
-            });
+            let wanted = trial.filter(|trial| trial.percent > 0 && trial.is_for(&view.labels));
+            let wanted = wanted.map(|trial| (trial.image.as_str(), trial.percent));
             let seen = view.trials.get(&group.key);
             let seen = seen.map(|seen| (seen.image.as_str(), seen.share));
-            if wanted == seen || is_refused(input, scaler, host) {
+            if wanted == seen || seen.is_some_and(|(image, _)| is_foreign(input, trial, image)) {
                 continue;
             }
             let (image, share) = wanted.unwrap_or((group.image.as_str(), 0));
@@ -55,6 +57,9 @@ pub(super) fn plan_trials(input: Input<'_>, plan: &mut Plan) {
     }
 }
 
-fn is_refused(input: Input<'_>, scaler: &Scaler, host: &str) -> bool {
-    input.refused.updates.contains(&(scaler.id.clone(), host.to_owned()))
+/// Whether a newer image that runs beside that of the scaler is one of another application: a host
+/// has one trial of an actor, and the first to begin has it.
+fn is_foreign(input: Input<'_>, own: Option<&Trial>, image: &str) -> bool {
+    let mut theirs = input.others.iter().flat_map(|other| &other.scalers);
+    own.is_none_or(|own| own.image != image) && theirs.any(|scaler| scaler.image == image)
 }

@@ -29,6 +29,11 @@ pub struct Policy {
     pub max_p99_percent: u64,
 }
 
+/// Most calls that a step may wait for.
+const CALLS_MAX: u64 = 1_000_000;
+/// Most percent that the slowest calls may take of what they took before.
+const P99_MAX: u64 = 1_000_000;
+
 /// A share of the calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -69,14 +74,26 @@ impl Default for Policy {
 impl Policy {
     /// Returns why it cannot be meant, if so.
     pub fn mistake(&self) -> Option<String> {
-        if self.steps.is_empty() {
+        let Self { steps, calls, max_errors_percent, max_p99_percent } = self;
+        if steps.is_empty() {
             return Some("`steps` is empty; without the trait a version takes over at once".into());
         }
-        if self.calls == 0 {
-            return Some("`calls` is 0; a step needs calls to compare".into());
+        if !(1..=CALLS_MAX).contains(calls) {
+            return Some(format!("`calls` is {calls}; a step compares 1 to {CALLS_MAX} calls"));
         }
-        let percent = self.steps.iter().find(|step| !(1..=100).contains(&step.percent))?.percent;
-        Some(format!("a step has {percent} percent; it is from 1 to 100"))
+        if *max_errors_percent > 100 {
+            return Some(format!(
+                "`max_errors_percent` is {max_errors_percent}; it is at most 100"
+            ));
+        }
+        if !(1..=P99_MAX).contains(max_p99_percent) {
+            return Some(format!("`max_p99_percent` is {max_p99_percent}; it is 1 to {P99_MAX}"));
+        }
+        if let Some(step) = steps.iter().find(|step| !(1..=100).contains(&step.percent)) {
+            return Some(format!("a step has {} percent; it is from 1 to 100", step.percent));
+        }
+        let twice = steps.windows(2).find(|two| two[0] == two[1])?;
+        Some(format!("two steps in a row have {} percent of the same hosts", twice[0].percent))
     }
 }
 
@@ -118,7 +135,7 @@ impl Compared {
     /// Adds the calls of another host.
     pub fn add(&mut self, stable: &VersionCounts, newer: &VersionCounts) {
         for (sum, more) in [(&mut self.stable, stable), (&mut self.newer, newer)] {
-            sum.failed += more.failed;
+            sum.failed = sum.failed.saturating_add(more.failed);
             sum.latency.add(&more.latency);
         }
     }
@@ -142,8 +159,9 @@ pub fn judge(policy: &Policy, compared: &Compared) -> Verdict {
     let (calls, before) = (newer.latency.count(), stable.latency.count());
     // So many of the calls that the step waits for may fail; a new version that is beyond that is
     // not waited for.
-    let of_before = (stable.failed * 100).checked_div(before).unwrap_or(0);
-    let allowed = policy.calls.max(calls) * (of_before + policy.max_errors_percent) / 100;
+    let of_before = stable.failed.saturating_mul(100).checked_div(before).unwrap_or(0);
+    let percent = of_before.saturating_add(policy.max_errors_percent);
+    let allowed = policy.calls.max(calls).saturating_mul(percent) / 100;
     if newer.failed > allowed {
         return Verdict::TakeBack(format!(
             "{} of {calls} calls failed, with the version before {} of {before}",
@@ -193,6 +211,11 @@ impl Rollout {
             Verdict::GoOn => self.state = State::Done,
         }
         true
+    }
+
+    /// Whether it has come to its end, one or the other.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Done | State::TakenBack { .. })
     }
 
     /// Whether the old images are still those to run.
@@ -303,7 +326,12 @@ mod tests {
             Policy { steps: Vec::new(), ..Policy::default() },
             Policy { steps: vec![step(0)], ..Policy::default() },
             Policy { steps: vec![step(101)], ..Policy::default() },
+            Policy { steps: vec![step(10), step(10)], ..Policy::default() },
             Policy { calls: 0, ..Policy::default() },
+            Policy { calls: u64::MAX, ..Policy::default() },
+            Policy { max_errors_percent: 101, ..Policy::default() },
+            Policy { max_p99_percent: 0, ..Policy::default() },
+            Policy { max_p99_percent: u64::MAX, ..Policy::default() },
         ] {
             assert!(wrong.mistake().is_some(), "{wrong:?}");
         }
