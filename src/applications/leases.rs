@@ -170,6 +170,16 @@ impl Leases {
         self.0.table.lock().may_act()
     }
 
+    /// Whether the bucket has confirmed after a moment that this host acts; it is asked if it has
+    /// not.
+    pub async fn are_confirmed_since(&self, moment: Instant) -> bool {
+        let is_later = |confirmed: Option<Instant>| confirmed.is_some_and(|one| one > moment);
+        if is_later(self.0.table.lock().confirmed) {
+            return true;
+        }
+        self.renew().await && is_later(self.0.table.lock().confirmed)
+    }
+
     /// Whether this host may act for an application at this moment.
     pub fn holds(&self, application: &str) -> bool {
         let table = self.0.table.lock();

@@ -33,6 +33,8 @@ const SILENT_AFTER: Duration = Duration::from_secs(75);
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How soon a host that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long hosts that come are waited for after the first: a beat of theirs, and a little more.
+const ARRIVAL: Duration = Duration::from_millis(1500);
 /// Hosts that are asked at a time.
 const ASKED_MAX: usize = 64;
 /// Hosts that are kept; more of them say the same id again and again, or are none.
@@ -53,6 +55,10 @@ pub struct Observer {
     surroundings: Arc<dyn Surroundings>,
     events: Events,
     hosts: BTreeMap<String, Host>,
+    /// When a host was last missed that had not said that it stops.
+    missed: Option<Instant>,
+    /// When the first of the hosts came that are not waited for yet.
+    arrived: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -87,11 +93,13 @@ impl Observer {
         surroundings: Arc<dyn Surroundings>,
     ) -> anyhow::Result<Self> {
         let events = lattice.events().await?;
-        let mut observer = Self { lattice, surroundings, events, hosts: BTreeMap::new() };
+        let (hosts, missed, arrived) = (BTreeMap::new(), None, None);
+        let mut observer = Self { lattice, surroundings, events, hosts, missed, arrived };
         let now = Instant::now();
-        for host in observer.lattice.hosts().await? {
-            observer.hosts.insert(host.id, Host::new(now));
-        }
+        let answered = observer.lattice.hosts().await?.into_iter().map(|host| host.id);
+        let live = observer.surroundings.neighbours().live;
+        let me = observer.surroundings.host_id().to_owned();
+        observer.hosts = answered.chain(live).chain([me]).map(|id| (id, Host::new(now))).collect();
         Ok(observer)
     }
 
@@ -108,7 +116,7 @@ impl Observer {
             return None;
         }
         if host.starts_with('N') && self.hosts.len() < HOSTS_MAX {
-            let known = self.hosts.entry(host.clone()).or_insert_with(|| Host::new(now));
+            let known = self.welcome(host, now);
             known.heard = now;
             if changes_inventory(event) {
                 known.ask_at = now;
@@ -156,19 +164,45 @@ impl Observer {
     /// Drops hosts that are gone, and takes in those that came; whether something changed.
     fn keep_those_there(&mut self, now: Instant) -> bool {
         let Neighbours { live, lost } = self.surroundings.neighbours();
-        let me = self.surroundings.host_id();
-        let before: BTreeSet<String> = self.seen().cloned().collect();
+        let me = self.surroundings.host_id().to_owned();
+        let before = self.hosts.len();
         self.hosts.retain(|id, host| {
-            id == me || live.contains(id) || (!lost.contains(id) && now - host.heard < SILENT_AFTER)
+            *id == me
+                || live.contains(id)
+                || (!lost.contains(id) && now - host.heard < SILENT_AFTER)
         });
-        for id in live.iter().map(String::as_str).chain([me]) {
-            self.hosts.entry(id.to_owned()).or_insert_with(|| Host::new(now));
+        let is_missing = self.hosts.len() < before;
+        if is_missing {
+            self.missed = Some(now);
         }
-        before != self.seen().cloned().collect()
+        for id in live.iter().chain([&me]) {
+            self.welcome(id, now);
+        }
+        is_missing
     }
 
-    fn seen(&self) -> impl Iterator<Item = &String> {
-        self.hosts.iter().filter(|(_, host)| host.view.is_some()).map(|(id, _)| id)
+    /// Returns a host, which may be a new one: its inventory is asked for then.
+    fn welcome(&mut self, id: &str, now: Instant) -> &mut Host {
+        if !self.hosts.contains_key(id) {
+            self.arrived.get_or_insert(now);
+        }
+        self.hosts.entry(id.to_owned()).or_insert_with(|| Host::new(now))
+    }
+
+    /// Whether hosts came a moment ago, so that others may be about to: after a cut those of the
+    /// other side come one by one, and what runs on the last of them must not be started on the
+    /// first.
+    pub fn is_arriving(&mut self) -> bool {
+        let is_arriving = self.arrived.is_some_and(|arrived| arrived.elapsed() < ARRIVAL);
+        if !is_arriving {
+            self.arrived = None;
+        }
+        is_arriving
+    }
+
+    /// Returns when a host was last missed that had not said that it stops.
+    pub fn missed(&self) -> Option<Instant> {
+        self.missed
     }
 
     /// Asks a host again at the next refresh.

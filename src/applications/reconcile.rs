@@ -323,6 +323,16 @@ impl Reconciler {
         }
         let Some(Watching { observer, since }) = &mut self.watching else { return false };
         self.is_changed |= observer.refresh().await;
+        if observer.is_arriving() {
+            return false;
+        }
+        // A host that misses others may be the one that is cut off. It is not if the bucket takes
+        // its renewal.
+        if let Some(missed) = observer.missed()
+            && !self.parts.leases.are_confirmed_since(missed).await
+        {
+            return false;
+        }
         observer.is_complete() || since.elapsed() >= FIRST_LOOK
     }
 

@@ -60,7 +60,11 @@ fn take<'a>(placed: &mut BTreeMap<&'a str, u32>, wish: &Wish<'_, 'a>, surplus: u
 /// Gives to the emptiest hosts, of equal ones to the first by id; before that to those where what
 /// is replaced runs.
 fn give<'a>(placed: &mut BTreeMap<&'a str, u32>, wish: &Wish<'_, 'a>, missing: u64) {
-    let mut former = wish.former.clone();
+    // What has come already has taken its place.
+    let left = |(host, count): (&&'a str, &u32)| {
+        (*host, count.saturating_sub(wish.current.get(host).copied().unwrap_or(0)))
+    };
+    let mut former: BTreeMap<&str, u32> = wish.former.iter().map(left).collect();
     for _ in 0..missing {
         let open =
             |host: &&&str| placed[**host] < wish.per_host_max && !wish.refusing.contains(*host);
@@ -185,6 +189,13 @@ mod tests {
                 count: 3,
                 former: &[("c", 3)],
                 expected: &[("a", 0), ("b", 0), ("c", 3)],
+                ..PLAIN
+            },
+            Case {
+                current: &[("a", 1), ("b", 1)],
+                count: 3,
+                former: &[("a", 1), ("b", 1), ("c", 1)],
+                expected: &[("a", 1), ("b", 1), ("c", 1)],
                 ..PLAIN
             },
         ];
