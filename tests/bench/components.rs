@@ -1,7 +1,7 @@
 //! The cost of components, beside `wasmtime serve` in the same run where it can run them:
 //!
-//! * requests per second of a hello component in Rust (WASI 0.2), of guests in JavaScript and
-//!   Python (WASI 0.2.3 and 0.2.10), and of one in Python of WASI 0.3;
+//! * requests per second of hello components in Rust (WASI 0.2 and 0.3), of guests in JavaScript
+//!   and Python (WASI 0.2.3 and 0.2.10), and of one in Python of WASI 0.3;
 //! * `wasmtime serve` with the same files, with its defaults, with an instance per request and with
 //!   instances reused, if a `wasmtime` is on the PATH or named by `$WASMTIME` (`cargo install
 //!   wasmtime-cli --version ^48` makes one). It has no `wasi:logging`, so it cannot run the pages
@@ -69,7 +69,7 @@ fn signed(dir: &TempDir, wasm: &[u8]) -> Actor {
     let signed = sign::module(wasm, &says, &module, &account, &Term::default()).expect("signed");
     let file = dir.path().join(format!("{}.wasm", module.public_key()));
     fs::write(&file, signed).expect("written");
-    Actor { id: module.public_key().to_owned(), file, reuse: "1" }
+    Actor { id: module.public_key().to_owned(), file, reuse: Some("1") }
 }
 
 /// Measures how long the largest guest takes to start.
@@ -114,9 +114,12 @@ fn resident_bytes(pid: u32) -> u64 {
 }
 
 async fn rates(dir: &TempDir, nats: &str) {
-    let hello = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/hello.wasm");
+    let (hello, hello_p3) = (beside("hello.wasm"), beside("hello-p3.wasm"));
     let fresh = signed(dir, &fs::read(&hello).expect("the hello component"));
-    let reused = Actor { reuse: REUSE, ..fresh.clone() };
+    let reused = Actor { reuse: Some(REUSE), ..fresh.clone() };
+    let p3_fresh = signed(dir, &fs::read(&hello_p3).expect("the hello component of WASI 0.3"));
+    // An instance of WASI 0.3 is reused unless an annotation says otherwise.
+    let p3_usual = Actor { reuse: None, ..p3_fresh.clone() };
     let page = Page::default();
     // The pages of visitors are asked for what needs no store.
     let absent = Page { path: "/absent", status: "404" };
@@ -125,6 +128,8 @@ async fn rates(dir: &TempDir, nats: &str) {
     for (names, actor, page) in [
         (("fresh", "hello, fresh instances"), fresh, page),
         (("reused", "hello, instances reused"), reused, page),
+        (("p3fresh", "hello 0.3, fresh instances"), p3_fresh, page),
+        (("p3usual", "hello 0.3, default reuse"), p3_usual, page),
         (("javascript", "JavaScript 0.2.10"), built(dir, &JAVASCRIPT), absent),
         (("python", "Python 0.2.10"), built(dir, &PYTHON), absent),
         (("spinjs", "Spin's JavaScript 0.2.3"), built(dir, &SPIN_JAVASCRIPT), greeting),
@@ -139,6 +144,8 @@ async fn rates(dir: &TempDir, nats: &str) {
                 ("wasmtime serve, hello", &hello, page, &[][..]),
                 ("wasmtime serve, hello, fresh", &hello, page, &pool_flags("1")[..]),
                 ("wasmtime serve, hello, reused", &hello, page, &pool_flags(REUSE)[..]),
+                ("wasmtime serve, hello 0.3", &hello_p3, page, &[]),
+                ("wasmtime serve, hello 0.3, fresh", &hello_p3, page, &pool_flags("1")),
                 ("wasmtime serve, JavaScript", &javascript, greeting, &["-S", "cli"]),
             ] {
                 contestants.push(Contestant::wasmtime(&binary, name, page, component, flags));
@@ -149,6 +156,11 @@ async fn rates(dir: &TempDir, nats: &str) {
         ),
     }
     compare(contestants, "of the first").await;
+}
+
+/// Returns the path of a component that lies beside this file.
+fn beside(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench").join(name)
 }
 
 /// The flags with which `wasmtime serve` keeps a pool, as a host does.

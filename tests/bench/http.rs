@@ -49,8 +49,8 @@ async fn run() {
     let (server, nats) = start_server(&dir).await;
     let page = Page::default();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/actors/signed/echo.wasm");
-    let fresh = Actor { id: ECHO.to_owned(), file, reuse: "1" };
-    let reused = Actor { reuse: REUSE, ..fresh.clone() };
+    let fresh = Actor { id: ECHO.to_owned(), file, reuse: Some("1") };
+    let reused = Actor { reuse: Some(REUSE), ..fresh.clone() };
     let mut contestants = vec![bare_hyper()];
     for (names, actor, flags) in [
         (("fresh", "fresh instances"), &fresh, &[][..]),

@@ -2,6 +2,7 @@
 //! same load from this one, and the rounds of all take turns.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
@@ -98,8 +99,8 @@ fn quiet(command: &mut Command) -> &mut Command {
 pub struct Actor {
     pub id: String,
     pub file: PathBuf,
-    /// Calls that one instance serves.
-    pub reuse: &'static str,
+    /// Calls that one instance serves; the usual number for its kind if not given.
+    pub reuse: Option<&'static str>,
 }
 
 /// A host that is a process of its own.
@@ -139,9 +140,10 @@ impl Member {
 
     /// Starts an actor; returns the time until it ran.
     pub async fn run(&self, actor: &Actor) -> Duration {
+        let reuse = actor.reuse.map(|calls| ("lattice.host/instance-reuse", calls));
         let body = serde_json::json!({
             "actor_ref": format!("file://{}", actor.file.display()), "count": CONCURRENCY,
-            "annotations": {"lattice.host/instance-reuse": actor.reuse},
+            "annotations": BTreeMap::from_iter(reuse),
         });
         self.order("scale", body.to_string(), "actor_scaled").await
     }
