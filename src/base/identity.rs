@@ -3,11 +3,14 @@
 //! ```text
 //! host_identity.json      the first host of the directory; its file is locked while it runs
 //! host_identity.2.json    a second one that runs beside it, and so on
+//! host_identity.N….json   set aside, by its public key: it belongs to a host elsewhere
 //! ```
 //!
-//! A key names one host of a lattice, so it must not travel with a directory that is copied: the
-//! file notes machine and directory, and where they differ another key is made. A host whose
-//! directory nobody may write to has a key for one start.
+//! A key names one host of a lattice. It stays with a directory that is moved or renamed, and must
+//! not travel with one that is copied. So the file notes machine and directory, and [`origin`] says
+//! from them what happened. The file of a copy is set aside, never lost, and another key is made.
+//! A machine is known by its number, not by its name: that may change. A host whose directory
+//! nobody may write to has a key for one start.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -19,7 +22,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, Environment as _, HostKey, KeyOrigin, ProcessEnvironment},
+    config::{Config, HostKey, KeyOrigin},
     trusted::{self, Holds},
 };
 use lattice_protocol::identity::digest::sha256;
@@ -30,12 +33,11 @@ pub const FILE_NAME: &str = "host_identity.json";
 const HOSTS_MAX: usize = 64;
 /// A file that is replaced under our hands is looked at again, so often.
 const ATTEMPTS_MAX: usize = 8;
-/// The machine's own number, on systems with systemd or D-Bus; and its name, where it has none.
-const MACHINE: [&str; 3] = ["/etc/machine-id", "/proc/sys/kernel/hostname", "/etc/hostname"];
+/// The machine's own number, on systems with systemd or D-Bus.
+const MACHINE: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 /// The numbers of machines are not to be told to everybody, so a hash with this is noted.
 const PURPOSE: &str = "lattice.host/identity/1";
-const NOTE: &str =
-    "The identity of one host in this directory. Not to be copied: a copy is noticed and replaced.";
+const NOTE: &str = "The identity of one host in this directory. Not to be copied: a copy is noticed and set aside.";
 
 /// The identity that a process has; others get another one until this is dropped.
 #[derive(Debug, Default)]
@@ -72,9 +74,21 @@ struct Content {
     /// The public key, for people.
     #[serde(default)]
     host_key: String,
-    /// A hash of the machine's number.
+    /// A hash of the machine's number; empty where it has none.
     machine: String,
     directory: PathBuf,
+}
+
+/// Where a file of this directory came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// It was made here.
+    Here,
+    /// It was made in a directory that does not have it any more.
+    Moved,
+    /// It belongs to a host of another directory.
+    OtherDirectory,
+    OtherMachine,
 }
 
 /// One look at a file.
@@ -82,8 +96,10 @@ enum Look {
     Ours(Content, File),
     /// Another process has it.
     Taken,
-    /// It was made by somebody for somewhere else.
-    Copied(Content),
+    /// The directory was moved, or has another name now.
+    Moved(Content, File),
+    /// It belongs to a host elsewhere.
+    Copied(Content, File),
     Missing,
     /// It was replaced meanwhile.
     Changed,
@@ -145,16 +161,24 @@ impl Here<'_> {
         for _ in 0..ATTEMPTS_MAX {
             let made = match self.look(path, warnings)? {
                 Look::Ours(content, lock) => {
-                    let key = HostKey::of_directory(&content.host_seed)
-                        .map_err(|cause| unreadable(path, cause))?;
-                    return Ok(Taken::Ours(key, lock));
+                    return Ok(Taken::Ours(key_of(path, &content)?, lock));
                 }
                 Look::Taken => return Ok(Taken::ByAnother),
                 Look::Changed => continue,
                 Look::Missing => trusted::create(path, &self.new_content()),
-                Look::Copied(content) => {
-                    warnings.push(self.told_copied(path, &content));
-                    trusted::replace(path, &self.new_content())
+                Look::Moved(content, lock) => {
+                    let key = key_of(path, &content)?;
+                    if trusted::replace(path, &self.noted(content)).is_err() {
+                        // It counts all the same, and is known as moved the next time as well.
+                        return Ok(Taken::Ours(key, lock));
+                    }
+                    Ok(())
+                }
+                // Locked until it is away, so that no other host takes it for its own meanwhile.
+                Look::Copied(content, _lock) => {
+                    let aside = path.with_file_name(aside(&key_of(path, &content)?.public));
+                    warnings.push(self.told_copied(path, &content, &aside));
+                    fs::rename(path, &aside)
                 }
             };
             match made {
@@ -194,21 +218,25 @@ impl Here<'_> {
             let at = format!("line {}, column {}", error.line(), error.column());
             unreadable(path, format!("it is no identity as hosts write it ({at})"))
         })?;
-        let is_ours = content.machine == self.machine && content.directory == self.directory;
-        Ok(if is_ours { Look::Ours(content, file) } else { Look::Copied(content) })
+        Ok(match origin(&content, self, || has_identity(&content.directory, &content, &file)) {
+            Origin::Here => Look::Ours(content, file),
+            Origin::Moved => Look::Moved(content, file),
+            Origin::OtherDirectory | Origin::OtherMachine => Look::Copied(content, file),
+        })
     }
 
-    fn told_copied(&self, path: &Path, content: &Content) -> String {
-        let of = if content.machine == self.machine {
-            format!("for {}", content.directory.display())
-        } else {
+    fn told_copied(&self, path: &Path, content: &Content, aside: &Path) -> String {
+        let of = if is_other_machine(&content.machine, self.machine) {
             "on another machine".to_owned()
+        } else {
+            format!("for {}, which has it still", content.directory.display())
         };
         format!(
             "{} was made {of}, so this directory is a copy: this host gets an identity of its own, and nothing that was started \
-             on the other one is started here. Where it was moved and is to go on as before, set host_seed \
-             (WASMCLOUD_HOST_SEED) to the seed of {}",
+             on the other one is started here. The file is {} now. Where this directory is to go on as the host {} before, set \
+             host_seed (WASMCLOUD_HOST_SEED) to the seed in that file, and let no other host have it",
             path.display(),
+            aside.display(),
             content.host_key
         )
     }
@@ -216,15 +244,70 @@ impl Here<'_> {
     /// Returns a file with another identity.
     fn new_content(&self) -> Vec<u8> {
         let key = HostKey::new(None);
-        let content = Content {
-            note: NOTE.to_owned(),
+        self.noted(Content {
+            note: String::new(),
             host_seed: key.seed.expose().to_owned(),
             host_key: key.public,
+            machine: String::new(),
+            directory: PathBuf::new(),
+        })
+    }
+
+    /// Returns a file with this identity, for this place.
+    fn noted(&self, content: Content) -> Vec<u8> {
+        let content = Content {
+            note: NOTE.to_owned(),
             machine: self.machine.to_owned(),
             directory: self.directory.clone(),
+            ..content
         };
         serde_json::to_vec_pretty(&content).unwrap_or_default()
     }
+}
+
+/// Says where a file came from. `is_still_there` looks whether the directory that it names has this
+/// identity, in a file of its own.
+fn origin(content: &Content, here: &Here<'_>, is_still_there: impl FnOnce() -> bool) -> Origin {
+    if is_other_machine(&content.machine, here.machine) {
+        Origin::OtherMachine
+    } else if content.directory == here.directory {
+        Origin::Here
+    } else if is_still_there() {
+        Origin::OtherDirectory
+    } else {
+        Origin::Moved
+    }
+}
+
+/// Says whether two machines are known to differ: one without a number may be any.
+fn is_other_machine(noted: &str, here: &str) -> bool {
+    !noted.is_empty() && !here.is_empty() && noted != here
+}
+
+/// Whether a directory has an identity in another file than the open one. A file that cannot be
+/// looked at counts as one: two hosts of one key are worse than one that begins anew.
+fn has_identity(directory: &Path, of: &Content, open: &File) -> bool {
+    (1..=HOSTS_MAX).any(|number| {
+        let path = directory.join(file_name(number));
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let found = serde_json::from_slice::<Content>(&bytes);
+                found.is_ok_and(|found| found.host_seed == of.host_seed)
+                    // A link, or the same directory under another name.
+                    && !(cfg!(unix) && is_same(open, &path))
+            }
+            Err(error) => error.kind() == ErrorKind::PermissionDenied,
+        }
+    })
+}
+
+fn key_of(path: &Path, content: &Content) -> Result<HostKey, IdentityError> {
+    HostKey::of_directory(&content.host_seed).map_err(|cause| unreadable(path, cause))
+}
+
+/// Returns the name under which the file of another host is set aside.
+fn aside(public_key: &str) -> String {
+    FILE_NAME.replace(".json", &format!(".{public_key}.json"))
 }
 
 fn unreadable(path: &Path, cause: impl ToString) -> IdentityError {
@@ -238,18 +321,13 @@ fn file_name(number: usize) -> String {
     }
 }
 
-/// Returns the machine as files note it: by its number, or by its name where it has none.
+/// Returns the machine as files note it; empty if it has no number.
 fn machine() -> String {
     let texts = MACHINE.iter().filter_map(|path| fs::read_to_string(path).ok());
-    let mut names = texts.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let name = names.next().or_else(computer_name).unwrap_or_default();
-    HEXLOWER.encode(&sha256(format!("{PURPOSE}\n{name}").as_bytes())[..16])
-}
-
-/// The name of the machine where there is no file with its number.
-fn computer_name() -> Option<String> {
-    let vars = ProcessEnvironment.vars();
-    vars.into_iter().find(|(name, _)| name == "COMPUTERNAME").map(|(_, value)| value)
+    let number = texts.map(|text| text.trim().to_owned()).find(|text| !text.is_empty());
+    let noted = |number: String| format!("{PURPOSE}\n{number}");
+    number
+        .map_or_else(String::new, |number| HEXLOWER.encode(&sha256(noted(number).as_bytes())[..16]))
 }
 
 /// Whether a path still leads to an open file.
@@ -300,20 +378,73 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_gets_an_identity_of_its_own_and_says_why() {
+    fn a_copy_gets_an_identity_of_its_own_says_why_and_loses_nothing() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (original, identity) = taken(dir.path());
+        let file = fs::read(path(dir.path(), 1)).unwrap();
         fs::copy(path(dir.path(), 1), path(other.path(), 1)).unwrap();
         let (copy, copied) = taken(other.path());
         assert_ne!(copy, original);
         let [told] = &copied.warnings[..] else { panic!("{:?}", copied.warnings) };
-        assert!(told.contains(&dir.path().display().to_string()) && told.contains("host_seed"));
+        let set_aside = other.path().join(aside(&original));
+        for part in [dir.path(), set_aside.as_path(), Path::new("host_seed")] {
+            assert!(told.contains(&part.display().to_string()), "{told}");
+        }
+        assert_eq!(fs::read(&set_aside).unwrap(), file);
         drop((identity, copied));
         // Both are kept from here on.
         assert_eq!((taken(dir.path()).0, taken(other.path()).0), (original.clone(), copy));
         let (moved, identity) = take_in(dir.path(), "m2").unwrap();
         assert_ne!(moved.unwrap().public, original);
         assert!(identity.warnings[0].contains("on another machine"), "{:?}", identity.warnings);
+        assert_eq!(fs::read(dir.path().join(aside(&original))).unwrap(), file);
+    }
+
+    #[test]
+    fn a_directory_that_is_moved_or_linked_keeps_its_identities() {
+        let root = tempfile::tempdir().unwrap();
+        let place = |name: &str| root.path().join(name);
+        fs::create_dir(place("a")).unwrap();
+        let ids = {
+            let (one, two) = (taken(&place("a")), taken(&place("a")));
+            (one.0, two.0)
+        };
+        fs::rename(place("a"), place("b")).unwrap();
+        for _ in 0..2 {
+            let (one, two) = (taken(&place("b")), taken(&place("b")));
+            assert!(one.1.warnings.is_empty() && two.1.warnings.is_empty(), "{one:?} {two:?}");
+            assert_eq!((one.0, two.0), ids);
+        }
+        fs::rename(place("b"), place("c")).unwrap();
+        std::os::unix::fs::symlink(place("c"), place("b")).unwrap();
+        let (one, two) = (taken(&place("c")), taken(&place("b")));
+        assert_eq!((one.0, two.0), ids);
+    }
+
+    #[test]
+    fn a_file_tells_by_its_machine_and_directory_where_it_came_from() {
+        let content = |machine: &str, directory: &str| Content {
+            note: String::new(),
+            host_seed: String::new(),
+            host_key: String::new(),
+            machine: machine.to_owned(),
+            directory: directory.into(),
+        };
+        let here = |machine| Here { directory: "/here".into(), machine };
+        let cases = [
+            ("where it was made", "m1", "/here", "m1", true, Origin::Here),
+            ("a directory that was moved", "m1", "/there", "m1", false, Origin::Moved),
+            ("a copy", "m1", "/there", "m1", true, Origin::OtherDirectory),
+            ("another machine", "m2", "/here", "m1", false, Origin::OtherMachine),
+            ("a copy from another machine", "m2", "/there", "m1", true, Origin::OtherMachine),
+            ("a machine that has no number, renamed", "m2", "/here", "", false, Origin::Here),
+            ("a machine that got a number", "", "/here", "m1", false, Origin::Here),
+            ("moved, without a number", "", "/there", "", false, Origin::Moved),
+        ];
+        for (case, machine, directory, now, is_still_there, expected) in cases {
+            let found = origin(&content(machine, directory), &here(now), || is_still_there);
+            assert_eq!(found, expected, "{case}");
+        }
     }
 
     #[test]
