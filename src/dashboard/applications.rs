@@ -2,23 +2,18 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use lattice_applications::{
     manager::{Manager, Parts},
     surroundings::{Neighbours, Surroundings},
 };
-use lattice_base::{
-    config::Config,
-    store::{desired::Desired, jetstream::making::Making},
-};
+use lattice_base::{config::Config, store::jetstream::making::Making};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{host::face::Commander, host_context::HostContext, links::Live, peers::Peers};
-use lattice_protocol::{desired::Authority, identity::keys::ClusterKey, links::Table};
+use lattice_protocol::links::Table;
 
 /// The keeping of applications, as the host ends it.
 pub struct Keeper(pub Arc<Manager>);
@@ -60,26 +55,9 @@ impl Surroundings for Around {
 }
 
 /// Starts it; everything ends with `stop`.
-pub async fn start(
-    context: &HostContext,
-    config: &Config,
-    stop: &CancellationToken,
-) -> Option<Keeper> {
-    let parts = parts(context, config)
-        .inspect_err(|error| error!("no applications are kept: {error:#}"))
-        .ok()?;
-    Some(Keeper(Manager::start(parts, stop).await))
-}
-
-fn parts(context: &HostContext, config: &Config) -> Result<Parts> {
+pub async fn start(context: &HostContext, config: &Config, stop: &CancellationToken) -> Keeper {
     let HostContext { ctl, subjects, js_domain, answers, .. } = context;
-    let domain = js_domain.as_deref();
-    let name = subjects.lattice().as_str();
-    let making = Making::of_metadata(config.kv_replicas, config.kv_max_bytes);
-    let trusted = config.cluster.issuers.iter().map(|issuer| ClusterKey::parse(issuer));
-    let trusted = trusted.collect::<Result<_, _>>().context("read the cluster issuers")?;
-    let authority = Authority::new(name, config.cluster.seed.expose(), trusted);
-    Ok(Parts {
+    let parts = Parts {
         nats: ctl.clone(),
         lattice: Lattice::new(
             ctl.client.clone(),
@@ -93,9 +71,10 @@ fn parts(context: &HostContext, config: &Config) -> Result<Parts> {
             links: context.links.clone(),
         }),
         answers: answers.clone(),
-        making,
-        desired: Desired::new(ctl.clone(), domain, name, making),
-        authority: Arc::new(authority.context("read the cluster seed")?),
+        making: Making::of_metadata(config.kv_replicas, config.kv_max_bytes),
+        desired: context.desired.clone(),
+        authority: Arc::clone(&context.authority),
         setting: config.applications,
-    })
+    };
+    Keeper(Manager::start(parts, stop).await)
 }

@@ -50,7 +50,7 @@ use auth::{Auth, Reading};
 use lattice_base::config::{self, Config};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{
-    host::face::{Commander, Face, Opened, Parts, Place},
+    host::face::{Face, Opened, Parts, Place},
     host_context::HostContext,
 };
 use model::Model;
@@ -95,8 +95,7 @@ impl Face for Opener {
                     .ok(),
                 None => None,
             };
-            let manager = keeper.map(|keeper| Arc::new(keeper) as Arc<dyn Commander>);
-            Opened { dashboard, manager }
+            Opened { dashboard, manager: Some(Arc::new(keeper)) }
         }
         .boxed()
     }

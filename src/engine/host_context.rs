@@ -3,7 +3,7 @@
 //! The host makes one [`HostContext`] before any part of it runs, and hands it to all of them. It
 //! holds no part that works on commands or calls, so nothing in it holds the context in turn.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 
@@ -15,10 +15,10 @@ use lattice_base::{
     budget::Budget,
     lattice::{answers::Answers, connection::Nats},
     shutdown::Lifeline,
-    store::Store,
+    store::{Store, desired::Desired},
     suspend::SuspendDetector,
 };
-use lattice_protocol::{identity::keys::HostId, lattice::subject::Subjects};
+use lattice_protocol::{desired::Authority, identity::keys::HostId, lattice::subject::Subjects};
 
 /// The values that the parts of a host share.
 pub struct HostContext {
@@ -32,6 +32,9 @@ pub struct HostContext {
     pub rpc_timeout: Duration,
     pub answers: Answers,
     pub store: Store,
+    /// What the lattice was asked to run, and the key that signs it.
+    pub desired: Desired,
+    pub authority: Arc<Authority>,
     pub links: Live,
     pub policy: Policy,
     pub issuers: Issuers,

@@ -3,11 +3,16 @@
 //!
 //! It lies in the domain of the metadata. Nobody makes it but the first writer, so a lattice that
 //! keeps nothing has none. A handle that nobody answers for any more is opened again.
+//!
+//! An entry that makes a host do something is signed: [`Desired::read_signed`] verifies it,
+//! [`Desired::put_signed`] gives it a serial number above the last one. An entry that holds nothing
+//! is deleted where its serial number is noted elsewhere or does not matter.
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use super::{
@@ -15,7 +20,11 @@ use super::{
     jetstream::{Bucket, OpenError, making::Making, read::ReadError},
 };
 use crate::lattice::connection::Nats;
-use lattice_protocol::{desired, store::Entry};
+use lattice_protocol::{
+    clock,
+    desired::{self, Authority, Rejected},
+    store::Entry,
+};
 
 /// How long it may take to read all entries.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +37,37 @@ pub struct Desired {
     name: String,
     making: Making,
     opened: Arc<ArcSwapOption<Bucket>>,
+}
+
+/// A signed entry, as it was read or written last.
+#[derive(Clone, Debug)]
+pub struct Record<T> {
+    /// `None` if there is none, or one that does not count.
+    pub value: Option<T>,
+    /// Why the entry that is there does not count.
+    pub rejected: Option<Rejected>,
+    /// The serial number of the entry; the next one gets a higher one.
+    pub serial: u64,
+    revision: u64,
+}
+
+impl<T> Default for Record<T> {
+    fn default() -> Self {
+        Self { value: None, rejected: None, serial: 0, revision: 0 }
+    }
+}
+
+impl<T> Record<T> {
+    /// Asks a write to fail if somebody else wrote since.
+    pub fn unchanged(&self) -> Expect {
+        Expect::Revision(self.revision)
+    }
+
+    /// Returns the serial number of the next entry. The time is in it, so it also grows where the
+    /// last one is not known.
+    fn next_serial(&self, now_ms: u64) -> u64 {
+        now_ms.max(self.serial.saturating_add(1))
+    }
 }
 
 /// Why the bucket was not read or written.
@@ -47,13 +87,6 @@ pub enum DesiredError {
     TimedOut { bucket: String },
     #[error("write to bucket {bucket}: {cause}")]
     Write { bucket: String, cause: String },
-}
-
-impl DesiredError {
-    /// Whether the lattice has no JetStream, see [`OpenError::is_switched_off`].
-    pub fn is_switched_off(&self) -> bool {
-        matches!(self, Self::Open(error) if error.is_switched_off())
-    }
 }
 
 impl Desired {
@@ -147,6 +180,40 @@ impl Desired {
         }
     }
 
+    /// Reads a signed entry and verifies it.
+    pub async fn read_signed<T: DeserializeOwned>(
+        &self,
+        authority: &Authority,
+        key: &str,
+    ) -> Result<Record<T>, DesiredError> {
+        let Some(entry) = self.get(key).await? else { return Ok(Record::default()) };
+        let revision = entry.revision;
+        Ok(match authority.verify(key, &entry.value) {
+            Ok((value, serial)) => Record { value: Some(value), rejected: None, serial, revision },
+            Err(rejected) => Record { value: None, rejected: Some(rejected), serial: 0, revision },
+        })
+    }
+
+    /// Signs a value and writes it in place of a record. A serial number is used once, whether the
+    /// write worked or not.
+    pub async fn put_signed<T: Serialize>(
+        &self,
+        authority: &Authority,
+        key: &str,
+        record: &mut Record<T>,
+        value: T,
+        expect: Expect,
+    ) -> Result<(), DesiredError> {
+        record.serial = record.next_serial(clock::now_ms());
+        let signed = authority.sign(key, record.serial, &value);
+        let bytes = signed.and_then(|signed| serde_json::to_vec(&signed)).map_err(|error| {
+            DesiredError::Write { bucket: self.name.clone(), cause: error.to_string() }
+        })?;
+        record.revision = self.put(key, bytes.into(), expect).await?;
+        (record.value, record.rejected) = (Some(value), None);
+        Ok(())
+    }
+
     /// Marks a key as deleted, if the bucket is there; ends within a few [`WRITE_TIMEOUT`]s.
     pub async fn delete(&self, key: &str, expect: Expect) -> Result<(), DesiredError> {
         let Some(bucket) = self.find().await? else { return Ok(()) };
@@ -173,6 +240,21 @@ impl Desired {
             Ok(Err(Error::Unreachable(cause) | Error::Refused(cause))) => {
                 Err(DesiredError::Write { bucket: self.name.clone(), cause })
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_grow_whatever_the_clock_says() {
+        let record = |serial| Record::<()> { serial, ..Record::default() };
+        for (serial, now_ms, next) in
+            [(0, 1000, 1000), (1000, 1000, 1001), (2000, 1000, 2001), (u64::MAX, 1, u64::MAX)]
+        {
+            assert_eq!(record(serial).next_serial(now_ms), next, "{serial} at {now_ms}");
         }
     }
 }

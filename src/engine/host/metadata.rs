@@ -60,7 +60,7 @@ impl Place {
             Ok(bucket) => return Store::new(Arc::new(bucket)),
             Err(cause) => cause,
         };
-        let (store, stand_in) = if cause.is_switched_off() {
+        let (store, stand_in) = if matches!(cause, OpenError::SwitchedOff { .. }) {
             error!(
                 error = %cause,
                 "lattice metadata is kept in memory: links and claims are not shared with other hosts and are lost at the end; trying again"

@@ -15,6 +15,11 @@ use crate::{
 /// Key/value pairs a client attaches to what it starts.
 pub type Annotations = BTreeMap<String, String>;
 
+/// Says whether `annotations` contain every pair of `wanted`.
+pub fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
+    wanted.iter().all(|(name, value)| annotations.get(name) == Some(value))
+}
+
 /// Which instances of which actor an event is about.
 #[derive(Clone, Debug)]
 pub struct ActorContext {

@@ -137,12 +137,7 @@ impl Bucket {
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, read::ReadError> {
         let subject = format!("{}{key}", self.kv.prefix);
         let Some(message) = read::last(&self.stream, &subject).await? else { return Ok(None) };
-        let is_deleted = message
-            .headers
-            .iter()
-            .filter(|(name, _)| name.to_string().eq_ignore_ascii_case("KV-Operation"))
-            .filter_map(|(_, values)| values.first())
-            .any(|operation| matches!(operation.as_str(), "DEL" | "PURGE"));
+        let is_deleted = read::is_deletion(&message.headers);
         let entry =
             Entry { key: key.to_owned(), value: message.payload, revision: message.sequence };
         Ok((!is_deleted).then_some(entry))

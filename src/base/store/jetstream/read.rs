@@ -3,18 +3,24 @@
 //! Reads always see what was written before: where a stream has one replica, that answers directly,
 //! which is the fastest; where it has several, the leader is asked, because others may be behind. A
 //! [`scan`] is whole or an error. [`Held`] keeps what was opened, until it has to be opened again.
-//! [`is_refused`] and [`is_conflict`] say what a failed write means.
+//! [`is_refused`] and [`is_conflict`] say what a failed write means, [`is_deletion`] whether a message
+//! of a bucket is no entry.
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use async_nats::jetstream::{
-    self, ErrorCode,
-    consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
-    context::{PublishError, PublishErrorKind},
-    message::StreamMessage,
-    stream::{
-        ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RawMessageErrorKind, Stream,
+use async_nats::{
+    HeaderMap,
+    header::NATS_MARKER_REASON,
+    jetstream::{
+        self, ErrorCode,
+        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+        context::{PublishError, PublishErrorKind},
+        message::StreamMessage,
+        stream::{
+            ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RawMessageErrorKind,
+            Stream,
+        },
     },
 };
 use futures::StreamExt;
@@ -22,6 +28,8 @@ use tracing::warn;
 
 use lattice_protocol::errors::chain;
 
+/// The header that says what was done with a key of a bucket.
+pub const OPERATION: &str = "KV-Operation";
 /// Messages of one batch of a scan.
 const SCAN_BATCH: usize = 500;
 /// How long the next message of a batch may take.
@@ -33,6 +41,17 @@ const SCAN_TIME: Duration = Duration::from_secs(120);
 const EMPTY_MAX: u32 = 3;
 /// How long the server keeps the consumer of a scan that broke off.
 const CONSUMER_GRACE: Duration = Duration::from_secs(30);
+
+/// Says whether a message of a bucket tells that its key was deleted, by a client or by the server.
+pub fn is_deletion(headers: &HeaderMap) -> bool {
+    let operations = headers
+        .iter()
+        // Clients of some languages write headers in lower case.
+        .filter(|(name, _)| name.to_string().eq_ignore_ascii_case(OPERATION))
+        .filter_map(|(_, values)| values.first());
+    headers.get(NATS_MARKER_REASON).is_some()
+        || operations.into_iter().any(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
+}
 
 /// A handle of a stream. The stream may vanish: somebody removes it, or it was kept in memory and
 /// the server was restarted. Then it is opened again, and by that made again, instead of failing
@@ -258,4 +277,26 @@ pub fn is_conflict(error: &PublishError) -> bool {
         || source.is_some_and(|error| {
             error.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deletions_are_known_by_their_headers() {
+        for (name, value, expected) in [
+            (OPERATION, "DEL", true),
+            (OPERATION, "PURGE", true),
+            ("kv-operation", "DEL", true),
+            ("Nats-Marker-Reason", "MaxAge", true),
+            (OPERATION, "PUT", false),
+            ("Type", "DEL", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value);
+            assert_eq!(is_deletion(&headers), expected, "{name}: {value}");
+        }
+        assert!(!is_deletion(&HeaderMap::new()));
+    }
 }

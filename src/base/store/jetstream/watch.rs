@@ -32,7 +32,7 @@ use futures::StreamExt;
 use tokio::{sync::mpsc, time::Instant as Clock};
 use tracing::{debug, info, warn};
 
-use super::{API_TIMEOUT, Bucket, backlog::Backlog, making::Making, open};
+use super::{API_TIMEOUT, Bucket, backlog::Backlog, making::Making, open, read::is_deletion};
 use crate::store::{Error, Update, WRITE_TIMEOUT};
 use lattice_protocol::{clock, store::Entry};
 
@@ -330,17 +330,10 @@ impl Bucket {
 
     fn read(&self, message: &Message, revision: u64) -> Option<Update> {
         let key = message.subject.strip_prefix(&self.kv.prefix)?.to_owned();
-        let operation = message.headers.as_ref().and_then(|headers| {
-            headers
-                .iter()
-                .find(|(name, _)| name.to_string().eq_ignore_ascii_case("KV-Operation"))?
-                .1
-                .first()
-        });
-        Some(match operation.map(async_nats::HeaderValue::as_str) {
-            Some("DEL" | "PURGE") => Update::Delete { key, revision },
-            _ => Update::Put(Entry { key, value: message.payload.clone(), revision }),
-        })
+        if message.headers.as_ref().is_some_and(is_deletion) {
+            return Some(Update::Delete { key, revision });
+        }
+        Some(Update::Put(Entry { key, value: message.payload.clone(), revision }))
     }
 }
 

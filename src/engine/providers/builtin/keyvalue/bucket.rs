@@ -21,7 +21,7 @@ use std::{
 
 use async_nats::{
     HeaderMap, HeaderValue,
-    header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MARKER_REASON, NATS_MESSAGE_TTL},
+    header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL},
     jetstream::{
         Context,
         context::PublishErrorKind,
@@ -43,10 +43,12 @@ use crate::providers::builtin::{
     LinkError,
     jetstream::{self, Held, Placement, ReadError},
 };
-use lattice_base::backoff::Backoff;
+use lattice_base::{
+    backoff::Backoff,
+    store::jetstream::read::{OPERATION, is_deletion},
+};
 use lattice_protocol::errors::chain;
 
-const OPERATION: &str = "KV-Operation";
 /// Queues in which the changes of this process wait for each other; a key always has the same one.
 const TURNS: usize = 64;
 /// Pause after a change that somebody else spoiled; doubled up to the limit, of which a random part
@@ -421,13 +423,6 @@ impl Handle {
     }
 }
 
-fn is_deletion(headers: &HeaderMap) -> bool {
-    headers.get(NATS_MARKER_REASON).is_some()
-        || headers
-            .get(OPERATION)
-            .is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
-}
-
 /// Says whether the message of a key is an entry that has not expired.
 fn is_there(message: &async_nats::jetstream::Message, now: Expiry) -> bool {
     let Some(headers) = &message.headers else { return true };
@@ -450,23 +445,5 @@ async fn sweep_regularly(bucket: Weak<Bucket>) {
                 warn!(bucket = %bucket.name, error, "expired entries not removed, trying again later");
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deletions_are_known_by_their_headers() {
-        let header = |name: &'static str, value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, value);
-            headers
-        };
-        assert!(is_deletion(&header(OPERATION, "DEL")));
-        assert!(is_deletion(&header(OPERATION, "PURGE")));
-        assert!(is_deletion(&header("Nats-Marker-Reason", "MaxAge")));
-        assert!(!is_deletion(&header(entry::TYPE, "list")));
     }
 }
