@@ -1,25 +1,20 @@
 //! The links that were put for an application, so that they can be taken away with it: links carry
 //! no annotations. Kept in the bucket of desired state, signed.
 
-use bytes::Bytes;
+use tracing::warn;
 
 use lattice_base::store::{
     Expect,
-    desired::{Desired, DesiredError},
+    desired::{Desired, DesiredError, Record},
 };
 use lattice_protocol::{
-    clock,
     desired::{self, Authority},
     links::LinkDefinition,
 };
-use tracing::warn;
 
 /// The record of one application.
 #[derive(Debug, Default)]
-pub struct OwnLinks {
-    links: Vec<LinkDefinition>,
-    serial: u64,
-}
+pub struct OwnLinks(Record<Vec<LinkDefinition>>);
 
 impl OwnLinks {
     /// Reads the record. One that does not count is like none: then links are left where they are.
@@ -28,20 +23,16 @@ impl OwnLinks {
         authority: &Authority,
         application: &str,
     ) -> Result<Self, DesiredError> {
-        let key = desired::links(application);
-        let Some(entry) = desired.get(&key).await? else { return Ok(Self::default()) };
-        match authority.verify(&key, &entry.value) {
-            Ok((links, serial)) => Ok(Self { links, serial }),
-            Err(error) => {
-                warn!(application, %error, "the record of an application's links does not count");
-                Ok(Self::default())
-            }
+        let record = desired.read_signed(authority, &desired::links(application)).await?;
+        if let Some(error) = &record.rejected {
+            warn!(application, %error, "the record of an application's links does not count");
         }
+        Ok(Self(record))
     }
 
     /// Returns the links.
     pub fn links(&self) -> &[LinkDefinition] {
-        &self.links
+        self.0.value.as_deref().unwrap_or_default()
     }
 
     /// Replaces the record, if it is another one.
@@ -51,15 +42,11 @@ impl OwnLinks {
         authority: &Authority,
         application: &str,
         links: Vec<LinkDefinition>,
-    ) -> anyhow::Result<()> {
-        if links == self.links {
+    ) -> Result<(), DesiredError> {
+        if links == self.links() {
             return Ok(());
         }
         let key = desired::links(application);
-        let serial = clock::now_ms().max(self.serial.saturating_add(1));
-        let value = serde_json::to_vec(&authority.sign(&key, serial, &links)?)?;
-        desired.put(&key, Bytes::from(value), Expect::Anything).await?;
-        *self = Self { links, serial };
-        Ok(())
+        desired.put_signed(authority, &key, &mut self.0, links, Expect::Anything).await
     }
 }

@@ -2,21 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use tracing::warn;
 
 use crate::{plan::Trial, targets::Target};
-use lattice_base::store::{
-    Expect,
-    desired::{Desired, DesiredError},
-};
+use lattice_base::store::desired::{Desired, DesiredError, Record};
 use lattice_protocol::{
     applications::{
         api::{RolloutStatus, VersionFigures},
         manifest::Manifest,
         rollout::{Changing, Compared, Rollout, State, Step, Verdict, changes, held_back, judge},
     },
-    clock,
     control::types::VersionCounts,
     desired::{self, Authority},
 };
@@ -33,8 +28,7 @@ pub struct Rollouts {
 pub struct Stored {
     /// `None` if there is none, or one that does not count.
     pub rollout: Option<Rollout>,
-    serial: u64,
-    revision: u64,
+    record: Record<Rollout>,
 }
 
 impl Rollouts {
@@ -45,15 +39,11 @@ impl Rollouts {
     /// Reads the rollout of an application.
     pub async fn load(&self, application: &str) -> Result<Stored, DesiredError> {
         let key = desired::rollout(application);
-        let Some(entry) = self.desired.get(&key).await? else { return Ok(Stored::default()) };
-        let revision = entry.revision;
-        match self.authority.verify(&key, &entry.value) {
-            Ok((rollout, serial)) => Ok(Stored { rollout: Some(rollout), serial, revision }),
-            Err(error) => {
-                warn!(application, %error, "the record of a rollout does not count");
-                Ok(Stored { rollout: None, serial: 0, revision })
-            }
+        let mut record = self.desired.read_signed(&self.authority, &key).await?;
+        if let Some(error) = &record.rejected {
+            warn!(application, %error, "the record of a rollout does not count");
         }
+        Ok(Stored { rollout: record.value.take(), record })
     }
 
     /// Reads the rollout of a target; `None` if it has none, or that is of an earlier deployment.
@@ -70,12 +60,10 @@ impl Rollouts {
         stored: &mut Stored,
         rollout: Rollout,
     ) -> anyhow::Result<()> {
-        let key = desired::rollout(application);
-        let serial = clock::now_ms().max(stored.serial.saturating_add(1));
-        let value = serde_json::to_vec(&self.authority.sign(&key, serial, &rollout)?)?;
-        let expect = Expect::Revision(stored.revision);
-        let revision = self.desired.put(&key, Bytes::from(value), expect).await?;
-        *stored = Stored { rollout: Some(rollout), serial, revision };
+        let (key, expect) = (desired::rollout(application), stored.record.unchanged());
+        let record = &mut stored.record;
+        self.desired.put_signed(&self.authority, &key, record, rollout, expect).await?;
+        stored.rollout = record.value.take();
         Ok(())
     }
 }

@@ -12,7 +12,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -21,8 +20,8 @@ use tracing::{debug, warn};
 
 use crate::leases::Leases;
 use lattice_base::store::{
-    Backend as _, Expect, Update,
-    desired::{Desired, DesiredError},
+    Backend as _, Update,
+    desired::{Desired, DesiredError, Record},
 };
 use lattice_protocol::{
     applications::manifest::Manifest,
@@ -86,12 +85,8 @@ pub type Snapshot = Arc<BTreeMap<String, Target>>;
 
 /// Why a target was not read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    #[error("Internal storage error: {0}")]
-    Bucket(#[from] DesiredError),
-    #[error("sign what is to run: {0}")]
-    Sign(#[from] serde_json::Error),
-}
+#[error("Internal storage error: {0}")]
+pub struct TargetError(#[from] DesiredError);
 
 /// The targets of a lattice. Cheap to clone.
 #[derive(Clone)]
@@ -148,31 +143,31 @@ impl Targets {
     /// Reads the target of an application from the bucket: it may have been written by another
     /// host a moment ago. An entry that does not count is like none.
     pub async fn get(&self, name: &str) -> Result<Option<Target>, TargetError> {
-        match self.0.desired.get(&desired::application(name)).await? {
-            Some(entry) => {
-                self.take(&entry);
-                Ok(self.0.table.lock().targets.get(name).cloned())
-            }
-            None => Ok(None),
-        }
+        let record = self.read(name).await?;
+        let is_there = record.value.is_some() || record.rejected.is_some();
+        self.take_record(name, &record);
+        let known = self.0.table.lock().targets.get(name).cloned();
+        Ok(known.filter(|_| is_there))
+    }
+
+    async fn read(&self, name: &str) -> Result<Record<Target>, DesiredError> {
+        self.0.desired.read_signed(&self.0.authority, &desired::application(name)).await
     }
 
     /// Writes a target; the last one to write counts.
     pub async fn set(&self, target: &Target) -> Result<(), TargetError> {
-        let key = desired::application(&target.name);
+        let (name, key) = (&*target.name, desired::application(&target.name));
         let mut attempts = 1;
         loop {
-            let found = self.0.desired.get(&key).await?;
-            let expect = Expect::Revision(found.as_ref().map_or(0, |entry| entry.revision));
-            if let Some(entry) = &found {
-                self.take(entry);
-            }
-            let serial = self.0.table.lock().next_serial(&target.name, clock::now_ms());
-            let signed = self.0.authority.sign(&key, serial, target)?;
-            let value = Bytes::from(serde_json::to_vec(&signed)?);
-            match self.0.desired.put(&key, value.clone(), expect).await {
-                Ok(revision) => {
-                    self.take(&Entry { key, value, revision });
+            let mut record = self.read(name).await?;
+            self.take_record(name, &record);
+            // Above those of entries that were deleted as well, as far as this host saw them.
+            record.serial = record.serial.max(self.0.table.lock().last_serial(name));
+            let expect = record.unchanged();
+            let (desired, authority) = (&self.0.desired, &self.0.authority);
+            match desired.put_signed(authority, &key, &mut record, target.clone(), expect).await {
+                Ok(()) => {
+                    self.take_record(name, &record);
                     self.look();
                     return Ok(());
                 }
@@ -233,7 +228,18 @@ impl Targets {
     /// Takes an entry of the bucket into account, if it counts.
     fn take(&self, entry: &Entry) {
         let Key::Application(name) = Key::parse(&entry.key) else { return };
-        let verified = self.0.authority.verify::<Target>(&entry.key, &entry.value);
+        self.take_verified(name, self.0.authority.verify(&entry.key, &entry.value));
+    }
+
+    fn take_record(&self, name: &str, record: &Record<Target>) {
+        if let Some(target) = &record.value {
+            self.take_verified(name, Ok((target.clone(), record.serial)));
+        } else if let Some(rejected) = &record.rejected {
+            self.take_verified(name, Err(rejected.clone()));
+        }
+    }
+
+    fn take_verified(&self, name: &str, verified: Result<(Target, u64), Rejected>) {
         let outcome = self.0.table.lock().take(name, verified);
         match outcome {
             Taken::New => self.publish(),
@@ -269,7 +275,7 @@ enum Taken {
 
 impl Table {
     fn take(&mut self, name: &str, verified: Result<(Target, u64), Rejected>) -> Taken {
-        let seen = self.serials.get(name).copied().unwrap_or_default();
+        let seen = self.last_serial(name);
         let reason = match verified {
             // The key is part of what was signed, so a wrong name is a mistake of the signer.
             Ok((target, serial)) if target.name == name && serial >= seen => {
@@ -303,10 +309,9 @@ impl Table {
         self.rejected.remove(name);
     }
 
-    /// Returns a serial number above all that were seen. It begins with the time, so that it is
-    /// also above those of an entry that was deleted before this host came.
-    fn next_serial(&self, name: &str, now_ms: u64) -> u64 {
-        self.serials.get(name).map_or(now_ms, |seen| now_ms.max(seen.saturating_add(1)))
+    /// Returns the highest serial number that was seen, of a deleted entry as well.
+    fn last_serial(&self, name: &str) -> u64 {
+        self.serials.get(name).copied().unwrap_or_default()
     }
 }
 
@@ -342,14 +347,14 @@ mod tests {
     }
 
     #[test]
-    fn serial_numbers_grow_across_deletions_and_clocks() {
+    fn serial_numbers_are_known_across_deletions() {
         let mut table = Table::default();
-        assert_eq!(table.next_serial("shop", 1000), 1000);
+        assert_eq!(table.last_serial("shop"), 0);
         table.take("shop", Ok((target("shop", "v1"), 2000)));
-        assert_eq!(table.next_serial("shop", 1000), 2001);
+        assert_eq!(table.last_serial("shop"), 2000);
         table.forget("shop");
         assert!(table.targets.is_empty());
-        assert_eq!(table.next_serial("shop", 1000), 2001);
+        assert_eq!(table.last_serial("shop"), 2000);
         assert!(matches!(table.take("shop", Ok((target("shop", "v1"), 1999))), Taken::Rejected(_)));
     }
 }

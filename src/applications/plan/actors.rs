@@ -9,7 +9,7 @@ use super::{
 };
 use lattice_protocol::{
     applications::resolved::{Mode, Rule, Scaler},
-    events::event::Annotations,
+    events::event::{Annotations, has_all},
 };
 
 /// Plans one rule of a scaler.
@@ -174,10 +174,6 @@ fn counts_of<'a>(lattice: &'a Observed, annotations: &Annotations) -> BTreeMap<&
         }
     }
     counts
-}
-
-fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
-    wanted.iter().all(|(name, value)| annotations.get(name) == Some(value))
 }
 
 /// Returns the groups that the scaler replaces: of the same component, under another image or

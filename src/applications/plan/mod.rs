@@ -35,7 +35,7 @@ use lattice_protocol::{
         ownership,
         resolved::{Application, Mode, Rule, Scaler, ScalerKind},
     },
-    events::event::Annotations,
+    events::event::{Annotations, has_all},
     links::LinkDefinition,
 };
 
@@ -317,7 +317,7 @@ fn is_of_rule(
 ) -> bool {
     std::iter::once(&scaler.id).chain(&scaler.old_id).any(|id| {
         let own = ownership::annotations(&application.name, id, &rule.name);
-        own.iter().all(|(name, value)| annotations.get(name) == Some(value))
+        has_all(annotations, &own)
     })
 }
 
