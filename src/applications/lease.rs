@@ -27,6 +27,8 @@ pub const RENEWAL: Duration = Duration::from_secs(2);
 pub const ACTS_FOR: Duration = Duration::from_secs(5);
 /// How long the others wait for a renewal, unless they know sooner that the host is gone.
 pub const STALE_AFTER: Duration = Duration::from_secs(8);
+/// When the key of a host that is gone and does not renew is deleted.
+pub const GONE_AFTER: Duration = Duration::from_secs(3600);
 /// How long each next host waits for the one before it to take a free lease.
 pub const TURN: Duration = Duration::from_millis(1500);
 /// All hosts after the first few try at the same time: the bucket decides between them, and a free
@@ -93,6 +95,15 @@ pub fn is_held(owner: &str, view: View<'_>) -> bool {
     view.live.contains(owner) && is_fresh
 }
 
+/// Returns a host whose key nobody needs any more.
+pub fn gone(view: View<'_>) -> Option<&str> {
+    let mut old = view.renewed.iter().filter(|(host, renewed)| {
+        let is_there = view.live.contains(*host) || *host == view.me;
+        !is_there && view.now.saturating_duration_since(**renewed) >= GONE_AFTER
+    });
+    old.next().map(|(host, _)| host.as_str())
+}
+
 /// Returns the place of this host among those that may take the lease; 0 is the first.
 fn turn(application: &str, me: &str, live: &BTreeSet<String>) -> u32 {
     let mine = weight(application, me);
@@ -157,6 +168,20 @@ mod tests {
         let many: Vec<String> = (0..50).map(|number| format!("N{number:02}")).collect();
         let others: BTreeSet<String> = many[1..].iter().cloned().collect();
         assert!((0..100).all(|number| turn(&format!("a{number}"), &many[0], &others) <= TURNS_MAX));
+    }
+
+    #[test]
+    fn the_key_of_a_host_that_is_gone_for_long_is_not_needed() {
+        let (now, others) = (Instant::now(), live(&["A"]));
+        let renewed: BTreeMap<_, _> =
+            ["A", "B", "C"].map(|host| (host.to_owned(), now)).into_iter().collect();
+        let gone_after = |me, after| {
+            let view = View { me, live: &others, renewed: &renewed, now: now + after };
+            gone(view).map(str::to_owned)
+        };
+        assert_eq!(gone_after("B", GONE_AFTER - RENEWAL), None);
+        assert_eq!(gone_after("B", GONE_AFTER).as_deref(), Some("C"));
+        assert_eq!(gone_after("C", GONE_AFTER).as_deref(), Some("B"));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! [`lease`](super::lease) decides, this carries it out: it follows the bucket's entries, writes
 //! by compare-and-set, and knows how long ago the bucket confirmed the last renewal of this host.
+//!
+//! A host that stops deletes the key that it renews. Those of hosts that were killed are deleted by
+//! the hosts that act, when they are long gone. Leases stay: without an owner they hold nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -117,12 +120,14 @@ impl Leases {
                 self.0.changed.notify_one();
             }
             Update::Put(entry) => self.take_in(entry),
-            Update::Delete { key, .. } => {
-                if let Key::Lease(name) = Key::parse(key) {
+            Update::Delete { key, .. } => match Key::parse(key) {
+                Key::Lease(name) => {
                     self.0.table.lock().leases.remove(name);
                     self.0.changed.notify_one();
                 }
-            }
+                Key::Renewal(host) => _ = self.0.table.lock().renewed.remove(host),
+                _ => {}
+            },
             Update::Behind | Update::Current => {}
         }
     }
@@ -162,6 +167,9 @@ impl Leases {
         }
         if !mine.is_empty() && !self.may_act() && !self.renew().await {
             mine.clear();
+        }
+        if !mine.is_empty() {
+            self.forget_gone(live).await;
         }
         mine
     }
@@ -209,6 +217,20 @@ impl Leases {
         let table = self.0.table.lock();
         let leases = table.leases.iter().filter(|(_, seen)| seen.owner == self.0.me);
         leases.map(|(name, seen)| (name.clone(), seen.revision)).collect()
+    }
+
+    /// Deletes the key of one host that is gone for long, if there is one.
+    async fn forget_gone(&self, live: &BTreeSet<String>) {
+        let gone = {
+            let table = self.0.table.lock();
+            let view = View { me: &self.0.me, live, renewed: &table.renewed, now: Instant::now() };
+            lease::gone(view).map(str::to_owned)
+        };
+        let Some(host) = gone else { return };
+        match self.0.desired.delete(&desired::renewal(&host), Expect::Anything).await {
+            Ok(()) => _ = self.0.table.lock().renewed.remove(&host),
+            Err(error) => debug!(host, %error, "the key of a host that is gone is not deleted"),
+        }
     }
 
     fn step(&self, application: &str, live: &BTreeSet<String>) -> Step {
@@ -292,13 +314,20 @@ impl Leases {
         Ok(())
     }
 
-    /// Gives all leases of this host back, so that others need not wait.
+    /// Gives all leases of this host back, so that others need not wait, and deletes its key.
     pub async fn give_back(&self) {
         for (application, revision) in self.own() {
             if let Err(error) = self.write(&application, "", Expect::Revision(revision)).await {
                 debug!(application, %error, "the lease is not given back");
                 return;
             }
+        }
+        if self.0.table.lock().confirmed.take().is_none() {
+            return;
+        }
+        let deleted = self.0.desired.delete(&desired::renewal(&self.0.me), Expect::Anything).await;
+        if let Err(error) = deleted {
+            debug!(%error, "the key that this host renewed is not deleted");
         }
     }
 }

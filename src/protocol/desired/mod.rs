@@ -6,6 +6,11 @@
 //! nothing. What is signed are the lattice, the key, a serial number and the value, so an entry
 //! moved to another key or another lattice does not count, nor does an older one for a host that
 //! has seen the newer.
+//!
+//! An entry that holds nothing is deleted: that of a host that keeps no starts, and the key of a
+//! host that does not renew it any more. What is to run of an application stays, of one that was
+//! undeployed as well, so that its serial numbers go on growing; so do its lease, its links and its
+//! rollout. A host that is gone for good leaves what was started on it: it may come back.
 
 pub mod kept;
 pub mod signed;
