@@ -126,6 +126,11 @@ fn provider(link_name: &str) -> Value {
     json!({ "provider_ref": "builtin://httpclient", "link_name": link_name })
 }
 
+/// A stop of the same.
+fn stop(link_name: &str) -> Value {
+    json!({ "provider_ref": http_client(), "link_name": link_name, "contract_id": "x" })
+}
+
 fn actor(reference: &str, max: u32) -> String {
     format!("{reference} {{}} {max}")
 }
@@ -203,7 +208,9 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
     let (mut server, dir) = (Server::start().await, TempDir::new().unwrap());
     let host = Running::start(&server, dir.path(), &[]);
     host.scale(&server, &example("echo"), 2).await;
-    host.comes_to(&server, &[actor(&example("echo"), 2)]).await;
+    host.accepted(&server, "lp", provider("ends")).await;
+    let all = [actor(&example("echo"), 2), "builtin://httpclient ends".to_owned()];
+    host.comes_to(&server, &all).await;
     host.kill();
     server.kill();
 
@@ -217,12 +224,17 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
     assert!(text(&told, "/not_kept").contains("JetStream is switched off"), "{told}");
     let late = "builtin://httpclient late".to_owned();
     host.comes_to(&server, std::slice::from_ref(&late)).await;
+    // It does not run, and is not to be started again when it is known that it was.
+    let told = host.accepted(&server, "sp", stop("ends")).await;
+    assert!(text(&told, "/not_kept").contains("JetStream is switched off"), "{told}");
+    let told = host.accepted(&server, "la", json!({ "actor_ref": example("echo") })).await;
+    assert!(text(&told, "/not_kept").contains("JetStream is switched off"), "{told}");
 
-    // What was kept comes back, and what was started meanwhile is kept as well.
+    // What was kept comes back, and what was said meanwhile counts.
     server.kill();
     server.configure(with);
     server.resume().await;
-    let all = [actor(&example("echo"), 2), late];
+    let all = [actor(&example("echo"), 3), late];
     host.comes_to(&server, &all).await;
     eventually("the start is kept", async || {
         let entry = entry(&server, &host.id).await;
@@ -259,8 +271,7 @@ async fn what_is_stopped_scaled_or_updated_by_hand_comes_back_so() {
     let update = json!({ "actor_id": old.id, "new_actor_ref": new.reference });
     host.accepted(&server, "upd", update).await;
     host.accepted(&server, "sa", json!({ "actor_ref": ECHO })).await;
-    let stop = json!({ "provider_ref": http_client(), "link_name": "stops", "contract_id": "x" });
-    host.accepted(&server, "sp", stop).await;
+    host.accepted(&server, "sp", stop("stops")).await;
     let after = [actor(&new.reference, 5), stays];
     host.comes_to(&server, &after).await;
     eventually("the update is kept", async || {
@@ -535,4 +546,145 @@ async fn an_identity_that_cannot_be_read_keeps_a_host_from_starting_and_is_named
     let other = TempDir::new().unwrap();
     assert!(output(command(other.path()).args(["config", "show"])).status.success());
     assert!(!other.path().join("host_identity.json").exists());
+}
+
+#[tokio::test]
+async fn a_second_start_that_is_refused_takes_nothing_from_the_first() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let host = Running::start(&server, dir.path(), &[]);
+    let names = ["one", "two", "three"];
+    for name in names {
+        // The second one comes while the first one is under way.
+        let start = || host.ask(&server, "lp", provider(name));
+        let (first, second, third) = tokio::join!(start(), start(), start());
+        let accepted = [first, second, third].map(|answer| answer["accepted"] == true);
+        assert!(accepted.iter().any(|accepted| *accepted), "{accepted:?}");
+    }
+    let all = names.map(|name| format!("builtin://httpclient {name}"));
+    host.comes_to(&server, &all).await;
+    let refused = host.ask(&server, "lp", provider("one")).await;
+    assert_eq!(refused["accepted"], false, "{refused}");
+    host.stop();
+    let host = Running::start(&server, dir.path(), &[]);
+    host.comes_to(&server, &all).await;
+    host.stop();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_moved_is_the_same_host() {
+    let (server, root) = (Server::shared().await, TempDir::new().unwrap());
+    let (before, after) = (root.path().join("before"), root.path().join("after"));
+    std::fs::create_dir(&before).unwrap();
+    let host = Running::start(&server, &before, &[]);
+    host.is_settled(&server, "stays").await;
+    let id = host.id.clone();
+    host.stop();
+    std::fs::rename(&before, &after).unwrap();
+    for _ in 0..2 {
+        let host = Running::start(&server, &after, &[]);
+        assert_eq!(host.id, id);
+        host.comes_to(&server, &["builtin://httpclient stays".to_owned()]).await;
+        host.stop();
+    }
+}
+
+#[tokio::test]
+async fn of_two_references_of_one_actor_the_later_one_comes_back() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let [old, new] = ["old.wasm", "new.wasm"].map(|name| dir.path().join(name));
+    let module = example("echo").strip_prefix("file://").unwrap().to_owned();
+    for path in [&old, &new] {
+        std::fs::copy(&module, path).unwrap();
+    }
+    let references = [&old, &new].map(|path| format!("file://{}", path.display()));
+    let host = Running::start(&server, dir.path(), &[]);
+    host.scale(&server, &references[0], 1).await;
+    host.comes_to(&server, &[actor(&references[0], 1)]).await;
+    host.stop();
+    let away = old.with_extension("away");
+    std::fs::rename(&old, &away).unwrap();
+    let mut host = Running::start(&server, dir.path(), &[]);
+    host.says("a kept start failed");
+    host.scale(&server, &references[1], 2).await;
+    host.comes_to(&server, &[actor(&references[1], 2)]).await;
+    std::fs::rename(&away, &old).unwrap();
+    eventually("one of them is kept", async || {
+        let entry = entry(&server, &host.id).await;
+        (!String::from_utf8_lossy(&entry).contains("old.wasm")).then_some(())
+    })
+    .await;
+    host.stop();
+    let host = Running::start(&server, dir.path(), &[]);
+    host.comes_to(&server, &[actor(&references[1], 2)]).await;
+    host.stop();
+}
+
+#[tokio::test]
+async fn of_many_starts_at_once_those_that_fail_are_not_kept() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let host = Running::start(&server, dir.path(), &[]);
+    let starts = (0..100).map(|number| {
+        let body = json!({ "actor_ref": format!("file:///nowhere/{number}.wasm"), "count": 1 });
+        host.accepted(&server, "scale", body)
+    });
+    futures::future::join_all(starts).await;
+    host.is_settled(&server, "good").await;
+    eventually("none of them is kept", async || {
+        let entry = entry(&server, &host.id).await;
+        (!String::from_utf8_lossy(&entry).contains("nowhere")).then_some(())
+    })
+    .await;
+    host.stop();
+    let host = Running::start(&server, dir.path(), &[]);
+    host.comes_to(&server, &["builtin://httpclient good".to_owned()]).await;
+    host.stop();
+}
+
+#[tokio::test]
+async fn a_stop_that_cannot_be_written_says_so() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let host = Running::start(&server, dir.path(), &[]);
+    host.is_settled(&server, "ends").await;
+    host.is_settled(&server, "stays").await;
+    let nats = nats(&server).await;
+    let context = async_nats::jetstream::with_domain(nats, server.domain().expect("a domain"));
+    let name = format!("KV_{}", desired::bucket(server.lattice()));
+    let stream = context.get_stream(&name).await.expect("the stream");
+    let before = stream.cached_info().config.clone();
+    let mut small = before.clone();
+    small.max_message_size = 16;
+    context.update_stream(small).await.expect("a stream that takes no lists any more");
+    let told = host.accepted(&server, "sp", stop("ends")).await;
+    assert!(text(&told, "/not_kept").contains("starts again what KEPT_"), "{told}");
+    host.comes_to(&server, &["builtin://httpclient stays".to_owned()]).await;
+    context.update_stream(before).await.expect("the stream as it was");
+    eventually("it is written", async || {
+        let bucket = bucket(&server).await?;
+        let entry = bucket.get(desired::kept(&host.id)).await.ok()??;
+        let text = String::from_utf8_lossy(&entry);
+        (text.contains("stays") && !text.contains("ends")).then_some(())
+    })
+    .await;
+    host.stop();
+}
+
+#[tokio::test]
+async fn a_stop_of_some_is_kept_as_it_was_carried_out() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let host = Running::start(&server, dir.path(), &[]);
+    let echo = example("echo");
+    let mark = json!({ "wasmcloud.dev/managed-by": "wadm" });
+    let managed = json!({ "actor_ref": echo, "count": 3, "annotations": mark });
+    host.accepted(&server, "scale", managed).await;
+    let marked = |count| format!("{echo} {{\"wasmcloud.dev/managed-by\":\"wadm\"}} {count}");
+    host.comes_to(&server, &[marked(3)]).await;
+    host.scale(&server, &echo, 2).await;
+    host.comes_to(&server, &[actor(&echo, 2), marked(3)]).await;
+    // These are of those that somebody else started.
+    host.accepted(&server, "sa", json!({ "actor_ref": ECHO, "count": 2 })).await;
+    host.comes_to(&server, &[actor(&echo, 2), marked(1)]).await;
+    host.kill();
+    let host = Running::start(&server, dir.path(), &[]);
+    host.comes_to(&server, &[actor(&echo, 2)]).await;
+    host.stop();
 }

@@ -7,16 +7,11 @@ use futures::FutureExt;
 use tracing::info;
 
 use super::server::{Answer, Server, StopRequest, json, now, with_kept};
-use crate::actors::supervisor::{
-    ActorError, Amount, Handle, Replace, Revisions, Start, Stop, UNBOUNDED,
-};
-use lattice_protocol::{
-    control::{
-        bounds,
-        request::{AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
-        types::{Ack, ActorBid},
-    },
-    desired::kept::Command,
+use crate::actors::supervisor::{ActorError, Amount, Replace, Revisions, Start, Stop, UNBOUNDED};
+use lattice_protocol::control::{
+    bounds,
+    request::{AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
+    types::{Ack, ActorBid},
 };
 
 /// An update that takes longer is acknowledged and goes on: its client gives up after two seconds.
@@ -87,9 +82,7 @@ impl Server {
     }
 
     fn start_actor(&self, start: Start) -> Answer {
-        // Before it starts: an event may tell at once that it failed.
-        let noted = self.parts.kept.note(Command::from(&start));
-        with_kept(Ack::from(self.parts.actors.start(start)), noted).boxed()
+        with_kept(self.parts.kept.start_actor(start)).boxed()
     }
 
     pub(super) fn stop_actor(&self, request: StopActor) -> Answer {
@@ -101,24 +94,8 @@ impl Server {
             annotations: request.annotations,
             count: request.count.filter(|count| *count > 0),
         };
-        let noted = self.parts.kept.note(Command::StopActor {
-            actor: stop.actor.clone(),
-            annotations: stop.annotations.clone(),
-            count: stop.count,
-        });
-        let stopped = self.parts.actors.stop(stop);
-        async move {
-            match stopped.await.unwrap_or(Err(ActorError::Unavailable)) {
-                // It was about to be started again, and is not any more.
-                Err(ActorError::NotRunning(_) | ActorError::NoSuchAnnotations { .. })
-                    if noted.has_removed() =>
-                {
-                    with_kept(Ack::accepted(), noted).await
-                }
-                outcome => with_kept(Ack::from(outcome), noted).await,
-            }
-        }
-        .boxed()
+        let stopped = self.parts.kept.stop_actor(stop);
+        async move { with_kept(stopped.await).await }.boxed()
     }
 
     pub(super) fn update_actor(&self, request: UpdateActor) -> Answer {
@@ -127,7 +104,8 @@ impl Server {
             Some(0) => {
                 let ended = self.parts.actors.take_back(request.actor_id);
                 return async move {
-                    json(&Ack::from(ended.await.unwrap_or(Err(ActorError::Unavailable))))
+                    let ended = ended.await.unwrap_or(Err(ActorError::Unavailable));
+                    json(&Ack::from(ended.map(drop)))
                 }
                 .boxed();
             }
@@ -159,19 +137,13 @@ impl Server {
             issuer_change,
         });
         // Kept when it worked, however long that takes.
-        let (kept, actors) = (self.parts.kept.clone(), self.parts.actors.clone());
+        let kept = self.parts.kept.clone();
         let updating = self.parts.context.tasks.spawn(async move {
-            if let Err(error) = updated.await.unwrap_or(Err(ActorError::Unavailable)) {
-                return json(&Ack::from(Err::<(), _>(error)));
-            }
-            if request.share.is_some() {
+            match updated.await.unwrap_or(Err(ActorError::Unavailable)) {
                 // Not before it has taken over.
-                return json(&Ack::accepted());
+                Ok(_) if request.share.is_some() => json(&Ack::accepted()),
+                outcome => with_kept(outcome.map(|changed| kept.updated(changed))).await,
             }
-            let reference = request.new_actor_ref;
-            let actor = actor_of(&actors, request.actor_id, &reference);
-            let noted = kept.note(Command::UpdateActor { actor, reference });
-            with_kept(Ack::accepted(), noted).await
         });
         async move {
             match tokio::time::timeout(UPDATE_ANSWER, updating).await {
@@ -195,14 +167,4 @@ impl Server {
         }
         .boxed()
     }
-}
-
-/// The public key of what was updated: that of the request, or of what runs with its reference.
-fn actor_of(actors: &Handle, id: String, reference: &str) -> String {
-    if !id.is_empty() {
-        return id;
-    }
-    let running = actors.running();
-    let actor = running.iter().find(|actor| actor.reference == reference);
-    actor.map(|actor| actor.id.to_string()).unwrap_or_default()
 }

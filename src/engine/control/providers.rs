@@ -6,7 +6,7 @@ use futures::FutureExt;
 use super::server::{Answer, Server, now, with_kept};
 use crate::providers::{
     builtin,
-    supervisor::{ProviderError, Start, Stop},
+    supervisor::{Start, Stop},
 };
 use lattice_protocol::{
     control::{
@@ -14,7 +14,6 @@ use lattice_protocol::{
         request::{AuctionProvider, LaunchProvider, StopProvider},
         types::{Ack, ProviderBid},
     },
-    desired::kept::Command,
     events::Event,
     identity::keys::LinkName,
 };
@@ -92,14 +91,8 @@ impl Server {
             annotations: request.annotations,
             issuer_change,
         };
-        // Before it starts: an event may tell at once that it failed.
-        let noted = self.parts.kept.note(Command::from(&start));
-        let started = self.parts.providers.start(start);
-        async move {
-            let outcome = started.await.unwrap_or(Err(ProviderError::Unavailable));
-            with_kept(Ack::from(outcome), noted).await
-        }
-        .boxed()
+        let started = self.parts.kept.start_provider(start);
+        async move { with_kept(started.await).await }.boxed()
     }
 
     pub(super) fn stop_provider(&self, request: StopProvider) -> Answer {
@@ -110,25 +103,12 @@ impl Server {
             Ok(link_name) => link_name,
             Err(error) => return now(&Ack::rejected(error)),
         };
-        let noted = self.parts.kept.note(Command::StopProvider {
-            provider: request.provider_ref.clone(),
-            link_name: link_name.to_string(),
-            annotations: request.annotations.clone(),
-        });
-        let stopped = self.parts.providers.stop(Stop {
+        let stopped = self.parts.kept.stop_provider(Stop {
             provider: request.provider_ref,
             link_name,
             annotations: request.annotations,
         });
-        async move {
-            let outcome = match stopped.await.unwrap_or(Err(ProviderError::Unavailable)) {
-                // It was about to be started again, and is not any more.
-                Err(ProviderError::NotRunning { .. }) if noted.has_removed() => Ok(()),
-                outcome => outcome,
-            };
-            with_kept(Ack::from(outcome), noted).await
-        }
-        .boxed()
+        async move { with_kept(stopped.await).await }.boxed()
     }
 }
 

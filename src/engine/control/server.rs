@@ -13,7 +13,7 @@
 //! and answers late, after any member would have, and writes nothing. So clients are told something
 //! by a host that is alone, never less than others know, and no write is carried out twice.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt::Display, io, sync::Arc, time::Duration};
 
 use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
@@ -441,16 +441,16 @@ impl Server {
     }
 }
 
-/// Adds to the answer of a command where it is kept; takes back what was refused.
-pub(super) async fn with_kept(ack: Ack, noted: Noted) -> Option<Bytes> {
-    if !ack.accepted {
-        noted.undo();
-        return json(&ack);
-    }
-    json(&match noted.told().await {
-        Told::Nothing => ack,
-        Told::Kept(place) => Ack { kept: Some(place), ..ack },
-        Told::NotKept(cause) => Ack { not_kept: Some(cause), ..ack },
+/// Answers a command, with what is kept of it.
+pub(super) async fn with_kept(outcome: Result<Noted, impl Display>) -> Option<Bytes> {
+    let told = match outcome {
+        Ok(noted) => noted.told().await,
+        Err(error) => return json(&Ack::rejected(error)),
+    };
+    json(&match told {
+        Told::Nothing => Ack::accepted(),
+        Told::Kept(place) => Ack { kept: Some(place), ..Ack::accepted() },
+        Told::NotKept(cause) => Ack { not_kept: Some(cause), ..Ack::accepted() },
     })
 }
 

@@ -130,7 +130,7 @@ impl Host {
         let sockets = bounds.sockets.clone();
         let providers = builder.providers(&context, &registry, &shared.router, &receiver, bounds);
         let actors = builder.actors(&context, &registry, &shared, receiver);
-        let (kept, kept_entry) = builder.kept(&context, &actors, &providers)?;
+        let (kept, kept_entry) = builder.kept(&context, &actors, &providers);
         let followers = Followers::new(
             context.journal.clone(),
             context.ctl.client.clone(),
@@ -177,7 +177,11 @@ impl Builder<'_> {
         greet(config);
 
         let tasks = TaskTracker::new();
-        let store = self.metadata(&ctl).open(&tasks, stop).await;
+        let metadata = self.metadata(&ctl);
+        let (domain, making) = (metadata.domain.as_deref(), metadata.making);
+        let desired = Desired::new(ctl.clone(), domain, lattice.as_str(), making);
+        let authority = authority(config)?;
+        let store = metadata.open(&tasks, stop).await;
         let (links, notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
         if store.is_shared() && *links.synced().borrow() {
             info!("Created ephemeral consumer for lattice cache loader");
@@ -208,6 +212,8 @@ impl Builder<'_> {
             rpc,
             answers,
             store,
+            desired,
+            authority: Arc::new(authority),
             links,
             policy,
             issuers,
@@ -387,26 +393,19 @@ impl Builder<'_> {
         context: &Arc<HostContext>,
         actors: &actors::Handle,
         providers: &providers::Handle,
-    ) -> Result<(KeptStarts, Option<KeptEntry>)> {
+    ) -> (KeptStarts, Option<KeptEntry>) {
         let config = self.config;
         if !config.host_key.is_lasting() {
-            return Ok((KeptStarts::off(), None));
+            return (KeptStarts::off(actors.clone(), providers.clone()), None);
         }
-        let lattice = context.subjects.lattice().as_str();
-        let making = self.metadata(&context.ctl).making;
-        let domain = context.js_domain.as_deref();
-        let trusted = cluster_issuers(config)?;
-        let authority = Authority::new(lattice, config.cluster.seed.expose(), trusted);
         let (kept, entry) = KeptStarts::new(kept::Parts {
             context: Arc::clone(context),
-            desired: Desired::new(context.ctl.clone(), domain, lattice, making),
-            authority: authority.context("read the cluster seed")?,
             actors: actors.clone(),
             providers: providers.clone(),
             state_dir: &self.dirs.state,
             forget: config.forget,
         });
-        Ok((kept, Some(entry)))
+        (kept, Some(entry))
     }
 
     fn providers(
@@ -455,6 +454,13 @@ fn deliver_links(context: &HostContext, notices: mpsc::Receiver<Notice>) {
 /// Returns the check of calls that are signed by the accepted clusters.
 fn verifier(config: &Config) -> Result<Verifier> {
     Ok(Verifier::new(cluster_issuers(config)?))
+}
+
+/// Returns the key that signs what the lattice is asked to run.
+fn authority(config: &Config) -> Result<Authority> {
+    let trusted = cluster_issuers(config)?;
+    let authority = Authority::new(&config.lattice, config.cluster.seed.expose(), trusted);
+    authority.context("read the cluster seed")
 }
 
 fn cluster_issuers(config: &Config) -> Result<Vec<ClusterKey>> {

@@ -5,7 +5,7 @@
 //! entry that somebody puts back is known as such, and a host that is killed between the two
 //! believes the entry all the same.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 use tracing::warn;
@@ -14,85 +14,92 @@ use crate::host_context::HostContext;
 use lattice_base::{
     store::{
         Expect,
-        desired::{Desired, DesiredError},
+        desired::{DesiredError, Record},
     },
     trusted::{self, Holds},
 };
-use lattice_protocol::{
-    clock,
-    desired::{self, Authority, kept::Kept},
-};
+use lattice_protocol::desired::{self, kept::Kept};
 
 /// The entry of this host.
 pub struct KeptEntry {
-    desired: Desired,
-    authority: Authority,
+    context: Arc<HostContext>,
     key: String,
-    serial: u64,
+    /// Its value is the list that is known to lie in the bucket.
+    record: Record<Kept>,
     seen: Seen,
 }
 
 /// The outcome of reading the entry.
 pub(super) enum Loaded {
-    Nothing,
     Kept(Kept),
     /// It does not count, for this reason.
     Rejected(String),
 }
 
 impl KeptEntry {
-    pub(super) fn new(
-        desired: Desired,
-        authority: Authority,
-        context: &HostContext,
-        state_dir: &std::path::Path,
-    ) -> Self {
+    pub(super) fn new(context: Arc<HostContext>, state_dir: &std::path::Path) -> Self {
         let host = context.host_id.as_str();
         let seen = Seen {
             path: state_dir.join("kept").join(format!("{host}.json")),
             lattice: context.subjects.lattice().as_str().to_owned(),
         };
-        Self { desired, authority, key: desired::kept(host), serial: 0, seen }
+        Self { key: desired::kept(host), record: Record::default(), seen, context }
     }
 
     /// Returns where the entry is, for people.
     pub(super) fn place(&self) -> String {
-        format!("{} of bucket {}", self.key, self.desired.name())
+        format!("{} of bucket {}", self.key, self.context.desired.name())
     }
 
     pub(super) fn reconnects(&self) -> watch::Receiver<u64> {
-        self.desired.reconnects()
+        self.context.desired.reconnects()
     }
 
-    /// Reads and verifies the entry.
+    /// Reads and verifies the entry. None is like one that holds nothing, and one that does not
+    /// count is left for people to look at until there is something to keep.
     pub(super) async fn load(&mut self) -> Result<Loaded, DesiredError> {
-        let found = self.desired.get(&self.key).await?;
-        self.serial = self.seen.clone().read().await;
-        let Some(entry) = found else { return Ok(Loaded::Nothing) };
-        Ok(match self.authority.verify::<Kept>(&self.key, &entry.value) {
-            Ok((_, serial)) if serial < self.serial => Loaded::Rejected(format!(
-                "it is an older one (serial number {serial}) than this host has seen ({}), so somebody put it back",
-                self.serial
-            )),
-            Ok((kept, serial)) => {
-                self.seen.clone().note(serial).await;
-                self.serial = serial;
-                Loaded::Kept(kept)
-            }
-            Err(rejected) => Loaded::Rejected(rejected.to_string()),
-        })
+        let HostContext { desired, authority, .. } = &*self.context;
+        self.record = desired.read_signed(authority, &self.key).await?;
+        let (seen, serial) = (self.seen.clone().read().await, self.record.serial);
+        self.record.serial = serial.max(seen);
+        let kept = self.record.value.get_or_insert_default();
+        if let Some(rejected) = &self.record.rejected {
+            return Ok(Loaded::Rejected(rejected.to_string()));
+        }
+        if !kept.items.is_empty() && serial < seen {
+            *kept = Kept::default();
+            return Ok(Loaded::Rejected(format!(
+                "it is an older one (serial number {serial}) than this host has seen ({seen}), so somebody put it back"
+            )));
+        }
+        let kept = kept.clone();
+        if serial > seen {
+            self.seen.clone().note(serial).await;
+        }
+        Ok(Loaded::Kept(kept))
     }
 
-    /// Writes the entry. A number is used once, whether the write worked or not; the time is in it,
-    /// so it also grows where this machine has forgotten the last one.
-    pub(super) async fn save(&mut self, kept: &Kept) -> Result<(), DesiredError> {
-        self.serial = self.serial.saturating_add(1).max(clock::now_ms());
-        let signed = self.authority.sign(&self.key, self.serial, kept);
-        let value = signed.and_then(|signed| serde_json::to_vec(&signed)).map_err(|error| {
-            DesiredError::Write { bucket: self.desired.name().to_owned(), cause: error.to_string() }
-        })?;
-        self.desired.put(&self.key, value.into(), Expect::Anything).await?;
-        self.seen.clone().note(self.serial).await;
+    /// Has the next list written, even one that holds nothing.
+    pub(super) fn replace(&mut self) {
+        self.record.value = None;
+    }
+
+    /// Writes a list, if it is another one. One that holds nothing needs no entry; the number that
+    /// it would have had is noted all the same, so that no earlier entry counts any more.
+    pub(super) async fn save(&mut self, kept: Kept) -> Result<(), DesiredError> {
+        if self.record.value.as_ref() == Some(&kept) {
+            return Ok(());
+        }
+        let HostContext { desired, authority, .. } = &*self.context;
+        if kept.items.is_empty() {
+            desired.delete(&self.key, Expect::Anything).await?;
+            self.record.serial = self.record.serial.saturating_add(1);
+            self.record.value = Some(kept);
+        } else {
+            let record = &mut self.record;
+            desired.put_signed(authority, &self.key, record, kept, Expect::Anything).await?;
+        }
+        self.seen.clone().note(self.record.serial).await;
         Ok(())
     }
 }

@@ -2,72 +2,62 @@
 //! back.
 //!
 //! ```text
-//! command ─▶ note: another list ─▶ entry (signed, in the bucket) ─▶ answer: kept, or why not
-//! start of the host ─▶ entry, verified ─▶ list ─▶ start again, until it works or is stopped
+//! command ─▶ log, and at once the supervisor ─▶ entry (signed, in the bucket) ─▶ answer: kept, or not
+//!             ▲                        │
+//!             └── how it has ended ◀───┘
+//! start of the host ─▶ entry, verified ─▶ log ─▶ start again, until it works or is stopped
 //! ```
 //!
 //! The list is that of [`desired::kept`](lattice_protocol::desired::kept), in one [`entry`] of the
 //! bucket of desired state, which this host alone writes. [`restore`] starts what is in it. A start
-//! that fails the first time is not kept: it is taken back when the event of its failure comes.
+//! is kept when it is given, and not any more when that very start has failed.
 //!
-//! A host whose key ends with the process keeps nothing. Until the entry was read, commands wait
-//! for it in order; so a bucket that comes late loses none of them.
+//! A host whose key ends with the process keeps nothing. Commands that come before the entry was
+//! read are carried out on the list as soon as it is: a stop of what did not run yet counts, and so
+//! does a start.
 //!
-//! Invariant: the list changes under one lock together with what is being started again, so a stop
-//! by hand always comes after a start from here.
+//! Invariant: a command is noted under one lock together with its way to the supervisor, so the
+//! order of the list is that in which they are carried out, starts from here included.
 
 mod entry;
 mod restore;
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    actors::supervisor::{self as actors, Amount},
+    actors::supervisor::{self as actors, ActorError, Amount, Changed},
     host_context::HostContext,
-    providers::supervisor as providers,
+    providers::{
+        builtin,
+        supervisor::{self as providers, ProviderError},
+    },
 };
 pub use entry::KeptEntry;
 use entry::Loaded;
-use lattice_base::{
-    backoff::Backoff,
-    store::desired::{Desired, DesiredError},
-};
+use lattice_base::{backoff::Backoff, store::desired::DesiredError};
 use lattice_protocol::{
-    desired::{
-        Authority,
-        kept::{Command, Item, Kept, Place, Provider},
-    },
+    desired::kept::{Command, CommandLog, Ended, Item, Kept, Number, Place, Provider},
     errors::chain,
     events::Event,
+    links::Table,
 };
 
-/// Commands that wait for the entry to be read.
-const EARLY_MAX: usize = 256;
 /// How long an answer waits for the entry to be written; clients give up after two seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1200);
 /// Pauses between attempts to reach the bucket grow from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(15);
-/// How often it is said that the bucket is not reached, for the same reason.
-const REMINDER: Duration = Duration::from_secs(600);
 /// How long the entry may take to be read, for those who ask what is kept.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of the host that this works with.
 pub struct Parts<'a> {
     pub context: Arc<HostContext>,
-    pub desired: Desired,
-    pub authority: Authority,
     pub actors: actors::Handle,
     pub providers: providers::Handle,
     /// The directory of this user's state: the serial numbers that were seen are noted there.
@@ -76,9 +66,14 @@ pub struct Parts<'a> {
     pub forget: bool,
 }
 
-/// The starts that this host keeps. Cheap to clone.
+/// Gives the commands of operators to the supervisors, and keeps what they start. Cheap to clone.
 #[derive(Clone)]
-pub struct KeptStarts(Option<Arc<Inner>>);
+pub struct KeptStarts {
+    actors: actors::Handle,
+    providers: providers::Handle,
+    /// `None` if nothing is kept.
+    inner: Option<Arc<Inner>>,
+}
 
 struct Inner {
     context: Arc<HostContext>,
@@ -98,58 +93,61 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// The list; `None` until the entry was read.
-    kept: Option<Kept>,
-    /// The commands that came before that.
-    early: Vec<Command>,
-    /// Starts that have not worked yet, with what to go back to if they fail.
-    trials: HashMap<Place, Option<Item>>,
-    /// Ends the attempts to start something again.
-    restoring: HashMap<Place, CancellationToken>,
-    /// Counts the commands.
+    log: CommandLog,
+    /// The things that were read and do not run yet.
+    restoring: HashSet<Place>,
+    /// Counts the changes of the list.
     version: u64,
 }
 
 /// How far the entry is.
 #[derive(Clone, Default)]
 struct Progress {
+    /// The entry was read.
     is_read: bool,
-    /// The number of the last command that was to be written, and of the last one that was.
+    /// The version that was to be written last, and the last one that was.
     attempted: u64,
     written: u64,
     /// Why the bucket cannot be used now.
     trouble: Option<String>,
 }
 
-/// A command that was noted.
+/// A command of an operator that was carried out.
 #[must_use]
-pub struct Noted {
-    kept: KeptStarts,
-    command: Command,
-    outcome: Outcome,
-}
+pub struct Noted(Option<(Arc<Inner>, Note)>);
 
-enum Outcome {
-    /// This host keeps nothing, or it is managed by somebody else.
-    Ignored,
+/// What was noted of a command.
+#[derive(Clone, Debug)]
+enum Note {
+    /// There is no room for it.
     Refused(String),
     Taken {
+        number: Number,
+        /// The version of the list that has it.
         version: u64,
-        effect: NotedEffect,
+        about: About,
     },
 }
 
-/// The difference that a command makes to what is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NotedEffect {
-    /// The start that it is about is kept.
-    Keeps,
-    /// The start that it is about was kept.
-    Removes,
-    None,
+/// The part of the list that a command is about.
+#[derive(Clone, Debug)]
+enum About {
+    Start(Place),
+    Update,
+    Stop,
 }
 
-/// The part of an answer that tells of a start.
+impl About {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::StartActor { amount, .. } if amount.applied_to(0) == 0 => Self::Stop,
+            Command::UpdateActor { .. } => Self::Update,
+            _ => command.place().map_or(Self::Stop, Self::Start),
+        }
+    }
+}
+
+/// The part of an answer that tells what is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Nothing,
@@ -159,43 +157,19 @@ pub enum Told {
     NotKept(String),
 }
 
-impl From<&actors::Start> for Command {
-    fn from(start: &actors::Start) -> Self {
-        let (reference, annotations) = (start.reference.clone(), start.annotations.clone());
-        match start.amount {
-            Amount::Exactly(max) => Self::ScaleActor { reference, annotations, max },
-            Amount::Add(more) | Amount::AtLeast(more) => {
-                Self::LaunchActor { reference, annotations, more }
-            }
-        }
-    }
-}
-
-impl From<&providers::Start> for Command {
-    fn from(start: &providers::Start) -> Self {
-        Self::StartProvider(Provider {
-            reference: start.reference.clone(),
-            id: None,
-            link_name: start.link_name.to_string(),
-            annotations: start.annotations.clone(),
-            configuration: start.configuration.clone(),
-        })
-    }
-}
-
 impl KeptStarts {
     /// Keeps nothing.
-    pub fn off() -> Self {
-        Self(None)
+    pub fn off(actors: actors::Handle, providers: providers::Handle) -> Self {
+        Self { actors, providers, inner: None }
     }
 
     /// Makes the list, which [`KeptStarts::start`] fills.
     pub fn new(parts: Parts<'_>) -> (Self, KeptEntry) {
-        let Parts { context, desired, authority, actors, providers, state_dir, forget } = parts;
-        let entry = KeptEntry::new(desired, authority, &context, state_dir);
+        let Parts { context, actors, providers, state_dir, forget } = parts;
+        let entry = KeptEntry::new(Arc::clone(&context), state_dir);
         let inner = Inner {
-            actors,
-            providers,
+            actors: actors.clone(),
+            providers: providers.clone(),
             place: entry.place(),
             forget,
             state: Mutex::default(),
@@ -204,206 +178,389 @@ impl KeptStarts {
             starts: Semaphore::new(restore::AT_ONCE),
             context,
         };
-        let inner = Arc::new(inner);
-        let (events, closing) =
-            (inner.context.events.follow(), inner.context.lifeline.closing.clone());
-        let following = Arc::clone(&inner).follow(events);
-        inner.context.tasks.spawn(async move { closing.run_until_cancelled(following).await });
-        (Self(Some(inner)), entry)
+        (Self { actors, providers, inner: Some(Arc::new(inner)) }, entry)
     }
 
     /// Reads the entry and starts what is in it, and writes it from then on, until `stop`. Returns
     /// at once.
     pub fn start(&self, entry: KeptEntry, stop: CancellationToken) {
-        let Some(inner) = &self.0 else { return };
+        let Some(inner) = &self.inner else { return };
         let working = Arc::clone(inner).run(entry);
         inner.context.tasks.spawn(async move { stop.run_until_cancelled(working).await });
     }
 
-    /// Notes a command before it is carried out. Never waits.
-    pub fn note(&self, command: Command) -> Noted {
-        let outcome = match &self.0 {
-            Some(inner) if !command.is_managed() => inner.note(&command),
-            _ => Outcome::Ignored,
+    /// Starts an actor. Never waits.
+    pub fn start_actor(&self, start: actors::Start) -> Result<Noted, ActorError> {
+        let command = Command::StartActor {
+            reference: start.reference.clone(),
+            annotations: start.annotations.clone(),
+            amount: start.amount,
         };
-        Noted { kept: self.clone(), command, outcome }
+        match self.noting(&command) {
+            Some(inner) => inner.start_actor(start, command),
+            None => self.actors.start(start).map(|_| Noted(None)),
+        }
+    }
+
+    /// Stops an actor, at once in the order of commands; the answer comes when it has ended.
+    pub fn stop_actor(
+        &self,
+        stop: actors::Stop,
+    ) -> impl Future<Output = Result<Noted, ActorError>> + Send + use<> {
+        let (actor, annotations) = (stop.actor.clone(), stop.annotations.clone());
+        let command = Command::StopActor { actor, annotations, count: stop.count };
+        let noting = self.noting(&command).cloned();
+        let ended = match noting {
+            Some(inner) => Ok(inner.stop_actor(stop, command)),
+            None => Err(self.actors.stop(stop)),
+        };
+        async move {
+            match ended {
+                Ok(ended) => ended.await.unwrap_or(Err(ActorError::Unavailable)),
+                Err(stopped) => {
+                    let outcome = stopped.await.unwrap_or(Err(ActorError::Unavailable));
+                    outcome.map(|_| Noted(None))
+                }
+            }
+        }
+    }
+
+    /// Starts a provider, at once in the order of commands; the answer says whether the command was
+    /// taken.
+    pub fn start_provider(
+        &self,
+        start: providers::Start,
+    ) -> impl Future<Output = Result<Noted, ProviderError>> + Send + use<> {
+        let command = Command::StartProvider(Provider {
+            reference: start.reference.clone(),
+            id: None,
+            link_name: start.link_name.to_string(),
+            annotations: start.annotations.clone(),
+            configuration: start.configuration.clone(),
+        });
+        let (accepted, noted) = match self.noting(&command) {
+            Some(inner) => inner.start_provider(start, command),
+            None => (self.providers.start(start), Noted(None)),
+        };
+        async move {
+            accepted.await.unwrap_or(Err(ProviderError::Unavailable))?;
+            Ok(noted)
+        }
+    }
+
+    /// Stops a provider, at once in the order of commands.
+    pub fn stop_provider(
+        &self,
+        stop: providers::Stop,
+    ) -> impl Future<Output = Result<Noted, ProviderError>> + Send + use<> {
+        let command = Command::StopProvider {
+            provider: stop.provider.clone(),
+            link_name: stop.link_name.to_string(),
+            annotations: stop.annotations.clone(),
+        };
+        let noting = self.noting(&command).cloned();
+        let ended = match noting {
+            Some(inner) => Ok(inner.stop_provider(stop, command)),
+            None => Err(self.providers.stop(stop)),
+        };
+        async move {
+            match ended {
+                Ok(ended) => ended.await.unwrap_or(Err(ProviderError::Unavailable)),
+                Err(stopped) => {
+                    let outcome = stopped.await.unwrap_or(Err(ProviderError::Unavailable));
+                    outcome.map(|()| Noted(None))
+                }
+            }
+        }
+    }
+
+    /// Notes that an actor runs another module from now on.
+    pub fn updated(&self, changed: Changed) -> Noted {
+        let Changed { id, reference, .. } = changed;
+        let command = Command::UpdateActor { actor: id.to_string(), reference };
+        let Some(inner) = self.noting(&command) else { return Noted(None) };
+        let mut note = inner.note(&mut inner.state.lock(), command);
+        inner.end(&mut note, worked(None));
+        Noted(Some((Arc::clone(inner), note)))
     }
 
     /// Returns whether something is kept, as soon as that is known; nothing if it is not known soon.
     pub async fn keeps(&self, place: &Place) -> Option<bool> {
-        let Some(inner) = &self.0 else { return Some(false) };
-        let mut progress = inner.progress.subscribe();
-        let known = progress.wait_for(|progress| progress.is_read || progress.trouble.is_some());
-        let _ = tokio::time::timeout(READ_TIMEOUT, known).await;
-        inner.state.lock().kept.as_ref().map(|kept| kept.get(place).is_some())
+        let Some(inner) = &self.inner else { return Some(false) };
+        inner.wait_until_read(READ_TIMEOUT).await;
+        let state = inner.state.lock();
+        state.log.is_read().then(|| state.log.current().get(place).is_some())
+    }
+
+    /// Returns what notes a command; none if nothing is kept, or somebody else starts it again.
+    fn noting(&self, command: &Command) -> Option<&Arc<Inner>> {
+        self.inner.as_ref().filter(|_| !command.is_managed())
     }
 }
 
 impl Noted {
-    /// Takes a start back that was refused.
-    pub fn undo(self) {
-        if let (Some(inner), Outcome::Taken { .. }) = (&self.kept.0, &self.outcome) {
-            inner.undo(&self.command);
-        }
-    }
-
-    /// Whether it took something away that was kept.
-    pub fn has_removed(&self) -> bool {
-        matches!(self.outcome, Outcome::Taken { effect: NotedEffect::Removes, .. })
-    }
-
     /// Waits for the entry to be written, for a moment; returns what to tell.
     pub async fn told(&self) -> Told {
-        let (version, effect, inner) = match (&self.outcome, &self.kept.0) {
-            (Outcome::Refused(cause), _) => return Told::NotKept(cause.clone()),
-            (Outcome::Taken { version, effect }, Some(inner)) => (*version, *effect, inner),
-            _ => return Told::Nothing,
+        let Some((inner, note)) = &self.0 else { return Told::Nothing };
+        let (version, about) = match note {
+            Note::Refused(cause) => return Told::NotKept(cause.clone()),
+            Note::Taken { version, about, .. } => (*version, about),
         };
         let mut progress = inner.progress.subscribe();
-        let attempted = progress.wait_for(|progress| {
-            progress.attempted >= version || !progress.is_read && progress.trouble.is_some()
+        let attempted = progress.wait_for(|progress| match progress.is_read {
+            true => progress.attempted >= version,
+            false => progress.trouble.is_some(),
         });
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, attempted).await;
-        let Progress { written, trouble, .. } = progress.borrow().clone();
-        if effect != NotedEffect::Keeps {
-            return Told::Nothing;
+        let progress = progress.borrow().clone();
+        let is_kept = match about {
+            About::Start(place) => Some(inner.state.lock().log.current().get(place).is_some()),
+            About::Update => Some(true),
+            About::Stop => None,
+        };
+        progress.told(version, is_kept, &inner.place)
+    }
+}
+
+impl Progress {
+    /// Returns what to tell of a command of this version. `is_kept` says whether what it has
+    /// started is kept; `None` for one that stops something.
+    fn told(self, version: u64, is_kept: Option<bool>, place: &str) -> Told {
+        if self.is_read && self.written >= version {
+            return match is_kept {
+                None => Told::Nothing,
+                Some(true) => Told::Kept(place.to_owned()),
+                Some(false) => Told::NotKept("it has failed, or was stopped since".to_owned()),
+            };
         }
-        if written >= version {
-            return Told::Kept(inner.place.clone());
-        }
-        let cause = trouble.unwrap_or_else(|| format!("{} does not answer in time", inner.place));
-        Told::NotKept(format!("{cause}; this host goes on trying"))
+        let cause = self.trouble.unwrap_or_else(|| format!("{place} does not answer in time"));
+        Told::NotKept(match is_kept {
+            Some(_) => format!("{cause}; this host goes on trying"),
+            None => format!(
+                "{cause}; this host goes on trying, and one that comes back before starts again what {place} says"
+            ),
+        })
     }
 }
 
 impl Inner {
-    fn note(self: &Arc<Self>, command: &Command) -> Outcome {
-        let mut state = self.state.lock();
-        let Some(kept) = &mut state.kept else {
-            if state.early.len() >= EARLY_MAX {
-                let cause =
-                    format!("{} was not read yet, and {EARLY_MAX} commands wait", self.place);
-                return Outcome::Refused(cause);
+    /// Notes a command that goes to a supervisor under the same lock.
+    fn note(&self, state: &mut State, command: Command) -> Note {
+        let about = About::of(&command);
+        match state.log.note(command) {
+            Ok(noted) => {
+                // Whether it is news is not known before the entry was read.
+                let may_be_news = noted.is_news || !state.log.is_read();
+                if may_be_news {
+                    self.list_changed(state);
+                }
+                // What is about nothing that is kept need not wait for anything to be written.
+                let is_start = matches!(about, About::Start(_));
+                let (version, about) = match may_be_news || is_start {
+                    true => (state.version, about),
+                    false => (0, About::Stop),
+                };
+                Note::Taken { number: noted.number, version, about }
             }
-            state.early.push(command.clone());
-            state.version += 1;
-            let effect = match command.place() {
-                Some(_) => NotedEffect::Keeps,
-                None => NotedEffect::None,
-            };
-            return Outcome::Taken { version: state.version, effect };
-        };
-        let before = kept.clone();
-        let places = match kept.apply(command) {
-            Ok(places) => places,
-            Err(full) => {
-                warn!(cause = %full, "a start is not kept");
-                return Outcome::Refused(full.to_string());
+            Err(refused) => {
+                warn!(cause = %refused, "a command is not kept");
+                Note::Refused(refused.to_string())
             }
-        };
-        let effect = effect_of(command, kept, &places);
-        for place in &places {
-            self.settle(&mut state, place, command, before.get(place));
         }
-        state.version += 1;
-        self.changed.notify_one();
-        Outcome::Taken { version: state.version, effect }
     }
 
-    /// Follows a change of one place: what is started again, and what may be taken back.
-    fn settle(
+    fn list_changed(&self, state: &mut State) {
+        state.version += 1;
+        self.changed.notify_one();
+    }
+
+    /// Takes in how a command has ended; an answer that comes after it waits for that to be written.
+    fn end(&self, note: &mut Note, ended: Ended) {
+        let Note::Taken { number, version, .. } = note else { return };
+        let mut state = self.state.lock();
+        if state.log.end(*number, ended) {
+            self.list_changed(&mut state);
+            *version = state.version;
+        }
+    }
+
+    fn start_actor(
         self: &Arc<Self>,
-        state: &mut State,
-        place: &Place,
-        command: &Command,
-        before: Option<&Item>,
-    ) {
-        let was_restoring = state.restoring.remove(place).inspect(|over| over.cancel()).is_some();
-        let is_there = state.kept.as_ref().is_some_and(|kept| kept.get(place).is_some());
-        if !is_there {
-            state.trials.remove(place);
-        } else if was_restoring {
-            self.restore(state, place.clone());
-        } else if command.place().as_ref() == Some(place) {
-            state.trials.entry(place.clone()).or_insert_with(|| before.cloned());
-        }
-    }
-
-    /// Takes a start back that was refused.
-    fn undo(&self, command: &Command) {
+        mut start: actors::Start,
+        command: Command,
+    ) -> Result<Noted, ActorError> {
+        let Some(place) = command.place() else { return Err(ActorError::Unavailable) };
         let mut state = self.state.lock();
-        if let Some(at) = state.early.iter().rposition(|early| early == command) {
-            state.early.remove(at);
+        let mut note = self.note(&mut state, command);
+        let is_settled = state.log.is_read() && !state.restoring.contains(&place);
+        // More of what does not run again yet: all of it together, for both may be on their way.
+        if state.restoring.contains(&place)
+            && let Some(Item::Actor(actor)) = state.log.current().get(&place)
+        {
+            start.amount = Amount::Exactly(actor.max);
         }
-        if let Some(place) = command.place() {
-            self.take_back(&mut state, &place);
-        }
-    }
-
-    /// Goes back to what was kept before a start that did not work.
-    fn take_back(&self, state: &mut State, place: &Place) -> bool {
-        let Some(before) = state.trials.remove(place) else { return false };
-        let Some(kept) = &mut state.kept else { return false };
-        // It was there before, so there is room for it.
-        let _ = kept.put(place, before);
-        state.version += 1;
-        self.changed.notify_one();
-        true
-    }
-
-    /// Hears how starts by hand end.
-    async fn follow(self: Arc<Self>, mut events: broadcast::Receiver<Event>) {
-        loop {
-            match events.recv().await {
-                Ok(event) => self.hear(&event),
-                // The trial of what was missed stays one; it is kept.
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return,
+        let started = self.actors.start(start);
+        drop(state);
+        let outcome = match started {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.end(&mut note, Ended::Failed);
+                return Err(error);
             }
-        }
+        };
+        let (inner, mut noted) = (Arc::clone(self), note.clone());
+        self.context.tasks.spawn(async move {
+            // Without an outcome the host has stopped, and the start counts.
+            let Ok(outcome) = outcome.await else { return };
+            inner.end(&mut noted, end_of_start(outcome, &place, is_settled));
+        });
+        Ok(Noted(Some((Arc::clone(self), note))))
     }
 
-    fn hear(&self, event: &Event) {
-        let Some((place, end)) = restore::end_of(event) else { return };
+    fn stop_actor(
+        self: &Arc<Self>,
+        stop: actors::Stop,
+        command: Command,
+    ) -> tokio::task::JoinHandle<Result<Noted, ActorError>> {
         let mut state = self.state.lock();
-        match end {
-            restore::End::Runs(key) => {
-                state.trials.remove(&place);
-                if state.kept.as_mut().is_some_and(|kept| kept.identify(&place, key)) {
-                    state.version += 1;
-                    self.changed.notify_one();
-                }
+        let note = self.note_stop(&mut state, command);
+        let is_settled = state.log.is_read() && state.restoring.is_empty();
+        let stopped = self.actors.stop(stop);
+        drop(state);
+        let inner = Arc::clone(self);
+        self.context.tasks.spawn(async move {
+            let outcome = stopped.await.unwrap_or(Err(ActorError::Unavailable));
+            let is_absent = matches!(
+                outcome,
+                Err(ActorError::NotRunning(_) | ActorError::NoSuchAnnotations { .. })
+            );
+            let outcome = outcome.map(|Changed { reference, groups, .. }| {
+                is_settled.then_some(Command::LeftOfActor { reference, left: groups })
+            });
+            inner.end_stop(note, outcome, is_absent).await
+        })
+    }
+
+    fn start_provider(
+        self: &Arc<Self>,
+        start: providers::Start,
+        command: Command,
+    ) -> (oneshot::Receiver<Result<(), ProviderError>>, Noted) {
+        let mut state = self.state.lock();
+        let note = self.note(&mut state, command);
+        let (accepted, ended) = self.providers.start_and_follow(start);
+        drop(state);
+        let (tell, answer) = oneshot::channel();
+        let (inner, mut noted) = (Arc::clone(self), note.clone());
+        self.context.tasks.spawn(async move {
+            let accepted = accepted.await.unwrap_or(Err(ProviderError::Unavailable));
+            let is_refused = accepted.is_err();
+            if is_refused {
+                inner.end(&mut noted, Ended::Failed);
             }
-            restore::End::Failed(cause) => {
-                if self.take_back(&mut state, &place) {
-                    info!(?place, cause, "a start that failed is not kept");
-                }
+            let _ = tell.send(accepted);
+            if is_refused {
+                return;
             }
-        }
+            // Without an end the host has stopped, and the start counts.
+            match ended.await {
+                Ok(Ok(id)) => inner
+                    .end(&mut noted, Ended::Worked { exactly: None, key: Some(id.to_string()) }),
+                Ok(Err(error)) => {
+                    info!(%error, "a start that failed is not kept");
+                    inner.end(&mut noted, Ended::Failed);
+                }
+                Err(_) => {}
+            }
+        });
+        (answer, Noted(Some((Arc::clone(self), note))))
+    }
+
+    fn stop_provider(
+        self: &Arc<Self>,
+        stop: providers::Stop,
+        command: Command,
+    ) -> tokio::task::JoinHandle<Result<Noted, ProviderError>> {
+        let mut state = self.state.lock();
+        let note = self.note_stop(&mut state, command);
+        let stopped = self.providers.stop(stop);
+        drop(state);
+        let inner = Arc::clone(self);
+        self.context.tasks.spawn(async move {
+            let outcome = stopped.await.unwrap_or(Err(ProviderError::Unavailable));
+            let is_absent = matches!(
+                outcome,
+                Err(ProviderError::NotRunning { .. } | ProviderError::NoSuchAnnotations { .. })
+            );
+            inner.end_stop(note, outcome.map(|()| None), is_absent).await
+        })
+    }
+
+    /// Notes a stop. It may be by the key of what has not run since this host came back.
+    fn note_stop(&self, state: &mut State, command: Command) -> Note {
+        let table = self.context.links.table();
+        state.log.learn(|reference| key_of(&table, reference));
+        self.note(state, command)
+    }
+
+    /// Takes in how a stop has ended. One of what does not run counts if that was about to be
+    /// started again; as long as that is not known it is taken, and carried out when it is.
+    async fn end_stop<E>(
+        self: Arc<Self>,
+        mut note: Note,
+        outcome: Result<Option<Command>, E>,
+        is_absent: bool,
+    ) -> Result<Noted, E> {
+        let exactly = match outcome {
+            Ok(exactly) => exactly,
+            Err(error) => {
+                if !is_absent || !self.is_about_kept(&note).await {
+                    self.end(&mut note, Ended::Failed);
+                    return Err(error);
+                }
+                None
+            }
+        };
+        self.end(&mut note, worked(exactly));
+        Ok(Noted(Some((self, note))))
+    }
+
+    /// Whether a stop takes something from the list, or may do so when that is read.
+    async fn is_about_kept(&self, note: &Note) -> bool {
+        let Note::Taken { number, .. } = note else { return false };
+        self.wait_until_read(ANSWER_TIMEOUT).await;
+        self.state.lock().log.is_news(*number) != Some(false)
+    }
+
+    /// Waits until the entry was read or cannot be, for so long.
+    async fn wait_until_read(&self, timeout: Duration) {
+        let mut progress = self.progress.subscribe();
+        let known = progress.wait_for(|progress| progress.is_read || progress.trouble.is_some());
+        let _ = tokio::time::timeout(timeout, known).await;
     }
 
     /// Reads the entry, starts what is in it, and writes it whenever it changes.
     async fn run(self: Arc<Self>, mut entry: KeptEntry) {
-        let loaded = self.load(&mut entry).await;
-        // The list that is known to lie in the bucket, and the one that is to lie there.
-        let (stored, kept) = match loaded {
-            Loaded::Nothing => (Some(Kept::default()), Kept::default()),
+        let kept = match self.load(&mut entry).await {
             Loaded::Kept(kept) if self.forget => {
                 info!(
                     items = kept.items.len(),
                     "what was started on this host before is forgotten"
                 );
-                (Some(kept), Kept::default())
+                Kept::default()
             }
-            Loaded::Kept(kept) => (Some(kept.clone()), kept),
-            Loaded::Rejected(_) if self.forget => (None, Kept::default()),
+            Loaded::Kept(kept) => kept,
+            Loaded::Rejected(_) if self.forget => {
+                entry.replace();
+                Kept::default()
+            }
             Loaded::Rejected(cause) => {
                 self.tell_rejected(&cause);
-                (Some(Kept::default()), Kept::default())
+                Kept::default()
             }
         };
         self.begin(kept);
-        self.write(entry, stored).await;
+        self.write(entry).await;
     }
 
     async fn load(&self, entry: &mut KeptEntry) -> Loaded {
@@ -417,8 +574,8 @@ impl Inner {
         }
     }
 
-    /// Notes why the bucket cannot be used when this command was to be written, and says so unless
-    /// it was said lately.
+    /// Notes why the bucket cannot be used when this version was to be written, and says so if it
+    /// is another reason than before.
     fn failed(&self, error: &DesiredError, version: u64, retry: &mut Retry) {
         let cause = chain(error);
         if retry.is_news(&cause) {
@@ -450,40 +607,32 @@ impl Inner {
 
     /// Takes over what was read, with the commands that came before, and starts it.
     fn begin(self: &Arc<Self>, mut kept: Kept) {
+        let table = self.context.links.table();
+        kept.learn(|reference| key_of(&table, reference));
         let mut state = self.state.lock();
-        for command in std::mem::take(&mut state.early) {
-            if let Err(full) = kept.apply(&command) {
-                warn!(cause = %full, "a start is not kept");
-            }
-        }
-        let places: Vec<Place> = kept.items.iter().map(Item::place).collect();
-        state.kept = Some(kept);
+        let read: Vec<Place> = kept.items.iter().map(Item::place).collect();
+        state.log.read(kept);
+        let current = state.log.current();
+        let places: Vec<Place> =
+            read.into_iter().filter(|place| current.get(place).is_some()).collect();
         if !places.is_empty() {
             info!(items = places.len(), place = %self.place, "starting again what was started on this host");
         }
         for place in places {
             self.restore(&mut state, place);
         }
-        self.changed.notify_one();
+        self.list_changed(&mut state);
         self.progress.send_modify(|progress| (progress.is_read, progress.trouble) = (true, None));
     }
 
-    async fn write(&self, mut entry: KeptEntry, mut stored: Option<Kept>) {
+    async fn write(&self, mut entry: KeptEntry) {
         loop {
             self.changed.notified().await;
             let mut retry = Retry::new(&entry);
             loop {
-                let (version, kept) = {
-                    let state = self.state.lock();
-                    (state.version, state.kept.clone().unwrap_or_default())
-                };
-                let written = match stored.as_ref() == Some(&kept) {
-                    true => Ok(()),
-                    false => entry.save(&kept).await,
-                };
-                match written {
+                let (version, kept) = self.current();
+                match entry.save(kept).await {
                     Ok(()) => {
-                        stored = Some(kept);
                         self.progress.send_modify(|progress| {
                             (progress.attempted, progress.written) = (version, version);
                             progress.trouble = None;
@@ -499,25 +648,51 @@ impl Inner {
             }
         }
     }
+
+    fn current(&self) -> (u64, Kept) {
+        let state = self.state.lock();
+        (state.version, state.log.current().clone())
+    }
 }
 
-/// Returns the effect of a command that changed these places.
-fn effect_of(command: &Command, kept: &Kept, places: &[Place]) -> NotedEffect {
-    match (command, command.place()) {
-        (_, Some(place)) if kept.get(&place).is_some() => NotedEffect::Keeps,
-        (_, None) if places.is_empty() => NotedEffect::None,
-        (Command::UpdateActor { .. }, None) => NotedEffect::Keeps,
-        (_, None) => NotedEffect::Removes,
-        (_, Some(_)) => NotedEffect::None,
+/// Returns the public key that a reference is known to lead to.
+fn key_of(table: &Table, reference: &str) -> Option<String> {
+    match builtin::find(reference) {
+        Some(found) => found.ok().map(|spec| spec.known.public_key.to_owned()),
+        None => table.public_key_of(reference).map(ToString::to_string),
     }
+}
+
+fn worked(exactly: Option<Command>) -> Ended {
+    Ended::Worked { exactly, key: None }
+}
+
+/// Returns the end of the start of an actor. Where nothing else starts it, the host says how many
+/// there are after it: there may have been others that nobody keeps.
+fn end_of_start(outcome: actors::Outcome, place: &Place, is_settled: bool) -> Ended {
+    let Changed { id, groups, .. } = match outcome {
+        Ok(changed) => changed,
+        Err(error) => {
+            info!(%error, "a start that failed is not kept");
+            return Ended::Failed;
+        }
+    };
+    let Place::Actor { reference, annotations } = place else { return worked(None) };
+    let now = groups.into_iter().find(|(of, _)| of == annotations).filter(|_| is_settled);
+    let exactly = now.map(|(annotations, count)| Command::StartActor {
+        reference: reference.clone(),
+        annotations,
+        amount: Amount::Exactly(count),
+    });
+    Ended::Worked { exactly, key: Some(id.to_string()) }
 }
 
 /// The attempts to reach the bucket.
 struct Retry {
     backoff: Backoff,
     reconnects: watch::Receiver<u64>,
-    /// The text that was said last, and when.
-    said: Option<(String, Instant)>,
+    /// The reason that was said last.
+    said: Option<String>,
 }
 
 impl Retry {
@@ -527,12 +702,7 @@ impl Retry {
     }
 
     fn is_news(&mut self, cause: &str) -> bool {
-        let is_old =
-            self.said.as_ref().is_some_and(|(said, at)| said == cause && at.elapsed() < REMINDER);
-        if !is_old {
-            self.said = Some((cause.to_owned(), Instant::now()));
-        }
-        !is_old
+        self.said.replace(cause.to_owned()).as_deref() != Some(cause)
     }
 
     /// Waits before the next attempt. A server that comes back ends the pause.
@@ -541,6 +711,44 @@ impl Retry {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             Ok(()) = self.reconnects.changed() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_what_is_true_of_the_entry() {
+        let kept = || Told::Kept("there".to_owned());
+        let cases = [
+            ("a start that is written", true, 7, None, Some(true), kept()),
+            ("a later one is as well", true, 9, None, Some(true), kept()),
+            ("a stop that is written", true, 7, None, None, Told::Nothing),
+            ("a trouble from before", true, 7, Some("old"), Some(true), kept()),
+        ];
+        for (promise, is_read, written, trouble, is_kept, expected) in cases {
+            let trouble = trouble.map(str::to_owned);
+            let progress = Progress { is_read, attempted: written, written, trouble };
+            assert_eq!(progress.told(7, is_kept, "there"), expected, "{promise}");
+        }
+        let cases = [
+            ("a start that has failed", true, 7, None, Some(false), "failed"),
+            ("a start that is not written", true, 6, Some("away"), Some(true), "away"),
+            ("a start that is not written in time", true, 6, None, Some(true), "in time"),
+            ("a stop that is not written", true, 6, Some("away"), None, "starts again"),
+            ("a stop before the entry was read", false, 0, Some("off"), None, "off"),
+            ("a start before the entry was read", false, 0, Some("off"), Some(true), "off"),
+        ];
+        for (promise, is_read, written, trouble, is_kept, part) in cases {
+            let trouble = trouble.map(str::to_owned);
+            let progress = Progress { is_read, attempted: written, written, trouble };
+            let told = progress.told(7, is_kept, "there");
+            assert!(
+                matches!(&told, Told::NotKept(why) if why.contains(part)),
+                "{promise}: {told:?}"
+            );
         }
     }
 }

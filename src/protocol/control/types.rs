@@ -25,6 +25,28 @@ const EXPORT_BYTES_MAX: usize = 128;
 /// Key/value pairs; missing or null means none.
 pub type Pairs = BTreeMap<String, String>;
 
+/// How many calls at a time a start of an actor asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// So many more than now (the launch command of 2022).
+    Add(u32),
+    /// Exactly so many.
+    Exactly(u32),
+    /// So many, or as many as there are now if that is more.
+    AtLeast(u32),
+}
+
+impl Amount {
+    /// Returns the number that is asked for, where there are `before` now.
+    pub fn applied_to(self, before: u32) -> u32 {
+        match self {
+            Self::Add(more) => before.saturating_add(more),
+            Self::Exactly(count) => count,
+            Self::AtLeast(count) => before.max(count),
+        }
+    }
+}
+
 /// The answer to a command.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]

@@ -3,7 +3,8 @@
 //! Everything goes through the handles of the host. Links are written before their providers start,
 //! so that values of an earlier run are never tried; the page comes last, so that nobody sees it
 //! half done. Failures are told by events of the host, which are read all along; whatever does not
-//! happen has one deadline.
+//! happen has one deadline. A part that the host starts again by itself, because it ran before, may
+//! fail until then: the host tries it again.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,7 @@ use lattice_engine::{
     },
 };
 use lattice_protocol::{
-    desired::kept::{Command, Place},
+    desired::kept::Place,
     errors::chain,
     events::{Event, event::Annotations},
     identity::keys::LinkName,
@@ -91,6 +92,10 @@ pub(super) struct Application<'a> {
     deadline: Instant,
     /// The reference of the actor.
     actor: String,
+    /// The places that this has started, and those that the host starts again by itself, each with
+    /// why it failed the last time.
+    started: Vec<Place>,
+    kept: Vec<(Place, Option<String>)>,
     /// The links as they are wanted, by contract.
     wanted: BTreeMap<&'static str, LinkDefinition>,
     /// Why the page cannot be at its address.
@@ -104,6 +109,8 @@ impl<'a> Application<'a> {
             events: host.events().follow(),
             deadline: Instant::now() + DEADLINE,
             actor: String::new(),
+            started: Vec::new(),
+            kept: Vec::new(),
             wanted: BTreeMap::new(),
             refused: None,
         }
@@ -136,16 +143,15 @@ impl<'a> Application<'a> {
     }
 
     async fn start_actor(&mut self) -> Result<()> {
-        if !runs_actor(self.host) && !self.is_kept(&place_of(&self.actor)).await {
+        let place = place_of(&self.actor);
+        if !runs_actor(self.host) && !self.is_kept(&place).await {
             let reference = self.actor.clone();
             let (annotations, issuer_change) = (Annotations::new(), IssuerChange::Refused);
             let amount = Amount::Exactly(REPLICAS);
+            self.started.push(place);
             let start = actors::Start { reference, annotations, amount, issuer_change };
-            let noted = self.host.kept().note(Command::from(&start));
-            if let Err(error) = self.host.actors().start(start) {
-                noted.undo();
-                return Err(anyhow!(error).context(format!("start the actor {NAME}")));
-            }
+            let noted = self.host.kept().start_actor(start);
+            drop(noted.with_context(|| format!("start the actor {NAME}"))?);
         }
         self.until(&format!("the actor {NAME}"), runs_actor).await
     }
@@ -170,28 +176,24 @@ impl<'a> Application<'a> {
                 annotations,
                 issuer_change: IssuerChange::Refused,
             };
-            let noted = self.host.kept().note(Command::from(&start));
-            match self.host.providers().start(start).await {
-                Ok(Ok(())) => {}
+            match self.host.kept().start_provider(start).await {
+                Ok(_) => self.started.push(place),
                 // Somebody else has asked for it a moment ago. An event about our own attempt is no
                 // failure.
-                Ok(Err(ProviderError::AlreadyRunning { .. })) => {
-                    noted.undo();
-                    while self.noticed().is_err() {}
-                }
-                Ok(Err(error)) => {
-                    noted.undo();
-                    return Err(anyhow!(error).context(format!("start {reference}")));
-                }
-                Err(_) => bail!("start {reference}: the host is stopping"),
+                Err(ProviderError::AlreadyRunning { .. }) => {}
+                Err(error) => return Err(anyhow!(error).context(format!("start {reference}"))),
             }
         }
         self.until(&reference, runs).await
     }
 
     /// Whether the host starts it by itself, because it ran here before.
-    async fn is_kept(&self, place: &Place) -> bool {
-        self.host.kept().keeps(place).await == Some(true)
+    async fn is_kept(&mut self, place: &Place) -> bool {
+        let is_kept = self.host.kept().keeps(place).await == Some(true);
+        if is_kept {
+            self.kept.push((place.clone(), None));
+        }
+        is_kept
     }
 
     /// Waits until a part runs. State changes before the event that tells of it, so looking after
@@ -203,8 +205,9 @@ impl<'a> Application<'a> {
                 Ok(Err(RecvError::Lagged(events))) => debug!(events, "events missed"),
                 Ok(Err(RecvError::Closed)) => bail!("the host ended before {part} was started"),
                 Err(_) => bail!(
-                    "{part} does not run after {} s; the log says how far it came",
-                    DEADLINE.as_secs()
+                    "{part} does not run after {} s{}; the log says how far it came",
+                    DEADLINE.as_secs(),
+                    self.last_failures()
                 ),
             }
         }
@@ -222,18 +225,34 @@ impl<'a> Application<'a> {
         }
     }
 
+    /// Returns why parts failed that the host has tried again, as the end of a sentence.
+    fn last_failures(&self) -> String {
+        let failures = self.kept.iter().filter_map(|(_, failure)| failure.as_deref());
+        let failures: Vec<&str> = failures.collect();
+        if failures.is_empty() { String::new() } else { format!(" ({})", failures.join("; ")) }
+    }
+
+    /// Takes in that a part did not start: for good, unless the host tries it again.
+    fn failed(&mut self, place: &Place, error: String) -> Result<()> {
+        if let Some((_, failure)) = self.kept.iter_mut().find(|(kept, _)| kept == place) {
+            *failure = Some(error);
+        } else if self.started.contains(place) {
+            match place {
+                Place::Actor { .. } => bail!("the actor {NAME} cannot start: {error}"),
+                Place::Provider { reference, .. } => bail!("{reference} cannot start: {error}"),
+            }
+        }
+        Ok(())
+    }
+
     /// Looks whether an event says that a part cannot start.
     fn notice(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::ActorStartFailed { actor_ref, error } if actor_ref == self.actor => {
-                bail!("the actor {NAME} cannot start: {error}")
+            Event::ActorScaleFailed { image_ref, annotations, error, .. } => {
+                self.failed(&Place::Actor { reference: image_ref, annotations }, error)?;
             }
-            Event::ProviderStartFailed { provider_ref, error, .. }
-                if [&httpclient::SPEC, &httpserver::SPEC]
-                    .map(|spec| spec.known.reference())
-                    .contains(&provider_ref) =>
-            {
-                bail!("{provider_ref} cannot start: {error}")
+            Event::ProviderStartFailed { provider_ref, link_name, error } => {
+                self.failed(&Place::Provider { reference: provider_ref, link_name }, error)?;
             }
             Event::LinkdefSetFailed { link, error, .. } => {
                 let ours = self.wanted.get(&*link.contract_id) == Some(&link);

@@ -28,10 +28,11 @@ pub enum Effect<M, R> {
     /// worked, and with [`Plan::release`](super::Plan::release) in any case.
     Subscribe {
         start: Start,
+        reply: R,
         module: M,
     },
-    /// Publish the events of something that changes nothing else.
-    Announce(Change<M>),
+    /// Publish the events of something that changes nothing else, then answer.
+    Announce(Change<M>, R),
     /// Set the limits of an actor whose groups changed, publish the snapshot, then the events, then
     /// answer.
     Scale {
@@ -54,6 +55,7 @@ pub enum Effect<M, R> {
     Trial(TrialChange<M>, R),
     StartFailed {
         start: Start,
+        reply: R,
         actor_id: Option<ActorId>,
         error: StartError,
     },

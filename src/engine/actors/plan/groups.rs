@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::actors::supervisor::{
     Amount, GroupView, IMPORTS_ANNOTATION, IMPORTS_TRAP, REUSE_ANNOTATION,
 };
-use lattice_protocol::events::event::Annotations;
+use lattice_protocol::events::event::{Annotations, has_all};
 
 /// The groups of one actor; without any it does not run.
 #[derive(Clone, Debug, Default)]
@@ -55,17 +55,6 @@ pub enum BadImports {
 /// Why a group is not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
-
-impl Amount {
-    /// Returns the number that is asked for, where there are `before` now.
-    pub fn applied_to(self, before: u32) -> u32 {
-        match self {
-            Self::Add(more) => before.saturating_add(more),
-            Self::Exactly(count) => count,
-            Self::AtLeast(count) => before.max(count),
-        }
-    }
-}
 
 impl Groups {
     pub fn is_empty(&self) -> bool {
@@ -163,11 +152,6 @@ pub fn check_imports(unserved: &[String], annotations: &Annotations) -> Result<(
         None if !unserved.is_empty() => Err(BadImports::Unserved(unserved.to_vec())),
         _ => Ok(()),
     }
-}
-
-/// Says whether `annotations` contain every pair of `wanted`.
-fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
-    wanted.iter().all(|(key, value)| annotations.get(key) == Some(value))
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ impl Module for Arc<Artifact> {
 
 /// A command that needs a module. `R` is where its answer goes.
 pub enum Job<R> {
-    Start(Start),
+    Start(Start, R),
     Replace(Replace, R),
 }
 
@@ -196,7 +196,7 @@ impl<M: Module, R> Plan<M, R> {
     /// seconds since 1970, `room` is the number of bytes that an inventory has for actors.
     pub fn begin(&mut self, job: Job<R>, now: u64, room: usize) -> Vec<Effect<M, R>> {
         let (reference, issuer_change) = match &job {
-            Job::Start(start) => (start.reference.clone(), start.issuer_change),
+            Job::Start(start, _) => (start.reference.clone(), start.issuer_change),
             Job::Replace(replace, _) => (replace.reference.clone(), replace.issuer_change),
         };
         let waiting = self.loading.values().map(VecDeque::len).sum::<usize>()
@@ -233,7 +233,7 @@ impl<M: Module, R> Plan<M, R> {
     /// is.
     fn grows(&self, job: &Job<R>, reference: &str) -> Option<(M, bool)> {
         // An update loads even a reference that runs here: there may be something newer behind it.
-        let Job::Start(start) = job else { return None };
+        let Job::Start(start, _) = job else { return None };
         let running = self.running.values().find(|running| running.reference == reference)?;
         let now = running.groups.max_of(&start.annotations);
         Some((running.module.clone(), start.amount.applied_to(now) > now))
@@ -289,16 +289,16 @@ impl<M: Module, R> Plan<M, R> {
         let line = self.loading.remove(reference).unwrap_or_default();
         line.into_iter()
             .filter_map(|waiting| match waiting {
-                Waiting::Job(Job::Start(start)) => Some(start),
+                Waiting::Job(Job::Start(start, _)) => Some(start),
                 Waiting::Job(Job::Replace(..)) | Waiting::Stop(..) => None,
             })
             .collect()
     }
 
-    /// Takes in an actor that is subscribed for.
+    /// Takes in an actor that is subscribed for. The answer is left where it is if it cannot run.
     pub fn started(
         &mut self,
-        start: &Start,
+        (start, reply): (&Start, &mut Option<R>),
         module: &M,
         room: usize,
     ) -> Result<Vec<Effect<M, R>>, StartError> {
@@ -315,7 +315,7 @@ impl<M: Module, R> Plan<M, R> {
         let changes = vec![running.change(scaled)];
         let id = module.claims().subject.clone();
         self.running.insert(id.clone(), running);
-        self.settle(id, changes, None);
+        self.settle(id, changes, reply.take());
         Ok(self.take_effects())
     }
 
@@ -355,26 +355,26 @@ impl<M: Module, R> Plan<M, R> {
             return line.push_back(Waiting::Job((job, module)));
         }
         match job {
-            Job::Start(start) => self.start(start, module, room),
+            Job::Start(start, reply) => self.start(start, reply, module, room),
             Job::Replace(replace, reply) => self.replace(replace, module, reply),
         }
     }
 
-    fn start(&mut self, start: Start, module: M, room: usize) {
+    fn start(&mut self, start: Start, reply: R, module: M, room: usize) {
         let id = module.claims().subject.clone();
         match self.set_group(&module, &start, room) {
             Err(error) => {
-                self.effects.push(Effect::StartFailed { start, actor_id: Some(id), error })
+                self.effects.push(Effect::StartFailed { start, reply, actor_id: Some(id), error })
             }
-            Ok(Some(change)) => self.settle(id, vec![change], None),
+            Ok(Some(change)) => self.settle(id, vec![change], Some(reply)),
             Ok(None) if start.amount.applied_to(0) == 0 => {
                 let Start { reference, annotations, .. } = start;
                 let none = Change { module, reference, annotations, before: 0, after: 0 };
-                self.effects.push(Effect::Announce(none));
+                self.effects.push(Effect::Announce(none, reply));
             }
             Ok(None) => {
                 self.starting.insert(id, VecDeque::new());
-                self.effects.push(Effect::Subscribe { start, module });
+                self.effects.push(Effect::Subscribe { start, reply, module });
             }
         }
     }
@@ -562,9 +562,10 @@ impl<M: Module, R> Plan<M, R> {
     /// Ends a command that gets no module.
     fn fail(&mut self, job: Job<R>, actor_id: Option<ActorId>, text: String) {
         match job {
-            Job::Start(start) => {
+            Job::Start(start, reply) => {
                 self.effects.push(Effect::StartFailed {
                     start,
+                    reply,
                     actor_id,
                     error: StartError::Load(text),
                 });

@@ -8,6 +8,9 @@ use lattice_protocol::{
     identity::keys::{Kind, public_of_seed},
 };
 
+/// Answers of starts have numbers above this.
+const START: u32 = 1000;
+
 #[derive(Clone)]
 struct TestModule(Arc<ActorClaims>);
 
@@ -29,10 +32,13 @@ impl Module for TestModule {
 struct Scene {
     plan: Plan<TestModule, u32>,
     /// The actors that are being subscribed for.
-    subscribing: HashMap<ActorId, (Start, TestModule)>,
+    subscribing: HashMap<ActorId, ((Start, u32), TestModule)>,
+    /// The answers of starts that have come, in order.
+    started: Vec<u32>,
     /// The references that the lattice knows, and the actors behind them.
     known: HashMap<String, ActorId>,
     replies: u32,
+    starts: u32,
     now: u64,
     room: usize,
 }
@@ -91,8 +97,10 @@ impl Scene {
         Self {
             plan: Plan::new(growth),
             subscribing: HashMap::new(),
+            started: Vec::new(),
             known: HashMap::new(),
             replies: 0,
+            starts: 0,
             now: 0,
             room: 10_000,
         }
@@ -118,7 +126,8 @@ impl Scene {
                         .map_or(Amount::Exactly(1), |text| amount(text)),
                     issuer_change: IssuerChange::Refused,
                 };
-                self.plan.begin(Job::Start(start), self.now, self.room)
+                self.starts += 1;
+                self.plan.begin(Job::Start(start, START + self.starts), self.now, self.room)
             }
             "replace" => {
                 let actor_id = (rest.first() == Some(&"of")).then(|| id(rest[1]).to_string());
@@ -153,13 +162,15 @@ impl Scene {
             "loaded" => self.plan.loaded(object, Ok(module(rest[0])), self.room),
             "subscribed" | "unsubscribed" => {
                 let id = id(object);
-                let (start, module) = self.subscribing.remove(&id).unwrap();
+                let ((start, reply), module) = self.subscribing.remove(&id).unwrap();
+                let mut left = Some(reply);
                 let started = match verb {
-                    "subscribed" => self.plan.started(&start, &module, self.room),
+                    "subscribed" => self.plan.started((&start, &mut left), &module, self.room),
                     _ => Err(StartError::Subscribe("no answer".into())),
                 };
                 let mut effects = started.unwrap_or_else(|error| {
-                    vec![Effect::StartFailed { start, actor_id: Some(id.clone()), error }]
+                    let reply = left.expect("an answer to give");
+                    vec![Effect::StartFailed { start, reply, actor_id: Some(id.clone()), error }]
                 });
                 effects.extend(self.plan.release(&id, self.room));
                 effects
@@ -192,31 +203,45 @@ impl Scene {
         self.replies
     }
 
+    /// Puts an answer into words; those of starts are only gathered.
+    fn ok(&mut self, reply: Option<u32>) -> String {
+        match reply {
+            Some(reply) if reply > START => {
+                self.started.push(reply - START);
+                String::new()
+            }
+            Some(reply) => format!(" ok#{reply}"),
+            None => String::new(),
+        }
+    }
+
     fn words(&mut self, effect: Effect<TestModule, u32>) -> String {
         match effect {
             Effect::Load { reference, .. } => format!("load {reference}"),
             Effect::AskPermission { reference, module, .. } => {
                 format!("ask {reference} {}", version(&module))
             }
-            Effect::Subscribe { start, module } => {
+            Effect::Subscribe { start, reply, module } => {
                 let words = format!("subscribe {}", version(&module));
-                assert!(
-                    self.subscribing.insert(module.0.subject.clone(), (start, module)).is_none()
-                );
+                let subscribing = ((start, reply), module.clone());
+                assert!(self.subscribing.insert(module.0.subject.clone(), subscribing).is_none());
                 words
             }
-            Effect::Announce(change) => format!("announce {}", changes(&[change])),
+            Effect::Announce(change, reply) => {
+                self.started.push(reply - START);
+                format!("announce {}", changes(&[change]))
+            }
             Effect::Scale { id, limits, changes: list, reply } => {
                 format!(
                     "scale {} {} [{}]{}",
                     letter(&id),
                     words_of(limits),
                     changes(&list),
-                    ok(reply)
+                    self.ok(reply)
                 )
             }
             Effect::Leave { id, changes: list, reply } => {
-                format!("leave {} [{}]{}", letter(&id), changes(&list), ok(reply))
+                format!("leave {} [{}]{}", letter(&id), changes(&list), self.ok(reply))
             }
             Effect::Update(update, reply) => format!(
                 "update {} {} > {} {} {}{}",
@@ -225,15 +250,16 @@ impl Scene {
                 update.reference,
                 version(&update.module),
                 words_of(update.limits),
-                ok(Some(reply))
+                self.ok(Some(reply))
             ),
             Effect::Trial(change, reply) => {
                 let newer = change.newer.map_or("all".into(), |(module, reference, share)| {
                     format!("{share}% {reference} {}", version(&module))
                 });
-                format!("trial {} {newer}{}", letter(&change.id), ok(Some(reply)))
+                format!("trial {} {newer}{}", letter(&change.id), self.ok(Some(reply)))
             }
-            Effect::StartFailed { start, actor_id, error } => {
+            Effect::StartFailed { start, reply, actor_id, error } => {
+                self.started.push(reply - START);
                 format!(
                     "no start {} {}: {}",
                     start.reference,
@@ -272,10 +298,6 @@ fn words_of(limits: Limits) -> String {
     format!("calls={}{reuse}", limits.calls)
 }
 
-fn ok(reply: Option<u32>) -> String {
-    reply.map(|reply| format!(" ok#{reply}")).unwrap_or_default()
-}
-
 /// Returns the name of an error's variant.
 fn kind(error: &impl std::fmt::Debug) -> String {
     format!("{error:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
@@ -287,6 +309,26 @@ fn check(growth: Growth, cases: &[(&str, &str, &str)]) {
     for (promise, script, expected) in cases {
         let script = script.replace("RUN", "start a:1 =2; loaded a:1 A@1x50; subscribed A");
         assert_eq!(Scene::new(growth).play(&script), *expected, "{promise}: {script}");
+    }
+}
+
+#[test]
+fn each_start_is_answered_when_it_has_ended_whatever_the_end() {
+    for (script, answered) in [
+        ("start a:1", &[][..]),
+        ("start a:1; start a:1 +1; loaded a:1 failed", &[1, 2]),
+        ("start a:1; loaded a:1 A@1", &[]),
+        ("start a:1; loaded a:1 A@1; subscribed A", &[1]),
+        ("start a:1; loaded a:1 A@1; unsubscribed A", &[1]),
+        ("start a:1; start a:1 +1; loaded a:1 A@1; subscribed A", &[1, 2]),
+        ("RUN; start a:1 =0", &[1, 2]),
+        ("RUN; start b:1; loaded b:1 A@2", &[1, 2]),
+        ("start a:1 =0; loaded a:1 A@1", &[1]),
+        ("room 0; start a:1; loaded a:1 A@1; subscribed A", &[1]),
+    ] {
+        let mut scene = Scene::new(Growth::Free);
+        scene.play(&script.replace("RUN", "start a:1 =2; loaded a:1 A@1x50; subscribed A"));
+        assert_eq!(scene.started, answered, "{script}");
     }
 }
 

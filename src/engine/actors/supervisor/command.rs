@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{actors::trial::TrialView, issuers::IssuerChange};
+pub use lattice_protocol::control::types::Amount;
 use lattice_protocol::{
     control::types::CodeInfo, events::event::Annotations, identity::keys::ActorId,
 };
@@ -24,17 +25,6 @@ pub const REUSE_ANNOTATION: &str = "lattice.host/instance-reuse";
 pub const IMPORTS_ANNOTATION: &str = "lattice.host/unknown-imports";
 /// Its value: the actor starts, and a call that uses one of them fails.
 pub const IMPORTS_TRAP: &str = "trap";
-
-/// How many an actor request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Amount {
-    /// So many more than now (the launch command of 2022).
-    Add(u32),
-    /// Exactly so many.
-    Exactly(u32),
-    /// So many, or as many as there are now if that is more.
-    AtLeast(u32),
-}
 
 /// A request to run an actor under one set of annotations.
 #[derive(Clone, Debug)]
@@ -79,9 +69,28 @@ pub enum Revisions {
     Any,
 }
 
-/// Why a stop or an update was refused.
+/// The groups of an actor that a command was about, as they are after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub id: ActorId,
+    /// The reference that it runs from; empty if no group is named.
+    pub reference: String,
+    /// How many calls each takes at a time; none if it is gone.
+    pub groups: Vec<(Annotations, u32)>,
+}
+
+/// The answer to a command, given when it has ended.
+pub type Outcome = Result<Changed, ActorError>;
+
+/// Why a start failed, or a stop or an update was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ActorError {
+    #[error("{cause}")]
+    NotStarted {
+        /// The actor, as far as it is known.
+        id: Option<ActorId>,
+        cause: String,
+    },
     #[error("{0} does not run on this host")]
     NotRunning(String),
     #[error("{actor} runs on this host, but not with the annotations {annotations:?}")]
@@ -124,10 +133,10 @@ pub struct GroupView {
 }
 
 pub(super) enum Command {
-    Start(Start),
-    Stop(Stop, oneshot::Sender<Result<(), ActorError>>),
-    Replace(Replace, oneshot::Sender<Result<(), ActorError>>),
-    TakeBack(String, oneshot::Sender<Result<(), ActorError>>),
+    Start(Start, oneshot::Sender<Outcome>),
+    Stop(Stop, oneshot::Sender<Outcome>),
+    Replace(Replace, oneshot::Sender<Outcome>),
+    TakeBack(String, oneshot::Sender<Outcome>),
     StopAll { deadline: Instant, done: oneshot::Sender<()> },
 }
 
@@ -139,25 +148,28 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks for an actor; the outcome is told by events. Fails only when the inbox is full or the
-    /// host is stopping.
-    pub fn start(&self, start: Start) -> Result<(), ActorError> {
-        self.commands.try_send(Command::Start(start)).map_err(|_| ActorError::Unavailable)
+    /// Asks for an actor; the outcome is told by events as well, and by nothing if the host stops
+    /// before. Fails only when the inbox is full or the host is stopping.
+    pub fn start(&self, start: Start) -> Result<oneshot::Receiver<Outcome>, ActorError> {
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.commands.try_send(Command::Start(start, reply));
+        sent.map_err(|_| ActorError::Unavailable)?;
+        Ok(outcome)
     }
 
     /// Asks for a stop; the answer comes when the actor takes no further calls.
-    pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Result<(), ActorError>> {
+    pub fn stop(&self, stop: Stop) -> oneshot::Receiver<Outcome> {
         self.ask(|reply| Command::Stop(stop, reply))
     }
 
     /// Asks for a live update; the answer comes when new calls run the new module.
-    pub fn replace(&self, replace: Replace) -> oneshot::Receiver<Result<(), ActorError>> {
+    pub fn replace(&self, replace: Replace) -> oneshot::Receiver<Outcome> {
         self.ask(|reply| Command::Replace(replace, reply))
     }
 
     /// Ends the trial of a newer revision of an actor, by its public key: the one before it takes
     /// all calls again. Without a trial there is nothing to do.
-    pub fn take_back(&self, actor_id: String) -> oneshot::Receiver<Result<(), ActorError>> {
+    pub fn take_back(&self, actor_id: String) -> oneshot::Receiver<Outcome> {
         self.ask(|reply| Command::TakeBack(actor_id, reply))
     }
 
@@ -176,8 +188,8 @@ impl Handle {
 
     fn ask(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<(), ActorError>>) -> Command,
-    ) -> oneshot::Receiver<Result<(), ActorError>> {
+        command: impl FnOnce(oneshot::Sender<Outcome>) -> Command,
+    ) -> oneshot::Receiver<Outcome> {
         let (reply, answer) = oneshot::channel();
         if let Err(
             mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command),

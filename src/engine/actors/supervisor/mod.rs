@@ -36,8 +36,8 @@ use command::Command;
 use load::{Loads, load, permitted, record};
 
 pub use command::{
-    ActorError, ActorView, Amount, GroupView, Handle, IMPORTS_ANNOTATION, IMPORTS_TRAP,
-    REUSE_ANNOTATION, Replace, Revisions, Start, Stop, UNBOUNDED,
+    ActorError, ActorView, Amount, Changed, GroupView, Handle, IMPORTS_ANNOTATION, IMPORTS_TRAP,
+    Outcome, REUSE_ANNOTATION, Replace, Revisions, Start, Stop, UNBOUNDED,
 };
 
 use crate::{
@@ -49,7 +49,7 @@ use crate::{
 };
 use lattice_base::{budget::machine_memory, registry::Registry};
 use lattice_protocol::{
-    events::Event,
+    events::{Event, event::Annotations},
     identity::{
         claims::{ActorClaims, now},
         keys::ActorId,
@@ -112,8 +112,10 @@ struct Supervisor {
     published: watch::Sender<Arc<Vec<ActorView>>>,
 }
 
-/// Where the outcome of a stop or an update goes.
-type Reply = oneshot::Sender<Result<(), ActorError>>;
+/// Where the outcome of a command goes.
+type Reply = oneshot::Sender<Outcome>;
+/// An outcome on its way: the events about it come first.
+type Answer = (Reply, Changed);
 
 /// A running actor with its way out of the lattice.
 struct Serving {
@@ -132,13 +134,14 @@ enum Done {
     },
     Subscribed {
         start: Start,
+        reply: Reply,
         artifact: Arc<Artifact>,
         result: Result<Subscriptions, StartError>,
     },
     /// An actor left its queue group; the events of its stop are due.
     Left {
         events: Vec<Event>,
-        reply: Option<Reply>,
+        answer: Option<Answer>,
     },
     /// An actor has left its queue group and finished the calls that came through it.
     Served(Arc<Actor>),
@@ -160,7 +163,7 @@ impl Supervisor {
                         let _ = done.send(());
                         return;
                     }
-                    Some(Command::Start(start)) => self.begin(Job::Start(start)),
+                    Some(Command::Start(start, reply)) => self.begin(Job::Start(start, reply)),
                     Some(Command::Replace(replace, reply)) => self.begin(Job::Replace(replace, reply)),
                     Some(Command::Stop(stop, reply)) => self.stop(stop, reply),
                     Some(Command::TakeBack(actor_id, reply)) => {
@@ -199,10 +202,10 @@ impl Supervisor {
                 let effects = self.plan.loaded(&reference, result, self.room());
                 self.carry_out(effects);
             }
-            Ok(Done::Subscribed { start, artifact, result }) => {
-                self.subscribed(start, artifact, result)
+            Ok(Done::Subscribed { start, reply, artifact, result }) => {
+                self.subscribed((start, reply), artifact, result)
             }
-            Ok(Done::Left { events, reply }) => self.announce(events, reply),
+            Ok(Done::Left { events, answer }) => self.announce(events, answer),
             Ok(Done::Served(actor)) => {
                 self.still_running(&actor);
                 // Calls within this process may still be in work.
@@ -229,18 +232,24 @@ impl Supervisor {
                         Done::Loaded { reference, result }
                     });
                 }
-                Effect::Subscribe { start, module } => self.subscribe(start, module),
-                Effect::Announce(change) => self.announce(self.scale_events(&change), None),
+                Effect::Subscribe { start, reply, module } => self.subscribe(start, reply, module),
+                Effect::Announce(change, reply) => {
+                    let id = change.module.claims.subject.clone();
+                    self.announce(self.scale_events(&change), Some((reply, changed(id, &[change]))))
+                }
                 Effect::Scale { id, limits, changes, reply } => {
                     self.set_limits(&id, limits);
                     self.publish_state();
-                    self.announce(self.events_of(&changes), reply);
+                    let answer = reply.map(|reply| (reply, changed(id, &changes)));
+                    self.announce(self.events_of(&changes), answer);
                 }
                 Effect::Leave { id, changes, reply } => self.leave(&id, &changes, reply),
                 Effect::Update(update, reply) => self.update(update, reply),
                 Effect::Trial(change, reply) => self.change_trial(change, reply),
-                Effect::StartFailed { start, actor_id, error } => {
-                    self.start_failed(&start, actor_id.as_ref(), &error)
+                Effect::StartFailed { start, reply, actor_id, error } => {
+                    self.start_failed(&start, actor_id.as_ref(), &error);
+                    let cause = error.to_string();
+                    let _ = reply.send(Err(ActorError::NotStarted { id: actor_id, cause }));
                 }
                 Effect::ReplaceFailed { replace, reply, error, running } => {
                     self.replace_failed(&replace, running, &error);
@@ -254,10 +263,10 @@ impl Supervisor {
     }
 
     /// The last step of a change: tells everybody, then the client that asked for it.
-    fn announce(&self, events: Vec<Event>, reply: Option<Reply>) {
+    fn announce(&self, events: Vec<Event>, answer: Option<Answer>) {
         self.parts.context.events.publish_all(events);
-        if let Some(reply) = reply {
-            let _ = reply.send(Ok(()));
+        if let Some((reply, changed)) = answer {
+            let _ = reply.send(Ok(changed));
         }
     }
 
@@ -274,7 +283,7 @@ impl Supervisor {
     }
 
     /// Subscribes for an actor that does not run yet.
-    fn subscribe(&mut self, start: Start, artifact: Arc<Artifact>) {
+    fn subscribe(&mut self, start: Start, reply: Reply, artifact: Arc<Artifact>) {
         let parts = Arc::clone(&self.parts);
         self.children.spawn(async move {
             parts.context.events.steps(&start.reference).stage(Stage::Start);
@@ -284,26 +293,31 @@ impl Supervisor {
             let subject = parts.context.subjects.actor(artifact.claims.subject.as_str());
             let result = parts.receiver.subscribe(&subject, &subject).await;
             let result = result.map_err(|error| StartError::Subscribe(error.to_string()));
-            Done::Subscribed { start, artifact, result }
+            Done::Subscribed { start, reply, artifact, result }
         });
     }
 
     fn subscribed(
         &mut self,
-        start: Start,
+        (start, reply): (Start, Reply),
         artifact: Arc<Artifact>,
         result: Result<Subscriptions, StartError>,
     ) {
         let (id, room) = (artifact.claims.subject.clone(), self.room());
+        let mut reply = Some(reply);
         let started = result.and_then(|subscriptions| {
-            Ok((subscriptions, self.plan.started(&start, &artifact, room)?))
+            Ok((subscriptions, self.plan.started((&start, &mut reply), &artifact, room)?))
         });
-        match started {
-            Ok((subscriptions, effects)) => {
+        match (started, reply) {
+            (Ok((subscriptions, effects)), _) => {
                 self.serve(&start, artifact, subscriptions);
                 self.carry_out(effects);
             }
-            Err(error) => self.start_failed(&start, Some(&id), &error),
+            (Err(error), Some(reply)) => {
+                let actor_id = Some(id.clone());
+                self.carry_out(vec![Effect::StartFailed { start, reply, actor_id, error }]);
+            }
+            (Err(error), None) => self.start_failed(&start, Some(&id), &error),
         }
         let effects = self.plan.release(&id, room);
         self.carry_out(effects);
@@ -368,7 +382,12 @@ impl Supervisor {
         });
         self.set_limits(id, update.limits);
         self.publish_state();
-        self.announce(self.update_events(&update), Some(reply));
+        let changed = Changed {
+            id: id.clone(),
+            reference: reference.clone(),
+            groups: amounts(&update.groups),
+        };
+        self.announce(self.update_events(&update), Some((reply, changed)));
     }
 
     /// Lets a newer revision of an actor take a share of its calls, or ends that.
@@ -402,7 +421,10 @@ impl Supervisor {
             }
         }
         self.publish_state();
-        self.announce(self.trial_events(&change), Some(reply));
+        let (id, groups) = (id.clone(), amounts(&change.groups));
+        let reference = self.plan.reference_of(&id).to_owned();
+        let changed = Changed { id, reference, groups };
+        self.announce(self.trial_events(&change), Some((reply, changed)));
     }
 
     /// Makes an actor keep the limits that follow from its groups.
@@ -424,12 +446,13 @@ impl Supervisor {
             gone.left
         });
         let events = self.events_of(changes);
+        let answer = reply.map(|reply| (reply, changed(id.clone(), changes)));
         self.children.spawn(async move {
             if let Some(left) = left {
                 // An error means that the subscription ended by itself before.
                 let _ = left.await;
             }
-            Done::Left { events, reply }
+            Done::Left { events, answer }
         });
     }
 
@@ -521,7 +544,7 @@ impl Supervisor {
                 Ok(Done::Served(actor)) => served.push(actor),
                 Ok(Done::Left { events, .. }) => self.announce(events, None),
                 // Started too late to be of use: it leaves with its subscription, and its client is
-                // told.
+                // told by events. The answer stays out: it is not the start that failed.
                 Ok(Done::Subscribed { start, .. }) => {
                     self.start_failed(&start, None, &StartError::Stopping)
                 }
@@ -535,4 +558,15 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Returns what a command changed.
+fn changed(id: ActorId, changes: &[Change<Arc<Artifact>>]) -> Changed {
+    let reference = changes.first().map(|change| change.reference.clone()).unwrap_or_default();
+    let groups = changes.iter().map(|change| (change.annotations.clone(), change.after));
+    Changed { id, reference, groups: groups.collect() }
+}
+
+fn amounts(groups: &[GroupView]) -> Vec<(Annotations, u32)> {
+    groups.iter().map(|group| (group.annotations.clone(), group.max)).collect()
 }

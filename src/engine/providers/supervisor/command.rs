@@ -20,7 +20,7 @@ use crate::{
     },
 };
 use lattice_protocol::{
-    events::event::Annotations,
+    events::event::{Annotations, has_all},
     identity::keys::{LinkName, ProviderId},
 };
 
@@ -50,7 +50,7 @@ pub struct Stop {
 impl Stop {
     /// Whether what was started so has all the annotations asked for.
     pub(super) fn selects(&self, start: &Start) -> bool {
-        self.annotations.iter().all(|(name, value)| start.annotations.get(name) == Some(value))
+        has_all(&start.annotations, &self.annotations)
     }
 }
 
@@ -83,6 +83,17 @@ fn runs_as(others: &[String]) -> String {
         format!(" (it does under {})", others.join(", "))
     }
 }
+
+/// Why a provider that was to start does not run, and which one it was, as far as that is known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}")]
+pub struct NotStarted {
+    pub id: Option<ProviderId>,
+    pub cause: String,
+}
+
+/// The end of a start that was taken: the provider runs, or not. Nothing if the host stops before.
+pub type Ended = oneshot::Receiver<Result<ProviderId, NotStarted>>;
 
 /// A running provider as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +148,11 @@ pub enum Which {
     All,
 }
 
+/// Where the end of a start goes.
+pub(super) type EndSender = oneshot::Sender<Result<ProviderId, NotStarted>>;
+
 pub(super) enum Command {
-    Start(Start, oneshot::Sender<Result<(), ProviderError>>),
+    Start(Start, oneshot::Sender<Result<(), ProviderError>>, EndSender),
     Stop(Stop, oneshot::Sender<Result<(), ProviderError>>),
     StopAll { which: Which, deadline: Instant, done: oneshot::Sender<()> },
 }
@@ -155,7 +169,16 @@ impl Handle {
     /// Asks for a provider. The answer says whether the command was taken; the outcome is told by
     /// events.
     pub fn start(&self, start: Start) -> oneshot::Receiver<Result<(), ProviderError>> {
-        self.ask(|reply| Command::Start(start, reply))
+        self.start_and_follow(start).0
+    }
+
+    /// Asks for a provider; tells as well how this start ends, once it was taken.
+    pub fn start_and_follow(
+        &self,
+        start: Start,
+    ) -> (oneshot::Receiver<Result<(), ProviderError>>, Ended) {
+        let (end, ended) = oneshot::channel();
+        (self.ask(|reply| Command::Start(start, reply, end)), ended)
     }
 
     /// Asks for a stop. The answer says whether there is something to stop; `provider_stopped`
@@ -192,7 +215,7 @@ impl Handle {
         if let Err(
             mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command),
         ) = self.commands.try_send(command(reply))
-            && let Command::Start(_, reply) | Command::Stop(_, reply) = command
+            && let Command::Start(_, reply, _) | Command::Stop(_, reply) = command
         {
             let _ = reply.send(Err(ProviderError::Unavailable));
         }

@@ -50,7 +50,7 @@ use crate::{
     router::{Local, Locals, Router},
     rpc::server::Receiver,
 };
-use command::Command;
+use command::{Command, EndSender};
 use lattice_base::registry::Registry;
 use lattice_protocol::{
     clock,
@@ -63,7 +63,9 @@ use prepare::{PreparedProvider, prepare};
 use run::{Launched, begin, follow};
 
 pub use super::plan::Phase;
-pub use command::{Condition, Handle, ProviderError, ProviderView, Start, Stop, Which};
+pub use command::{
+    Condition, Ended, Handle, NotStarted, ProviderError, ProviderView, Start, Stop, Which,
+};
 
 /// Commands waiting for the supervisor.
 const INBOX: usize = 256;
@@ -141,7 +143,7 @@ struct Supervisor {
     /// Bounds how many providers are fetched and unpacked at a time.
     prepares: Arc<Semaphore>,
     /// Starts whose provider is not known yet, by a number of their own.
-    preparing: HashMap<Uuid, (Start, AbortHandle)>,
+    preparing: HashMap<Uuid, Preparing>,
     entries: BTreeMap<Key, Entry>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ProviderView>>>,
@@ -152,8 +154,17 @@ struct Supervisor {
     closing: bool,
 }
 
+/// A start whose provider is not known yet.
+struct Preparing {
+    start: Start,
+    end: EndSender,
+    work: AbortHandle,
+}
+
 struct Entry {
     start: Start,
+    /// Where the end of its first start goes; none from then on.
+    end: Option<EndSender>,
     prepared: Arc<PreparedProvider>,
     life: Lifecycle,
     /// The run; a restart has another.
@@ -241,8 +252,8 @@ impl Supervisor {
                             last_deadline = Some(deadline);
                         }
                     }
-                    Some(Command::Start(start, reply)) => {
-                        let _ = reply.send(self.begin(start));
+                    Some(Command::Start(start, reply, end)) => {
+                        let _ = reply.send(self.begin(start, end));
                     }
                     Some(Command::Stop(stop, reply)) => {
                         let _ = reply.send(self.stop(&stop));
@@ -276,7 +287,7 @@ impl Supervisor {
     }
 
     /// Takes a start on, or refuses it at once with the reason.
-    fn begin(&mut self, start: Start) -> Result<(), ProviderError> {
+    fn begin(&mut self, start: Start, end: EndSender) -> Result<(), ProviderError> {
         let refused = self.refuse(&start);
         if let Err(error) = &refused {
             self.start_failed(&start.reference, &start.link_name, &error.to_string());
@@ -290,7 +301,7 @@ impl Supervisor {
         let span =
             info_span!("provider", reference = %start.reference, link_name = %start.link_name);
         let wanted = start.clone();
-        let handle = self.children.spawn(
+        let work = self.children.spawn(
             async move {
                 // Never closed, so there is always a permit to wait for.
                 let _permit = prepares.acquire_owned().await;
@@ -298,7 +309,7 @@ impl Supervisor {
             }
             .instrument(span),
         );
-        self.preparing.insert(number, (wanted, handle));
+        self.preparing.insert(number, Preparing { start: wanted, end, work });
         Ok(())
     }
 
@@ -314,7 +325,7 @@ impl Supervisor {
         }
         let key = self.known_key(start);
         let entry = key.and_then(|key| self.entries.get(&key));
-        let is_preparing = self.preparing.values().any(|(other, _)| {
+        let is_preparing = self.preparing.values().any(|Preparing { start: other, .. }| {
             other.reference == start.reference && other.link_name == start.link_name
         });
         if is_preparing || entry.is_some_and(|entry| entry.life.phase != Phase::Pausing) {
@@ -344,16 +355,15 @@ impl Supervisor {
 
     fn prepared(&mut self, number: Uuid, result: anyhow::Result<Arc<PreparedProvider>>) {
         // It is gone if it was stopped meanwhile.
-        let Some((start, _)) = self.preparing.remove(&number) else { return };
-        let prepared = match result {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                return self.start_failed(&start.reference, &start.link_name, &chain(&*error));
-            }
-        };
+        let Some(Preparing { start, end, .. }) = self.preparing.remove(&number) else { return };
         if self.closing {
+            // The end stays out: it is not the start that failed.
             return self.start_failed(&start.reference, &start.link_name, "the host is stopping");
         }
+        let prepared = match result {
+            Ok(prepared) => prepared,
+            Err(error) => return self.not_started(&start, end, None, chain(&*error)),
+        };
         let key = Key { id: prepared.id().clone(), link_name: start.link_name.clone() };
         self.advance(&key, Input::Start);
         if self.entries.contains_key(&key) {
@@ -361,13 +371,14 @@ impl Supervisor {
                 provider: key.id.to_string(),
                 link_name: key.link_name.to_string(),
             };
-            return self.start_failed(&start.reference, &start.link_name, &error.to_string());
+            return self.not_started(&start, end, Some(key.id), error.to_string());
         }
         if !self.has_room() {
-            return self.start_failed(&start.reference, &start.link_name, FULL);
+            return self.not_started(&start, end, Some(key.id), FULL.to_owned());
         }
         let entry = Entry {
             start,
+            end: Some(end),
             prepared,
             life: Lifecycle::new(Instant::now()),
             instance: Uuid::nil(),
@@ -378,6 +389,12 @@ impl Supervisor {
         };
         self.entries.insert(key.clone(), entry);
         self.launch(&key);
+    }
+
+    /// Tells that a start has failed.
+    fn not_started(&self, start: &Start, end: EndSender, id: Option<ProviderId>, cause: String) {
+        self.start_failed(&start.reference, &start.link_name, &cause);
+        let _ = end.send(Err(NotStarted { id, cause }));
     }
 
     /// Whether the inventory has room for one more provider, those that are about to run included.
@@ -466,8 +483,15 @@ impl Supervisor {
         let effects = entry.life.on(input, &facts);
         // Made before the first effect: events tell of a provider that is removed already.
         let about = context(&self.parts, key, entry);
+        // A host that stops cuts starts off: then it is not the start that failed.
+        let end = effects.iter().find_map(|effect| end_of(effect, &key.id));
+        let end = end.filter(|end| end.is_ok() || !self.closing);
+        let end = end.and_then(|end| Some((entry.end.take()?, end)));
         for effect in effects {
             self.carry_out(key, &about, effect);
+        }
+        if let Some((sender, end)) = end {
+            let _ = sender.send(end);
         }
     }
 
@@ -576,21 +600,23 @@ impl Supervisor {
 
     /// Calls off the starts that a stop is about; returns whether there were any.
     fn call_off(&mut self, stop: &Stop) -> bool {
-        let meant = self.preparing.extract_if(|_, (start, _)| {
+        let meant = self.preparing.extract_if(|_, Preparing { start, .. }| {
             start.reference == stop.provider
                 && start.link_name == stop.link_name
                 && stop.selects(start)
         });
-        let meant: Vec<(Start, AbortHandle)> = meant.map(|(_, preparing)| preparing).collect();
-        for (start, work) in &meant {
+        let meant: Vec<Preparing> = meant.map(|(_, preparing)| preparing).collect();
+        let is_any = !meant.is_empty();
+        for Preparing { start, end, work } in meant {
             work.abort();
             self.parts.context.events.publish(Event::ProviderStartFailed {
-                provider_ref: start.reference.clone(),
+                provider_ref: start.reference,
                 link_name: start.link_name.to_string(),
                 error: STOPPED_EARLY.into(),
             });
+            let _ = end.send(Err(NotStarted { id: None, cause: STOPPED_EARLY.into() }));
         }
-        !meant.is_empty()
+        is_any
     }
 
     fn stop(&mut self, stop: &Stop) -> Result<(), ProviderError> {
@@ -645,7 +671,7 @@ impl Supervisor {
             .filter(|(_, entry)| which == Which::All || entry.prepared.is_ingress())
             .map(|(key, _)| key.clone())
             .collect();
-        for (start, work) in std::mem::take(&mut self.preparing).into_values() {
+        for Preparing { start, work, .. } in std::mem::take(&mut self.preparing).into_values() {
             work.abort();
             self.start_failed(&start.reference, &start.link_name, "the host is stopping");
         }
@@ -718,6 +744,17 @@ impl Supervisor {
             link_name: link_name.to_string(),
             error: text.to_owned(),
         });
+    }
+}
+
+/// Says whether a start has ended with an effect, and how.
+fn end_of(effect: &Effect, id: &ProviderId) -> Option<Result<ProviderId, NotStarted>> {
+    match effect {
+        Effect::TellStarted => Some(Ok(id.clone())),
+        Effect::TellNotStarted(cause) => {
+            Some(Err(NotStarted { id: Some(id.clone()), cause: cause.clone() }))
+        }
+        _ => None,
     }
 }
 

@@ -1,14 +1,26 @@
 //! The starts that an operator gave by hand to one host, and that it repeats when it comes back.
 //!
 //! [`Kept`] is the value of the entry [`kept`](super::kept). Each command makes another list of it,
-//! as [`Kept::apply`] says. Starts that somebody else manages are not in it: those of an
-//! application, and those of `host dev`, which have an annotation each.
+//! as [`Kept::apply`] says; [`CommandLog`] has those that have not ended yet, and takes back what
+//! failed. Starts that somebody else manages are not in it: those of an application, and
+//! those of `host dev`, which have an annotation each.
+//!
+//! Invariant: of two starts that cannot run beside each other, two references of one actor or of
+//! one provider under one link name, the list has the later one.
+
+mod log;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{applications::ownership::MANAGED_BY, events::event::Annotations};
+use crate::{
+    applications::ownership::MANAGED_BY,
+    control::types::Amount,
+    events::event::{Annotations, has_all},
+};
+
+pub use log::{CommandLog, Ended, Noted, Number, Refused};
 
 /// The annotation of what `host dev` started; its value is the name of the file.
 pub const DEV: &str = "lattice.host/dev";
@@ -79,17 +91,11 @@ pub enum Place {
 /// A command that an operator gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Start so many more.
-    LaunchActor {
-        reference: String,
-        annotations: Annotations,
-        more: u32,
-    },
     /// Run so many; none stops it.
-    ScaleActor {
+    StartActor {
         reference: String,
         annotations: Annotations,
-        max: u32,
+        amount: Amount,
     },
     /// Stop so many, or all, of what has these annotations.
     StopActor {
@@ -97,6 +103,11 @@ pub enum Command {
         actor: String,
         annotations: Annotations,
         count: Option<u32>,
+    },
+    /// After a stop of an actor so many are left under these annotations.
+    LeftOfActor {
+        reference: String,
+        left: Vec<(Annotations, u32)>,
     },
     /// Run another module under the same key.
     UpdateActor {
@@ -128,13 +139,11 @@ impl Command {
     /// Whether it is about what somebody else manages, who starts it again.
     pub fn is_managed(&self) -> bool {
         let annotations = match self {
-            Self::LaunchActor { annotations, .. } | Self::ScaleActor { annotations, .. } => {
-                annotations
-            }
+            Self::StartActor { annotations, .. }
+            | Self::StopActor { annotations, .. }
+            | Self::StopProvider { annotations, .. } => annotations,
             Self::StartProvider(provider) => &provider.annotations,
-            Self::StopActor { .. } | Self::UpdateActor { .. } | Self::StopProvider { .. } => {
-                return false;
-            }
+            Self::LeftOfActor { .. } | Self::UpdateActor { .. } => return false,
         };
         [MANAGED_BY, DEV].iter().any(|mark| annotations.contains_key(*mark))
     }
@@ -142,13 +151,15 @@ impl Command {
     /// Returns the place of what a start is about.
     pub fn place(&self) -> Option<Place> {
         match self {
-            Self::LaunchActor { reference, annotations, .. }
-            | Self::ScaleActor { reference, annotations, .. } => {
+            Self::StartActor { reference, annotations, .. } => {
                 let (reference, annotations) = (reference.clone(), annotations.clone());
                 Some(Place::Actor { reference, annotations })
             }
             Self::StartProvider(provider) => Some(provider.place()),
-            Self::StopActor { .. } | Self::UpdateActor { .. } | Self::StopProvider { .. } => None,
+            Self::StopActor { .. }
+            | Self::LeftOfActor { .. }
+            | Self::UpdateActor { .. }
+            | Self::StopProvider { .. } => None,
         }
     }
 }
@@ -160,6 +171,46 @@ impl Item {
                 Place::Actor { reference: reference.clone(), annotations: annotations.clone() }
             }
             Self::Provider(provider) => provider.place(),
+        }
+    }
+
+    pub fn is_at(&self, place: &Place) -> bool {
+        match (self, place) {
+            (Self::Actor(actor), Place::Actor { reference, annotations }) => {
+                actor.reference == *reference && actor.annotations == *annotations
+            }
+            (Self::Provider(provider), Place::Provider { reference, link_name }) => {
+                provider.reference == *reference && provider.link_name == *link_name
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns the reference as the client wrote it.
+    pub fn reference(&self) -> &str {
+        let (Self::Actor(Actor { reference, .. }) | Self::Provider(Provider { reference, .. })) =
+            self;
+        reference
+    }
+
+    fn id_mut(&mut self) -> &mut Option<String> {
+        let (Self::Actor(Actor { id, .. }) | Self::Provider(Provider { id, .. })) = self;
+        id
+    }
+
+    /// Whether it cannot be in a list with another one: a host runs an actor from one reference,
+    /// and a provider under a link name from one.
+    fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Actor(one), Self::Actor(two)) => match one.reference == two.reference {
+                true => one.annotations == two.annotations,
+                false => one.id.is_some() && one.id == two.id,
+            },
+            (Self::Provider(one), Self::Provider(two)) => {
+                one.link_name == two.link_name
+                    && (one.reference == two.reference || one.id.is_some() && one.id == two.id)
+            }
+            _ => false,
         }
     }
 }
@@ -179,72 +230,89 @@ impl Actor {
 
 impl Kept {
     pub fn get(&self, place: &Place) -> Option<&Item> {
-        self.items.iter().find(|item| item.place() == *place)
+        self.items.iter().find(|item| item.is_at(place))
     }
 
-    /// Carries a command out; returns the places that changed. A command about what somebody else
-    /// manages changes nothing, and neither does one that there is no room for.
-    pub fn apply(&mut self, command: &Command) -> Result<Vec<Place>, Full> {
+    /// Carries a command out; returns whether that makes another list. A command about what
+    /// somebody else manages does not.
+    pub fn apply(&mut self, command: &Command) -> bool {
         if command.is_managed() {
-            return Ok(Vec::new());
+            return false;
         }
         match command {
-            Command::LaunchActor { reference, annotations, more } => {
-                self.change_actor(reference, annotations, |max| max.saturating_add(*more))
+            Command::StartActor { reference, annotations, amount } => {
+                self.start_actor(reference, annotations, *amount)
             }
-            Command::ScaleActor { reference, annotations, max } => {
-                self.change_actor(reference, annotations, |_| *max)
-            }
-            Command::StartProvider(provider) => {
-                let place = provider.place();
-                let id = match self.get(&place) {
-                    Some(Item::Provider(before)) => before.id.clone(),
-                    _ => None,
-                };
-                self.put(&place, Some(Item::Provider(Provider { id, ..provider.clone() })))?;
-                Ok(vec![place])
-            }
+            Command::StartProvider(provider) => self.start_provider(provider),
             Command::StopActor { actor, annotations, count } => {
-                Ok(self.stop_actor(actor, annotations, *count))
+                self.stop_actor(actor, annotations, *count)
             }
+            Command::LeftOfActor { reference, left } => self.left_of_actor(reference, left),
             Command::UpdateActor { actor, reference } => self.update_actor(actor, reference),
             Command::StopProvider { provider, link_name, annotations } => {
-                Ok(self.stop_provider(provider, link_name, annotations))
+                self.stop_provider(provider, link_name, annotations)
             }
         }
     }
 
-    /// Puts an item in a place, or takes what is there away.
-    pub fn put(&mut self, place: &Place, item: Option<Item>) -> Result<(), Full> {
-        let at = self.items.iter().position(|item| item.place() == *place);
-        let before = match (at, item) {
-            (Some(at), Some(item)) => Some(std::mem::replace(&mut self.items[at], item)),
-            (Some(at), None) => Some(self.items.remove(at)),
-            (None, Some(_)) if self.items.len() >= ITEMS_MAX => return Err(Full::Items),
-            (None, Some(item)) => {
-                self.items.push(item);
-                None
-            }
-            (None, None) => None,
-        };
-        if self.bytes() <= BYTES_MAX {
-            return Ok(());
+    /// Fails if it has no room for all that is in it.
+    pub fn check(&self) -> Result<(), Full> {
+        if self.items.len() > ITEMS_MAX {
+            return Err(Full::Items);
         }
-        // Taking something away cannot come here, so the place is filled.
-        match (at, before) {
-            (Some(at), Some(before)) => self.items[at] = before,
-            _ => drop(self.items.pop()),
-        }
-        Err(Full::Bytes)
+        if self.bytes() > BYTES_MAX { Err(Full::Bytes) } else { Ok(()) }
     }
 
-    /// Notes the public key of what runs in a place; returns whether that is news.
+    /// Takes away what is in a place; returns whether there was something.
+    pub fn remove(&mut self, place: &Place) -> bool {
+        let before = self.items.len();
+        self.items.retain(|item| !item.is_at(place));
+        self.items.len() != before
+    }
+
+    /// Notes the public key of what runs in a place; returns whether that is news. What cannot run
+    /// beside it goes.
     pub fn identify(&mut self, place: &Place, key: &str) -> bool {
-        let Some(item) = self.items.iter_mut().find(|item| item.place() == *place) else {
+        let Some(at) = self.items.iter().position(|item| item.is_at(place)) else { return false };
+        let id = self.items[at].id_mut();
+        if id.as_deref() == Some(key) {
             return false;
-        };
-        let (Item::Actor(Actor { id, .. }) | Item::Provider(Provider { id, .. })) = item;
-        id.replace(key.to_owned()).as_deref() != Some(key)
+        }
+        *id = Some(key.to_owned());
+        let item = self.items.remove(at);
+        let before = self.items[..at].iter().filter(|other| !item.excludes(other)).count();
+        self.items.retain(|other| !item.excludes(other));
+        self.items.insert(before, item);
+        true
+    }
+
+    /// Notes public keys that are known from elsewhere by their references.
+    pub fn learn(&mut self, key_of: impl Fn(&str) -> Option<String>) {
+        for item in &mut self.items {
+            if item.id_mut().is_none() {
+                *item.id_mut() = key_of(item.reference());
+            }
+        }
+    }
+
+    /// Whether something else in the list is the actor or provider of this key that could run in
+    /// this place.
+    pub fn has_other(&self, place: &Place, key: &str) -> bool {
+        let Some(mut item) = self.get(place).cloned() else { return false };
+        *item.id_mut() = Some(key.to_owned());
+        self.items.iter().any(|other| !other.is_at(place) && item.excludes(other))
+    }
+
+    /// Leaves the later one of two that cannot run beside each other.
+    pub fn drop_superseded(&mut self) {
+        let mut later: Vec<Item> = Vec::with_capacity(self.items.len());
+        while let Some(item) = self.items.pop() {
+            if !later.iter().any(|one| one.excludes(&item)) {
+                later.push(item);
+            }
+        }
+        later.reverse();
+        self.items = later;
     }
 
     /// Returns its size as a text in JSON, in bytes.
@@ -253,32 +321,49 @@ impl Kept {
         text.map_or(usize::MAX, |text| text.len())
     }
 
-    fn change_actor(
-        &mut self,
-        reference: &str,
-        annotations: &Annotations,
-        changed: impl FnOnce(u32) -> u32,
-    ) -> Result<Vec<Place>, Full> {
-        let (reference, annotations) = (reference.to_owned(), annotations.clone());
-        let place = Place::Actor { reference: reference.clone(), annotations: annotations.clone() };
-        let before = match self.get(&place) {
-            Some(Item::Actor(actor)) => actor.clone(),
-            _ => Actor { reference, annotations, ..Actor::default() },
-        };
-        let max = changed(before.max);
-        if max == before.max {
-            return Ok(Vec::new());
+    fn start_actor(&mut self, reference: &str, annotations: &Annotations, amount: Amount) -> bool {
+        let found = self.items.iter_mut().enumerate().find_map(|(at, item)| match item {
+            Item::Actor(actor)
+                if actor.reference == reference && actor.annotations == *annotations =>
+            {
+                Some((at, actor))
+            }
+            _ => None,
+        });
+        let before = found.as_ref().map_or(0, |(_, actor)| actor.max);
+        let max = amount.applied_to(before);
+        match found {
+            Some((at, _)) if max == 0 => drop(self.items.remove(at)),
+            Some((_, actor)) => actor.max = max,
+            None if max == 0 => {}
+            None => {
+                let (reference, annotations) = (reference.to_owned(), annotations.clone());
+                self.items.push(Item::Actor(Actor { reference, id: None, annotations, max }));
+            }
         }
-        let item = (max > 0).then_some(Item::Actor(Actor { max, ..before }));
-        self.put(&place, item)?;
-        Ok(vec![place])
+        max != before
+    }
+
+    fn start_provider(&mut self, started: &Provider) -> bool {
+        let place = started.place();
+        match self.items.iter_mut().find(|item| item.is_at(&place)) {
+            Some(Item::Provider(provider)) => {
+                let new = Provider { id: provider.id.clone(), ..started.clone() };
+                let is_news = *provider != new;
+                *provider = new;
+                is_news
+            }
+            _ => {
+                self.items.push(Item::Provider(started.clone()));
+                true
+            }
+        }
     }
 
     /// Takes as many as a stop does, one set of annotations after the other.
-    fn stop_actor(&mut self, word: &str, wanted: &Annotations, count: Option<u32>) -> Vec<Place> {
-        let (mut left, mut changed) = (count.unwrap_or(u32::MAX), Vec::new());
+    fn stop_actor(&mut self, word: &str, wanted: &Annotations, count: Option<u32>) -> bool {
+        let (mut left, mut is_changed) = (count.unwrap_or(u32::MAX), false);
         for item in &mut self.items {
-            let place = item.place();
             let Item::Actor(actor) = item else { continue };
             if !actor.is(word) || !has_all(&actor.annotations, wanted) {
                 continue;
@@ -286,52 +371,61 @@ impl Kept {
             // Without a count all of it goes: two without a bound are more than any number.
             let fewer = if count.is_none() { actor.max } else { actor.max.min(left) };
             left -= fewer.min(left);
-            if fewer == 0 {
-                continue;
-            }
             actor.max -= fewer;
-            changed.push(place);
+            is_changed |= fewer > 0;
         }
-        self.items.retain(|item| !matches!(item, Item::Actor(Actor { max: 0, .. })));
-        changed
+        self.drop_stopped();
+        is_changed
     }
 
-    fn update_actor(&mut self, word: &str, reference: &str) -> Result<Vec<Place>, Full> {
-        let (mut after, mut changed) = (self.clone(), Vec::new());
-        for item in &mut after.items {
-            let before = item.place();
-            let Item::Actor(actor) = item else { continue };
-            if actor.is(word) && actor.reference != reference {
-                reference.clone_into(&mut actor.reference);
-                changed.extend([before, item.place()]);
+    fn left_of_actor(&mut self, of: &str, left: &[(Annotations, u32)]) -> bool {
+        let mut is_changed = false;
+        for item in &mut self.items {
+            let Item::Actor(Actor { reference, annotations, max, .. }) = item else { continue };
+            let mut counts = left.iter().filter(|(of, _)| of == annotations);
+            if reference == of
+                && let Some((_, count)) = counts.next()
+            {
+                is_changed |= max != count;
+                *max = *count;
             }
         }
-        if after.bytes() > BYTES_MAX {
-            return Err(Full::Bytes);
-        }
-        *self = after;
-        Ok(changed)
+        self.drop_stopped();
+        is_changed
     }
 
-    fn stop_provider(&mut self, word: &str, link: &str, wanted: &Annotations) -> Vec<Place> {
-        let mut changed = Vec::new();
+    fn drop_stopped(&mut self) {
+        self.items.retain(|item| !matches!(item, Item::Actor(Actor { max: 0, .. })));
+    }
+
+    fn update_actor(&mut self, word: &str, new: &str) -> bool {
+        let mut is_changed = false;
+        for item in &mut self.items {
+            if let Item::Actor(actor) = item
+                && actor.is(word)
+                && actor.reference != new
+            {
+                new.clone_into(&mut actor.reference);
+                is_changed = true;
+            }
+        }
+        if is_changed {
+            self.drop_superseded();
+        }
+        is_changed
+    }
+
+    fn stop_provider(&mut self, word: &str, link: &str, wanted: &Annotations) -> bool {
+        let before = self.items.len();
         self.items.retain(|item| {
             let Item::Provider(provider) = item else { return true };
             let is_meant = (provider.reference == word || provider.id.as_deref() == Some(word))
                 && provider.link_name == link
                 && has_all(&provider.annotations, wanted);
-            if is_meant {
-                changed.push(item.place());
-            }
             !is_meant
         });
-        changed
+        self.items.len() != before
     }
-}
-
-/// Says whether `annotations` contain every pair of `wanted`.
-fn has_all(annotations: &Annotations, wanted: &Annotations) -> bool {
-    wanted.iter().all(|(key, value)| annotations.get(key) == Some(value))
 }
 
 #[cfg(test)]
@@ -371,12 +465,14 @@ mod tests {
 
     fn launch(reference: &str, marks: &str, more: u32) -> Command {
         let annotations = annotations(marks);
-        Command::LaunchActor { reference: reference.into(), annotations, more }
+        let amount = Amount::Add(more);
+        Command::StartActor { reference: reference.into(), annotations, amount }
     }
 
     fn scale(reference: &str, marks: &str, max: u32) -> Command {
         let annotations = annotations(marks);
-        Command::ScaleActor { reference: reference.into(), annotations, max }
+        let amount = Amount::Exactly(max);
+        Command::StartActor { reference: reference.into(), annotations, amount }
     }
 
     fn stop(actor: &str, marks: &str, count: Option<u32>) -> Command {
@@ -404,7 +500,7 @@ mod tests {
     fn each_command_about_actors_makes_another_list() {
         let two: List<'_> = &[("a#M", 2), ("a#M t=x", 3)];
         let all = u32::MAX;
-        let cases: [(&str, List<'_>, Command, List<'_>); 25] = [
+        let cases: [(&str, List<'_>, Command, List<'_>); 26] = [
             ("a start is kept", &[], launch("a", "", 1), &[("a", 1)]),
             ("more are more", &[("a", 1)], launch("a", "", 2), &[("a", 3)]),
             (
@@ -426,6 +522,7 @@ mod tests {
                 &[("a", 1)],
             ),
             ("host dev", &[], scale("a", "lattice.host/dev=a.wasm", 1), &[]),
+            ("a managed stop", two, stop("a", "wasmcloud.dev/managed-by=wadm", None), two),
             ("a stop by key", two, stop("M", "", None), &[]),
             ("a stop by reference", two, stop("a", "", None), &[]),
             ("a stop of another", two, stop("N", "", None), two),
@@ -443,10 +540,10 @@ mod tests {
         ];
         for (promise, before, command, after) in cases {
             let mut list = kept(before);
-            let changed = list.apply(&command).unwrap();
+            let is_changed = list.apply(&command);
             let expected = kept(after);
             assert_eq!(list, expected, "{promise}: {command:?}");
-            assert_eq!(changed.is_empty(), kept(before) == expected, "{promise}: {changed:?}");
+            assert_eq!(is_changed, kept(before) != expected, "{promise}: {command:?}");
         }
     }
 
@@ -465,41 +562,73 @@ mod tests {
         ];
         for (promise, before, command, after) in cases {
             let mut list = kept(before);
-            list.apply(&command).unwrap();
+            let is_changed = list.apply(&command);
             assert_eq!(list, kept(after), "{promise}: {command:?}");
+            assert_eq!(is_changed, kept(before) != kept(after), "{promise}: {command:?}");
         }
         let mut list = kept(two);
         assert!(
             list.identify(&item(two[0]).place(), "V") && list.identify(&item(two[1]).place(), "V")
         );
         assert!(!list.identify(&item(two[0]).place(), "V"), "no news");
-        assert_eq!(list.apply(&end("V", "default", "")).unwrap(), [item(two[0]).place()]);
+        assert!(list.apply(&end("V", "default", "")));
+        assert_eq!(list, kept(&[("p/front#V t=x", 0)]));
     }
 
     #[test]
-    fn what_there_is_no_room_for_changes_nothing() {
-        let mut list = Kept::default();
-        for number in 0..ITEMS_MAX {
-            list.apply(&scale(&number.to_string(), "", 1)).unwrap();
+    fn of_two_that_cannot_run_beside_each_other_the_later_one_is_kept() {
+        let cases: [(&str, List<'_>, List<'_>); 7] = [
+            ("two references of one actor", &[("a#M", 1), ("b#M", 2)], &[("b#M", 2)]),
+            ("all its annotations", &[("a#M", 1), ("a#M t=x", 1), ("b#M", 2)], &[("b#M", 2)]),
+            (
+                "annotations of one reference",
+                &[("a#M", 1), ("a#M t=x", 1)],
+                &[("a#M", 1), ("a#M t=x", 1)],
+            ),
+            ("keys that are not known", &[("a", 1), ("b#M", 2)], &[("a", 1), ("b#M", 2)]),
+            ("one place twice", &[("a#M", 1), ("c", 1), ("a", 2)], &[("c", 1), ("a", 2)]),
+            (
+                "two references of a provider under one name",
+                &[("p/l#V", 0), ("q/l#V", 0), ("p/k#V", 0)],
+                &[("q/l#V", 0), ("p/k#V", 0)],
+            ),
+            ("two providers", &[("p/l#V", 0), ("q/l#W", 0)], &[("p/l#V", 0), ("q/l#W", 0)]),
+        ];
+        for (promise, before, after) in cases {
+            let mut list = kept(before);
+            list.drop_superseded();
+            assert_eq!(list, kept(after), "{promise}");
         }
-        let before = list.clone();
-        assert_eq!(list.apply(&scale("one more", "", 1)), Err(Full::Items));
-        assert_eq!(list, before);
-        list.apply(&scale("7", "", 9)).unwrap();
+        // What runs is what counts, wherever it is in the list.
+        let mut list = kept(&[("c", 1), ("a", 1), ("b#M", 2), ("b#M t=x", 2)]);
+        let place = item(("a", 1)).place();
+        assert!(list.has_other(&place, "M") && !list.has_other(&place, "N"));
+        assert!(list.identify(&place, "M") && !list.identify(&place, "M"));
+        assert_eq!(list, kept(&[("c", 1), ("a#M", 1)]));
+        // An update makes one reference of two.
+        let mut list = kept(&[("a#M", 1), ("b", 2)]);
+        assert!(list.apply(&update("M", "b")));
+        assert_eq!(list, kept(&[("b", 2)]));
+    }
 
-        let mut list = kept(&[("p/default", 0), ("a#M", 1)]);
-        let before = list.clone();
-        let configuration = Some("x".repeat(BYTES_MAX));
-        for link_name in ["default", "other"] {
-            let (reference, link_name) = ("p".to_owned(), link_name.to_owned());
-            let configuration = configuration.clone();
-            let large = Provider { reference, link_name, configuration, ..Provider::default() };
-            assert_eq!(list.apply(&Command::StartProvider(large)), Err(Full::Bytes));
-            assert_eq!(list, before);
+    #[test]
+    fn a_stop_leaves_as_many_as_the_host_says() {
+        let left = |list: List<'_>| {
+            let left = list.iter().map(|(marks, count)| (annotations(marks), *count)).collect();
+            Command::LeftOfActor { reference: "a".into(), left }
+        };
+        let two: List<'_> = &[("a#M", 2), ("a#M t=x", 3), ("b", 4)];
+        let cases: [(&str, List<'_>, List<'_>); 4] = [
+            ("some", &[("", 1)], &[("a#M", 1), ("a#M t=x", 3), ("b", 4)]),
+            ("none", &[("", 0), ("t=x", 1)], &[("a#M t=x", 1), ("b", 4)]),
+            ("of what is not kept", &[("t=y", 7)], two),
+            ("nothing new", &[("", 2)], two),
+        ];
+        for (promise, counts, after) in cases {
+            let mut list = kept(two);
+            assert_eq!(list.apply(&left(counts)), kept(after) != kept(two), "{promise}");
+            assert_eq!(list, kept(after), "{promise}");
         }
-        let long = "r".repeat(BYTES_MAX);
-        assert_eq!(list.apply(&update("M", &long)), Err(Full::Bytes));
-        assert_eq!(list, before);
     }
 
     #[test]
