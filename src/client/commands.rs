@@ -24,7 +24,10 @@ use lattice_protocol::{
         types::{Ack, Inventory, Pairs},
     },
     errors::OutcomeUnknown,
-    events::{Event, Received, Step, event::ProviderContext},
+    events::{
+        Event, Received, Step,
+        event::{ProviderContext, has_all},
+    },
     issuers,
 };
 
@@ -357,7 +360,7 @@ impl<'a> HostCommands<'a> {
         id: &str,
         count: Option<u32>,
         annotations: &Pairs,
-    ) -> Result<()> {
+    ) -> Result<Keeping> {
         let host = self.host;
         let before = annotated(&self.inventory().await?, id, annotations);
         // Zero and nothing both mean all of them.
@@ -371,8 +374,10 @@ impl<'a> HostCommands<'a> {
         };
         // Hosts answer when the actor has left; one that takes longer than a request may is watched
         // all the same.
-        let took_on = self.told(&request, &format!("stop {id}")).await.context("stop the actor")?;
-        let Some(patience) = self.patience else { return Ok(()) };
+        let answer = self.told(&request, &format!("stop {id}")).await.context("stop the actor")?;
+        let took_on = answer.is_some();
+        let keeping = answer.map(Keeping::from).unwrap_or_default();
+        let Some(patience) = self.patience else { return Ok(keeping) };
         let outcome = watch
             .wait(
                 patience.until,
@@ -384,7 +389,7 @@ impl<'a> HostCommands<'a> {
             )
             .await;
         match outcome {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(keeping),
             Err(WaitError::Failed(why)) => bail!(why),
             Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
                 "host {host} {} the stop of {id}, but still runs it after {patience}; calls in work are finished first. \
@@ -395,7 +400,12 @@ impl<'a> HostCommands<'a> {
     }
 
     /// Stops a provider under a link name.
-    pub async fn stop_provider(&self, id: &str, link_name: &str, contract: &str) -> Result<()> {
+    pub async fn stop_provider(
+        &self,
+        id: &str,
+        link_name: &str,
+        contract: &str,
+    ) -> Result<Keeping> {
         let host = self.host;
         let watch = Watch::open(self.lattice, host).await?;
         let request = StopProvider {
@@ -405,8 +415,9 @@ impl<'a> HostCommands<'a> {
             link_name: link_name.to_owned(),
             provider_ref: id.to_owned(),
         };
-        self.lattice.command(host, &request).await.context("stop the provider")?;
-        let Some(patience) = self.patience else { return Ok(()) };
+        let answer = self.lattice.command(host, &request).await.context("stop the provider")?;
+        let keeping = Keeping::from(answer);
+        let Some(patience) = self.patience else { return Ok(keeping) };
         let outcome = watch
             .wait(
                 patience.until,
@@ -428,7 +439,7 @@ impl<'a> HostCommands<'a> {
             )
             .await;
         match outcome {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(keeping),
             Err(WaitError::Failed(why)) => bail!(why),
             Err(WaitError::TimedOut) => bail!(OutcomeUnknown(format!(
                 "host {host} took the stop of {id} on, but still runs it after {patience}; `host get inventory {host}` tells when \
@@ -468,15 +479,19 @@ impl<'a> HostCommands<'a> {
         }
     }
 
-    /// Gives a command that may take longer than an answer. Returns whether the host took it on in
-    /// time; a refusal is an error in its words.
-    async fn told<R: HostRequest<Reply = Ack>>(&self, command: &R, what: &str) -> Result<bool> {
+    /// Gives a command that may take longer than an answer. Returns the answer if it came in time; a
+    /// refusal is an error in its words.
+    async fn told<R: HostRequest<Reply = Ack>>(
+        &self,
+        command: &R,
+        what: &str,
+    ) -> Result<Option<Ack>> {
         match self.lattice.request_of(self.host, command).await {
-            Ok(_) => Ok(true),
+            Ok(answer) => Ok(Some(answer)),
             Err(RequestError::Refused { error, .. }) => {
                 bail!("host {} refuses to {what}: {error}", self.host)
             }
-            Err(RequestError::TimedOut { .. }) => Ok(false),
+            Err(RequestError::TimedOut { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -543,13 +558,7 @@ fn running(inventory: &Inventory, reference: &str, annotations: &Pairs) -> Optio
 /// How many calls an actor takes at a time, over the instances that have all these annotations.
 fn annotated(inventory: &Inventory, id: &str, annotations: &Pairs) -> u64 {
     let of_it = inventory.actors.iter().filter(|actor| actor.id == id);
-    of_it
-        .map(|actor| {
-            instances(actor, |theirs| {
-                annotations.iter().all(|(key, value)| theirs.get(key) == Some(value))
-            })
-        })
-        .sum()
+    of_it.map(|actor| instances(actor, |theirs| has_all(theirs, annotations))).sum()
 }
 
 /// The provider that runs with this reference under a link name.

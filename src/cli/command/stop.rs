@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{pairs_of, runs_actor};
+use super::{pairs_of, runs_actor, start::add_keeping};
 use crate::{
     args::{
         flags::SettingArgs,
@@ -15,7 +15,7 @@ use crate::{
     terminal::{Message, Terminal},
 };
 use lattice_client::{
-    commands::{HostCommands, STOP_WAIT},
+    commands::{HostCommands, Keeping, STOP_WAIT},
     lattice::Lattice,
     names,
 };
@@ -58,8 +58,8 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
             found => {
                 let actor_ref = found.as_ref().map_or(&*word, |id| id).to_owned();
                 let stop = control::StopActor { actor_ref, annotations, ..Default::default() };
-                if let Some(host) = stopped_before_it_runs(&lattice, &inventories, &stop).await {
-                    return show_stopped_early(terminal, &stop.actor_ref, &host);
+                if let Some(early) = stopped_before_it_runs(&lattice, &inventories, &stop).await {
+                    return show_stopped_early(terminal, &stop.actor_ref, early);
                 }
                 match found {
                     Ok(id) => bail!("actor {id} runs on no host that answers; nothing was stopped"),
@@ -73,10 +73,11 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
     if hosts.len() > 1 && !args.all {
         bail!(several("actor", &id, &hosts));
     }
-    let mut stopped = Vec::new();
+    let (mut stopped, mut unwritten) = (Vec::new(), Keeping::default());
     for inventory in &hosts {
         let commands = HostCommands::new(&lattice, &inventory.host_id, wait(args.skip_wait));
-        commands.stop_actor(&id, args.count, &annotations).await?;
+        let keeping = commands.stop_actor(&id, args.count, &annotations).await?;
+        unwritten.not_kept = unwritten.not_kept.or(keeping.not_kept);
         stopped.push(inventory.host_id.as_str());
     }
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
@@ -85,11 +86,8 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
         if stopped.len() > 1 { "s" } else { "" },
         stopped.join(", ")
     );
-    terminal.show(&Message::new(
-        text,
-        &id,
-        json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped }),
-    ))
+    let members = json!({ "actor_id": id, "host_id": stopped.first(), "hosts": stopped });
+    show(terminal, text, &id, members, &unwritten)
 }
 
 async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) -> Result<()> {
@@ -108,7 +106,7 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
             let (provider_ref, link_name) = (wanted.provider.clone(), link_name.to_owned());
             let stop = control::StopProvider { provider_ref, link_name, ..Default::default() };
             return match stopped_before_it_runs(&lattice, &inventories, &stop).await {
-                Some(host) => show_stopped_early(terminal, &stop.provider_ref, &host),
+                Some(early) => show_stopped_early(terminal, &stop.provider_ref, early),
                 None => Err(error),
             };
         }
@@ -143,29 +141,53 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     } else {
         provider.contract_id.clone()
     };
-    HostCommands::new(&lattice, &host, wait(args.skip_wait))
-        .stop_provider(&id, link_name, &contract)
-        .await?;
+    let commands = HostCommands::new(&lattice, &host, wait(args.skip_wait));
+    let keeping = commands.stop_provider(&id, link_name, &contract).await?;
     let verb = if args.skip_wait { "stop requested" } else { "stopped" };
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
-    terminal.show(&Message::new(format!("Provider [{id}] {verb} on host [{host}]"), &id, members))
+    let text = format!("Provider [{id}] {verb} on host [{host}]");
+    show(terminal, text, &id, members, &keeping)
 }
 
-/// Stops what a host has kept and tries to start again. Returns that host; nothing if none does, or
-/// several might.
+/// Stops what a host has kept and tries to start again. Returns that host and its words; nothing if
+/// none does, or several might.
 async fn stopped_before_it_runs<R: HostRequest<Reply = Ack>>(
     lattice: &Lattice,
     inventories: &[Inventory],
     stop: &R,
-) -> Option<String> {
+) -> Option<(String, Keeping)> {
     let [Inventory { host_id, .. }] = inventories else { return None };
-    lattice.command(host_id, stop).await.is_ok().then(|| host_id.clone())
+    let answer = lattice.command(host_id, stop).await.ok()?;
+    Some((host_id.clone(), answer.into()))
 }
 
-fn show_stopped_early(terminal: &Terminal, word: &str, host: &str) -> Result<()> {
+fn show_stopped_early(
+    terminal: &Terminal,
+    word: &str,
+    (host, keeping): (String, Keeping),
+) -> Result<()> {
     let text =
         format!("{word} did not run on host [{host}], which does not try to start it any more");
-    terminal.show(&Message::new(text, word, json!({ "host_id": host, "hosts": [host] })))
+    let members = json!({ "host_id": host, "hosts": [host] });
+    show(terminal, text, word, members, &keeping)
+}
+
+/// Shows a stop, and why it does not hold for the next start of the host.
+fn show(
+    terminal: &Terminal,
+    text: String,
+    name: &str,
+    mut members: Value,
+    keeping: &Keeping,
+) -> Result<()> {
+    add_keeping(&mut members, keeping);
+    terminal.show(&Message::new(text, name, members))?;
+    if let Some(cause) = &keeping.not_kept
+        && !terminal.is_data()
+    {
+        terminal.note(format!("not noted for the next start of the host: {cause}"));
+    }
+    Ok(())
 }
 
 /// How long to wait for a stop; not at all if that is wished.

@@ -571,10 +571,11 @@ pub async fn stop(
     let (lattice, actor, host) = (dashboard.lattice().clone(), id.clone(), host.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
-        HostCommands::new(&lattice, &host, Some(STOP_WAIT))
+        let keeping = HostCommands::new(&lattice, &host, Some(STOP_WAIT))
             .stop_actor(&actor, None, &BTreeMap::new())
             .await?;
-        Ok(End { text: format!("{name} has stopped on {host_name}"), ..End::default() })
+        let text = format!("{name} has stopped on {host_name}{}", keeping.complaint());
+        Ok(End { text, ..End::default() })
     }))
 }
 

@@ -432,9 +432,10 @@ pub async fn stop(
         (dashboard.lattice().clone(), id.clone(), link_name.clone(), host.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
-        HostCommands::new(&lattice, &host, Some(STOP_WAIT))
+        let keeping = HostCommands::new(&lattice, &host, Some(STOP_WAIT))
             .stop_provider(&id, &link_name, &contract)
             .await?;
-        Ok(End { text: format!("{name} has stopped on {host_name}"), ..End::default() })
+        let text = format!("{name} has stopped on {host_name}{}", keeping.complaint());
+        Ok(End { text, ..End::default() })
     }))
 }
