@@ -1,23 +1,26 @@
 //! Tells the web page of `wash` 0.26 what runs: three entries of the bucket `wadm_state` (wadm,
 //! section 3.7), which that page makes itself and watches.
 //!
-//! Where nobody made the bucket, nobody looks, and nothing is asked or written. Of several hosts
-//! the one with the lowest id writes, every half minute. The page shows the entries of the lattice
-//! `default` whatever lattice it is told.
+//! Where nobody made the bucket, nobody looks, and nothing is asked or written. Hosts that stand
+//! aside write nothing: the bucket is the manager's, which takes what is in it for its own
+//! knowledge. Of several hosts the one with the lowest id writes, every half minute. The page shows
+//! the entries of the lattice `default` whatever lattice it is told.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::manager::Standing;
 use lattice_base::store::{
     Expect,
     desired::{Desired, DesiredError},
 };
-use lattice_client::lattice::Lattice;
+use lattice_client::{lattice::Lattice, watch::count};
 use lattice_protocol::{
     control::types::{HostReply, Inventory, InventoryActor},
     links::Claims,
@@ -33,17 +36,29 @@ pub struct Export {
     pub bucket: Desired,
     pub lattice: Lattice,
     pub host_id: String,
+    /// The role of this host, as it changes.
+    pub standing: watch::Receiver<Standing>,
 }
 
 impl Export {
     pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.write_again_and_again() => {}
+        }
+    }
+
+    /// Ends with the manager that says the role.
+    async fn write_again_and_again(&self) {
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+            tokio::time::sleep(PAUSE).await;
+            let mut standing = self.standing.clone();
+            if standing.wait_for(|standing| may_write(*standing)).await.is_err() {
+                return;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                // A manager was met meanwhile.
+                _ = standing.wait_for(|standing| !may_write(*standing)) => {}
                 written = self.write() => if let Err(error) = written {
                     debug!(%error, "the web page of wash is not told what runs");
                 },
@@ -81,6 +96,14 @@ impl Export {
     }
 }
 
+/// Says whether a host in this role writes.
+fn may_write(standing: Standing) -> bool {
+    match standing {
+        Standing::Keeping => true,
+        Standing::Unknown | Standing::Aside(_) | Standing::Off => false,
+    }
+}
+
 fn host_records(hosts: &[HostReply], inventories: &[Inventory], now: &str) -> Map<String, Value> {
     let records = inventories.iter().map(|inventory| {
         let actors: BTreeMap<&str, u64> =
@@ -110,7 +133,7 @@ fn host_records(hosts: &[HostReply], inventories: &[Inventory], now: &str) -> Ma
 }
 
 fn instances(actor: &InventoryActor) -> impl Iterator<Item = u64> {
-    actor.instances.iter().map(|set| u64::from(set.max_instances))
+    actor.instances.iter().map(count)
 }
 
 fn actor_records(inventories: &[Inventory], claims: &[Claims]) -> Map<String, Value> {
@@ -132,7 +155,7 @@ fn actor_records(inventories: &[Inventory], claims: &[Claims]) -> Map<String, Va
             let sets = actor
                 .instances
                 .iter()
-                .map(|set| json!({ "annotations": set.annotations, "count": set.max_instances }));
+                .map(|set| json!({ "annotations": set.annotations, "count": count(set) }));
             record["instances"][&inventory.host_id] = sets.collect();
         }
     }
@@ -165,13 +188,27 @@ fn provider_records(inventories: &[Inventory], claims: &[Claims]) -> Map<String,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rival::Rival;
+
+    #[test]
+    fn only_a_host_that_keeps_applications_writes() {
+        for (standing, expected) in [
+            (Standing::Keeping, true),
+            (Standing::Unknown, false),
+            (Standing::Aside(Rival::Old), false),
+            (Standing::Aside(Rival::Later), false),
+            (Standing::Off, false),
+        ] {
+            assert_eq!(may_write(standing), expected, "{standing:?}");
+        }
+    }
 
     #[test]
     fn records_have_the_members_that_the_page_reads() {
         let inventory: Inventory = serde_json::from_value(json!({
             "host_id": "NA", "friendly_name": "calm-otter", "labels": {"zone": "east"}, "uptime_seconds": 95,
             "actors": [{"id": "MA", "name": "echo", "image_ref": "r/echo:1", "instances": [
-                {"annotations": {"a": "b"}, "max_instances": 3}, {"max_instances": 1}]}],
+                {"annotations": {"a": "b"}, "max_instances": 3}, {"max_concurrent": 2}]}],
             "providers": [{"id": "VA", "link_name": "default", "contract_id": "c", "image_ref": "r/http:1", "name": "http"}],
         }))
         .unwrap();
@@ -181,7 +218,7 @@ mod tests {
         assert_eq!(
             Value::Object(host_records(&[reply], &inventories, "now")),
             json!({"NA": {
-                "actors": {"MA": 4}, "friendly_name": "calm-otter", "labels": {"zone": "east"},
+                "actors": {"MA": 5}, "friendly_name": "calm-otter", "labels": {"zone": "east"},
                 "providers": [{"contract_id": "c", "link_name": "default", "public_key": "VA", "annotations": {}}],
                 "uptime_seconds": 95, "version": "0.82.0", "id": "NA", "last_seen": "now",
             }})
@@ -190,7 +227,7 @@ mod tests {
             Value::Object(actor_records(&inventories, &claims)),
             json!({"MA": {
                 "id": "MA", "name": "echo", "capabilities": [], "issuer": "AA", "call_alias": null,
-                "instances": {"NA": [{"annotations": {"a": "b"}, "count": 3}, {"annotations": {}, "count": 1}]},
+                "instances": {"NA": [{"annotations": {"a": "b"}, "count": 3}, {"annotations": {}, "count": 2}]},
                 "reference": "r/echo:1",
             }})
         );

@@ -175,6 +175,7 @@ impl Manager {
             bucket: Desired::other(self.nats.clone(), domain, export::BUCKET, self.making),
             lattice: self.lattice.clone(),
             host_id: self.server.host_id.clone(),
+            standing: self.standing(),
         }
     }
 

@@ -6,7 +6,6 @@ use crate::{
 };
 use lattice_protocol::applications::{
     api::{ComponentStatus, Info, RolloutStatus, ScalerStatus, Status, StatusType, TraitStatus},
-    manifest::Properties,
     rollout::{self, Rollout},
 };
 
@@ -66,13 +65,9 @@ fn components(target: &Target, parts: &[PartStatus]) -> Vec<ComponentStatus> {
             kind: part.kind.to_lowercase(),
             status: info_of(&part.standing),
         });
-        let kind = match component.properties {
-            Properties::Actor(_) => "actor",
-            Properties::Capability(_) => "capability",
-        };
         ComponentStatus {
             name: component.name.clone(),
-            kind: kind.to_owned(),
+            kind: component.properties.kind().to_owned(),
             status: worst(own().map(|part| &part.standing)),
             traits: traits.collect(),
         }

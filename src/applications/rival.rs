@@ -3,17 +3,20 @@
 //! Both answer the same subjects in the same queue group, so an answer tells who is there: hosts of
 //! this project mark theirs with a header. One question reaches any one member of the group; so a
 //! round asks several times where hosts may be in it, and a manager among them is found after a few
-//! rounds.
+//! rounds. The cheap questions do not tell its age, so one that was met is asked what only later
+//! ones know.
 
 use std::{fmt, time::Duration};
 
 use async_nats::Message;
 use bytes::Bytes;
 use futures::future::join_all;
-use serde_json::Value;
 
 use lattice_client::lattice::Lattice;
-use lattice_protocol::applications::api::HOST_HEADER;
+use lattice_protocol::applications::{
+    api::{HOST_HEADER, ListReply},
+    request::Request,
+};
 
 /// How long an answer may take; `wash up` waits as long.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,47 +43,46 @@ impl fmt::Display for Rival {
     }
 }
 
-/// The member of the group that an answer is of.
-#[derive(Debug, PartialEq, Eq)]
-enum Member {
-    Host,
-    Rival(Rival),
-}
-
 /// Asks for the list of applications: the first question of a host that comes.
 pub async fn first(lattice: &Lattice) -> Option<Rival> {
-    ask(lattice, lattice.subjects.manager("list", None)).await
+    of_age(lattice, ask(lattice, Request::List).await).await
 }
 
 /// Asks as often as it takes to meet a manager among hosts.
 pub async fn round(lattice: &Lattice) -> Option<Rival> {
-    let subject = lattice.subjects.manager("versions", Some(NOBODY));
-    let asked = (0..ROUND).map(|_| ask(lattice, subject.clone()));
-    join_all(asked).await.into_iter().flatten().next()
+    let asked = (0..ROUND).map(|_| ask(lattice, Request::Versions(NOBODY)));
+    let met = join_all(asked).await.into_iter().flatten().next();
+    of_age(lattice, met).await
 }
 
-/// Nobody at all, silence, and a host are no rival.
-async fn ask(lattice: &Lattice, subject: String) -> Option<Rival> {
-    let asked = lattice.client.request(subject, Bytes::new());
-    match tokio::time::timeout(TIMEOUT, asked).await {
-        Ok(Ok(message)) => match member(&message) {
-            Member::Rival(rival) => Some(rival),
-            Member::Host => None,
-        },
-        Ok(Err(_)) | Err(_) => None,
+/// Returns the manager that gave an answer, if one did. Its age is asked for until it answers: hosts
+/// in the group may take the question.
+async fn of_age(lattice: &Lattice, met: Option<Message>) -> Option<Rival> {
+    met?;
+    for _ in 0..ROUND {
+        if let Some(message) = ask(lattice, Request::Models).await {
+            return Some(age(&message.payload));
+        }
     }
+    Some(Rival::Old)
 }
 
-fn member(message: &Message) -> Member {
-    let is_host =
-        message.headers.as_ref().is_some_and(|headers| headers.get(HOST_HEADER).is_some());
-    if is_host {
-        return Member::Host;
-    }
-    let list = serde_json::from_slice::<Vec<Value>>(&message.payload).unwrap_or_default();
-    match list.iter().any(|element| element.get("detailed_status").is_some()) {
-        true => Member::Rival(Rival::Later),
-        false => Member::Rival(Rival::Old),
+/// Returns the answer of a manager. Nobody at all, silence, and a host are none.
+async fn ask(lattice: &Lattice, request: Request<'_>) -> Option<Message> {
+    let asked = lattice.client.request(lattice.subjects.manager(request), Bytes::new());
+    let message = tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok()?;
+    (!is_of_host(&message)).then_some(message)
+}
+
+fn is_of_host(message: &Message) -> bool {
+    message.headers.as_ref().is_some_and(|headers| headers.get(HOST_HEADER).is_some())
+}
+
+/// Tells the age of a manager by its answer to [`Request::Models`], which the old one refuses.
+fn age(payload: &[u8]) -> Rival {
+    match serde_json::from_slice::<ListReply>(payload) {
+        Ok(_) => Rival::Later,
+        Err(_) => Rival::Old,
     }
 }
 
@@ -94,23 +96,35 @@ mod tests {
     fn an_answer_tells_a_host_from_a_manager() {
         let mut marked = HeaderMap::new();
         marked.insert(HOST_HEADER, "NABC");
-        for (headers, payload, expected) in [
-            (Some(marked), "[]", Member::Host),
-            (None, "[]", Member::Rival(Rival::Old)),
-            (Some(HeaderMap::new()), r#"[{"name":"a"}]"#, Member::Rival(Rival::Old)),
-            (None, r#"{"result":"error","message":"x"}"#, Member::Rival(Rival::Old)),
-            (None, r#"[{"name":"a","detailed_status":{}}]"#, Member::Rival(Rival::Later)),
-        ] {
+        for (headers, is_host) in
+            [(Some(marked), true), (Some(HeaderMap::new()), false), (None, false)]
+        {
             let message = Message {
                 subject: Subject::from_static("_INBOX.a"),
                 reply: None,
-                payload: Bytes::from_static(payload.as_bytes()),
+                payload: Bytes::from_static(b"[]"),
                 headers,
                 status: None,
                 description: None,
                 length: 0,
             };
-            assert_eq!(member(&message), expected, "{payload}");
+            assert_eq!(is_of_host(&message), is_host);
+        }
+    }
+
+    #[test]
+    fn only_later_managers_list_all_models() {
+        for (payload, expected) in [
+            (r#"{"result":"error","message":"Unsupported subject: x"}"#, Rival::Old),
+            ("[]", Rival::Old),
+            (r#"{"result":"success","message":"","models":[]}"#, Rival::Later),
+            (
+                r#"{"result":"success","message":"","models":[{"name":"a","version":"v1","description":null,
+                    "deployed_version":null,"status":"waiting","status_message":null}]}"#,
+                Rival::Later,
+            ),
+        ] {
+            assert_eq!(age(payload.as_bytes()), expected, "{payload}");
         }
     }
 }

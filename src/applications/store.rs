@@ -4,6 +4,10 @@
 //! The bucket is made by the first put. One record that cannot be read is an error of that
 //! application only. What is written here starts nothing: hosts act on signed [targets].
 //!
+//! An application is two entries: its record, and its name on the list. The name is there before
+//! the record and goes after it, so that what is broken off in between leaves a name without a
+//! record, which the list leaves out, and never a record that no list has.
+//!
 //! [targets]: super::targets
 
 use std::collections::BTreeSet;
@@ -44,7 +48,8 @@ pub enum StoreError {
     #[error("Internal storage error: {0}")]
     Bucket(#[from] DesiredError),
     #[error(
-        "Internal storage error: entry {key} of bucket {BUCKET} cannot be read ({cause}); look at it with `nats kv get {BUCKET} {key}`"
+        "Internal storage error: entry {key} of bucket {BUCKET} cannot be read ({cause}); look at it with `nats kv get {BUCKET} {key}`, \
+         and take it away with `nats kv del {BUCKET} {key}` if nobody needs it"
     )]
     Unreadable { key: String, cause: String },
     #[error("Internal storage error: write entry {key}: {cause}")]
@@ -111,43 +116,68 @@ impl Models {
     }
 
     /// Reads an application, and does what `decide` says about it, again if somebody else wrote
-    /// meanwhile.
-    pub async fn change<T>(
+    /// meanwhile. Its error is returned, and nothing is written then.
+    pub async fn change<T, E: From<StoreError>>(
         &self,
         name: &str,
-        mut decide: impl FnMut(Option<Stored>) -> Change<T>,
-    ) -> Result<T, StoreError> {
+        mut decide: impl FnMut(Option<Stored>) -> Result<Change<T>, E>,
+    ) -> Result<T, E> {
         let key = model_key(&self.lattice, name);
         let mut attempts = 1;
         loop {
-            let (stored, expect) = match self.read(&key).await? {
-                Some((stored, revision)) => (Some(stored), Expect::Revision(revision)),
-                None => (None, Expect::Revision(0)),
-            };
-            let (written, result) = match decide(stored) {
+            let read: Option<(Stored, u64)> = self.read(&key).await?;
+            let (stored, revision) =
+                read.map_or((None, 0), |(stored, revision)| (Some(stored), revision));
+            let expect = Expect::Revision(revision);
+            let (written, result) = match decide(stored)? {
                 Change::Leave(result) => return Ok(result),
-                Change::Write(stored, result) => (self.write(&key, &stored, expect).await, result),
-                Change::Remove(result) => {
-                    (self.bucket.delete(&key, expect).await.map_err(StoreError::from), result)
+                Change::Write(stored, result) => {
+                    (self.write_listed(name, &stored, expect).await, result)
                 }
+                Change::Remove(result) => (self.remove_listed(name, expect).await, result),
             };
             match written {
                 Ok(()) => return Ok(result),
                 Err(StoreError::Bucket(DesiredError::Conflict)) if attempts < ATTEMPTS_MAX => {
                     attempts += 1;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
+    async fn write_listed(
+        &self,
+        name: &str,
+        stored: &Stored,
+        expect: Expect,
+    ) -> Result<(), StoreError> {
+        self.enlist(name).await?;
+        self.write(&model_key(&self.lattice, name), stored, expect).await?;
+        // Somebody who removed it may have struck the name meanwhile.
+        self.enlist(name).await
+    }
+
+    async fn remove_listed(&self, name: &str, expect: Expect) -> Result<(), StoreError> {
+        let key = model_key(&self.lattice, name);
+        if expect != Expect::Revision(0) {
+            self.bucket.delete(&key, expect).await?;
+        }
+        self.strike(name).await?;
+        // Somebody may have put it anew before its name was struck.
+        match self.bucket.get(&key).await? {
+            Some(_) => self.enlist(name).await,
+            None => Ok(()),
+        }
+    }
+
     /// Puts a name on the list of applications.
-    pub async fn enlist(&self, name: &str) -> Result<(), StoreError> {
+    async fn enlist(&self, name: &str) -> Result<(), StoreError> {
         self.change_names(|names| names.insert(name.to_owned())).await
     }
 
     /// Takes a name from the list of applications.
-    pub async fn strike(&self, name: &str) -> Result<(), StoreError> {
+    async fn strike(&self, name: &str) -> Result<(), StoreError> {
         self.change_names(|names| names.remove(name)).await
     }
 

@@ -86,7 +86,7 @@ pub type Snapshot = Arc<BTreeMap<String, Target>>;
 /// Why a target was not read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("Internal storage error: {0}")]
-pub struct TargetError(#[from] DesiredError);
+pub struct TargetError(#[from] pub DesiredError);
 
 /// The targets of a lattice. Cheap to clone.
 #[derive(Clone)]

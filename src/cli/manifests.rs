@@ -4,7 +4,7 @@
 //! by itself, and its mistakes have the line of the file.
 
 use std::{
-    io::{IsTerminal as _, Read},
+    io::{ErrorKind, IsTerminal as _, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,14 +71,14 @@ pub fn is_address(word: &str) -> bool {
 }
 
 /// Returns the files of a directory that may be manifests, by their names. Directories in it are
-/// left alone.
+/// left alone; a link to nowhere is a file that cannot be read.
 pub fn files_of(dir: &Path) -> Result<Vec<PathBuf>> {
     let reading = || format!("read the directory {}", dir.display());
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(reading)? {
         let path = entry.with_context(reading)?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) && path.is_file() {
+        if extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) && !path.is_dir() {
             files.push(path);
         }
     }
@@ -101,7 +101,13 @@ pub fn from_standard_input() -> Result<Manifests> {
 /// absolute ones only.
 pub fn from_file(path: &Path) -> Result<Manifests> {
     let reading = || format!("read the manifest {}", path.display());
-    let text = bounded(std::fs::File::open(path).with_context(reading)?).with_context(reading)?;
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow!(
+            "there is no such file; name a file, a directory, an http(s) address, or - for standard input"
+        ),
+        _ => error.into(),
+    });
+    let text = bounded(file.with_context(reading)?).with_context(reading)?;
     let dir = std::path::absolute(path)
         .with_context(reading)?
         .parent()
@@ -277,9 +283,10 @@ mod tests {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         std::fs::create_dir(dir.path().join("inner.yaml")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("lost.yaml")).unwrap();
         let files = files_of(dir.path()).unwrap();
         let names: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
-        assert_eq!(names, ["a.yml", "b.yaml", "c.json"]);
+        assert_eq!(names, ["a.yml", "b.yaml", "c.json", "lost.yaml"]);
     }
 
     #[test]

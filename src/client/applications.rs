@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    marker::PhantomData,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
@@ -23,7 +24,12 @@ use super::lattice::{Lattice, RequestError};
 use lattice_base::{backoff::Backoff, lattice::connection::confirm};
 use lattice_protocol::{
     applications::{
-        api::{HOST_HEADER, Info, Record, StatusReply, StatusType},
+        api::{
+            Delete, DeleteReply, DeleteRequest, DeployReply, GetReply, HOST_HEADER, Info, PutReply,
+            Record, RolloutAction, RolloutReply, RolloutRequest, StatusReply, StatusType, Summary,
+            UndeployRequest, VersionRequest, VersionsReply,
+        },
+        request::Request,
         validate::is_name,
     },
     errors::{OutcomeUnknown, Usage},
@@ -51,69 +57,98 @@ enum Keeper {
     Manager,
 }
 
+/// What a request is for: a change may have been made although nobody says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Look,
+    Change,
+}
+
 impl Applications {
     /// Those of a lattice, which is asked at `server`.
     pub fn new(lattice: Lattice, server: &str) -> Self {
         Self { lattice, server: server.trim_start_matches("nats://").to_owned() }
     }
 
-    /// Asks for something. A refusal is an error in the words of the one who answers, and so is an
-    /// application or a version that is not there.
-    pub async fn ask(
+    pub async fn list(&self) -> Result<Answer<Vec<Summary>>> {
+        self.exchange(Request::List, Bytes::new(), Purpose::Look).await
+    }
+
+    /// Asks for a manifest: of a version, or of the newest.
+    pub async fn get(&self, name: &str, version: Option<&str>) -> Result<Answer<GetReply>> {
+        self.look(Request::Get(name), &version_request(version)).await
+    }
+
+    pub async fn versions(&self, name: &str) -> Result<Answer<VersionsReply>> {
+        self.exchange(Request::Versions(name), Bytes::new(), Purpose::Look).await
+    }
+
+    pub async fn status(&self, name: &str) -> Result<Answer<StatusReply>> {
+        self.exchange(Request::Status(name), Bytes::new(), Purpose::Look).await
+    }
+
+    /// Stores a manifest, which goes as it is.
+    pub async fn put(&self, manifest: impl Into<Bytes>) -> Result<Answer<PutReply>> {
+        self.exchange(Request::Put, manifest.into(), Purpose::Change).await
+    }
+
+    pub async fn delete(&self, name: &str, wanted: Delete) -> Result<Answer<DeleteReply>> {
+        self.change(Request::Delete(name), &DeleteRequest::from(wanted)).await
+    }
+
+    /// Deploys a version, or the newest.
+    pub async fn deploy(&self, name: &str, version: Option<&str>) -> Result<Answer<DeployReply>> {
+        self.change(Request::Deploy(name), &version_request(version)).await
+    }
+
+    pub async fn undeploy(
         &self,
-        operation: &str,
-        application: Option<&str>,
-        payload: impl Into<Bytes>,
-    ) -> Result<Value> {
-        let reply = self.exchange(operation, application, payload.into()).await?;
-        match result(&reply) {
-            "notfound" => bail!(
-                "{}. `host app list` shows what there is, `host app history NAME` its versions",
-                message(&reply)
-            ),
-            _ => Ok(reply),
+        name: &str,
+        request: UndeployRequest,
+    ) -> Result<Answer<DeployReply>> {
+        self.change(Request::Undeploy(name), &request).await
+    }
+
+    pub async fn rollout(&self, name: &str, action: RolloutAction) -> Result<Answer<RolloutReply>> {
+        let (request, body) = (Request::Rollout(name), RolloutRequest { action });
+        match action {
+            RolloutAction::Status => self.look(request, &body).await,
+            RolloutAction::Pause | RolloutAction::Resume | RolloutAction::Abort => {
+                self.change(request, &body).await
+            }
         }
     }
 
-    /// The same for a reply that is read; nothing is found where [`ask`](Self::ask) would complain
-    /// of that.
-    pub async fn find<T: DeserializeOwned>(
-        &self,
-        operation: &str,
-        application: Option<&str>,
-        payload: impl Into<Bytes>,
-    ) -> Result<Option<T>> {
-        let reply = self.exchange(operation, application, payload.into()).await?;
-        if result(&reply) == "notfound" {
-            return Ok(None);
-        }
-        let read = serde_json::from_value(reply);
-        read.map(Some).with_context(|| format!("read the answer to {operation}"))
+    async fn look<T>(&self, request: Request<'_>, body: &impl Serialize) -> Result<Answer<T>> {
+        self.exchange(request, serde_json::to_vec(body)?.into(), Purpose::Look).await
     }
 
-    async fn exchange(
+    async fn change<T>(&self, request: Request<'_>, body: &impl Serialize) -> Result<Answer<T>> {
+        self.exchange(request, serde_json::to_vec(body)?.into(), Purpose::Change).await
+    }
+
+    async fn exchange<T>(
         &self,
-        operation: &str,
-        application: Option<&str>,
-        payload: Bytes,
-    ) -> Result<Value> {
-        if let Some(name) = application.filter(|name| !is_name(name)) {
+        request: Request<'_>,
+        body: Bytes,
+        purpose: Purpose,
+    ) -> Result<Answer<T>> {
+        if let Some(name) = request.application().filter(|name| !is_name(name)) {
             bail!(Usage(format!("{name:?} names no application: letters, digits, - and _ only")));
         }
-        let subject = self.lattice.subjects.manager(operation, application);
-        let asked = self.lattice.ask(&subject, payload).await;
-        let answer = asked.map_err(|error| self.explain(operation, error))?;
-        let reply: Value = serde_json::from_slice(&answer.payload)
+        let subject = self.lattice.subjects.manager(request);
+        let asked = self.lattice.ask(&subject, body).await;
+        let answer = asked.map_err(|error| self.explain(purpose, error))?;
+        let json: Value = serde_json::from_slice(&answer.payload)
             .with_context(|| format!("read the answer on {subject}"))?;
-        if result(&reply) == "error" {
-            bail!("it is refused by {}: {}", Keeper::of(&answer), message(&reply));
+        match refusal(&Keeper::of(&answer), &json, purpose) {
+            Some(error) => Err(error),
+            None => Ok(Answer { json, subject, kind: PhantomData }),
         }
-        Ok(reply)
     }
 
     /// Says who is missing; of what changes something, silence leaves open whether it did.
-    fn explain(&self, operation: &str, error: RequestError) -> anyhow::Error {
-        let is_change = matches!(operation, "put" | "del" | "deploy" | "undeploy");
+    fn explain(&self, purpose: Purpose, error: RequestError) -> anyhow::Error {
         match error {
             RequestError::NoResponders { subject, lattice, .. } => anyhow!(
                 "nobody keeps applications in lattice {lattice}: nobody listens on {subject} at {}. Hosts do, unless their \
@@ -121,14 +156,77 @@ impl Applications {
                  it is with --ctl-host, -x or --context. `host doctor` looks at all of these",
                 self.server
             ),
-            RequestError::TimedOut { .. } if is_change => OutcomeUnknown(error.to_string()).into(),
+            RequestError::TimedOut { .. } if purpose == Purpose::Change => {
+                OutcomeUnknown(error.to_string()).into()
+            }
             other => other.into(),
         }
     }
+}
 
-    /// Returns how an application is; `None` if there is none of that name.
-    pub async fn status(&self, name: &str) -> Result<Option<StatusReply>> {
-        self.find("status", Some(name), "").await
+fn version_request(version: Option<&str>) -> VersionRequest {
+    VersionRequest { version: version.map(str::to_owned) }
+}
+
+/// Returns the error that an answer tells, if it does.
+fn refusal(keeper: &Keeper, answer: &Value, purpose: Purpose) -> Option<anyhow::Error> {
+    if result(answer) != "error" {
+        return None;
+    }
+    let message = message(answer);
+    // A host may have asked a bucket that did not confirm.
+    let is_unknown = answer.get("outcome_unknown").and_then(Value::as_bool).unwrap_or_default();
+    Some(match is_unknown && purpose == Purpose::Change {
+        true => OutcomeUnknown(format!("{keeper}: {message}")).into(),
+        false => Refused { keeper: keeper.to_string(), message: message.to_owned() }.into(),
+    })
+}
+
+/// A refusal, in the words of the one who answers.
+#[derive(Debug, thiserror::Error)]
+#[error("it is refused by {keeper}: {message}")]
+pub struct Refused {
+    keeper: String,
+    pub message: String,
+}
+
+/// An answer that is no refusal.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// As it came; a manager of other years may have told more or less than is read here.
+    pub json: Value,
+    subject: String,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Answer<T> {
+    /// Returns the answer, and an error if there is no such application or version.
+    pub fn found(self) -> Result<Self> {
+        match self.is_found() {
+            true => Ok(self),
+            false => bail!(
+                "{}. `host app list` shows what there is, `host app history NAME` its versions",
+                self.message()
+            ),
+        }
+    }
+
+    /// Reads the answer; `None` if there is no such application or version.
+    pub fn read(self) -> Result<Option<T>> {
+        if !self.is_found() {
+            return Ok(None);
+        }
+        let read = serde_json::from_value(self.json);
+        read.map(Some).with_context(|| format!("read the answer on {}", self.subject))
+    }
+
+    /// Returns the sentence of the one who answered.
+    pub fn message(&self) -> &str {
+        message(&self.json)
+    }
+
+    fn is_found(&self) -> bool {
+        result(&self.json) != "notfound"
     }
 }
 
@@ -234,9 +332,8 @@ impl StatusWatch {
     /// Asks how those are that are still waited for. Who does not answer is asked again.
     async fn look(&self, waiting: &mut Waiting, on_news: &mut (dyn FnMut(News<'_>) + Send)) {
         for name in waiting.open() {
-            if let Ok(Some(StatusReply { status: Some(status), .. })) =
-                self.applications.status(&name).await
-            {
+            let asked = self.applications.status(&name).await.and_then(Answer::read);
+            if let Ok(Some(StatusReply { status: Some(status), .. })) = asked {
                 waiting.take(&name, &status.version, status.status, Instant::now(), on_news);
             }
         }
@@ -315,9 +412,30 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::applications::api::Failure;
 
     fn info(kind: StatusType) -> Info {
         Info { kind, message: "as said".into() }
+    }
+
+    #[test]
+    fn an_error_is_a_refusal_unless_a_change_may_have_been_made() {
+        let keeper = Keeper::Host("NABC".into());
+        let late = serde_json::json!(Failure::unknown("late"));
+        let no = serde_json::json!(Failure::new("no"));
+        for (answer, purpose, is_unknown) in [
+            (&late, Purpose::Change, true),
+            (&late, Purpose::Look, false),
+            (&no, Purpose::Change, false),
+        ] {
+            let error = refusal(&keeper, answer, purpose).unwrap();
+            assert_eq!(error.is::<OutcomeUnknown>(), is_unknown, "{error}");
+            assert_eq!(error.is::<Refused>(), !is_unknown, "{error}");
+            assert!(error.to_string().contains("host NABC: "), "{error}");
+        }
+        for answer in [serde_json::json!([]), serde_json::json!({ "result": "notfound" })] {
+            assert!(refusal(&keeper, &answer, Purpose::Change).is_none());
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use async_nats::{HeaderMap, Subscriber};
 use futures::StreamExt as _;
+use lattice_protocol::applications::request::Request;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -229,7 +230,7 @@ impl TestServer {
         let server = Server::shared().await;
         let hosts = vec![host(&server).start().await, host(&server).start().await];
         let client = client::nats(&server).await;
-        let notify = client.subscribe(format!("wadm.evt.{}", server.lattice())).await.unwrap();
+        let notify = client.subscribe(server.subjects().manager_events()).await.unwrap();
         client::settled(&client).await;
         Self { server, client, notify, hosts }
     }
@@ -245,7 +246,7 @@ impl TestServer {
         data: impl Into<String>,
         header: Option<(&str, &str)>,
     ) -> T {
-        let subject = format!("wadm.api.{}.{subject}", self.server.lattice());
+        let subject = format!("{}.{subject}", self.server.subjects().manager_root());
         let mut headers = HeaderMap::new();
         if let Some((name, value)) = header {
             headers.insert(name, value);
@@ -685,7 +686,7 @@ async fn who_may_only_write_to_the_buckets_deploys_nothing() {
 async fn hosts_stay_aside_where_a_manager_answers() {
     let server = Server::shared().await;
     let nats = client::nats(&server).await;
-    let subject = format!("wadm.api.{}.>", server.lattice());
+    let subject = format!("{}.>", server.subjects().manager_root());
     let mut requests = nats.queue_subscribe(subject, "wadm_server".into()).await.unwrap();
     client::settled(&nats).await;
     let manager = {
@@ -702,7 +703,7 @@ async fn hosts_stay_aside_where_a_manager_answers() {
     manager.abort();
     let _ = manager.await;
     // Now only hosts are there, and one of them answers.
-    let list = format!("wadm.api.{}.model.list", server.lattice());
+    let list = server.subjects().manager(Request::List);
     let answer = nats.request(list.clone(), "".into()).await.expect("an answer");
     let headers = answer.headers.expect("headers");
     assert_eq!(headers.get("Lattice-Host").map(|id| id.as_str()), Some(&*taking_over.id));
@@ -725,6 +726,46 @@ async fn a_rule_that_no_host_fits_is_stored_with_a_warning() {
     for part in ["Warning: ", "\"moon\" of \"http\"", "zone=moon", &server.hosts[0].id] {
         assert!(response.message.contains(part), "{part} in {}", response.message);
     }
+    // Without its requirements it would fit every host.
+    let response = server.put(&manifest.replace("requirements", "requirement")).await;
+    assert_eq!(response.result, PutResult::Error);
+    let expected = "rule \"moon\": `requirement` is not known; did you mean `requirements`?";
+    assert!(response.message.contains(expected), "{}", response.message);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_manager_deployed_is_stopped_before_it_is_deleted() {
+    let mut server = TestServer::set_up().await;
+    let context = async_nats::jetstream::new(server.client.clone());
+    server.put(WEB).await;
+    let bucket = context.get_key_value("wadm_manifests").await.expect("the bucket");
+    let key = format!("{}-web", server.server.lattice());
+    let stored = bucket.get(&key).await.unwrap().expect("stored");
+    let mut stored: Value = serde_json::from_slice(&stored).unwrap();
+    let version = stored["manifests"].as_object().unwrap().keys().next().unwrap().clone();
+    let other = json!({"later": "form"});
+    stored["manifests"]["v9"] = other;
+    stored["deployed_version"] = json!("v9");
+    bucket.put(&key, stored.to_string().into()).await.unwrap();
+    for request in [Request::Delete("web"), Request::Undeploy("web")] {
+        let refused: Value =
+            server.get_response(&format!("model.{}.web", request.operation()), "").await;
+        let message = refused["message"].as_str().unwrap_or_default();
+        assert_eq!(refused["result"], "error", "{message}");
+        for part in ["another manager", "v9", "Put a version"] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+    }
+    stored["deployed_version"] = json!(version);
+    bucket.put(&key, stored.to_string().into()).await.unwrap();
+    let deleted = server.delete("web", "v9", false).await;
+    assert!(deleted.result == DeleteResult::Deleted && !deleted.undeploy, "another version");
+    let deleted = server.delete("web", &version, false).await;
+    assert!(deleted.result == DeleteResult::Deleted && deleted.undeploy, "{}", deleted.message);
+    server.wait_for_notify("com.wadm.manifest_unpublished").await;
+    let list: Vec<ModelSummary> = server.get_response("model.list", "").await;
+    assert!(list.is_empty(), "{list:?}");
     server.stop().await;
 }
 
@@ -803,11 +844,7 @@ async fn versions_that_do_not_fit_into_a_message_are_refused_with_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_is_published_when_it_changes_in_the_stream_of_the_old_manager() {
     use lattice_applications::status::{Published, Statuses};
-    use lattice_protocol::{
-        applications::api::{Info, Status, StatusType},
-        identity::keys::LatticeName,
-        lattice::subject::Subjects,
-    };
+    use lattice_protocol::applications::api::{Info, Status, StatusType};
 
     let server = Server::shared().await;
     let client = client::nats(&server).await;
@@ -816,7 +853,7 @@ async fn the_status_is_published_when_it_changes_in_the_stream_of_the_old_manage
         reconnects: tokio::sync::watch::channel(0).1,
         denied: tokio::sync::watch::channel(Vec::new()).1,
     };
-    let subjects = Subjects::new(LatticeName::parse(server.lattice()).unwrap(), "wasmbus.ctl");
+    let subjects = server.subjects();
     let statuses = Statuses::new(nats, server.domain(), subjects.clone(), 1);
     let status = |kind, message: &str| Status {
         version: "v1".into(),

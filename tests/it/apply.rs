@@ -118,13 +118,14 @@ async fn a_manifest_is_applied_once_and_the_second_time_nothing_is_sent() {
 
     let nats = client::nats(&server).await;
     let mut requests =
-        nats.subscribe(format!("wadm.api.{}.model.>", server.lattice())).await.unwrap();
+        nats.subscribe(format!("{}.>", server.subjects().manager_root())).await.unwrap();
     client::settled(&nats).await;
     let again = user.json(&["apply", "-f", &file]).await;
     assert_eq!(rows(&again), [("page", "unchanged", "deployed")]);
     assert_eq!(again["applications"][0]["version"], applied["applications"][0]["version"]);
     client::settled(&nats).await;
-    nats.publish(format!("wadm.api.{}.model.end", server.lattice()), "".into()).await.unwrap();
+    let end = format!("{}.end", server.subjects().manager_root());
+    nats.publish(end, "".into()).await.unwrap();
     let mut asked = Vec::new();
     while let Some(request) = requests.next().await
         && !request.subject.ends_with(".end")
@@ -207,27 +208,48 @@ async fn what_is_gone_from_the_files_of_a_set_is_pruned_and_nothing_else() {
     let by_hand = write(user.dir(), "by-hand.yaml", &empty("by-hand"));
     let theirs = write(user.dir(), "theirs.yaml", &empty("theirs"));
     let dir = dir.display().to_string();
+    let apply = ["apply", "-f", &dir, "--set", "ours"];
     user.prints(&["app", "deploy", &by_hand]).await;
     user.prints(&["apply", &theirs, "--set", "theirs"]).await;
-    user.prints(&["apply", "-f", &dir]).await;
+    user.prints(&apply).await;
     assert_eq!(instances(&server, &host, Some("gone")).await, 1);
     std::fs::remove_file(format!("{dir}/gone.yaml")).unwrap();
 
     let all = ["by-hand", "gone", "kept", "kept-too", "theirs"];
-    let unpruned = user.json(&["apply", "-f", &dir]).await;
+    let unpruned = user.json(&apply).await;
     assert_eq!(
         rows(&unpruned),
         [("kept", "unchanged", "deployed"), ("kept-too", "unchanged", "deployed")]
     );
-    let dry = user.prints(&["apply", "-f", &dir, "--prune", "--dry-run"]).await;
+    let unnamed = user.fails(2, &["apply", "-f", &dir, "--prune"]).await;
+    assert!(unnamed.contains("no set is named") && unnamed.contains("--set NAME"), "{unnamed}");
+    let prune = [&apply[..], &["--prune"]].concat();
+    let dry = user.prints(&[&prune[..], &["--dry-run"]].concat()).await;
     assert!(
         dry.contains("gone: prune") && !dry.contains("theirs") && !dry.contains("by-hand"),
         "{dry}"
     );
-    assert_eq!(names(&user).await, all);
-    let pruned = user.json(&["apply", "-f", &dir, "--prune"]).await;
+    // Its application looks like one that is gone.
+    write(Path::new(&dir), "kept.yaml", "kind: Application\nmetadata: {name: [}\n");
+    write(Path::new(&dir), "new.yaml", &empty("new"));
+    let told = user.fails(1, &prune).await;
+    assert!(told.contains("kept.yaml, document 1"), "{told}");
+    assert_eq!(names(&user).await, all, "nothing is pruned, and nothing applied");
+    std::fs::remove_file(format!("{dir}/new.yaml")).unwrap();
+    write(Path::new(&dir), "kept.yaml", &format!("{}---\n{}", empty("kept"), empty("kept-too")));
+
+    let pruned = user.json(&prune).await;
     assert_eq!(rows(&pruned).last(), Some(&("gone", "prune", "")));
     assert_eq!(names(&user).await, ["by-hand", "kept", "kept-too", "theirs"]);
+    // Nobody knows whose it is.
+    let nats = client::nats(&server).await;
+    let context = async_nats::jetstream::with_domain(nats, server.domain().expect("a domain"));
+    let bucket = context.get_key_value("wadm_manifests").await.expect("the bucket");
+    bucket.put(format!("{}-theirs", server.lattice()), "not JSON".into()).await.unwrap();
+    for words in [&prune[..], &["app", "list"]] {
+        let output = user.run(words).await;
+        assert!(output.status.success() && stderr(&output).contains("theirs"), "{output:?}");
+    }
     eventually("what was pruned is stopped", || async {
         (instances(&server, &host, Some("gone")).await == 0).then_some(())
     })
@@ -254,18 +276,38 @@ async fn what_does_not_start_is_told_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_is_over_is_no_success_in_any_form() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    let user = User::of(&server);
+    let file = write(user.dir(), "page.yaml", &page("page", &example("echo"), 1, free_port()));
+    let output = user.run(&["apply", &file, "--wait-ms", "0", "-o", "json"]).await;
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answer["success"], false);
+    assert_eq!(rows(&answer), [("page", "create", "reconciling")]);
+    let told = stderr(&output);
+    assert!(told.contains("the time is over") && told.contains("host app status page"), "{told}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_all_manifests_are_told_before_anything_is_sent() {
     let server = Server::shared().await;
     let user = User::of(&server);
     let twice =
         write(user.dir(), "twice.yaml", &format!("{}---\n{}", empty("fine"), empty("fine")));
     let broken = write(user.dir(), "broken.yaml", &empty("a b"));
+    let typo =
+        page("typo", "r/echo:1", 1, 1).replace("instances: 1", "instances: 1, rebalanc: true");
+    let typo = write(user.dir(), "typo.yaml", &typo);
     // Nobody is there who could be asked.
-    let told = user.fails(1, &["apply", "-f", &twice, "-f", &broken, "gone.yaml"]).await;
+    let told = user.fails(1, &["apply", "-f", &twice, "-f", &broken, "gone.yaml", &typo]).await;
     for part in [
         "twice.yaml, document 2: application fine is in",
         "broken.yaml, document 1: Manifest name a b",
         "read the manifest gone.yaml",
+        "typo.yaml, document 1: component \"echo\", trait 1 (spreadscaler): `rebalanc` is not known; did you mean `rebalance`?",
     ] {
         assert!(told.contains(part), "{part} in {told}");
     }

@@ -7,10 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use lattice_protocol::{
-    identity::keys::LatticeName,
-    lattice::{control::Control, subject::Subjects},
-};
+use lattice_protocol::lattice::control::Control;
 
 use crate::harness::{
     ECHO, Events, PATIENCE, Server, TestHost,
@@ -184,7 +181,7 @@ async fn garbage_on_every_control_subject_is_refused_and_harms_nothing() {
                 | Control::ProbeHealth { .. }
         )
     };
-    let subjects = Subjects::new(LatticeName::parse(server.lattice()).unwrap(), "wasmbus.ctl");
+    let subjects = server.subjects();
     for request in Control::every(&host.id, "nobody", "key") {
         let subject = subjects.control(&request);
         let is_answered = !subjects.is_auction(&subject);

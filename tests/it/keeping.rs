@@ -1,14 +1,10 @@
 //! The lattice keeps what it was asked to run: applications that are deployed, spread, lose hosts,
 //! change and go.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
-use lattice_client::lattice::Lattice;
-use lattice_protocol::{
-    applications::ownership, control::types::Inventory, identity::keys::LatticeName,
-    lattice::subject::Subjects,
-};
+use lattice_protocol::applications::request::Request;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,7 +12,8 @@ use wascap::prelude::KeyPair;
 
 use crate::harness::{
     ECHO, PATIENCE, Server, TestHost,
-    client::{Caller, nats},
+    applications::Api,
+    client::Caller,
     eventually, example,
     guests::{Guest, Signing, sign_as, wapc},
     host,
@@ -25,104 +22,6 @@ use crate::harness::{
 };
 
 const HTTP: &str = "builtin://httpserver";
-
-/// A client of the API that every host answers.
-struct Api {
-    nats: async_nats::Client,
-    lattice: Lattice,
-}
-
-impl Api {
-    async fn new(server: &Server) -> Self {
-        let nats = nats(server).await;
-        let subjects = Subjects::new(LatticeName::parse(server.lattice()).unwrap(), "wasmbus.ctl");
-        let timeout = Duration::from_secs(5);
-        let domain = server.domain().map(str::to_owned);
-        let lattice = Lattice::new(nats.clone(), subjects, timeout, domain);
-        Self { nats, lattice }
-    }
-
-    async fn ask(&self, operation: &str, name: Option<&str>, body: &Value) -> Value {
-        let subject = self.lattice.subjects.manager(operation, name);
-        let payload = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
-        eventually("the API answers", || async {
-            let answer = self.nats.request(subject.clone(), payload.clone().into()).await.ok()?;
-            serde_json::from_slice(&answer.payload).ok()
-        })
-        .await
-    }
-
-    /// Stores a manifest and deploys it.
-    async fn deploy(&self, manifest: &Value) {
-        let put = self.ask("put", None, manifest).await;
-        assert_ne!(put["result"], "error", "{put}");
-        let name = put["name"].as_str().unwrap();
-        let deployed = self.ask("deploy", Some(name), &json!({})).await;
-        assert_eq!(deployed["result"], "acknowledged", "{deployed}");
-    }
-
-    async fn undeploy(&self, name: &str) {
-        let undeployed = self.ask("undeploy", Some(name), &Value::Null).await;
-        assert_eq!(undeployed["result"], "acknowledged", "{undeployed}");
-    }
-
-    /// Waits until the status of an application is this one.
-    async fn stands(&self, name: &str, wanted: &str) -> Value {
-        eventually(&format!("{name} is {wanted}"), || async {
-            let status = self.ask("status", Some(name), &Value::Null).await;
-            (status["status"]["status"]["type"] == wanted).then_some(status)
-        })
-        .await
-    }
-
-    async fn inventories(&self) -> Vec<Inventory> {
-        let hosts = self.lattice.hosts().await.unwrap_or_default();
-        self.lattice.inventories(&hosts).await
-    }
-
-    /// Returns the instances of an application by host, of a spread if one is named.
-    async fn instances(&self, name: &str, spread: Option<&str>) -> BTreeMap<String, u32> {
-        let mut counts = BTreeMap::new();
-        for inventory in self.inventories().await {
-            let groups = inventory.actors.iter().flat_map(|actor| &actor.instances);
-            let own = groups.filter(|group| {
-                let is = |key: &str, value: &str| {
-                    group.annotations.get(key).is_some_and(|text| text == value)
-                };
-                is(ownership::APPLICATION, name)
-                    && spread.is_none_or(|spread| is(ownership::SPREAD_NAME, spread))
-            });
-            let count: u32 = own.map(|group| group.max_instances).sum();
-            if count > 0 {
-                counts.insert(inventory.host_id, count);
-            }
-        }
-        counts
-    }
-
-    /// Waits until an application has so many instances on so many hosts.
-    async fn spread(&self, name: &str, instances: u32, hosts: usize) -> BTreeMap<String, u32> {
-        eventually(&format!("{name}: {instances} on {hosts} hosts"), || async {
-            let counts = self.instances(name, None).await;
-            let is_so = counts.values().sum::<u32>() == instances && counts.len() == hosts;
-            is_so.then_some(counts)
-        })
-        .await
-    }
-
-    /// Waits until so many hosts run a provider of an application.
-    async fn providers(&self, name: &str, wanted: usize) {
-        eventually(&format!("{name}: {wanted} providers"), || async {
-            let all = self.inventories().await;
-            let runs = all.iter().flat_map(|inventory| &inventory.providers);
-            let own = runs.filter(|run| {
-                run.annotations.get(ownership::APPLICATION).is_some_and(|owner| owner == name)
-            });
-            (own.count() == wanted).then_some(())
-        })
-        .await;
-    }
-}
 
 fn manifest(name: &str, version: &str, components: Value) -> Value {
     json!({
@@ -214,7 +113,7 @@ async fn a_new_version_changes_what_differs_and_the_old_one_comes_back() {
     answers(first).await;
     api.deploy(&page("v2", second)).await;
     answers(second).await;
-    let back = api.ask("deploy", Some("page"), &json!({"version": "v1"})).await;
+    let back = api.ask(Request::Deploy("page"), &json!({"version": "v1"})).await;
     assert_eq!(back["result"], "acknowledged");
     answers(first).await;
     let status = api.stands("page", "deployed").await;
@@ -417,7 +316,7 @@ async fn call_until(
         for length in 1..=10 {
             failed += usize::from(caller.call(actor, "Op", vec![0; length]).await.is_err());
         }
-        let status = api.ask("status", Some("shop"), &Value::Null).await;
+        let status = api.ask(Request::Status("shop"), &Value::Null).await;
         let is_it =
             status["status"]["version"] == version && status["status"]["status"]["type"] == wanted;
         if is_it {
@@ -443,7 +342,7 @@ async fn a_version_that_fails_is_taken_back_by_itself_and_a_good_one_takes_over(
 
     api.deploy(&in_steps("v2", &second.reference)).await;
     let spoiled = call_until(&api, &caller, &actor, ("v2", "failed")).await;
-    let told = api.ask("rollout", Some("shop"), &Value::Null).await;
+    let told = api.ask(Request::Rollout("shop"), &Value::Null).await;
     let message = told["message"].as_str().unwrap();
     assert!(message.contains("v2 was taken back, v1 runs"), "{told}");
     // It was sure after two failures; what was on its way meanwhile comes to that.
@@ -484,7 +383,7 @@ async fn a_rollout_can_be_stopped_where_it_is_gone_on_with_and_ended() {
     let second = revision_of(&key, 2, GOOD);
     api.deploy(&in_steps("v1", &first.reference)).await;
     api.stands("shop", "deployed").await;
-    let none = api.ask("rollout", Some("shop"), &Value::Null).await;
+    let none = api.ask(Request::Rollout("shop"), &Value::Null).await;
     assert_eq!(none["result"], "notfound");
 
     api.deploy(&in_steps("v2", &second.reference)).await;
@@ -502,7 +401,7 @@ async fn a_rollout_can_be_stopped_where_it_is_gone_on_with_and_ended() {
     share(Some(20)).await;
     let act = |action: &'static str| {
         let api = &api;
-        async move { api.ask("rollout", Some("shop"), &json!({"action": action})).await }
+        async move { api.ask(Request::Rollout("shop"), &json!({"action": action})).await }
     };
     assert_eq!(act("pause").await["rollout"]["state"], "paused");
     for _ in 0..200 {

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt as _;
+use lattice_protocol::applications::{api::Failure, request::Request};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -102,7 +103,7 @@ impl Scene {
     async fn set() -> Self {
         let server = Server::shared().await;
         let nats = client::nats(&server).await;
-        let models = format!("wadm.api.{}.model.", server.lattice());
+        let models = format!("{}.model.", server.subjects().manager_root());
         let mut requests = nats.subscribe(format!("{models}>")).await.unwrap();
         crate::harness::client::settled(&nats).await;
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -186,12 +187,12 @@ async fn what_the_manager_answers_comes_out_in_the_shapes_of_wash() {
         scene.json(&["del", "echo-page", "v0.0.1"]),
         json!({ "deleted": value_of("del.echo-page") })
     );
-    assert_eq!(scene.asked().1, r#"{"delete_all":false,"version":"v0.0.1"}"#);
+    assert_eq!(scene.asked().1, r#"{"version":"v0.0.1","delete_all":false}"#);
     assert_eq!(
         scene.json(&["delete", "echo-page", "--delete-all"]),
         json!({ "deleted": value_of("del.echo-page") })
     );
-    assert_eq!(scene.asked().1, r#"{"delete_all":true,"version":""}"#);
+    assert_eq!(scene.asked().1, r#"{"version":"","delete_all":true}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,12 +243,51 @@ async fn a_refusal_of_the_manager_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_nobody_confirms_has_an_exit_code_of_its_own() {
+    let server = Server::shared().await;
+    let nats = client::nats(&server).await;
+    let models = format!("{}.model.", server.subjects().manager_root());
+    let mut requests = nats.subscribe(format!("{models}>")).await.unwrap();
+    client::settled(&nats).await;
+    tokio::spawn(async move {
+        let unknown = json!(Failure::unknown("no answer in time")).to_string();
+        while let Some(request) = requests.next().await {
+            let answer = match request.subject.trim_start_matches(&*models) {
+                "versions.echo-page" => recorded("versions.nope").to_owned(),
+                "put" => recorded("put").to_owned(),
+                "undeploy.echo-page" | "list" => unknown.clone(),
+                // The others wait in vain.
+                _ => continue,
+            };
+            nats.publish(request.reply.expect("a request"), answer.into()).await.unwrap();
+        }
+    });
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("app.yaml"), MANIFEST).unwrap();
+    for (arguments, code) in [
+        (&["app", "deploy", "echo-page"][..], 3),
+        (&["app", "deploy", "app.yaml"], 3),
+        (&["app", "del", "echo-page", "v1"], 3),
+        (&["app", "undeploy", "echo-page"], 3),
+        (&["rollout", "pause", "echo-page"], 3),
+        (&["apply", "app.yaml"], 3),
+        (&["rollout", "status", "echo-page"], 1),
+        (&["app", "list"], 1),
+    ] {
+        let connection = ["--ctl-host", &server.url(), "-t", "300"];
+        let output = output(command_in(dir.path(), &server).args(arguments).args(connection));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("no answer"), "{}", stderr(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_nobody_keeps_applications_the_error_says_where_it_asked_and_what_to_start() {
     let server = Server::shared().await;
     let dir = TempDir::new().unwrap();
     for (arguments, subject) in [
-        (vec!["app", "list"], format!("wadm.api.{}.model.list", server.lattice())),
-        (vec!["app", "status", "pets"], format!("wadm.api.{}.model.status.pets", server.lattice())),
+        (vec!["app", "list"], server.subjects().manager(Request::List)),
+        (vec!["app", "status", "pets"], server.subjects().manager(Request::Status("pets"))),
         (
             vec!["app", "undeploy", "pets", "-x", "shop"],
             "wadm.api.shop.model.undeploy.pets".to_owned(),

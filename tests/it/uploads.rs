@@ -18,9 +18,7 @@ use lattice_client::{
     lattice::Lattice,
     upload::{Artifact, Readers, Sender, prepare},
 };
-use lattice_protocol::{
-    control::request::AuctionActor, identity::keys::LatticeName, lattice::subject::Subjects,
-};
+use lattice_protocol::control::request::AuctionActor;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::task::AbortOnDropHandle;
@@ -45,7 +43,7 @@ fn bucket(server: &Server) -> String {
 /// A client beside a server, without settings: what hosts say decides.
 pub(crate) async fn sender(server: &Server) -> Sender {
     let nats = connect_once(Purpose::Control, &anonymous(server), "test").await.expect("connected");
-    let subjects = Subjects::new(LatticeName::parse(server.lattice()).unwrap(), "wasmbus.ctl");
+    let subjects = server.subjects();
     let lattice = Lattice::new(nats.client.clone(), subjects, Duration::from_secs(2), None);
     Sender { lattice, nats, making: making() }
 }

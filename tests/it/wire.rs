@@ -16,8 +16,7 @@ use lattice_engine::rpc::{
     client::{Client, new_id},
 };
 use lattice_protocol::{
-    identity::keys::{ActorId, HostId, LatticeName},
-    lattice::subject::Subjects,
+    identity::keys::{ActorId, HostId},
     rpc::{
         antiforgery::Signer,
         invocation::{Entity, Invocation},
@@ -292,8 +291,7 @@ async fn a_call_sent_again_does_not_take_the_payload_of_the_first() {
 async fn client_of(server: &Server) -> (Client, Chunks) {
     let nats = client::nats(server).await;
     let chunks = chunks(&nats, server);
-    let subjects =
-        Subjects::new(LatticeName::parse(server.lattice()).expect("a name"), "wasmbus.ctl");
+    let subjects = server.subjects();
     let signer = Signer::new(CLUSTER_SEED).expect("a seed");
     let host = HostId::parse(HOST).expect("a key");
     (Client::new(nats, subjects, signer, chunks.clone(), host), chunks)

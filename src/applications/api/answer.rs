@@ -41,19 +41,48 @@ pub enum Refusal {
     OtherProviderVersion { image: String, application: String },
     #[error("The stored version {version} cannot be used by these hosts: {cause}")]
     Unusable { version: String, cause: String },
+    #[error(
+        "{application} was deployed by another manager in version {version}, and these hosts cannot tell what to stop of it: \
+         {cause}. Put a version that they can use, deploy it, and undeploy or delete it then"
+    )]
+    OfAnother { application: String, version: String, cause: String },
     #[error("{0}")]
     Rollout(String),
+    #[error("the rollout is not written: {0:#}; look at it, and try again")]
+    NotSaved(anyhow::Error),
     #[error("Internal storage error: {0}")]
     Bucket(#[from] DesiredError),
     #[error("make the stored form: {0}")]
     Form(serde_json::Error),
 }
 
+impl Refusal {
+    /// Says whether it may have been done all the same: a bucket did not confirm what was written.
+    fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::Store(StoreError::Bucket(error))
+            | Self::Target(TargetError(error))
+            | Self::Bucket(error) => error.is_outcome_unknown(),
+            Self::NotSaved(error) => {
+                error.downcast_ref().is_some_and(DesiredError::is_outcome_unknown)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let outcome_unknown = refusal.is_outcome_unknown();
+        Self { outcome_unknown, ..Self::new(chain(&refusal)) }
+    }
+}
+
 /// Returns the JSON of a reply, or of a failure.
 pub fn of<T: Serialize>(outcome: Result<T, Refusal>) -> Bytes {
     match outcome {
         Ok(reply) => json(&reply),
-        Err(refusal) => json(&Failure::new(chain(&refusal))),
+        Err(refusal) => json(&Failure::from(refusal)),
     }
 }
 
@@ -70,4 +99,25 @@ pub fn json(reply: &impl Serialize) -> Bytes {
     // Replies are made of texts and lists, which always can be written.
     const UNWRITTEN: &[u8] = br#"{"result":"error","message":"the answer cannot be written"}"#;
     serde_json::to_vec(reply).map_or(Bytes::from_static(UNWRITTEN), Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_does_not_confirm_leaves_the_outcome_open() {
+        let late = || DesiredError::TimedOut { bucket: "b".into() };
+        for (refusal, expected) in [
+            (Refusal::Store(late().into()), true),
+            (Refusal::Target(late().into()), true),
+            (Refusal::Bucket(late()), true),
+            (Refusal::NotSaved(late().into()), true),
+            (Refusal::Store(DesiredError::Conflict.into()), false),
+            (Refusal::NotSaved(DesiredError::Conflict.into()), false),
+            (Refusal::Rollout("it is over".into()), false),
+        ] {
+            assert_eq!(Failure::from(refusal).outcome_unknown, expected);
+        }
+    }
 }

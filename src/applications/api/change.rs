@@ -44,13 +44,38 @@ const HOSTS_TIMEOUT: Duration = Duration::from_millis(400);
 const ULID_DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// The outcome of a deletion.
+#[derive(Debug, PartialEq, Eq)]
 enum Deleted {
     NoModel,
-    NoVersion,
-    /// With the versions that are left.
-    Version {
-        left: usize,
-    },
+    NoVersion(String),
+    All,
+    LastVersion,
+    Version(String),
+}
+
+impl Deleted {
+    /// Returns it in the words of the old manager.
+    fn told(self, name: &str, was_deployed: bool) -> (DeleteResult, String) {
+        match self {
+            Self::NoModel if !was_deployed => {
+                (DeleteResult::Noop, format!("Model {name} doesn't exist"))
+            }
+            Self::NoVersion(version) => {
+                (DeleteResult::Noop, format!("Model version {version} doesn't exist"))
+            }
+            Self::NoModel | Self::All => {
+                (DeleteResult::Deleted, format!("Successfully deleted model {name}"))
+            }
+            Self::LastVersion => (
+                DeleteResult::Deleted,
+                format!("Successfully deleted last version of model {name}"),
+            ),
+            Self::Version(version) => (
+                DeleteResult::Deleted,
+                format!("Successfully deleted version {version} of model {name}"),
+            ),
+        }
+    }
 }
 
 impl Server {
@@ -66,29 +91,11 @@ impl Server {
         }
         warnings.extend(self.unmet(&manifest).await);
         let (name, version) = (manifest.name().to_owned(), manifest.version().to_owned());
-        let stored = self
-            .models
-            .change(&name, |stored| {
-                let mut stored = stored.unwrap_or_default();
-                if stored.versions.names().any(|of| of == version) {
-                    return Change::Leave(Err(Refusal::VersionExists(version.clone())));
-                }
-                match stored.versions.push(&manifest) {
-                    Ok(()) => {
-                        let total = stored.versions.len();
-                        Change::Write(stored, Ok(total))
-                    }
-                    Err(error) => Change::Leave(Err(Refusal::Form(error))),
-                }
-            })
-            .await?;
-        let total_versions = stored?;
-        self.models.enlist(&name).await?;
+        let total_versions =
+            self.models.change(&name, |stored| with_version(stored, &manifest)).await?;
         info!(application = name, version, "manifest stored");
         let result = if total_versions == 1 { PutResult::Created } else { PutResult::NewVersion };
-        let warnings: String =
-            warnings.iter().map(|warning| format!(". Warning: {warning}")).collect();
-        let message = format!("Successfully put manifest {name} {version}{warnings}");
+        let message = PutReply::message_of(&name, &version, &warnings);
         Ok(PutReply { result, total_versions, current_version: version, message, name })
     }
 
@@ -102,80 +109,22 @@ impl Server {
 
     pub(super) async fn delete(&self, name: &str, body: &Bytes) -> Result<DeleteReply, Refusal> {
         let wanted = parse::<DeleteRequest>("delete", body)?.meaning();
-        let target = self.targets.get(name).await?;
-        let is_removed = match &wanted {
-            Delete::All => deployed(target.as_ref()).is_some(),
-            Delete::One(version) => deployed(target.as_ref()) == Some(version),
+        let (target, stored) = self.found(name).await?;
+        let running = match deployed(target.as_ref()).or(marked(target.as_ref(), stored.as_ref())) {
+            Some(version) if wanted.means(version) => running(name, target, stored.as_ref())?,
+            _ => None,
         };
+        let is_removed = running.is_some();
         // Before the manifest is gone, so that nothing is started of it meanwhile.
-        if let Some(target) = target.filter(|_| is_removed) {
-            self.undeploy_target(target.manifest, State::Undeployed).await?;
+        if let Some(manifest) = running {
+            self.undeploy_target(manifest, State::Undeployed).await?;
         }
-        let (result, message) = match &wanted {
-            Delete::All => self.delete_all(name, is_removed).await?,
-            Delete::One(version) => self.delete_one(name, version).await?,
-        };
+        let deleted = self.models.change(name, |stored| without(stored, &wanted)).await?;
+        let (result, message) = deleted.told(name, is_removed);
+        if result == DeleteResult::Deleted {
+            info!(application = name, ?wanted, "application deleted, or a version of it");
+        }
         Ok(DeleteReply { result, message, undeploy: is_removed })
-    }
-
-    async fn delete_all(
-        &self,
-        name: &str,
-        was_deployed: bool,
-    ) -> Result<(DeleteResult, String), Refusal> {
-        self.models.strike(name).await?;
-        let was_there = self
-            .models
-            .change(name, |stored| match stored {
-                Some(_) => Change::Remove(true),
-                None => Change::Leave(false),
-            })
-            .await?;
-        if !was_there && !was_deployed {
-            return Ok((DeleteResult::Noop, format!("Model {name} doesn't exist")));
-        }
-        info!(application = name, "application deleted");
-        Ok((DeleteResult::Deleted, format!("Successfully deleted model {name}")))
-    }
-
-    async fn delete_one(
-        &self,
-        name: &str,
-        version: &str,
-    ) -> Result<(DeleteResult, String), Refusal> {
-        let deleted = self
-            .models
-            .change(name, |stored| {
-                let Some(mut stored) = stored else { return Change::Leave(Deleted::NoModel) };
-                if !stored.versions.remove(version) {
-                    return Change::Leave(Deleted::NoVersion);
-                }
-                if stored.deployed_version.as_deref() == Some(version) {
-                    stored.deployed_version = None;
-                }
-                match stored.versions.len() {
-                    0 => Change::Remove(Deleted::Version { left: 0 }),
-                    left => Change::Write(stored, Deleted::Version { left }),
-                }
-            })
-            .await?;
-        Ok(match deleted {
-            Deleted::NoModel => (DeleteResult::Noop, format!("Model {name} doesn't exist")),
-            Deleted::NoVersion => {
-                (DeleteResult::Noop, format!("Model version {version} doesn't exist"))
-            }
-            Deleted::Version { left: 0 } => {
-                self.models.strike(name).await?;
-                info!(application = name, version, "application deleted with its last version");
-                let message = format!("Successfully deleted last version of model {name}");
-                (DeleteResult::Deleted, message)
-            }
-            Deleted::Version { .. } => {
-                info!(application = name, version, "version of an application deleted");
-                let message = format!("Successfully deleted version {version} of model {name}");
-                (DeleteResult::Deleted, message)
-            }
-        })
     }
 
     pub(super) async fn deploy(&self, name: &str, body: &Bytes) -> Result<DeployReply, Refusal> {
@@ -184,7 +133,8 @@ impl Server {
         let Some((version, manifest)) = stored.versions.get(request.version.as_deref()) else {
             return Err(Refusal::NoSuchVersion(name.to_owned()));
         };
-        let manifest = usable(name, version, manifest)?;
+        let manifest = usable(name, version, manifest)
+            .map_err(|cause| Refusal::Unusable { version: version.to_owned(), cause })?;
         self.check_providers(&manifest)?;
         let before = self.before(name, version).await?;
         let target = Target { before, ..Target::of(manifest, State::Deployed) };
@@ -236,17 +186,15 @@ impl Server {
     pub(super) async fn undeploy(&self, name: &str, body: &Bytes) -> Result<DeployReply, Refusal> {
         let request: UndeployRequest = parse("deploy", body)?;
         let state = if request.non_destructive { State::Released } else { State::Undeployed };
-        let target = self.targets.get(name).await?;
-        let stored = self.models.get(name).await?;
-        if stored.is_none() && deployed(target.as_ref()).is_none() {
+        let (target, stored) = self.found(name).await?;
+        let was_deployed = deployed(target.as_ref()).is_some();
+        if stored.is_none() && !was_deployed {
             return Ok(unknown(name));
         }
-        let was_deployed = deployed(target.as_ref()).is_some();
-        // Applications of an earlier manager, and released ones, are to be stopped as well.
+        // Released ones are to be stopped as well.
         let manifest = match target {
-            Some(target) if target.state == State::Undeployed => None,
-            Some(target) => Some(target.manifest),
-            None => stored.as_ref().and_then(|stored| marked(name, stored)),
+            Some(target) if target.state == State::Released => Some(target.manifest),
+            target => running(name, target, stored.as_ref())?,
         };
         let message = match manifest {
             Some(manifest) => {
@@ -265,6 +213,17 @@ impl Server {
         Ok(acknowledged(name, None, message))
     }
 
+    /// Returns an application as hosts know it, and its record unless it is deployed: what runs is
+    /// stopped also where the record cannot be read.
+    async fn found(&self, name: &str) -> Result<(Option<Target>, Option<Stored>), Refusal> {
+        let target = self.targets.get(name).await?;
+        let stored = match deployed(target.as_ref()) {
+            Some(_) => None,
+            None => self.models.get(name).await?,
+        };
+        Ok((target, stored))
+    }
+
     async fn undeploy_target(&self, manifest: Manifest, state: State) -> Result<(), Refusal> {
         let target = Target::of(manifest, state);
         self.targets.set(&target).await?;
@@ -274,16 +233,16 @@ impl Server {
 
     /// Writes the old manager's mark of the deployed version. Hosts do not act on it.
     async fn mark(&self, name: &str, version: Option<&str>) {
-        let marked = self.models.change(name, |stored| match stored {
-            Some(stored) if stored.deployed_version.as_deref() == version => Change::Leave(()),
-            Some(stored) => {
-                let deployed_version = version.map(str::to_owned);
-                Change::Write(Stored { deployed_version, ..stored }, ())
-            }
-            None => Change::Leave(()),
+        let marked = self.models.change(name, |stored| {
+            Ok::<_, StoreError>(match stored {
+                Some(stored) if stored.deployed_version.as_deref() != version => {
+                    let deployed_version = version.map(str::to_owned);
+                    Change::Write(Stored { deployed_version, ..stored }, ())
+                }
+                _ => Change::Leave(()),
+            })
         });
-        let outcome: Result<(), StoreError> = marked.await;
-        if let Err(error) = outcome {
+        if let Err(error) = marked.await {
             warn!(application = name, %error, "the deployed version is not noted beside the manifests; hosts know it");
         }
     }
@@ -315,14 +274,14 @@ fn format_of(headers: Option<&HeaderMap>) -> Result<Format, Refusal> {
     }
 }
 
-/// Reads a stored version, which another manager may have written.
-fn usable(name: &str, version: &str, stored: &serde_json::Value) -> Result<Manifest, Refusal> {
-    let unusable = |cause: String| Refusal::Unusable { version: version.to_owned(), cause };
+/// Reads a stored version, which another manager may have written; the error says why it is of no
+/// use here.
+fn usable(name: &str, version: &str, stored: &serde_json::Value) -> Result<Manifest, String> {
     let mut manifest: Manifest =
-        serde_json::from_value(stored.clone()).map_err(|error| unusable(error.to_string()))?;
-    validate(&manifest).map_err(|error| unusable(error.to_string()))?;
+        serde_json::from_value(stored.clone()).map_err(|error| error.to_string())?;
+    validate(&manifest).map_err(|error| error.to_string())?;
     if manifest.name() != name {
-        return Err(unusable(format!("it is of {:?}", manifest.name())));
+        return Err(format!("it is of {:?}", manifest.name()));
     }
     // Stored without a version, it has an empty one.
     if manifest.version() != version {
@@ -331,11 +290,68 @@ fn usable(name: &str, version: &str, stored: &serde_json::Value) -> Result<Manif
     Ok(manifest)
 }
 
-/// Returns the version that another manager marked as deployed.
-fn marked(name: &str, stored: &Stored) -> Option<Manifest> {
-    let version = stored.deployed_version.as_deref()?;
-    let (_, manifest) = stored.versions.get(Some(version))?;
-    usable(name, version, manifest).ok()
+/// Adds a version to an application; the result is how many there are then.
+fn with_version(stored: Option<Stored>, manifest: &Manifest) -> Result<Change<usize>, Refusal> {
+    let mut stored = stored.unwrap_or_default();
+    let version = manifest.version();
+    if stored.versions.names().any(|of| of == version) {
+        return Err(Refusal::VersionExists(version.to_owned()));
+    }
+    stored.versions.push(manifest).map_err(Refusal::Form)?;
+    let total = stored.versions.len();
+    Ok(Change::Write(stored, total))
+}
+
+/// Takes versions from an application, and all of it with the last one.
+fn without(stored: Option<Stored>, wanted: &Delete) -> Result<Change<Deleted>, Refusal> {
+    let (mut stored, version) = match (stored, wanted) {
+        (Some(_), Delete::All) => return Ok(Change::Remove(Deleted::All)),
+        // Its name may be left on the list.
+        (None, Delete::All) => return Ok(Change::Remove(Deleted::NoModel)),
+        (None, Delete::One(_)) => return Ok(Change::Leave(Deleted::NoModel)),
+        (Some(stored), Delete::One(version)) => (stored, version),
+    };
+    if !stored.versions.remove(version) {
+        return Ok(Change::Leave(Deleted::NoVersion(version.clone())));
+    }
+    if stored.deployed_version.as_ref() == Some(version) {
+        stored.deployed_version = None;
+    }
+    Ok(match stored.versions.is_empty() {
+        true => Change::Remove(Deleted::LastVersion),
+        false => Change::Write(stored, Deleted::Version(version.clone())),
+    })
+}
+
+/// Returns the manifest of what is deployed: by these hosts, or else by an earlier manager, whose
+/// mark is beside the manifests.
+fn running(
+    name: &str,
+    target: Option<Target>,
+    stored: Option<&Stored>,
+) -> Result<Option<Manifest>, Refusal> {
+    if let Some(target) = target {
+        return Ok(Some(target).filter(Target::is_deployed).map(|target| target.manifest));
+    }
+    let (Some(stored), Some(version)) = (stored, marked(None, stored)) else { return Ok(None) };
+    // Its links are known by the manifest only, so without one nothing can be stopped.
+    let unknown = |cause: String| Refusal::OfAnother {
+        application: name.to_owned(),
+        version: version.to_owned(),
+        cause,
+    };
+    let Some((_, manifest)) = stored.versions.get(Some(version)) else {
+        return Err(unknown("it is not stored".into()));
+    };
+    usable(name, version, manifest).map(Some).map_err(unknown)
+}
+
+/// Returns the version that an earlier manager marked as deployed, unless hosts know better.
+fn marked<'a>(target: Option<&Target>, stored: Option<&'a Stored>) -> Option<&'a str> {
+    match target {
+        Some(_) => None,
+        None => stored?.deployed_version.as_deref(),
+    }
 }
 
 fn unknown(name: &str) -> DeployReply {
@@ -390,6 +406,87 @@ mod tests {
             assert_eq!(format_of(Some(&headers)).ok(), expected, "{kind:?}");
         }
         assert_eq!(format_of(None).ok(), Some(Format::Either));
+    }
+
+    fn manifest(version: &str) -> Manifest {
+        let text = format!(
+            r#"{{"apiVersion":"core.oam.dev/v1beta1","kind":"Application",
+                "metadata":{{"name":"shop","annotations":{{"version":"{version}"}}}},"spec":{{"components":[]}}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn stored(versions: &[&str], deployed: Option<&str>) -> Stored {
+        let mut stored =
+            Stored { deployed_version: deployed.map(str::to_owned), ..Stored::default() };
+        versions.iter().for_each(|version| stored.versions.push(&manifest(version)).unwrap());
+        stored
+    }
+
+    #[test]
+    fn a_version_is_added_once() {
+        let added = |stored, version| match with_version(stored, &manifest(version)) {
+            Ok(Change::Write(stored, total)) => {
+                assert_eq!(stored.versions.len(), total);
+                Ok(total)
+            }
+            Ok(_) => panic!("it is written"),
+            Err(refusal) => Err(refusal.to_string()),
+        };
+        assert_eq!(added(None, "v1"), Ok(1));
+        assert_eq!(added(Some(stored(&["v1"], None)), "v2"), Ok(2));
+        let again = added(Some(stored(&["v1"], None)), "v1");
+        assert_eq!(again, Err("Manifest version v1 already exists".to_owned()));
+    }
+
+    #[test]
+    fn the_last_version_takes_the_application_with_it() {
+        let one = |version: &str| Delete::One(version.to_owned());
+        let two = || Some(stored(&["v1", "v2"], Some("v2")));
+        for (before, wanted, expected, left) in [
+            (None, Delete::All, Deleted::NoModel, 0),
+            (None, one("v1"), Deleted::NoModel, 0),
+            (two(), Delete::All, Deleted::All, 0),
+            (two(), one("v3"), Deleted::NoVersion("v3".into()), 2),
+            (two(), one("v2"), Deleted::Version("v2".into()), 1),
+            (Some(stored(&["v1"], None)), one("v1"), Deleted::LastVersion, 0),
+        ] {
+            let is_there = before.is_some();
+            let (left_over, deleted) = match without(before, &wanted).unwrap() {
+                Change::Remove(deleted) => (0, deleted),
+                Change::Leave(deleted) => (if is_there { 2 } else { 0 }, deleted),
+                Change::Write(stored, deleted) => {
+                    assert_eq!(stored.deployed_version, None, "it is not marked any more");
+                    (stored.versions.len(), deleted)
+                }
+            };
+            assert_eq!((deleted, left_over), (expected, left), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn what_runs_is_known_by_the_signed_target_or_else_by_the_mark_of_another_manager() {
+        let target = |state| Some(Target::of(manifest("v1"), state));
+        let version = |target: Option<Target>, stored: Option<Stored>| {
+            let running = running("shop", target, stored.as_ref());
+            running.map(|running| running.map(|manifest| manifest.version().to_owned()))
+        };
+        let marked = || Some(stored(&["v1", "v2"], Some("v2")));
+        for (target, stored, expected) in [
+            (None, None, None),
+            (None, Some(stored(&["v1"], None)), None),
+            (None, marked(), Some("v2")),
+            (target(State::Deployed), marked(), Some("v1")),
+            (target(State::Undeployed), marked(), None),
+            (target(State::Released), marked(), None),
+        ] {
+            let running = version(target, stored).unwrap();
+            assert_eq!(running.as_deref(), expected);
+        }
+        let lost = version(None, Some(stored(&["v1"], Some("v2")))).unwrap_err().to_string();
+        for part in ["by another manager in version v2", "it is not stored", "Put a version"] {
+            assert!(lost.contains(part), "{part} in {lost}");
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Server {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(subject = %message.subject, "a request about applications took too long");
-                answer::json(&Failure::new(format!(
+                answer::json(&Failure::unknown(format!(
                     "Internal storage error: no answer within {} ms, so it is unknown whether it was done; look before you repeat it",
                     ANSWER_TIMEOUT.as_millis()
                 )))

@@ -1,6 +1,8 @@
 //! The rollout of an application: looked at, stopped where it is, gone on with, or ended. An
 //! extension of this project's hosts.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::{
@@ -8,54 +10,39 @@ use super::{
     answer::Refusal,
     read::{not_found, parse},
 };
-use crate::rollouts;
+use crate::{rollouts, targets::Target};
 use lattice_protocol::applications::{
     api::{RolloutAction, RolloutReply, RolloutRequest, RolloutStatus, StatusResult},
+    manifest::ROLLOUT,
     rollout::{Rollout, State},
 };
 
 impl Server {
     pub(super) async fn rollout(&self, name: &str, body: &Bytes) -> Result<RolloutReply, Refusal> {
-        let action = match body.is_empty() {
-            true => RolloutAction::Status,
-            false => parse::<RolloutRequest>("rollout", body)?.action,
-        };
-        let Some(target) = self.targets.get(name).await?.filter(|target| target.is_deployed())
-        else {
+        let action = parse::<RolloutRequest>("rollout", body)?.action;
+        let Some(target) = self.targets.get(name).await?.filter(Target::is_deployed) else {
             return Ok(reply(StatusResult::NotFound, not_found(name), None));
         };
+        // The numbers are those of the host that acts; it may have told them a while ago. The state
+        // is read after them, and is the one of now.
+        let last = self.statuses.last(name).await.ok().flatten();
         let mut stored = self.rollouts.of(&target).await?;
-        let begun = stored.rollout.clone().or_else(|| rollouts::begin(&target));
-        let Some(rollout) = begun else {
+        let Some(mut rollout) = stored.rollout.clone().or_else(|| rollouts::begin(&target)) else {
             let message = format!(
-                "{name} {} is not rolled out step by step: no actor with the trait `rollout` has another image than before",
+                "{name} {} is not rolled out step by step: no actor with the trait `{ROLLOUT}` has another image than before",
                 target.version
             );
             return Ok(reply(StatusResult::NotFound, message, None));
         };
-        let message = match changed(&rollout, action) {
-            Change::Nothing => described(&rollout),
-            Change::Refused(why) => return Err(Refusal::Rollout(why)),
-            Change::To(state) => {
-                let next = Rollout { state, ..rollout.clone() };
-                self.rollouts.save(name, &mut stored, next.clone()).await.map_err(|error| {
-                    Refusal::Rollout(format!(
-                        "it is not written: {error:#}; look at it, and try again"
-                    ))
-                })?;
-                // The host that acts for it looks at this bucket.
-                self.targets.look();
-                let told = rollouts::status(&target, &next, &Default::default());
-                return Ok(reply(StatusResult::Ok, described(&next), Some(told)));
-            }
-        };
-        // The numbers are those of the host that acts.
-        let last = self.statuses.last(name).await.ok().flatten();
-        let told = last
-            .and_then(|record| record.status.rollout)
-            .filter(|told| told.rollout.at == rollout.at)
-            .unwrap_or_else(|| rollouts::status(&target, &rollout, &Default::default()));
-        Ok(reply(StatusResult::Ok, message, Some(told)))
+        if let Some(state) = decide(&rollout, action)? {
+            rollout.state = state;
+            let saved = self.rollouts.save(name, &mut stored, rollout.clone()).await;
+            saved.map_err(Refusal::NotSaved)?;
+            // The host that acts for it looks at this bucket.
+            self.targets.look();
+        }
+        let told = told(&target, &rollout, last.and_then(|record| record.status.rollout));
+        Ok(reply(StatusResult::Ok, described(&rollout), Some(told)))
     }
 }
 
@@ -63,33 +50,37 @@ fn reply(result: StatusResult, message: String, rollout: Option<RolloutStatus>) 
     RolloutReply { result, message, rollout }
 }
 
-/// The effect of an action.
-#[derive(Debug, PartialEq, Eq)]
-enum Change {
-    Nothing,
-    To(State),
-    Refused(String),
+/// Returns a rollout with the numbers that were told last, if those are of the step it is at.
+fn told(target: &Target, rollout: &Rollout, last: Option<RolloutStatus>) -> RolloutStatus {
+    let none = rollouts::status(target, rollout, &BTreeMap::new());
+    let is_of_step =
+        |last: &RolloutStatus| (last.rollout.at, last.rollout.step) == (rollout.at, rollout.step);
+    match last.filter(is_of_step) {
+        Some(RolloutStatus { stable, newer, .. }) => RolloutStatus { stable, newer, ..none },
+        None => none,
+    }
 }
 
-fn changed(rollout: &Rollout, action: RolloutAction) -> Change {
+/// Decides what an action makes of a rollout; `None` if nothing changes.
+fn decide(rollout: &Rollout, action: RolloutAction) -> Result<Option<State>, Refusal> {
     match (action, &rollout.state) {
         (RolloutAction::Status, _)
         | (RolloutAction::Pause, State::Paused)
         | (RolloutAction::Resume, State::Running)
-        | (RolloutAction::Abort, State::TakenBack { .. }) => Change::Nothing,
-        (RolloutAction::Pause, State::Running) => Change::To(State::Paused),
-        (RolloutAction::Resume, State::Paused) => Change::To(State::Running),
+        | (RolloutAction::Abort, State::TakenBack { .. }) => Ok(None),
+        (RolloutAction::Pause, State::Running) => Ok(Some(State::Paused)),
+        (RolloutAction::Resume, State::Paused) => Ok(Some(State::Running)),
         (RolloutAction::Abort, State::Running | State::Paused) => {
-            Change::To(State::TakenBack { why: "an operator ended it".into() })
+            Ok(Some(State::TakenBack { why: "an operator ended it".into() }))
         }
-        (_, State::Done) => Change::Refused(format!(
+        (_, State::Done) => Err(Refusal::Rollout(format!(
             "the rollout of {} is over, it runs everywhere; deploy {} to go back",
             rollout.to, rollout.from
-        )),
-        (_, State::TakenBack { .. }) => Change::Refused(format!(
+        ))),
+        (_, State::TakenBack { .. }) => Err(Refusal::Rollout(format!(
             "{} was taken back; deploy it again to try once more",
             rollout.to
-        )),
+        ))),
     }
 }
 
@@ -106,6 +97,7 @@ fn described(rollout: &Rollout) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::applications::api::VersionFigures;
 
     #[test]
     fn an_action_fits_the_state_or_is_refused_with_what_to_do() {
@@ -113,18 +105,45 @@ mod tests {
         let back = || State::TakenBack { why: "slow".into() };
         use RolloutAction::{Abort, Pause, Resume, Status};
         for (state, action, expected) in [
-            (State::Running, Status, Change::Nothing),
-            (State::Running, Pause, Change::To(State::Paused)),
-            (State::Paused, Resume, Change::To(State::Running)),
-            (State::Running, Resume, Change::Nothing),
-            (back(), Abort, Change::Nothing),
+            (State::Running, Status, None),
+            (State::Running, Pause, Some(State::Paused)),
+            (State::Paused, Resume, Some(State::Running)),
+            (State::Running, Resume, None),
+            (back(), Abort, None),
         ] {
-            assert_eq!(changed(&of(state), action), expected);
+            assert_eq!(decide(&of(state), action).unwrap(), expected);
         }
         for action in [Pause, Resume, Abort] {
-            assert!(matches!(changed(&of(State::Done), action), Change::Refused(_)));
+            assert!(decide(&of(State::Done), action).is_err());
         }
-        assert!(matches!(changed(&of(back()), Resume), Change::Refused(_)));
-        assert!(matches!(changed(&of(State::Paused), Abort), Change::To(State::TakenBack { .. })));
+        assert!(decide(&of(back()), Resume).is_err());
+        let ended = decide(&of(State::Paused), Abort).unwrap();
+        assert!(matches!(ended, Some(State::TakenBack { .. })));
+    }
+
+    #[test]
+    fn the_numbers_are_the_last_ones_of_the_step_and_the_state_is_that_of_now() {
+        let manifest =
+            r#"{"apiVersion":"a","kind":"k","metadata":{"name":"shop"},"spec":{"components":[]}}"#;
+        let target =
+            Target::of(serde_json::from_str(manifest).unwrap(), crate::targets::State::Deployed);
+        let of = |at, step, state| Rollout { at, from: "v1".into(), to: "v2".into(), step, state };
+        let last = |at, step| RolloutStatus {
+            rollout: of(at, step, State::Running),
+            steps: Vec::new(),
+            calls_wanted: 100,
+            stable: VersionFigures { calls: 9, ..VersionFigures::default() },
+            newer: VersionFigures { calls: 3, ..VersionFigures::default() },
+        };
+        for (last, calls) in [
+            (None, (0, 0)),
+            (Some(last(1, 1)), (9, 3)),
+            (Some(last(1, 0)), (0, 0)),
+            (Some(last(0, 1)), (0, 0)),
+        ] {
+            let told = told(&target, &of(1, 1, State::Paused), last);
+            assert_eq!((told.stable.calls, told.newer.calls), calls);
+            assert_eq!(told.rollout.state, State::Paused);
+        }
     }
 }

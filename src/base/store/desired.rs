@@ -89,6 +89,13 @@ pub enum DesiredError {
     Write { bucket: String, cause: String },
 }
 
+impl DesiredError {
+    /// Whether the entry may have been written all the same.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+}
+
 impl Desired {
     /// Names the bucket of a lattice; `making` is how it is made with the first write.
     pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making) -> Self {

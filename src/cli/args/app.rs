@@ -19,17 +19,18 @@ pub struct Apply {
     /// Print the differences and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Undeploy and delete applications that were applied with the same --set before, and are not in
-    /// the manifests
+    /// Undeploy and delete the applications of the set that are in none of the manifests; the set has
+    /// to be named, by --set or by all manifests
     #[arg(long)]
     pub prune: bool,
-    /// Name of the set that the applications belong to [default: what a manifest says, or default]
+    /// Name of the set that the applications belong to [default: the annotation
+    /// lattice.host/applied-set of a manifest, or else default]
     #[arg(long, value_name = "NAME")]
     pub set: Option<String>,
-    /// Return when the applications are to run, whether they do or not
+    /// Do not wait until the applications run: return when hosts have taken the commands
     #[arg(long, visible_alias = "no-wait")]
     pub skip_wait: bool,
-    /// How long it may take until they run, in milliseconds, downloads included [default: 60000]
+    /// How long to wait until they run, in milliseconds, downloads included [default: 60000]
     #[arg(long, value_name = "MS")]
     pub wait_ms: Option<u64>,
     #[command(flatten)]
@@ -47,8 +48,7 @@ impl Apply {
 
 #[derive(Args, Debug)]
 pub struct Export {
-    /// Application whose deployed manifest is printed, instead of one of all that no application
-    /// manages
+    /// Print the deployed manifest of this application, instead of one of what no application manages
     #[arg(long, value_name = "NAME")]
     pub application: Option<String>,
     #[command(flatten)]
@@ -82,13 +82,13 @@ pub enum App {
 /// Commands about new versions that take over step by step.
 #[derive(Debug, Subcommand)]
 pub enum Rollout {
-    /// Show the step, and the calls of both versions
+    /// Show the step of a rollout, and the calls of both versions in it
     Status(AppName),
-    /// Stay at the step it is at
+    /// Keep a rollout at its step, until it is resumed or aborted
     Pause(AppName),
-    /// Go on with a rollout that was stopped
+    /// Go on with a rollout that was paused
     Resume(AppName),
-    /// Give all calls back to the version before
+    /// End a rollout: the images before take all calls again
     Abort(AppName),
 }
 

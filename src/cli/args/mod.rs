@@ -179,22 +179,24 @@ pub enum Command {
             folder of the manifest, on the machine of the host.\n\n\
             A manifest without a version annotation gets one that is made from its content. One with a version has to change \
             it when its content changes: a stored version never does.\n\n\
-            Each application remembers the set it was applied with (annotation lattice.host/applied-set); --prune takes away \
-            what is no longer in the files of the same set, and nothing else.",
+            A set is a name that applications have in common: that of --set, or of the annotation lattice.host/applied-set in a \
+            manifest, or else default. --prune undeploys and deletes the applications of a set that are in none of the manifests, \
+            and nothing else; it wants a set that is named, because everybody's applications are in default.",
         after_help = "Examples:\n  \
             host apply -f shop.yaml\n  \
             host apply deploy/ --dry-run                 what would change\n  \
             host apply deploy/ --prune --set production  and take away what is not there any more\n  \
             host export | host apply -f - --dry-run\n\n\
             Exit codes: 0 everything runs as the manifests say; 1 a manifest has a mistake, or something was refused or failed; \
-            2 usage; 3 it is not known yet within the time."
+            2 usage; 3 the time was over before everything ran, or nobody confirmed a change."
     )]
     Apply(app::Apply),
     /// Print what runs as a manifest
     #[command(
         long_about = "Prints a manifest of what runs and is managed by no application: actors with their counts, providers, and \
             the links between them, with their values. Where hosts run different numbers there is a rule for each, by a label \
-            that only this host has. With --application it prints the deployed manifest of that application.\n\n\
+            that only this host has. Of two revisions that share the calls of an actor it has the one before. With --application \
+            it prints the deployed manifest of that application.\n\n\
             The configuration that a provider was started with is told by no host, and not in the manifest. Link values may be \
             secrets. Applied in the same lattice, the application runs beside what was started by hand until that is stopped.",
         after_help = "Examples:\n  \
@@ -212,9 +214,10 @@ pub enum Command {
     /// Look at a new version that takes over step by step, and stop or end that
     #[command(
         subcommand,
-        long_about = "A manifest whose actor has the trait `rollout` takes over step by step: the new version runs beside the old one, \
-            takes a share of the calls, and is compared with it. It goes on or is taken back by itself; these commands look at \
-            it, stop it where it is, go on, or give everything back to the old version."
+        long_about = "A new image of an actor with the trait `rollout` takes over step by step: it runs beside the old one, takes a share \
+            of the calls, and is compared with it. It goes on or is taken back by itself; these commands look at it, keep it where \
+            it is, go on, or give all calls back to the old image. All else of a new version, the images of providers too, takes \
+            effect when it is deployed and is not undone by that."
     )]
     Rollout(app::Rollout),
     /// Find out what is wrong, and how to mend it

@@ -9,6 +9,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,8 +23,14 @@ use crate::{
     session::Session,
     terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
 };
-use lattice_client::applications::Applications;
-use lattice_protocol::{applications::validate::is_name, errors::Usage};
+use lattice_client::applications::{Answer, Applications, Refused};
+use lattice_protocol::{
+    applications::{
+        api::{Delete, PutReply, UndeployRequest},
+        validate::is_name,
+    },
+    errors::Usage,
+};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: App) -> Result<()> {
     match args {
@@ -55,34 +62,35 @@ fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 
 async fn list(terminal: &Terminal, before: SettingArgs, args: &Query) -> Result<()> {
     let applications = connect(before, &args.connect).await?;
-    let apps = applications.ask("list", None, "").await?;
-    terminal.show(&List { apps })
+    let list = List { apps: applications.list().await?.json };
+    for app in list.each().iter().filter(|app| is_unreadable(app)) {
+        terminal.note(format!("{}: {}", text(app, "name"), text(app, "status_message")));
+    }
+    terminal.show(&list)
+}
+
+/// Says whether the record of a listed application could not be read: it has no version then.
+fn is_unreadable(app: &Value) -> bool {
+    text(app, "version").is_empty() && text(app, "status") == "failed"
 }
 
 async fn get(terminal: &Terminal, before: SettingArgs, args: &AppVersion) -> Result<()> {
     let applications = connect(before, &args.connect).await?;
-    let reply = applications.ask("get", Some(&args.name), version(args.version.as_deref())).await?;
+    let reply = applications.get(&args.name, args.version.as_deref()).await?.found()?.json;
     // A manifest is YAML by habit.
-    let manifest =
+    let text =
         serde_saphyr::to_string(&reply.get("manifest")).context("write the manifest as YAML")?;
-    terminal.show(&Reply {
-        key: "model",
-        name: args.name.clone(),
-        text: manifest,
-        reply,
-        more: None,
-    })
+    terminal.show(&Reply { key: "model", name: args.name.clone(), text, reply, more: None })
 }
 
 async fn history(terminal: &Terminal, before: SettingArgs, args: &AppName) -> Result<()> {
     let applications = connect(before, &args.connect).await?;
-    let reply = applications.ask("versions", Some(&args.name), "").await?;
-    terminal.show(&History { reply })
+    terminal.show(&History { reply: applications.versions(&args.name).await?.found()?.json })
 }
 
 async fn status(terminal: &Terminal, before: SettingArgs, args: &AppName) -> Result<()> {
     let applications = connect(before, &args.connect).await?;
-    let reply = applications.ask("status", Some(&args.name), "").await?;
+    let reply = applications.status(&args.name).await?.found()?.json;
     terminal.show(&Status { name: args.name.clone(), reply })
 }
 
@@ -95,18 +103,17 @@ async fn put(terminal: &Terminal, before: SettingArgs, args: &AppPut) -> Result<
     };
     let applications = connect(before, &args.connect).await?;
     let reply = store(&applications, manifest).await?;
-    let (name, text) = (text(&reply, "name").to_owned(), text(&reply, "message").to_owned());
-    terminal.show(&Reply { key: "results", name, text, reply, more: None })
+    let name = text(&reply.json, "name").to_owned();
+    terminal.show(&Reply::of("results", &name, reply))
 }
 
 /// Stores a manifest. That a version is there already is the usual refusal, and has a remedy.
-async fn store(applications: &Applications, manifest: String) -> Result<Value> {
-    applications.ask("put", None, manifest).await.map_err(|error| {
-        if error.to_string().ends_with("already exists") {
-            let advice = "give the manifest another version annotation, or deploy what is stored by its name";
-            return anyhow!("{error}; {advice}");
-        }
-        error
+async fn store(applications: &Applications, manifest: String) -> Result<Answer<PutReply>> {
+    applications.put(manifest).await.map_err(|error| match error.downcast_ref::<Refused>() {
+        Some(refused) if refused.message.ends_with("already exists") => anyhow!(
+            "{error}; give the manifest another version annotation, or deploy what is stored by its name"
+        ),
+        _ => error,
     })
 }
 
@@ -117,40 +124,33 @@ async fn deploy(terminal: &Terminal, before: SettingArgs, args: &AppDeploy) -> R
         Source::Name(name) => (name, None),
         Source::Manifest(manifest) => {
             let stored = store(&applications, manifest).await?;
-            (text(&stored, "name").to_owned(), Some(stored))
+            (text(&stored.json, "name").to_owned(), Some(stored))
         }
     };
-    let request = json!({ "version": args.version });
-    let reply = applications.ask("deploy", Some(&name), request.to_string()).await?;
-    let said = stored
-        .iter()
-        .chain([&reply])
-        .map(|reply| text(reply, "message"))
-        .collect::<Vec<_>>()
-        .join("\n");
-    terminal.show(&Reply { key: "acknowledged", name, text: said, reply, more: stored })
+    let reply = applications.deploy(&name, args.version.as_deref()).await?.found()?;
+    let mut shown = Reply::of("acknowledged", &name, reply);
+    if let Some(stored) = stored {
+        shown.text = format!("{}\n{}", stored.message(), shown.text);
+        shown.more = Some(stored.json);
+    }
+    terminal.show(&shown)
 }
 
 async fn undeploy(terminal: &Terminal, before: SettingArgs, args: &AppUndeploy) -> Result<()> {
     let applications = connect(before, &args.connect).await?;
-    let request = json!({ "non_destructive": args.non_destructive });
-    let reply = applications.ask("undeploy", Some(&args.name), request.to_string()).await?;
-    let text = text(&reply, "message").to_owned();
-    terminal.show(&Reply { key: "results", name: args.name.clone(), text, reply, more: None })
+    let request = UndeployRequest { non_destructive: args.non_destructive };
+    let reply = applications.undeploy(&args.name, request).await?.found()?;
+    terminal.show(&Reply::of("results", &args.name, reply))
 }
 
 async fn delete(terminal: &Terminal, before: SettingArgs, args: &AppDel) -> Result<()> {
     let applications = connect(before, &args.connect).await?;
-    let version = args.version.as_deref().unwrap_or_default();
-    let request = json!({ "version": version, "delete_all": args.delete_all });
-    let reply = applications.ask("del", Some(&args.name), request.to_string()).await?;
-    let text = text(&reply, "message").to_owned();
-    terminal.show(&Reply { key: "deleted", name: args.name.clone(), text, reply, more: None })
-}
-
-/// The request for a version; an empty object asks for the latest.
-fn version(version: Option<&str>) -> String {
-    version.map_or_else(|| json!({}), |version| json!({ "version": version })).to_string()
+    let wanted = match &args.version {
+        Some(version) if !args.delete_all => Delete::One(version.clone()),
+        _ => Delete::All,
+    };
+    let reply = applications.delete(&args.name, wanted).await?.found()?;
+    terminal.show(&Reply::of("deleted", &args.name, reply))
 }
 
 /// The form in which an application is given.
@@ -181,6 +181,13 @@ struct Reply {
     reply: Value,
     /// The answer to the storing that came first.
     more: Option<Value>,
+}
+
+impl Reply {
+    fn of<T: DeserializeOwned>(key: &'static str, name: &str, answer: Answer<T>) -> Self {
+        let text = answer.message().to_owned();
+        Self { key, name: name.to_owned(), text, reply: answer.json, more: None }
+    }
 }
 
 impl View for Reply {
@@ -354,11 +361,5 @@ mod tests {
         }
         std::fs::write(&file, " \n").unwrap();
         assert!(source(Some(&file.display().to_string())).await.unwrap_err().is::<Usage>());
-    }
-
-    #[test]
-    fn requests_are_what_the_manager_reads() {
-        assert_eq!(version(None), "{}");
-        assert_eq!(version(Some("v1")), r#"{"version":"v1"}"#);
     }
 }

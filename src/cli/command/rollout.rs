@@ -1,7 +1,7 @@
 //! `host rollout`: a new version of an application that takes over step by step, looked at, stopped
 //! where it is, gone on with, or ended.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::manager;
@@ -13,7 +13,7 @@ use crate::{
     terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
 };
 use lattice_protocol::applications::{
-    api::{RolloutAction, RolloutReply, RolloutRequest, RolloutStatus, VersionFigures},
+    api::{RolloutAction, RolloutReply, RolloutStatus, VersionFigures},
     rollout::State,
 };
 
@@ -33,9 +33,8 @@ async fn act(
     action: RolloutAction,
 ) -> Result<()> {
     let applications = manager::connect(before, &args.connect).await?;
-    let request = serde_json::to_string(&RolloutRequest { action })?;
-    let reply: RolloutReply =
-        serde_json::from_value(applications.ask("rollout", Some(&args.name), request).await?)?;
+    let answer = applications.rollout(&args.name, action).await?.found()?;
+    let reply = answer.read()?.context("the answer is of no rollout")?;
     terminal.show(&Shown { name: args.name.clone(), reply })
 }
 

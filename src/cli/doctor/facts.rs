@@ -30,7 +30,7 @@ use lattice_base::{
 };
 use lattice_client::lattice::{Found, Lattice, RequestError};
 use lattice_protocol::{
-    applications::api::HOST_HEADER,
+    applications::{api::HOST_HEADER, request::Request as AppRequest},
     clock,
     control::{
         probe::health::{Health, Request},
@@ -450,7 +450,7 @@ fn late(what: &str) -> Unknown {
 
 /// Asks for the applications, and returns whose answer it is; `None` if nobody answers.
 async fn application_keeper(lattice: &Lattice) -> Result<Option<ApplicationKeeper>, Unknown> {
-    match lattice.ask(&lattice.subjects.manager("list", None), Bytes::new()).await {
+    match lattice.ask(&lattice.subjects.manager(AppRequest::List), Bytes::new()).await {
         Ok(answer) => {
             let host = answer.headers.as_ref().and_then(|headers| headers.get(HOST_HEADER));
             Ok(Some(host.map_or(ApplicationKeeper::Program, |_| ApplicationKeeper::Hosts)))

@@ -15,6 +15,8 @@ use crate::serde_null::null_as_default;
 /// The NATS header that tells hosts of this project from a deployment manager: its value is the id
 /// of the host that answers. Clients do not see it.
 pub const HOST_HEADER: &str = "Lattice-Host";
+/// The beginning of a warning in the message of a put.
+const WARNING: &str = ". Warning: ";
 /// The queue group of those that answer.
 pub const QUEUE: &str = "wadm_server";
 
@@ -200,11 +202,20 @@ pub struct Failure {
     /// Always `error`.
     pub result: String,
     pub message: String,
+    /// A change may have been made all the same. An extension of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outcome_unknown: bool,
 }
 
 impl Failure {
+    /// Makes the answer to something that was not done.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { result: "error".into(), message: message.into() }
+        Self { result: "error".into(), message: message.into(), outcome_unknown: false }
+    }
+
+    /// Makes the answer where nobody knows whether it was done.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self { outcome_unknown: true, ..Self::new(message) }
     }
 }
 
@@ -265,6 +276,20 @@ pub struct PutReply {
     pub name: String,
 }
 
+impl PutReply {
+    /// Makes the message of a success. Warnings are in it, since clients print nothing else.
+    pub fn message_of(name: &str, version: &str, warnings: &[String]) -> String {
+        let warnings: String =
+            warnings.iter().map(|warning| format!("{WARNING}{warning}")).collect();
+        format!("Successfully put manifest {name} {version}{warnings}")
+    }
+
+    /// Returns the warnings of the message.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.message.split(WARNING).skip(1)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteReply {
     pub result: DeleteResult,
@@ -297,7 +322,7 @@ pub struct StatusReply {
 /// The body of `get` and `deploy`; an empty one is like `{}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionRequest {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
 
@@ -310,11 +335,32 @@ pub struct DeleteRequest {
     pub delete_all: Option<bool>,
 }
 
+impl From<Delete> for DeleteRequest {
+    /// Makes the form that managers of all years read.
+    fn from(wanted: Delete) -> Self {
+        let (version, delete_all) = match wanted {
+            Delete::All => (String::new(), true),
+            Delete::One(version) => (version, false),
+        };
+        Self { version: Some(version), delete_all: Some(delete_all) }
+    }
+}
+
 /// The versions that a request wants to be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delete {
     All,
     One(String),
+}
+
+impl Delete {
+    /// Says whether this version is among them.
+    pub fn means(&self, version: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == version,
+        }
+    }
 }
 
 impl DeleteRequest {
@@ -360,5 +406,46 @@ impl News<'_> {
             "time": time,
             "data": data,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_a_put_are_read_from_its_message() {
+        for warnings in [vec![], vec!["one".to_owned()], vec!["one".to_owned(), "two".to_owned()]] {
+            let reply = PutReply {
+                result: PutResult::Created,
+                total_versions: 1,
+                current_version: "v1".into(),
+                message: PutReply::message_of("shop", "v1", &warnings),
+                name: "shop".into(),
+            };
+            assert!(reply.message.starts_with("Successfully put manifest shop v1"));
+            assert_eq!(reply.warnings().collect::<Vec<_>>(), warnings);
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_deleted_is_read_as_it_was_meant() {
+        for wanted in [Delete::All, Delete::One("v1".into()), Delete::One(String::new())] {
+            assert_eq!(DeleteRequest::from(wanted.clone()).meaning(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_failure_says_more_than_the_old_manager_only_where_the_outcome_is_unknown() {
+        for (failure, json) in [
+            (Failure::new("no"), r#"{"result":"error","message":"no"}"#),
+            (
+                Failure::unknown("late"),
+                r#"{"result":"error","message":"late","outcome_unknown":true}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&failure).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Failure>(json).unwrap(), failure);
+        }
     }
 }

@@ -2,22 +2,26 @@
 //! here, of later versions (wadm, sections 2 and 8).
 //!
 //! Texts become [`Raw`], whose members are typed, so that a number in YAML is read by its text, and
-//! an error says the line. [`Raw::into_manifest`] then looks at what belongs together, and tells
-//! everything that is wrong at once.
+//! an error says the line: the first one, since nothing behind it was read. [`Raw::into_manifest`]
+//! then looks at the parts, and [`members`] for names that nobody knows; both tell everything that
+//! is wrong at once.
 //!
 //! Of later versions: `component` is an actor; a `link` becomes a link of the actor, also where it
 //! is written at the capability; lists of configuration with their content become one object.
 //! Secrets, components of other applications, and configuration that is kept elsewhere are refused.
 
+mod members;
+
 use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{
     manifest::{
-        Actor, Capability, Component, Config, DEFAULT_LINK, Linkdef, Manifest, Metadata,
-        Properties, Scaling, Specification, Spread, Trait,
+        Actor, Capability, Component, Config, DAEMONSCALER, DEFAULT_LINK, LINK, LINKDEF, Linkdef,
+        Manifest, Metadata, Properties, ROLLOUT, SPREADSCALER, Scaling, Specification, Spread,
+        Trait,
     },
     rollout::{Policy, Step},
 };
@@ -82,32 +86,48 @@ impl fmt::Display for Violations {
 
 /// Reads a manifest.
 pub fn decode(text: &[u8], format: Format) -> Result<Decoded, DecodeError> {
-    let unreadable = |cause: String| DecodeError::Unreadable(cause);
-    let yaml = || yaml(text);
-    let json = || serde_json::from_slice::<Raw>(text).map_err(|error| error.to_string());
-    let raw = match format {
-        Format::Yaml => yaml().map_err(unreadable)?,
-        Format::Json => json().map_err(unreadable)?,
-        Format::Either => match (yaml(), json()) {
-            (Ok(raw), _) | (Err(_), Ok(raw)) => raw,
-            (Err(as_yaml), Err(as_json)) => {
+    let raw: Raw = read(text, format).map_err(DecodeError::Unreadable)?;
+    // The same text, so it can be read again.
+    let unknown = read(text, format).map_or_else(|_| Vec::new(), |tree| members::unknown(&tree));
+    match raw.into_manifest() {
+        Ok(decoded) if unknown.is_empty() => Ok(decoded),
+        read => {
+            let Violations(mut all) = read.err().unwrap_or_default();
+            all.extend(unknown);
+            Err(DecodeError::Violations(Violations(all)))
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(text: &[u8], format: Format) -> Result<T, String> {
+    let json = || serde_json::from_slice(text).map_err(|error| error.to_string());
+    match format {
+        Format::Yaml => yaml(text),
+        Format::Json => json(),
+        Format::Either => yaml(text).or_else(|as_yaml| {
+            json().map_err(|as_json| {
                 // Of a text that clearly is JSON, the other complaint only confuses.
-                return Err(unreadable(match text.trim_ascii_start().first() {
+                match text.trim_ascii_start().first() {
                     Some(b'{') => format!("as JSON: {as_json}; as YAML: {as_yaml}"),
                     _ => format!("as YAML: {as_yaml}; as JSON: {as_json}"),
-                }));
-            }
-        },
-    };
-    raw.into_manifest().map_err(DecodeError::Violations)
+                }
+            })
+        }),
+    }
 }
 
-fn yaml(text: &[u8]) -> Result<Raw, String> {
+fn yaml<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
-    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    serde_saphyr::from_str(text).map_err(|error| {
+        // Behind the first line the place is drawn, and messages are sentences.
+        let told = error.to_string();
+        let first = told.lines().next().unwrap_or_default();
+        first.strip_prefix("error: ").unwrap_or(first).to_owned()
+    })
 }
 
-/// A manifest as it is written. Members that nobody knows are dropped.
+/// A manifest as it is written. Members that nobody knows are dropped here: what another manager
+/// stored is read as well.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Raw {
@@ -322,6 +342,9 @@ impl Reader {
             });
             return None;
         };
+        if image.trim().is_empty() {
+            self.refuse("`image` is empty");
+        }
         self.bounded("image", &image, IMAGE_MAX);
         match kind {
             RawKind::Actor => {
@@ -393,27 +416,25 @@ impl Reader {
         raw: RawTrait,
     ) -> Option<Trait> {
         match &*raw.kind {
-            "spreadscaler" => self.scaling(raw.properties).map(Trait::Spreadscaler),
-            "daemonscaler" => self.scaling(raw.properties).map(Trait::Daemonscaler),
-            "linkdef" => match properties {
+            SPREADSCALER => self.scaling(raw.properties).map(Trait::Spreadscaler),
+            DAEMONSCALER => self.scaling(raw.properties).map(Trait::Daemonscaler),
+            LINKDEF => match properties {
                 Some(Properties::Capability(_)) => {
                     self.refuse("a linkdef belongs to an actor; its `target` is the capability");
                     None
                 }
                 _ => self.linkdef(raw.properties).map(Trait::Linkdef),
             },
-            "rollout" => match properties {
+            ROLLOUT => match properties {
                 Some(Properties::Capability(_)) => {
                     self.refuse("a rollout is of an actor; a provider is replaced host by host");
                     None
                 }
                 _ => self.rollout(raw.properties).map(Trait::Rollout),
             },
-            "link" => self.link(component, properties, raw.properties).map(Trait::Linkdef),
+            LINK => self.link(component, properties, raw.properties).map(Trait::Linkdef),
             _ => {
-                self.refuse(
-                    "this type is none of spreadscaler, daemonscaler, linkdef, link, rollout",
-                );
+                self.refuse(members::no_trait(&raw.kind));
                 None
             }
         }

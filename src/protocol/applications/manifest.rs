@@ -14,6 +14,20 @@ use super::{
     rollout,
 };
 
+/// The `apiVersion` of every manifest.
+pub const API_VERSION: &str = "core.oam.dev/v1beta1";
+/// The `kind` of every manifest.
+pub const KIND: &str = "Application";
+/// The types of components.
+pub const ACTOR: &str = "actor";
+pub const CAPABILITY: &str = "capability";
+/// The types of traits.
+pub const SPREADSCALER: &str = "spreadscaler";
+pub const DAEMONSCALER: &str = "daemonscaler";
+pub const LINKDEF: &str = "linkdef";
+/// A link of later versions, which becomes a [`LINKDEF`].
+pub const LINK: &str = "link";
+pub const ROLLOUT: &str = "rollout";
 /// The annotation with the version of a manifest.
 pub const VERSION: &str = "version";
 /// The annotation with a sentence about an application.
@@ -207,6 +221,23 @@ impl Component {
     }
 }
 
+impl Properties {
+    /// Returns the type of a component with these properties.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Actor(_) => ACTOR,
+            Self::Capability(_) => CAPABILITY,
+        }
+    }
+
+    pub fn image(&self) -> &str {
+        match self {
+            Self::Actor(actor) => &actor.image,
+            Self::Capability(provider) => &provider.image,
+        }
+    }
+}
+
 impl Capability {
     pub fn link_name(&self) -> &str {
         self.link_name.as_deref().unwrap_or(DEFAULT_LINK)
@@ -227,10 +258,10 @@ impl Trait {
     /// Returns the name of this kind of trait.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Spreadscaler(_) => "spreadscaler",
-            Self::Daemonscaler(_) => "daemonscaler",
-            Self::Linkdef(_) => "linkdef",
-            Self::Rollout(_) => "rollout",
+            Self::Spreadscaler(_) => SPREADSCALER,
+            Self::Daemonscaler(_) => DAEMONSCALER,
+            Self::Linkdef(_) => LINKDEF,
+            Self::Rollout(_) => ROLLOUT,
         }
     }
 }

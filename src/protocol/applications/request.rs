@@ -49,25 +49,58 @@ impl<'a> Request<'a> {
     }
 
     fn of_all(operation: &str) -> Option<Self> {
-        match operation {
-            "list" => Some(Self::List),
-            "get" => Some(Self::Models),
-            "put" => Some(Self::Put),
-            _ => None,
-        }
+        [Self::List, Self::Models, Self::Put].into_iter().find(|one| one.operation() == operation)
     }
 
     fn of_one(operation: &str, name: &'a str, subject: &str) -> Result<Self, NoRequest> {
-        match operation {
-            "get" => Ok(Self::Get(name)),
-            "versions" => Ok(Self::Versions(name)),
-            "del" => Ok(Self::Delete(name)),
-            "deploy" => Ok(Self::Deploy(name)),
-            "undeploy" => Ok(Self::Undeploy(name)),
-            "status" => Ok(Self::Status(name)),
-            "rollout" => Ok(Self::Rollout(name)),
-            "history" => Err(NoRequest::History),
-            _ => Err(NoRequest::Unsupported(subject.to_owned())),
+        if operation == "history" {
+            return Err(NoRequest::History);
+        }
+        let all = [
+            Self::Get(name),
+            Self::Versions(name),
+            Self::Delete(name),
+            Self::Deploy(name),
+            Self::Undeploy(name),
+            Self::Status(name),
+            Self::Rollout(name),
+        ];
+        let found = all.into_iter().find(|one| one.operation() == operation);
+        found.ok_or_else(|| NoRequest::Unsupported(subject.to_owned()))
+    }
+
+    /// Returns the subject to ask on; `root` is `wadm.api.{lattice}`.
+    pub fn subject(&self, root: &str) -> String {
+        let all = format!("{root}.model.{}", self.operation());
+        self.application().map_or_else(|| all.clone(), |name| format!("{all}.{name}"))
+    }
+
+    /// Returns the application that is asked about.
+    pub fn application(&self) -> Option<&'a str> {
+        match self {
+            Self::List | Self::Models | Self::Put => None,
+            Self::Get(name)
+            | Self::Versions(name)
+            | Self::Delete(name)
+            | Self::Deploy(name)
+            | Self::Undeploy(name)
+            | Self::Status(name)
+            | Self::Rollout(name) => Some(name),
+        }
+    }
+
+    /// Returns the word of the subject.
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Models | Self::Get(_) => "get",
+            Self::Versions(_) => "versions",
+            Self::Put => "put",
+            Self::Delete(_) => "del",
+            Self::Deploy(_) => "deploy",
+            Self::Undeploy(_) => "undeploy",
+            Self::Status(_) => "status",
+            Self::Rollout(_) => "rollout",
         }
     }
 }
@@ -102,7 +135,10 @@ mod tests {
             let subject = format!("{root}.{tail}");
             let read = Request::parse(root, &subject).map_err(|error| error.to_string());
             match (read, expected) {
-                (Ok(read), Ok(expected)) => assert_eq!(read, expected),
+                (Ok(read), Ok(expected)) => {
+                    assert_eq!(read.subject(root), subject);
+                    assert_eq!(read, expected);
+                }
                 (Err(error), Err(begin)) => assert!(error.starts_with(begin), "{error}"),
                 (read, _) => panic!("{tail}: {read:?}"),
             }

@@ -11,12 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    manifest::{Component, LATEST, Manifest, Properties, Scaling, Spread, Trait},
+    manifest::{
+        API_VERSION, Component, KIND, LATEST, Manifest, Properties, Scaling, Spread, Trait,
+    },
     resolved::{Application, Mode, Rule, Scaler, ScalerKind},
 };
 
-const API_VERSION: &str = "core.oam.dev/v1beta1";
-const KIND: &str = "Application";
 /// Bytes of a name; it is part of keys and subjects.
 const NAME_BYTES_MAX: usize = 256;
 /// Hosts that a warning names.

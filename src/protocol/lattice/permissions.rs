@@ -7,6 +7,7 @@ use super::{
     },
     subject::{HEALTH, LINK_DEL, LINK_PUT, SHUTDOWN, SUBSCRIPTIONS, Subjects},
 };
+use crate::applications::request::Request;
 
 /// The names in a list of permissions.
 #[derive(Clone, Copy, Debug)]
@@ -86,22 +87,23 @@ impl Subjects {
     }
 
     /// Returns the permissions for applications.
-    fn application_needs(&self, names: &Names<'_>) -> [Need; 7] {
+    fn application_needs(&self, names: &Names<'_>) -> [Need; 9] {
         let api = format!("{}.>", self.manager_root());
-        let (list, news) = (self.manager("list", None), self.manager_events());
+        let (list, news) = (self.manager(Request::List), self.manager_events());
+        let deploy = self.manager(Request::Deploy(names.other));
+        let looking = "looking for a deployment manager";
+        let status = self.manager_status(names.other);
         [
             Need::subscribe(User::Host, api, "answering about applications"),
             // As a host does, to find out whether a manager of its own answers.
-            Need::publish(User::Host, list.clone(), "looking for a deployment manager"),
+            Need::publish(User::Host, list.clone(), looking),
+            Need::publish(User::Host, self.manager(Request::Versions(names.other)), looking),
             Need::publish(User::Client, list, "asking for applications"),
-            Need::publish(User::Client, self.manager("deploy", Some(names.other)), "applications"),
+            Need::publish(User::Client, deploy, "applications"),
+            Need::subscribe(User::Client, status.clone(), "waiting for applications"),
             Need::publish(User::Host, news.clone(), "telling of applications"),
             Need::subscribe(User::Host, news, "hearing of applications"),
-            Need::publish(
-                User::Host,
-                self.manager_status(names.other),
-                "telling how applications are",
-            ),
+            Need::publish(User::Host, status, "telling how applications are"),
         ]
     }
 
@@ -192,10 +194,11 @@ mod tests {
             (&control, Use::Publish, subjects.event("host_started")),
             (&control, Use::Subscribe, subjects.progress()),
             (&control, Use::Publish, "_INBOX.abc.1".to_owned()),
-            (&control, Use::Publish, subjects.manager("deploy", Some("shop"))),
-            (&control, Use::Subscribe, subjects.manager("put", None)),
+            (&control, Use::Publish, subjects.manager(Request::Deploy("shop"))),
+            (&control, Use::Subscribe, subjects.manager(Request::Put)),
             (&control, Use::Publish, subjects.manager_events()),
             (&control, Use::Publish, subjects.manager_status("shop")),
+            (&control, Use::Subscribe, subjects.manager_status("shop")),
             (&calls, Use::Publish, subjects.actor(ACTOR)),
             (&calls, Use::Subscribe, Subjects::on_host(&subjects.actor(ACTOR), HOST)),
             (&calls, Use::Publish, called.clone()),

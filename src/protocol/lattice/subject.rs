@@ -11,7 +11,10 @@
 //! [`permissions`](super::permissions) are derived.
 
 use super::control::Control;
-use crate::identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId};
+use crate::{
+    applications::request::Request,
+    identity::keys::{ActorId, HostId, LatticeName, LinkName, ProviderId},
+};
 
 /// The longest token that is taken from outside, in characters.
 const TOKEN_CHARS_MAX: usize = 255;
@@ -164,11 +167,9 @@ impl Subjects {
         format!("wadm.status.{}.{application}", self.lattice)
     }
 
-    /// The API of applications, answered by hosts or by a deployment manager: an operation, on one
-    /// application or on all.
-    pub fn manager(&self, operation: &str, application: Option<&str>) -> String {
-        let all = format!("wadm.api.{}.model.{operation}", self.lattice);
-        application.map_or_else(|| all.clone(), |name| format!("{all}.{name}"))
+    /// The API of applications, answered by hosts or by a deployment manager.
+    pub fn manager(&self, request: Request<'_>) -> String {
+        request.subject(&self.manager_root())
     }
 
     /// Where every event of the lattice goes.

@@ -4,6 +4,7 @@
 //! Tests wait for events and states, never for time: [`eventually`] and [`Events::next`] have a
 //! patience limit that only a failure reaches.
 
+pub mod applications;
 pub mod browser;
 pub mod builtin;
 pub mod client;

@@ -17,6 +17,7 @@ use std::{
 
 use lattice_base::{config::ProcessEnvironment, dirs::Dirs};
 use lattice_cli::up::nats_server;
+use lattice_protocol::{identity::keys::LatticeName, lattice::subject::Subjects};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -169,6 +170,12 @@ impl Server {
 
     pub fn domain(&self) -> Option<&str> {
         self.domain.as_deref()
+    }
+
+    /// The subjects of the lattice that hosts and clients of the test are in.
+    pub fn subjects(&self) -> Subjects {
+        let lattice = LatticeName::parse(&self.lattice).expect("a name");
+        Subjects::new(lattice, "wasmbus.ctl")
     }
 
     /// The name of the lattice that hosts and clients of the test are in.

@@ -4,12 +4,13 @@
 //! a file without one gets a version that is made from the content, so that the same file is the
 //! same version again. The set says whose file it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::HEXLOWER;
 
 use lattice_protocol::{
     applications::manifest::{APPLIED_SET, Manifest, VERSION},
+    errors::Usage,
     identity::digest::sha256,
 };
 
@@ -24,6 +25,8 @@ pub struct Wanted {
     pub manifest: Manifest,
     /// The version was made from the content.
     is_derived: bool,
+    /// Neither the command nor the manifest names the set.
+    is_set_usual: bool,
 }
 
 /// The lattice's knowledge of an application.
@@ -49,24 +52,27 @@ pub enum Action {
     Create,
     /// It has another content than before.
     Update,
-    /// Its version is stored with another content.
-    Refuse,
 }
+
+/// The version of a file is stored with another content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherContent;
 
 impl Wanted {
     /// Takes a manifest of a file; `set` is the one that was named on the command line.
     pub fn new(mut manifest: Manifest, set: Option<&str>) -> Self {
         let annotations = &mut manifest.metadata.annotations;
-        match set {
-            Some(set) => _ = annotations.insert(APPLIED_SET.to_owned(), set.to_owned()),
-            None => _ = annotations.entry(APPLIED_SET.into()).or_insert(DEFAULT_SET.to_owned()),
+        if let Some(set) = set {
+            annotations.insert(APPLIED_SET.to_owned(), set.to_owned());
         }
+        let is_set_usual = !annotations.contains_key(APPLIED_SET);
+        annotations.entry(APPLIED_SET.into()).or_insert(DEFAULT_SET.to_owned());
         let is_derived = manifest.version().is_empty();
         if is_derived {
             let version = derived_version(&manifest);
             manifest.set_version(&version);
         }
-        Self { manifest, is_derived }
+        Self { manifest, is_derived, is_set_usual }
     }
 }
 
@@ -83,13 +89,32 @@ impl Kept {
     }
 }
 
-/// Returns the set of a command, which `--prune` looks at.
-pub fn set_of(named: Option<&str>) -> &str {
-    named.unwrap_or(DEFAULT_SET)
+/// Returns the set that `--prune` looks at: the only one that is named, by the command or by all
+/// manifests. What nobody named belongs to a set with what others did not name.
+pub fn set_to_prune<'a>(
+    wanted: impl Iterator<Item = &'a Wanted>,
+) -> Result<Option<&'a str>, Usage> {
+    let mut sets = BTreeSet::new();
+    for one in wanted {
+        if one.is_set_usual {
+            return Err(Usage(format!(
+                "--prune takes away what a set has no longer, and no set is named. Apply and prune with the same --set NAME; what was \
+                 applied without one is in set {DEFAULT_SET}, with what others applied so, and --set {DEFAULT_SET} prunes it"
+            )));
+        }
+        sets.extend(applied_set(&one.manifest));
+    }
+    match sets.len() {
+        0 | 1 => Ok(sets.pop_first()),
+        _ => Err(Usage(format!(
+            "--prune looks at one set, and the manifests name several: {}. Apply each by itself, or all with one --set NAME",
+            Vec::from_iter(sets).join(", ")
+        ))),
+    }
 }
 
 /// Decides what is to be done.
-pub fn decide(kept: &Kept, wanted: &Wanted) -> Action {
+pub fn decide(kept: &Kept, wanted: &Wanted) -> Result<Action, OtherContent> {
     let version = wanted.manifest.version();
     // The same content is left alone under whatever version it runs, unless it is of another set:
     // that one would take it away.
@@ -98,18 +123,18 @@ pub fn decide(kept: &Kept, wanted: &Wanted) -> Action {
             && applied_set(deployed).is_none_or(|set| Some(set) == applied_set(&wanted.manifest))
     });
     if wanted.is_derived && is_same {
-        return Action::Leave;
+        return Ok(Action::Leave);
     }
     match kept.manifests.get(version) {
-        None if kept.newest.is_none() => Action::Create,
-        None => Action::Update,
+        None if kept.newest.is_none() => Ok(Action::Create),
+        None => Ok(Action::Update),
         Some(Some(stored)) if content(stored) == content(&wanted.manifest) => {
-            match kept.deployed.as_deref() == Some(version) {
+            Ok(match kept.deployed.as_deref() == Some(version) {
                 true => Action::Leave,
                 false => Action::Deploy,
-            }
+            })
         }
-        Some(_) => Action::Refuse,
+        Some(_) => Err(OtherContent),
     }
 }
 
@@ -168,30 +193,30 @@ mod tests {
 
     #[test]
     fn stored_against_deployed_against_the_file() {
-        use Action::{Create, Deploy, Leave, Refuse, Update};
+        use Action::{Create, Deploy, Leave, Update};
         let derived = wanted(None, 1).manifest.version().to_owned();
         let (mine, theirs) = (Some("default"), Some("other"));
         for (stored, deployed, file, expected) in [
             // Without a version in the file.
-            (&[][..], None, wanted(None, 1), Create),
-            (&[(&*derived, 1, mine)], None, wanted(None, 1), Deploy),
-            (&[(&*derived, 1, mine)], Some(&*derived), wanted(None, 1), Leave),
-            (&[(&*derived, 1, mine)], Some(&*derived), wanted(None, 2), Update),
-            (&[(&*derived, 1, mine), ("v9", 2, mine)], Some("v9"), wanted(None, 1), Deploy),
-            (&[("v1", 1, None)], Some("v1"), wanted(None, 1), Leave),
-            (&[("v1", 1, None)], None, wanted(None, 1), Update),
-            (&[("v1", 1, theirs)], Some("v1"), wanted(None, 1), Update),
-            (&[(&*derived, 7, mine)], None, wanted(None, 1), Refuse),
+            (&[][..], None, wanted(None, 1), Ok(Create)),
+            (&[(&*derived, 1, mine)], None, wanted(None, 1), Ok(Deploy)),
+            (&[(&*derived, 1, mine)], Some(&*derived), wanted(None, 1), Ok(Leave)),
+            (&[(&*derived, 1, mine)], Some(&*derived), wanted(None, 2), Ok(Update)),
+            (&[(&*derived, 1, mine), ("v9", 2, mine)], Some("v9"), wanted(None, 1), Ok(Deploy)),
+            (&[("v1", 1, None)], Some("v1"), wanted(None, 1), Ok(Leave)),
+            (&[("v1", 1, None)], None, wanted(None, 1), Ok(Update)),
+            (&[("v1", 1, theirs)], Some("v1"), wanted(None, 1), Ok(Update)),
+            (&[(&*derived, 7, mine)], None, wanted(None, 1), Err(OtherContent)),
             // With one.
-            (&[], None, wanted(Some("v1"), 1), Create),
-            (&[("v1", 1, mine)], None, wanted(Some("v1"), 1), Deploy),
-            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v1"), 1), Leave),
-            (&[("v1", 1, None)], Some("v1"), wanted(Some("v1"), 1), Leave),
-            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v1"), 2), Refuse),
-            (&[("v1", 1, mine)], None, wanted(Some("v1"), 2), Refuse),
-            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v2"), 2), Update),
-            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v2"), 1), Update),
-            (&[("v1", 1, mine), ("v2", 2, mine)], Some("v2"), wanted(Some("v1"), 1), Deploy),
+            (&[], None, wanted(Some("v1"), 1), Ok(Create)),
+            (&[("v1", 1, mine)], None, wanted(Some("v1"), 1), Ok(Deploy)),
+            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v1"), 1), Ok(Leave)),
+            (&[("v1", 1, None)], Some("v1"), wanted(Some("v1"), 1), Ok(Leave)),
+            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v1"), 2), Err(OtherContent)),
+            (&[("v1", 1, mine)], None, wanted(Some("v1"), 2), Err(OtherContent)),
+            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v2"), 2), Ok(Update)),
+            (&[("v1", 1, mine)], Some("v1"), wanted(Some("v2"), 1), Ok(Update)),
+            (&[("v1", 1, mine), ("v2", 2, mine)], Some("v2"), wanted(Some("v1"), 1), Ok(Deploy)),
         ] {
             let kept = kept(stored, deployed);
             assert_eq!(decide(&kept, &file), expected, "{stored:?}, {deployed:?}, {file:?}");
@@ -205,8 +230,8 @@ mod tests {
             newest: Some("v1".into()),
             manifests: [("v1".to_owned(), None)].into(),
         };
-        assert_eq!(decide(&unread, &wanted(None, 1)), Action::Update);
-        assert_eq!(decide(&unread, &wanted(Some("v1"), 1)), Action::Refuse);
+        assert_eq!(decide(&unread, &wanted(None, 1)), Ok(Action::Update));
+        assert_eq!(decide(&unread, &wanted(Some("v1"), 1)), Err(OtherContent));
     }
 
     #[test]
@@ -233,6 +258,26 @@ mod tests {
         ] {
             let wanted = Wanted::new(manifest(None, 1, of_file), named);
             assert_eq!(applied_set(&wanted.manifest), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_set_to_prune_is_one_that_somebody_named() {
+        let wanted = |of_file, named| Wanted::new(manifest(None, 1, of_file), named);
+        for (files, expected) in [
+            (vec![], Ok(None)),
+            (vec![wanted(None, Some("a")), wanted(Some("b"), Some("a"))], Ok(Some("a"))),
+            (vec![wanted(Some("b"), None), wanted(Some("b"), None)], Ok(Some("b"))),
+            (vec![wanted(None, Some("default"))], Ok(Some("default"))),
+            (vec![wanted(None, None)], Err("--set NAME")),
+            (vec![wanted(Some("b"), None), wanted(None, None)], Err("no set is named")),
+            (vec![wanted(Some("b"), None), wanted(Some("c"), None)], Err("several: b, c")),
+        ] {
+            match (set_to_prune(files.iter()), expected) {
+                (Ok(set), Ok(expected)) => assert_eq!(set, expected),
+                (Err(Usage(told)), Err(part)) => assert!(told.contains(part), "{told}"),
+                (found, expected) => panic!("{found:?}, and not {expected:?}"),
+            }
         }
     }
 }

@@ -3,19 +3,15 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::decide::Wanted;
 use crate::manifests::{self, Document, Manifests};
 use lattice_protocol::applications::{
     decode::{DecodeError, Decoded, Format, decode},
-    manifest::Manifest,
+    manifest::{API_VERSION, KIND, Manifest},
     validate::validate,
 };
-
-/// The beginning of the `apiVersion` of applications.
-const API_GROUP: &str = "core.oam.dev/";
-const KIND: &str = "Application";
 
 /// The documents found in all files.
 #[derive(Debug, Default)]
@@ -47,6 +43,8 @@ enum Given {
 struct Head {
     kind: Option<String>,
     api_version: Option<String>,
+    metadata: Option<IgnoredAny>,
+    spec: Option<IgnoredAny>,
 }
 
 impl Found {
@@ -117,13 +115,18 @@ impl Found {
     }
 }
 
-/// Returns what a document is, if it clearly is no application.
+/// Returns what a document is, if it clearly is no application. A manifest that lost its head is
+/// one with a mistake: left out, its application would be pruned.
 fn other_kind(text: &str) -> Option<String> {
     let head: Head = serde_saphyr::from_str(text).ok()?;
-    let group = head.api_version.as_deref().unwrap_or_default();
-    match head.kind {
-        Some(kind) if kind != KIND && !group.starts_with(API_GROUP) => Some(format!("a {kind}")),
-        None if head.api_version.is_none() => Some("what has neither kind nor apiVersion".into()),
+    let of_group = |version: &str| version.split('/').next() == API_VERSION.split('/').next();
+    match (head.kind, head.api_version) {
+        (Some(kind), version) if kind != KIND && !version.as_deref().is_some_and(of_group) => {
+            Some(format!("a {kind}"))
+        }
+        (None, None) if head.metadata.is_none() && head.spec.is_none() => {
+            Some("what has neither kind nor apiVersion".into())
+        }
         _ => None,
     }
 }
@@ -219,6 +222,21 @@ mod tests {
         );
         let nothing = read(&[("a.md", String::new())], &["."]).await;
         assert!(nothing.mistakes[0].starts_with("no application is in "), "{nothing:?}");
+    }
+
+    #[tokio::test]
+    async fn a_manifest_in_a_directory_that_cannot_be_read_is_not_left_out() {
+        let headless = application("shop").lines().skip(2).collect::<Vec<_>>().join("\n");
+        for (name, text) in [
+            ("headless.yaml", headless),
+            ("empty.yaml", String::new()),
+            ("broken.yaml", "kind: [".to_owned()),
+            ("misspelt.yaml", application("shop").replace("kind", "knd")),
+        ] {
+            let files = [("fine.yaml", application("pets")), (name, text)];
+            let found = read(&files, &["."]).await;
+            assert!(found.mistakes.iter().any(|told| told.contains(name)), "{name}: {found:?}");
+        }
     }
 
     #[tokio::test]

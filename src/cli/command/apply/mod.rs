@@ -10,10 +10,10 @@ mod decide;
 mod files;
 mod show;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use anyhow::{Result, anyhow, bail};
-use serde_json::json;
+use anyhow::{Result, bail};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{Faults, manager, start::show_step};
@@ -21,43 +21,45 @@ use crate::{
     args::{app::Apply, flags::SettingArgs},
     terminal::{Progress, Terminal},
 };
-use decide::{Action, Kept, applied_set, decide, set_of};
+use decide::{Action, Kept, OtherContent, applied_set, decide, set_to_prune};
 use files::{File, Found};
 use lattice_client::{
-    applications::{Applications, Awaited, News, StatusWatch},
+    applications::{Answer, Applications, Awaited, News, Refused, StatusWatch},
     commands::START_WAIT,
 };
 use lattice_protocol::{
     applications::{
-        api::{GetReply, PutReply, StatusType, Summary, VersionsReply},
-        manifest::{Manifest, Properties},
+        api::{Delete, PutReply, Summary},
+        manifest::{APPLIED_SET, Manifest},
         validate::is_name,
     },
     errors::OutcomeUnknown,
 };
-use show::{Applied, Change, Row};
-
-/// The mark of a warning in the answer to a put.
-const WARNING: &str = ". Warning: ";
+use show::{Applied, Change, Row, Shortfall, Trouble};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Apply) -> Result<()> {
     let words = [&args.manifests[..], &args.files[..]].concat();
-    let Found { applications: files, notes, mistakes } =
+    let Found { applications: files, notes, mut mistakes } =
         Found::read(&words, args.set.as_deref()).await;
     notes.iter().for_each(|note| terminal.note(note));
     if !mistakes.is_empty() {
+        mistakes.push("nothing was applied; correct this, and apply again".into());
         bail!(Faults(mistakes));
     }
+    let set = match args.prune {
+        true => set_to_prune(files.iter().map(|file| &file.wanted))?.map(str::to_owned),
+        false => None,
+    };
     let applications = manager::connect(before, &args.connect).await?;
     let mut progress = terminal.progress();
     progress.stage("compare", "");
     let steps = compared(&applications, files).await?;
-    let gone = match args.prune {
-        true => prunable(&applications, &steps, set_of(args.set.as_deref())).await?,
-        false => Vec::new(),
+    let Prunable { names: gone, notes } = match &set {
+        Some(set) => prunable(&applications, &steps, set).await?,
+        None => Prunable::default(),
     };
-    refuse(&steps)?;
-    steps.iter().filter_map(Step::other_set).for_each(|note| terminal.note(note));
+    let of_steps = steps.iter().flat_map(|step| [step.other_set(), step.unread()]).flatten();
+    of_steps.chain(notes).for_each(|note| terminal.note(note));
     if args.dry_run {
         drop(progress);
         let rows = steps.iter().map(Step::row).chain(gone.iter().map(Row::pruned));
@@ -85,7 +87,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Apply) -> Resul
     drop(progress);
     let applied = Applied { rows, is_dry_run: false };
     terminal.show(&applied)?;
-    outcome(&applied.rows)
+    outcome(applied.rows.iter().filter_map(Row::shortfall))
 }
 
 /// An application of a file, with what is to be done for it.
@@ -136,16 +138,22 @@ impl Step {
         })
     }
 
+    /// Returns a note about an application whose manifest cannot be compared.
+    fn unread(&self) -> Option<String> {
+        let Kept { deployed, newest, .. } = &self.kept;
+        let version = deployed.as_ref().or(newest.as_ref())?;
+        self.kept.before().is_none().then(|| {
+            format!(
+                "{} {version}, which it takes the place of, cannot be read here; so the whole manifest counts as new",
+                self.manifest().name()
+            )
+        })
+    }
+
     /// Returns what is waited for, unless it was not even deployed.
     fn awaited(&self, row: &Row) -> Option<Awaited> {
-        let components = &self.manifest().spec.components;
-        let images: BTreeSet<String> = components
-            .iter()
-            .map(|component| match &component.properties {
-                Properties::Actor(actor) => actor.image.clone(),
-                Properties::Capability(provider) => provider.image.clone(),
-            })
-            .collect();
+        let components = self.manifest().spec.components.iter();
+        let images = components.map(|component| component.properties.image().to_owned()).collect();
         let (name, version) = (row.name.clone(), row.version.clone());
         row.error.is_none().then_some(Awaited { name, version, images })
     }
@@ -159,7 +167,7 @@ impl Step {
     ) -> Row {
         let mut row = self.row();
         let sent = match self.action {
-            Action::Leave | Action::Refuse => Ok(Vec::new()),
+            Action::Leave => Ok(Vec::new()),
             Action::Create | Action::Update | Action::Deploy => {
                 progress.stage(&format!("deploy {}", row.name), "");
                 self.send(applications).await
@@ -171,7 +179,7 @@ impl Step {
                     .iter()
                     .for_each(|warning| terminal.note(format!("{}: {warning}", row.name)));
             }
-            Err(error) => row.error = Some(format!("{error:#}")),
+            Err(error) => row.error = Some(error.into()),
         }
         row
     }
@@ -180,32 +188,38 @@ impl Step {
     async fn send(&self, applications: &Applications) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         if self.action != Action::Deploy {
-            let manifest = serde_json::to_vec(self.manifest())?;
-            let reply: Option<PutReply> = applications.find("put", None, manifest).await?;
-            let message = reply.map(|reply| reply.message).unwrap_or_default();
-            warnings.extend(message.split(WARNING).skip(1).map(str::to_owned));
+            let reply = applications.put(serde_json::to_vec(self.manifest())?).await?.read()?;
+            warnings.extend(reply.iter().flat_map(PutReply::warnings).map(str::to_owned));
         }
-        let request = json!({ "version": self.manifest().version() });
-        applications.ask("deploy", Some(self.manifest().name()), request.to_string()).await?;
+        let (name, version) = (self.manifest().name(), self.manifest().version());
+        applications.deploy(name, Some(version)).await?.found()?;
         Ok(warnings)
     }
 }
 
-/// Compares each application with what the lattice has of it.
+/// Compares each application with what the lattice has of it. A version that is stored with another
+/// content is a mistake, and all of these are told together.
 async fn compared(applications: &Applications, files: Vec<File>) -> Result<Vec<Step>> {
-    let mut steps = Vec::new();
+    let (mut steps, mut refused) = (Vec::new(), Vec::new());
     for file in files {
         let manifest = &file.wanted.manifest;
-        let kept = kept(applications, manifest.name(), manifest.version()).await?;
-        let action = decide(&kept, &file.wanted);
-        steps.push(Step { file, kept, action });
+        let (name, version) = (manifest.name(), manifest.version());
+        let kept = kept(applications, name, version).await?;
+        match decide(&kept, &file.wanted) {
+            Ok(action) => steps.push(Step { file, kept, action }),
+            Err(OtherContent) => refused.push(format!(
+                "{}: version {version} of {name} is stored with another content (`host app get {name} {version}`), and a stored \
+                 version never changes; give the manifest another version annotation, or none, and one is made from its content",
+                file.place
+            )),
+        }
     }
-    Ok(steps)
+    if refused.is_empty() { Ok(steps) } else { bail!(Faults(refused)) }
 }
 
 /// Returns what the lattice has of an application, as far as it matters for this version.
 async fn kept(applications: &Applications, name: &str, version: &str) -> Result<Kept> {
-    let reply: Option<VersionsReply> = applications.find("versions", Some(name), "").await?;
+    let reply = applications.versions(name).await?.read()?;
     let versions = reply.map(|reply| reply.versions).unwrap_or_default();
     let deployed = versions.iter().find(|one| one.deployed).map(|one| one.version.clone());
     let newest = versions.last().map(|one| one.version.clone());
@@ -213,61 +227,58 @@ async fn kept(applications: &Applications, name: &str, version: &str) -> Result<
     for one in versions.into_iter().map(|one| one.version) {
         if one == version || [&deployed, &newest].contains(&&Some(one.clone())) {
             let manifest = stored(applications, name, &one).await?;
-            manifests.insert(one, manifest);
+            manifests.insert(one, manifest.and_then(|one| serde_json::from_value(one).ok()));
         }
     }
     Ok(Kept { deployed, newest, manifests })
 }
 
-/// Returns a stored version, if it can be read here.
-async fn stored(
-    applications: &Applications,
-    name: &str,
-    version: &str,
-) -> Result<Option<Manifest>> {
-    let request = json!({ "version": version }).to_string();
-    let reply: Option<GetReply> = applications.find("get", Some(name), request).await?;
-    let manifest = reply.and_then(|reply| reply.manifest);
-    Ok(manifest.and_then(|manifest| serde_json::from_value(manifest).ok()))
+/// Returns a stored version, if it is there.
+async fn stored(applications: &Applications, name: &str, version: &str) -> Result<Option<Value>> {
+    let reply = applications.get(name, Some(version)).await?.read()?;
+    Ok(reply.and_then(|reply| reply.manifest))
 }
 
-/// Returns the names of the applications that were applied with a set before, and are in no file.
-async fn prunable(applications: &Applications, steps: &[Step], set: &str) -> Result<Vec<String>> {
-    let listed: Option<Vec<Summary>> = applications.find("list", None, "").await?;
-    let mut names = Vec::new();
-    for Summary { name, version, deployed_version, .. } in listed.unwrap_or_default() {
-        if !is_name(&name) || steps.iter().any(|step| step.manifest().name() == name) {
-            continue;
-        }
+/// Applications that a set has no longer.
+#[derive(Debug, Default)]
+struct Prunable {
+    names: Vec<String>,
+    /// About those whose set is not known.
+    notes: Vec<String>,
+}
+
+/// Returns the applications that were applied with a set before, and are in no file.
+async fn prunable(applications: &Applications, steps: &[Step], set: &str) -> Result<Prunable> {
+    let listed = applications.list().await?.read()?.unwrap_or_default();
+    let others = listed.into_iter().filter(|one| {
+        is_name(&one.name) && steps.iter().all(|step| step.manifest().name() != one.name)
+    });
+    let mut found = Prunable::default();
+    for Summary { name, version, deployed_version, .. } in others {
         let version = deployed_version.unwrap_or(version);
-        let manifest = stored(applications, &name, &version).await?;
-        if manifest.as_ref().and_then(applied_set) == Some(set) {
-            names.push(name);
+        match stored(applications, &name, &version).await {
+            Ok(Some(manifest)) if set_of(&manifest) == Some(set) => found.names.push(name),
+            Ok(_) => {}
+            // Of one record; the others can be read.
+            Err(error) if error.is::<Refused>() => found.notes.push(format!(
+                "{name} is not pruned, because nobody knows to which set it belongs: {error}"
+            )),
+            Err(error) => return Err(error),
         }
     }
-    Ok(names)
+    Ok(found)
+}
+
+/// Returns the set of a stored manifest, whatever its form is.
+fn set_of(manifest: &Value) -> Option<&str> {
+    manifest.get("metadata")?.get("annotations")?.get(APPLIED_SET)?.as_str()
 }
 
 /// Takes an application away: what runs of it, and its versions.
 async fn prune(applications: &Applications, name: &str, progress: &mut Progress) -> Row {
     progress.stage(&format!("prune {name}"), "");
-    let request = json!({ "version": "", "delete_all": true });
-    let deleted = applications.ask("del", Some(name), request.to_string()).await;
-    Row { error: deleted.err().map(|error| format!("{error:#}")), ..Row::pruned(name) }
-}
-
-/// Refuses everything if a version is stored with another content.
-fn refuse(steps: &[Step]) -> Result<()> {
-    let refused = steps.iter().filter(|step| step.action == Action::Refuse).map(|step| {
-        let (name, version) = (step.manifest().name(), step.manifest().version());
-        format!(
-            "{}: version {version} of {name} is stored with another content (`host app get {name} {version}`), and a stored \
-             version never changes; give the manifest another version annotation, or none, and one is made from its content",
-            step.file.place
-        )
-    });
-    let refused: Vec<String> = refused.collect();
-    if refused.is_empty() { Ok(()) } else { Err(anyhow!(Faults(refused))) }
+    let deleted = applications.delete(name, Delete::All).await.and_then(Answer::found);
+    Row { error: deleted.err().map(Trouble::from), ..Row::pruned(name) }
 }
 
 fn tell(progress: &mut Progress, news: News<'_>) {
@@ -280,21 +291,38 @@ fn tell(progress: &mut Progress, news: News<'_>) {
 }
 
 /// Says whether everything is as it is to be; an error names what is not.
-fn outcome(rows: &[Row]) -> Result<()> {
-    let failures: Vec<String> = rows.iter().filter_map(Row::failure).collect();
-    if !failures.is_empty() {
-        bail!(Faults(failures));
+fn outcome(shortfalls: impl Iterator<Item = Shortfall>) -> Result<()> {
+    let (mut failed, mut open) = (Vec::new(), Vec::new());
+    for shortfall in shortfalls {
+        match shortfall {
+            Shortfall::Failed(line) => failed.push(line),
+            Shortfall::Open(line) => open.push(line),
+        }
     }
-    let pending = rows.iter().filter_map(|row| {
-        let info = row.status.as_ref().filter(|info| info.kind != StatusType::Deployed)?;
-        Some(format!("{} is {}: {}", row.name, show::word(info.kind), info.message))
-    });
-    let pending: Vec<String> = pending.collect();
-    if pending.is_empty() {
-        return Ok(());
+    match (failed.is_empty(), open.is_empty()) {
+        (true, true) => Ok(()),
+        (true, false) => bail!(OutcomeUnknown(open.join("; "))),
+        (false, _) => bail!(Faults([failed, open].concat())),
     }
-    bail!(OutcomeUnknown(format!(
-        "the time is over, and hosts go on with it: {}. `host app status NAME` shows how it gets on; --wait-ms waits longer",
-        pending.join(", ")
-    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_open_has_an_exit_code_of_its_own_unless_something_failed() {
+        let failed = || Shortfall::Failed("shop failed".into());
+        let open = || Shortfall::Open("pets is open".into());
+        assert!(outcome([].into_iter()).is_ok());
+        for (shortfalls, is_unknown, told) in [
+            (vec![open(), open()], true, "pets is open; pets is open"),
+            (vec![open(), failed()], false, "shop failed\npets is open"),
+            (vec![failed()], false, "shop failed"),
+        ] {
+            let error = outcome(shortfalls.into_iter()).unwrap_err();
+            assert_eq!(error.is::<OutcomeUnknown>(), is_unknown);
+            assert_eq!(error.to_string(), told);
+        }
+    }
 }

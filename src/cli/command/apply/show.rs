@@ -9,9 +9,12 @@ use crate::{
     manifests,
     terminal::{Cell, Column, Page, Table, Tone, View},
 };
-use lattice_protocol::applications::{
-    api::{Info, StatusType},
-    manifest::Manifest,
+use lattice_protocol::{
+    applications::{
+        api::{Info, StatusType},
+        manifest::Manifest,
+    },
+    errors::OutcomeUnknown,
 };
 
 /// Lines around a difference that are shown with it.
@@ -35,7 +38,29 @@ pub struct Row {
     /// `None` if nobody waited for it.
     pub status: Option<Info>,
     /// Why it was not done.
-    pub error: Option<String>,
+    pub error: Option<Trouble>,
+}
+
+/// Why something was not done.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    text: String,
+    /// It may have been done all the same.
+    is_outcome_unknown: bool,
+}
+
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Self { is_outcome_unknown: error.is::<OutcomeUnknown>(), text: format!("{error:#}") }
+    }
+}
+
+/// A sentence about an application that is not as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shortfall {
+    Failed(String),
+    /// It may still become so.
+    Open(String),
 }
 
 /// All applications of a command.
@@ -53,7 +78,6 @@ impl Change {
             Self::Applied(Action::Deploy) => "deploy",
             Self::Applied(Action::Create) => "create",
             Self::Applied(Action::Update) => "update",
-            Self::Applied(Action::Refuse) => "refuse",
             Self::Pruned => "prune",
         }
     }
@@ -71,17 +95,31 @@ impl Row {
         }
     }
 
-    /// Returns a line about what is not as it is to be.
-    pub fn failure(&self) -> Option<String> {
-        if let Some(error) = &self.error {
-            return Some(format!("{}: {error}", self.name));
+    /// Returns what is not as it is to be; nothing if nobody waited for it.
+    pub fn shortfall(&self) -> Option<Shortfall> {
+        let Self { name, version, .. } = self;
+        if let Some(Trouble { text, is_outcome_unknown }) = &self.error {
+            let told = format!("{name}: {text}");
+            return Some(match is_outcome_unknown {
+                true => Shortfall::Open(told),
+                false => Shortfall::Failed(told),
+            });
         }
-        let info = self.status.as_ref().filter(|info| info.kind == StatusType::Failed)?;
-        let name = &self.name;
-        Some(format!(
-            "{name} {} failed: {}; hosts try again. `host app status {name}` shows its parts",
-            self.version, info.message
-        ))
+        let Info { kind, message } = self.status.as_ref()?;
+        match kind {
+            StatusType::Deployed => None,
+            StatusType::Failed => Some(Shortfall::Failed(format!(
+                "{name} {version} failed: {message}; hosts try again. `host app status {name}` shows its parts"
+            ))),
+            StatusType::Reconciling | StatusType::Undeployed => {
+                let told = if message.is_empty() { "" } else { ": " };
+                Some(Shortfall::Open(format!(
+                    "the time is over, and hosts go on with {name}: it is {}{told}{message}. `host app status {name}` shows how it gets \
+                     on; --wait-ms waits longer",
+                    word(*kind)
+                )))
+            }
+        }
     }
 
     fn json(&self) -> Value {
@@ -89,7 +127,7 @@ impl Row {
         let members = [
             ("version", (!self.version.is_empty()).then(|| json!(self.version))),
             ("status", self.status.as_ref().map(|status| json!(status))),
-            ("error", self.error.as_ref().map(|error| json!(error))),
+            ("error", self.error.as_ref().map(|error| json!(error.text))),
             ("diff", (!self.diff.is_empty()).then(|| json!(self.diff))),
         ];
         for (key, value) in members {
@@ -104,7 +142,7 @@ impl Row {
 impl View for Applied {
     fn json(&self) -> Value {
         let rows: Vec<Value> = self.rows.iter().map(Row::json).collect();
-        let success = self.rows.iter().all(|row| row.failure().is_none());
+        let success = self.rows.iter().all(|row| row.shortfall().is_none());
         json!({ "applications": rows, "dry_run": self.is_dry_run, "success": success })
     }
 
@@ -122,7 +160,12 @@ impl View for Applied {
         ]);
         for row in &self.rows {
             let (status, message) = match (&row.error, &row.status) {
-                (Some(error), _) => (Cell::toned("refused", Tone::Bad), error.as_str()),
+                (Some(Trouble { text, is_outcome_unknown: true }), _) => {
+                    (Cell::toned("unknown", Tone::Warning), text.as_str())
+                }
+                (Some(Trouble { text, .. }), _) => {
+                    (Cell::toned("refused", Tone::Bad), text.as_str())
+                }
                 (None, Some(info)) => (toned(word(info.kind)), info.message.as_str()),
                 (None, None) => ("".into(), ""),
             };
@@ -182,6 +225,8 @@ pub fn word(kind: StatusType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
     use lattice_protocol::applications::decode::{Format, decode};
 
@@ -210,18 +255,27 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_said_in_every_form() {
-        let failed = Info { kind: StatusType::Failed, message: "no host".into() };
-        let row = |status, error| Row { status, error, ..Row::pruned("shop") };
-        for (row, expected) in [
-            (row(None, None), None),
-            (row(Some(Info { kind: StatusType::Deployed, message: String::new() }), None), None),
-            (row(Some(failed), None), Some("no host")),
-            (row(None, Some("not now".into())), Some("shop: not now")),
+    fn what_failed_and_what_is_open_is_said_in_every_form() {
+        use Shortfall::{Failed, Open};
+        let status = |kind| Some(Info { kind, message: "as said".into() });
+        let refused = || Some(Trouble::from(anyhow!("not now")));
+        let late = || Some(Trouble::from(anyhow::Error::from(OutcomeUnknown("no answer".into()))));
+        for (status, error, expected) in [
+            (None, None, None),
+            (status(StatusType::Deployed), None, None),
+            (status(StatusType::Failed), None, Some(Failed("failed: as said".into()))),
+            (status(StatusType::Reconciling), None, Some(Open("reconciling: as said".into()))),
+            (None, refused(), Some(Failed("shop: not now".into()))),
+            (None, late(), Some(Open("shop: no answer".into()))),
         ] {
-            let failure = row.failure();
-            assert_eq!(failure.is_some(), expected.is_some());
-            assert!(failure.unwrap_or_default().contains(expected.unwrap_or_default()));
+            let row = Row { status, error, ..Row::pruned("shop") };
+            match (row.shortfall(), &expected) {
+                (None, None) => {}
+                (Some(Failed(told)), Some(Failed(part))) | (Some(Open(told)), Some(Open(part))) => {
+                    assert!(told.contains(part), "{part} in {told}")
+                }
+                (found, expected) => panic!("{found:?}, and not {expected:?}"),
+            }
             let json = Applied { rows: vec![row], is_dry_run: false }.json();
             assert_eq!(json["success"], expected.is_none());
         }

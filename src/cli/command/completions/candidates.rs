@@ -34,6 +34,7 @@ use lattice_client::{
 };
 use lattice_engine::providers::builtin;
 use lattice_protocol::{
+    applications::request::Request,
     control::types::{HostReply, Inventory},
     escape,
     links::Claims,
@@ -342,7 +343,7 @@ fn contracts_of(seen: &Seen) -> Vec<Candidate> {
 
 async fn apps_of(lattice: Lattice) -> Option<Vec<Candidate>> {
     let message =
-        lattice.ask(&lattice.subjects.manager("list", None), bytes::Bytes::new()).await.ok()?;
+        lattice.ask(&lattice.subjects.manager(Request::List), bytes::Bytes::new()).await.ok()?;
     let all: Vec<Value> = serde_json::from_slice(&message.payload).ok()?;
     let candidates = all.iter().map(|app| {
         let status = app["status"].as_str().unwrap_or_default();

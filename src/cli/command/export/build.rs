@@ -14,8 +14,8 @@ use lattice_client::watch;
 use lattice_protocol::{
     applications::{
         manifest::{
-            Actor, Capability, Component, DEFAULT_LINK, Linkdef, Manifest, Metadata, Properties,
-            Scaling, Specification, Spread, Trait,
+            API_VERSION, Actor, Capability, Component, DEFAULT_LINK, KIND, Linkdef, Manifest,
+            Metadata, Properties, Scaling, Specification, Spread, Trait,
         },
         ownership::APPLICATION,
         validate::untagged,
@@ -62,7 +62,7 @@ struct Serving<'a> {
 /// Makes a manifest of what no application manages.
 pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
     let mut builder = Builder { hosts, names: BTreeSet::new(), notes: Vec::new() };
-    let actors = actors_of(hosts);
+    let actors = builder.actors();
     // Names of actors first: there are more of them than of providers with the same.
     let names: Vec<String> =
         actors.iter().map(|actor| builder.component_name(actor.name, actor.image)).collect();
@@ -88,8 +88,8 @@ pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
         components.push(Component { name: component.clone(), properties, traits });
     }
     let manifest = Manifest {
-        api_version: "core.oam.dev/v1beta1".into(),
-        kind: "Application".into(),
+        api_version: API_VERSION.into(),
+        kind: KIND.into(),
         metadata: Metadata { name: NAME.into(), ..Metadata::default() },
         spec: Specification { components },
     };
@@ -98,9 +98,8 @@ pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
 
 /// Returns notes about images of a manifest that are only where it comes from.
 pub fn bound_to_here(manifest: &Manifest) -> Vec<String> {
-    let actors = manifest.actors().map(|(name, actor)| (name, &actor.image));
-    let providers = manifest.capabilities().map(|(name, provider)| (name, &provider.image));
-    let notes = actors.chain(providers).filter_map(|(name, image)| {
+    let notes = manifest.spec.components.iter().filter_map(|component| {
+        let (name, image) = (&component.name, component.properties.image());
         let why = if image.starts_with("file://") {
             "a file, which other machines cannot read"
         } else if image.starts_with("lattice://") {
@@ -113,33 +112,18 @@ pub fn bound_to_here(manifest: &Manifest) -> Vec<String> {
     notes.collect()
 }
 
-/// Returns the actors that no application manages, each image of one by itself.
-fn actors_of(hosts: &[Inventory]) -> Vec<Running<'_>> {
-    let mut found: BTreeMap<(&str, &str), Running<'_>> = BTreeMap::new();
-    for (host, actor) in
-        hosts.iter().flat_map(|host| host.actors.iter().map(move |one| (host, one)))
-    {
-        for (image, count) in free_instances(actor) {
-            let running = found.entry((&actor.id, image)).or_insert_with(|| Running {
-                id: &actor.id,
-                name: &actor.name,
-                image,
-                counts: Counts::new(),
-            });
-            *running.counts.entry(&host.host_id).or_default() += count;
-        }
-    }
-    found.into_values().collect()
-}
-
-/// Returns the images of an actor with their instances, those of applications left out.
+/// Returns the images of an actor with their instances, those of applications left out. An image
+/// that is not told is empty.
 fn free_instances(actor: &InventoryActor) -> impl Iterator<Item = (&str, u64)> {
     let free = actor.instances.iter().filter(|instance| !is_managed(&instance.annotations));
-    free.map(|instance| {
+    // While two revisions share the calls, all else that is told is of the newer one, which may be
+    // taken back.
+    let stable = actor.trial.as_ref().map_or("", |trial| &*trial.stable_ref);
+    free.map(move |instance| {
         // Hosts of earlier years do not say it of each instance.
-        let own =
-            [&instance.image_ref, &actor.image_ref].into_iter().find(|image| !image.is_empty());
-        (own.map_or("", String::as_str), watch::count(instance))
+        let images = [stable, &*instance.image_ref, &*actor.image_ref];
+        let image = images.into_iter().find(|image| !image.is_empty());
+        (image.unwrap_or_default(), watch::count(instance))
     })
 }
 
@@ -156,6 +140,35 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
+    /// Returns the actors that no application manages, each image of one by itself.
+    fn actors(&mut self) -> Vec<Running<'a>> {
+        let mut found: BTreeMap<(&str, &str), Running<'a>> = BTreeMap::new();
+        let all = self.hosts.iter().flat_map(|host| host.actors.iter().map(move |one| (host, one)));
+        for (host, actor) in all {
+            for (image, count) in free_instances(actor) {
+                if image.is_empty() {
+                    self.note_unknown("actor", &actor.id, host);
+                    continue;
+                }
+                let running = found.entry((&actor.id, image)).or_insert_with(|| Running {
+                    id: &actor.id,
+                    name: &actor.name,
+                    image,
+                    counts: Counts::new(),
+                });
+                *running.counts.entry(&host.host_id).or_default() += count;
+            }
+            if let Some(trial) = actor.trial.as_ref().filter(|_| free_instances(actor).count() > 0)
+            {
+                self.note(format!(
+                    "actor {}: {} is left out, which takes {} % of the calls on host {} beside the revision before it",
+                    actor.id, actor.image_ref, trial.share, host.host_id
+                ));
+            }
+        }
+        found.into_values().collect()
+    }
+
     /// Returns the providers that no application manages. Of two versions of a provider under one
     /// link name the first counts: an application can only have one.
     fn providers(&mut self) -> Vec<Serving<'a>> {
@@ -165,10 +178,7 @@ impl<'a> Builder<'a> {
         for (host, provider) in all.filter(|(_, provider)| !is_managed(&provider.annotations)) {
             let InventoryProvider { id, link_name, contract_id, image_ref, name, .. } = provider;
             if image_ref.is_empty() {
-                self.note(format!(
-                    "provider {id} is left out: host {} does not say what it was started from",
-                    host.host_id
-                ));
+                self.note_unknown("provider", id, host);
                 continue;
             }
             let same = found.iter_mut().find(|one| {
@@ -289,6 +299,14 @@ impl<'a> Builder<'a> {
             free = format!("{base}-{number}");
         }
         free
+    }
+
+    /// Notes that a manifest cannot have something that runs.
+    fn note_unknown(&mut self, what: &str, id: &str, host: &Inventory) {
+        self.note(format!(
+            "{what} {id} is left out: host {} does not say what it was started from",
+            host.host_id
+        ));
     }
 
     /// Notes something once.

@@ -7,7 +7,6 @@
 mod build;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use serde_json::json;
 
 use super::manager;
 use crate::{
@@ -16,10 +15,7 @@ use crate::{
     terminal::Terminal,
 };
 use lattice_client::applications::Applications;
-use lattice_protocol::applications::{
-    api::{GetReply, VersionsReply},
-    manifest::Manifest,
-};
+use lattice_protocol::applications::manifest::Manifest;
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Export) -> Result<()> {
     let manifest = match &args.application {
@@ -38,14 +34,12 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: &Export) -> Res
 
 /// Returns the deployed manifest of an application.
 async fn deployed(applications: &Applications, name: &str) -> Result<Manifest> {
-    // Complains of an application that is not there.
-    let reply = applications.ask("versions", Some(name), "").await?;
-    let reply: VersionsReply = serde_json::from_value(reply).context("read the versions")?;
-    let Some(version) = reply.versions.into_iter().find(|one| one.deployed) else {
+    let reply = applications.versions(name).await?.found()?.read()?;
+    let mut versions = reply.into_iter().flat_map(|reply| reply.versions);
+    let Some(deployed) = versions.find(|one| one.deployed) else {
         bail!("{name} is not deployed; `host app get {name}` prints its newest manifest");
     };
-    let request = json!({ "version": version.version }).to_string();
-    let reply: Option<GetReply> = applications.find("get", Some(name), request).await?;
+    let reply = applications.get(name, Some(&deployed.version)).await?.read()?;
     let manifest = reply
         .and_then(|reply| reply.manifest)
         .ok_or_else(|| anyhow!("{name} was changed meanwhile; export it again"))?;

@@ -150,6 +150,91 @@ fn scalers_have_the_counts_and_the_names_of_the_old_manager() {
 }
 
 #[test]
+fn members_that_nobody_knows_are_refused_by_name() {
+    for (from, to, part) in [
+        (
+            "requirements: {zone: east}",
+            "requirement: {zone: east}",
+            "component \"front\", trait 1 (spreadscaler), rule \"east\": `requirement` is not known; did you mean `requirements`?",
+        ),
+        ("weight: 75", "wieght: 75", "did you mean `weight`?"),
+        ("replicas: 4", "replica: 4", "did you mean `replicas`?"),
+        ("spread:\n", "spraed:\n", "did you mean `spread`?"),
+        (
+            "replicas: 4",
+            "replicas: 4\n            zones: [a]",
+            "there are instances, replicas, spread",
+        ),
+        (
+            "target: web,",
+            "targt: web,",
+            "trait 2 (linkdef): `targt` is not known; did you mean `target`?",
+        ),
+        ("values: {port", "value: {port", "did you mean `values`?"),
+        ("type: spreadscaler", "type: spreadscalar", "did you mean `spreadscaler`?"),
+        (
+            "traits:\n",
+            "trait:\n",
+            "component \"front\": `trait` is not known; did you mean `traits`?",
+        ),
+        ("contract:", "contrat:", "component \"web\": `contrat` is not known"),
+        ("annotations:", "annotation:", "metadata: `annotation` is not known"),
+        (
+            "type: linkdef\n          properties: {target: web, values: {port: 8080}}",
+            "type: rollout\n          properties: {calls: 5, steps: [{percent: 5, requirement: {}}], max_errors: 1}",
+            "trait 2 (rollout), step 1: `requirement` is not known",
+        ),
+    ] {
+        assert!(SHOP.contains(from), "{from}");
+        let text = SHOP.replacen(from, to, 1);
+        let error = decode(text.as_bytes(), Format::Yaml).unwrap_err().to_string();
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    // Other tools have their own members where no trait is.
+    for (from, to) in [
+        ("  name: \" shop \"", "  name: \" shop \"\n  namespace: default"),
+        ("type: capability", "type: capability\n      notes: ours"),
+        ("config: {number: 1}", "config: {number: 1}, replicated: 1"),
+    ] {
+        let text = SHOP.replacen(from, to, 1);
+        assert_eq!(read(&text).manifest, read(SHOP).manifest, "{to}");
+    }
+}
+
+#[test]
+fn rules_that_are_written_once_with_an_anchor_are_known() {
+    let shared = SHOP.replacen("requirements: {zone: east}", "requirements: &east {zone: east}", 1);
+    let shared = shared.replacen("requirements: {zone: west}", "requirements: *east", 1);
+    let application = Application::of(&read(&shared).manifest);
+    assert_eq!(application.scalers[0].rules[1].requirements["zone"], "east");
+}
+
+#[test]
+fn an_image_that_is_empty_is_missing() {
+    let error = decode(SHOP.replace("r/front:1", " ").as_bytes(), Format::Yaml).unwrap_err();
+    assert!(error.to_string().contains("`image` is empty"), "{error}");
+}
+
+#[test]
+fn types_are_written_as_they_are_called() {
+    let manifest = json!(read(SHOP).manifest);
+    let components = read(SHOP).manifest.spec.components;
+    for (index, component) in components.iter().enumerate() {
+        let written = &manifest["spec"]["components"][index];
+        assert_eq!(written["type"], component.properties.kind());
+        for (index, one) in component.traits.iter().flatten().enumerate() {
+            assert_eq!(written["traits"][index]["type"], one.kind());
+        }
+    }
+    for (one, kind) in [
+        (Trait::Daemonscaler(Scaling::default()), DAEMONSCALER),
+        (Trait::Rollout(Policy::default()), ROLLOUT),
+    ] {
+        assert_eq!((one.kind(), &json!(one)["type"]), (kind, &json!(kind)));
+    }
+}
+
+#[test]
 fn an_error_says_the_line() {
     let broken = SHOP.replace("replicas: 4", "replicas: many");
     let error = decode(broken.as_bytes(), Format::Yaml).unwrap_err().to_string();
@@ -157,6 +242,7 @@ fn an_error_says_the_line() {
         error.starts_with("Unable to parse manifest: ") && error.contains("line 15"),
         "{error}"
     );
+    assert_eq!(error.lines().count(), 1, "{error}");
     let error = decode(b"{\n\"kind\": 5}", Format::Json).unwrap_err().to_string();
     assert!(error.contains("line 2"), "{error}");
 }

@@ -7,7 +7,7 @@ use lattice_protocol::{
         ownership,
         validate::validate,
     },
-    control::types::InventoryInstance,
+    control::types::{InventoryInstance, Trial},
 };
 
 fn pairs(all: &[(&str, &str)]) -> Pairs {
@@ -166,6 +166,32 @@ fn each_image_and_each_link_name_is_a_component_of_its_own() {
     }
     let told = built.notes.join("\n");
     assert!(told.contains("r/http:2") && told.contains("does not say"), "{told}");
+}
+
+#[test]
+fn an_image_that_nobody_tells_is_in_no_manifest() {
+    let mut host = inventory("N1", &[]);
+    runs(&mut host, "MECHO", "", vec![instance(Pairs::new(), 1)]);
+    runs(&mut host, "MSHOP", "r/shop:1", vec![instance(Pairs::new(), 1)]);
+    let built = built(&[host], &[]);
+    let images = built.manifest.actors().map(|(_, actor)| &*actor.image);
+    assert_eq!(images.collect::<Vec<_>>(), ["r/shop:1"]);
+    assert!(matches!(&built.notes[..], [note] if note.contains("MECHO")), "{:?}", built.notes);
+}
+
+#[test]
+fn of_two_revisions_that_share_the_calls_the_one_before_is_exported_from_all_hosts() {
+    let mut hosts = [inventory("N1", &[("zone", "a")]), inventory("N2", &[("zone", "b")])];
+    runs(&mut hosts[0], "MECHO", "r/echo:2", vec![instance(Pairs::new(), 3)]);
+    let trial = Trial { stable_ref: "r/echo:1".into(), share: 10, ..Trial::default() };
+    hosts[0].actors[0].trial = Some(trial);
+    runs(&mut hosts[1], "MECHO", "r/echo:1", vec![instance(Pairs::new(), 1)]);
+    let built = built(&hosts, &[]);
+    assert_eq!(names(&built), ["echo-ltd"]);
+    assert_eq!(built.manifest.spec.components[0].properties.image(), "r/echo:1");
+    assert_eq!(counts(scaling(&built).instances, &scaling(&built).spread), [3, 1]);
+    let told = built.notes.join("\n");
+    assert!(told.contains("r/echo:2 is left out") && told.contains("10 %"), "{told}");
 }
 
 #[test]
