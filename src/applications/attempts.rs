@@ -147,6 +147,15 @@ impl Attempts {
         refused
     }
 
+    /// Returns when a scaler that failed on a host is tried again, at the earliest.
+    pub fn next_attempt(&self, scaler: &str) -> Option<Instant> {
+        let of_scaler = self.failures.iter().filter(|(about, _)| match about {
+            About::Start { scaler: of, .. } | About::Update { scaler: of, .. } => of == scaler,
+            About::Same(_) => false,
+        });
+        of_scaler.map(|(_, failure)| failure.not_before).min()
+    }
+
     /// Returns the last error of a host that was to run a newer image beside the one before.
     pub fn trial_error(&self) -> Option<&str> {
         let mut trials = self.failures.iter().filter(|(about, _)| match about {
@@ -414,6 +423,19 @@ mod tests {
         };
         let view = HostView { actors: vec![group], providers: vec![run], ..HostView::default() };
         Observed { hosts: BTreeMap::from([(HOST.to_owned(), view)]), ..Observed::default() }
+    }
+
+    #[test]
+    fn a_scaler_that_failed_tells_when_it_is_tried_again() {
+        let now = Instant::now();
+        for (command, is_told) in [(scale(3), true), (update(None), true), (stop(), false)] {
+            let mut attempts = Attempts::default();
+            assert_eq!(attempts.next_attempt("s"), None);
+            attempts.failed(&command, "no", now);
+            let next = attempts.next_attempt("s");
+            assert_eq!(next.is_some_and(|next| next > now), is_told, "{command:?}");
+            assert_eq!(attempts.next_attempt("other"), None);
+        }
     }
 
     #[test]

@@ -106,6 +106,13 @@ impl Leases {
         }))
     }
 
+    /// Returns the host that has the lease of an application, as the bucket was last heard.
+    pub fn owner(&self, application: &str) -> Option<String> {
+        let table = self.0.table.lock();
+        let owner = table.leases.get(application).map(|seen| seen.owner.clone());
+        owner.filter(|owner| !owner.is_empty())
+    }
+
     /// Waits until a lease changes hands. Cancel safe.
     pub async fn changed(&self) {
         self.0.changed.notified().await;

@@ -38,7 +38,12 @@ use crate::{
 use lattice_base::store::desired::Desired;
 use lattice_client::lattice::Lattice;
 use lattice_protocol::{
-    applications::{api::Status, manifest::Manifest, resolved::Application, rollout::Rollout},
+    applications::{
+        api::{Status, StatusType},
+        manifest::Manifest,
+        resolved::Application,
+        rollout::Rollout,
+    },
     clock,
     desired::Authority,
     events::Received,
@@ -133,6 +138,8 @@ pub struct Reconciler {
     planned: Option<Instant>,
     /// Of the snapshot beside it.
     wishes: (Snapshot, Arc<Wishes>),
+    /// The same moment on both clocks, so that a time to come is told alike each time.
+    began: (Instant, u64),
 }
 
 impl Reconciler {
@@ -145,6 +152,7 @@ impl Reconciler {
             is_changed: true,
             planned: None,
             wishes: Default::default(),
+            began: (Instant::now(), clock::now_ms()),
         }
     }
 
@@ -435,7 +443,12 @@ impl Reconciler {
             let compared = watching.observer.compared(&rollouts::trials(target, rollout));
             rollouts::status(target, rollout, &compared)
         });
-        let status = report::status_of(target, plan, rollout);
+        let mut status = report::status_of(target, plan, rollout);
+        for scaler in status.scalers.iter_mut().filter(|one| one.status.kind == StatusType::Failed)
+        {
+            let next = kept.attempts.next_attempt(&scaler.id);
+            scaler.next_at = next.map(|next| self.began.1 + clock::millis(next - self.began.0));
+        }
         let Some(kept) = self.kept.get_mut(&target.name) else { return };
         if kept.published.as_ref() == Some(&status) {
             return;

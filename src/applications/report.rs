@@ -24,6 +24,7 @@ pub fn status_of(target: &Target, plan: &Plan, rollout: Option<RolloutStatus>) -
         kind: part.kind.to_owned(),
         name: part.name.clone(),
         status: info_of(&part.standing),
+        next_at: None,
     });
     let parts = worst(plan.parts.iter().map(|part| &part.standing));
     let status = match (parts.kind, rollout.as_ref().and_then(of_rollout)) {

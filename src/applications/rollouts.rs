@@ -140,6 +140,12 @@ pub fn advanced(target: &Target, rollout: &Rollout, verdict: Verdict) -> Option<
     next.advance(policy, verdict).then_some(next)
 }
 
+/// Returns a rollout at its next step, as if its calls had been judged well.
+pub fn continued(target: &Target, rollout: &Rollout) -> Option<Rollout> {
+    let running = Rollout { state: State::Running, ..rollout.clone() };
+    advanced(target, &running, Verdict::GoOn)
+}
+
 /// Returns a rollout as it is told.
 pub fn status(
     target: &Target,

@@ -1,7 +1,4 @@
 //! Manifests of applications, as people give them: files, directories, addresses, standard input.
-//!
-//! A text may hold several documents. [`documents`] cuts it where YAML does, so that each is read
-//! by itself, and its mistakes have the line of the file.
 
 use std::{
     io::{ErrorKind, IsTerminal as _, Read},
@@ -11,8 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use lattice_client::apply::documents::Manifests;
 use lattice_protocol::{
-    applications::{decode::Format, manifest::Manifest},
+    applications::decode::Format,
     errors::{Usage, chain},
 };
 
@@ -20,41 +18,8 @@ use lattice_protocol::{
 const BYTES_MAX: u64 = 8 << 20;
 /// How long a manifest may take from a web server.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Documents of one text.
-const DOCUMENTS_MAX: usize = 1000;
 /// The endings of files of a directory that are taken for manifests.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
-
-/// A text with manifests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifests {
-    /// For messages.
-    pub place: String,
-    pub text: String,
-    pub format: Format,
-}
-
-/// One document of a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Document<'a> {
-    /// From 1.
-    pub number: usize,
-    /// Lines of the text before it.
-    lines_before: usize,
-    text: &'a str,
-}
-
-impl Document<'_> {
-    /// Returns its text, with so many empty lines before it that parsers count as the file does.
-    pub fn text(&self) -> String {
-        "\n".repeat(self.lines_before) + self.text
-    }
-}
-
-/// Returns a manifest as people read and keep it.
-pub fn yaml(manifest: &Manifest) -> Result<String> {
-    serde_saphyr::to_string(manifest).context("write the manifest as YAML")
-}
 
 /// Reads what a word means: a file, a web address, or `-`.
 pub async fn read(word: &str) -> Result<Manifests> {
@@ -113,13 +78,8 @@ pub fn from_file(path: &Path) -> Result<Manifests> {
         .parent()
         .map(Path::to_owned)
         .unwrap_or_default();
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => Format::Json,
-        Some("yaml" | "yml") => Format::Yaml,
-        _ => Format::Either,
-    };
     let text = some(with_absolute_files(&text, &dir)).with_context(reading)?;
-    Ok(Manifests { place: path.display().to_string(), text, format })
+    Ok(Manifests::of_file(path.display().to_string(), text))
 }
 
 /// Fetches a manifest from a web server.
@@ -190,49 +150,6 @@ fn with_absolute_files(manifest: &str, dir: &Path) -> String {
     whole
 }
 
-/// Cuts a text into its documents. Pieces with nothing but comments are none.
-pub fn documents(text: &str) -> Result<Vec<Document<'_>>> {
-    let mut found: Vec<Document<'_>> = Vec::new();
-    let (mut from, mut lines_before) = (0, 0);
-    let (mut at, mut line) = (0, 0);
-    for each in text.split_inclusive('\n') {
-        let (end, next) = (at + each.len(), line + 1);
-        // Not even a literal text may have such a line, so a marker always ends a document.
-        if is_marker(each, "---") {
-            take(&mut found, &text[from..at], lines_before);
-            (from, lines_before) = (at, line);
-        } else if is_marker(each, "...") {
-            take(&mut found, &text[from..at], lines_before);
-            (from, lines_before) = (end, next);
-        }
-        (at, line) = (end, next);
-    }
-    take(&mut found, &text[from..], lines_before);
-    if found.len() > DOCUMENTS_MAX {
-        bail!("it has more than {DOCUMENTS_MAX} documents");
-    }
-    Ok(found)
-}
-
-/// Adds a piece of a text, if something is in it.
-fn take<'a>(found: &mut Vec<Document<'a>>, text: &'a str, lines_before: usize) {
-    if !is_blank(text) {
-        found.push(Document { number: found.len() + 1, lines_before, text });
-    }
-}
-
-/// Says whether a line is this marker, alone or before something.
-fn is_marker(line: &str, marker: &str) -> bool {
-    let rest = line.strip_prefix(marker);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
-}
-
-/// Says whether nothing is in a piece but comments, directives, and the marker it begins with.
-fn is_blank(piece: &str) -> bool {
-    let piece = if is_marker(piece, "---") { &piece[3..] } else { piece };
-    piece.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with(['#', '%']))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,32 +165,6 @@ mod tests {
         ] {
             assert_eq!(with_absolute_files(before, dir), after);
         }
-    }
-
-    #[test]
-    fn documents_are_cut_where_yaml_does() {
-        for (text, expected) in [
-            ("a: b\n", vec![(1, "a: b\n")]),
-            ("a: b\n---\nc: d\n", vec![(1, "a: b\n"), (2, "\n---\nc: d\n")]),
-            (
-                "---\na: b\n---\n# only this\n---\nc: d",
-                vec![(1, "---\na: b\n"), (2, "\n\n\n\n---\nc: d")],
-            ),
-            ("%YAML 1.2\n---\na: b\n...\n", vec![(1, "\n---\na: b\n")]),
-            ("a: b\n...\nc: d\n", vec![(1, "a: b\n"), (2, "\n\nc: d\n")]),
-            ("--- {a: b}\n--- # two\nc: d", vec![(1, "--- {a: b}\n"), (2, "\n--- # two\nc: d")]),
-            ("a: |\n  ---\n  b\n---x: 1\n", vec![(1, "a: |\n  ---\n  b\n---x: 1\n")]),
-            ("{\"a\":\n1}", vec![(1, "{\"a\":\n1}")]),
-            ("# nothing\n---\n\n", vec![]),
-        ] {
-            let found = documents(text).unwrap();
-            let found: Vec<(usize, String)> =
-                found.iter().map(|document| (document.number, document.text())).collect();
-            let found: Vec<(usize, &str)> =
-                found.iter().map(|(number, text)| (*number, text.as_str())).collect();
-            assert_eq!(found, expected, "{text:?}");
-        }
-        assert!(documents(&"a: b\n---\n".repeat(DOCUMENTS_MAX + 1)).is_err());
     }
 
     #[test]

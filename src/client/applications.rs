@@ -41,7 +41,7 @@ const LOOK_FIRST: Duration = Duration::from_millis(50);
 const LOOK_LAST: Duration = Duration::from_secs(2);
 /// How long a failure has to stand until it is the end: hosts try again, and the first plan of a
 /// host may not know all others yet.
-const FAILURE_STANDS: Duration = Duration::from_secs(2);
+pub const FAILURE_STANDS: Duration = Duration::from_secs(2);
 
 /// The applications of a lattice. Cheap to clone.
 #[derive(Clone)]
@@ -113,9 +113,10 @@ impl Applications {
         let (request, body) = (Request::Rollout(name), RolloutRequest { action });
         match action {
             RolloutAction::Status => self.look(request, &body).await,
-            RolloutAction::Pause | RolloutAction::Resume | RolloutAction::Abort => {
-                self.change(request, &body).await
-            }
+            RolloutAction::Pause
+            | RolloutAction::Resume
+            | RolloutAction::Continue
+            | RolloutAction::Abort => self.change(request, &body).await,
         }
     }
 

@@ -8,7 +8,7 @@
 //!   at each save of one.
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
 //! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
-//!   they are as they are to be.
+//!   they are as they are to be; [`apply`] makes them as manifests say.
 //! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs,
 //!   and sees it through to its end with [`watch`]: by events and by looking, whichever tells
 //!   first.
@@ -20,6 +20,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod applications;
+pub mod apply;
 pub mod calls;
 pub mod commands;
 pub mod dev;

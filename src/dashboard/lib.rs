@@ -47,6 +47,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, error, info, info_span, warn};
 
 use auth::{Auth, Reading};
+use lattice_applications::manager::Manager;
 use lattice_base::config::{self, Config};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{
@@ -67,6 +68,8 @@ struct Inner {
     auth: Auth,
     model: Model,
     operations: Operations,
+    /// Keeps applications in this host.
+    manager: Arc<Manager>,
     /// Tells one start of the host from the next.
     life: String,
     /// Where commands find the dashboard; none if there is no place to note it.
@@ -89,10 +92,13 @@ impl Face for Opener {
         async move {
             let keeper = applications::start(&parts.context, config, stop).await;
             let dashboard = match &config.dashboard {
-                Some(settings) => Dashboard::open(parts, settings, state_dir, tasks, stop)
-                    .await
-                    .inspect_err(|error| error!("no dashboard: {error:#}"))
-                    .ok(),
+                Some(settings) => {
+                    let manager = Arc::clone(&keeper.0);
+                    Dashboard::open(parts, manager, settings, state_dir, tasks, stop)
+                        .await
+                        .inspect_err(|error| error!("no dashboard: {error:#}"))
+                        .ok()
+                }
                 None => None,
             };
             Opened { dashboard, manager: Some(Arc::new(keeper)) }
@@ -105,6 +111,7 @@ impl Dashboard {
     /// Listens, and answers from here on.
     pub async fn open(
         parts: Parts,
+        manager: Arc<Manager>,
         settings: &config::Dashboard,
         state_dir: &Path,
         tasks: &TaskTracker,
@@ -158,8 +165,8 @@ impl Dashboard {
             js_domain.clone(),
         );
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let dashboard =
-            Self(Arc::new(Inner { parts, lattice, auth, model, operations, life, _noted: noted }));
+        let inner = Inner { parts, lattice, auth, model, operations, manager, life, _noted: noted };
+        let dashboard = Self(Arc::new(inner));
         dashboard.spawn(listener, tasks, stop);
         Ok(place)
     }
@@ -182,6 +189,8 @@ impl Dashboard {
         tasks.spawn(
             model::collector::run(self.clone(), stop.clone()).instrument(info_span!("dashboard")),
         );
+        let following = model::applications::run(self.clone(), stop.clone());
+        tasks.spawn(following.instrument(info_span!("dashboard")));
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
     }
@@ -222,6 +231,11 @@ impl Dashboard {
 
     fn lattice(&self) -> &Lattice {
         &self.0.lattice
+    }
+
+    /// Returns the keeping of applications in this host.
+    fn manager(&self) -> &Manager {
+        &self.0.manager
     }
 }
 

@@ -46,7 +46,8 @@ pub enum Progress {
 /// A step on the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stage {
-    /// `auction`, `command`, `pull`, `verify`, `compile`, `unpack`, `start` or `wait`.
+    /// `auction`, `command`, `pull`, `verify`, `compile`, `unpack`, `start`, `wait`, `deploy` or
+    /// `settle`.
     pub name: String,
     pub detail: String,
     /// How much of how much; 0 of 0 if that is not counted.
@@ -60,7 +61,8 @@ pub struct Stage {
 pub struct Operation {
     pub id: String,
     /// `start_actor`, `start_provider`, `scale_actor`, `update_actor`, `stop_actor`,
-    /// `stop_provider`, `put_link`, `delete_link`, `put_label`, `delete_label` or `stop_host`.
+    /// `stop_provider`, `put_link`, `delete_link`, `put_label`, `delete_label`, `stop_host`, `apply`,
+    /// `deploy`, `undeploy`, `delete_application` or `rollout`.
     pub kind: &'static str,
     pub title: String,
     pub state: Progress,
@@ -254,6 +256,10 @@ impl OperationHandle {
                     // Bytes come faster than anybody reads.
                     let is_due = now.saturating_sub(stage.at_ms) >= clock::millis(TOLD);
                     (stage.bytes, stage.of) = (bytes, of);
+                    let is_due = is_due || (!detail.is_empty() && stage.detail != detail);
+                    if !detail.is_empty() {
+                        stage.detail = detail;
+                    }
                     if is_due {
                         stage.at_ms = now;
                     }

@@ -91,8 +91,10 @@ impl Server {
         }
         warnings.extend(self.unmet(&manifest).await);
         let (name, version) = (manifest.name().to_owned(), manifest.version().to_owned());
-        let total_versions =
-            self.models.change(&name, |stored| with_version(stored, &manifest)).await?;
+        let total_versions = self
+            .models
+            .change(&name, |stored| with_version(stored, &manifest, clock::now_ms()))
+            .await?;
         info!(application = name, version, "manifest stored");
         let result = if total_versions == 1 { PutResult::Created } else { PutResult::NewVersion };
         let message = PutReply::message_of(&name, &version, &warnings);
@@ -290,14 +292,18 @@ fn usable(name: &str, version: &str, stored: &serde_json::Value) -> Result<Manif
     Ok(manifest)
 }
 
-/// Adds a version to an application; the result is how many there are then.
-fn with_version(stored: Option<Stored>, manifest: &Manifest) -> Result<Change<usize>, Refusal> {
+/// Adds a version to an application, put at this time; the result is how many there are then.
+fn with_version(
+    stored: Option<Stored>,
+    manifest: &Manifest,
+    at: u64,
+) -> Result<Change<usize>, Refusal> {
     let mut stored = stored.unwrap_or_default();
     let version = manifest.version();
     if stored.versions.names().any(|of| of == version) {
         return Err(Refusal::VersionExists(version.to_owned()));
     }
-    stored.versions.push(manifest).map_err(Refusal::Form)?;
+    stored.push(manifest, at).map_err(Refusal::Form)?;
     let total = stored.versions.len();
     Ok(Change::Write(stored, total))
 }
@@ -311,7 +317,7 @@ fn without(stored: Option<Stored>, wanted: &Delete) -> Result<Change<Deleted>, R
         (None, Delete::One(_)) => return Ok(Change::Leave(Deleted::NoModel)),
         (Some(stored), Delete::One(version)) => (stored, version),
     };
-    if !stored.versions.remove(version) {
+    if !stored.remove(version) {
         return Ok(Change::Leave(Deleted::NoVersion(version.clone())));
     }
     if stored.deployed_version.as_ref() == Some(version) {
@@ -419,15 +425,16 @@ mod tests {
     fn stored(versions: &[&str], deployed: Option<&str>) -> Stored {
         let mut stored =
             Stored { deployed_version: deployed.map(str::to_owned), ..Stored::default() };
-        versions.iter().for_each(|version| stored.versions.push(&manifest(version)).unwrap());
+        versions.iter().for_each(|version| stored.push(&manifest(version), 1).unwrap());
         stored
     }
 
     #[test]
     fn a_version_is_added_once() {
-        let added = |stored, version| match with_version(stored, &manifest(version)) {
+        let added = |stored, version| match with_version(stored, &manifest(version), 7) {
             Ok(Change::Write(stored, total)) => {
                 assert_eq!(stored.versions.len(), total);
+                assert_eq!(stored.put_at.get(version), Some(&7));
                 Ok(total)
             }
             Ok(_) => panic!("it is written"),

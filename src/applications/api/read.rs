@@ -111,6 +111,7 @@ impl Server {
         let versions = stored.versions.names().map(|version| Version {
             version: version.to_owned(),
             deployed: deployed == Some(version),
+            at: stored.put_at.get(version).copied(),
         });
         Ok(VersionsReply {
             result: GetResult::Success,

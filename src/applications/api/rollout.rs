@@ -34,8 +34,9 @@ impl Server {
             );
             return Ok(reply(StatusResult::NotFound, message, None));
         };
-        if let Some(state) = decide(&rollout, action)? {
-            rollout.state = state;
+        let next = rollouts::continued(&target, &rollout);
+        if let Some(next) = decide(&rollout, action, next)? {
+            rollout = next;
             let saved = self.rollouts.save(name, &mut stored, rollout.clone()).await;
             saved.map_err(Refusal::NotSaved)?;
             // The host that acts for it looks at this bucket.
@@ -61,17 +62,24 @@ fn told(target: &Target, rollout: &Rollout, last: Option<RolloutStatus>) -> Roll
     }
 }
 
-/// Decides what an action makes of a rollout; `None` if nothing changes.
-fn decide(rollout: &Rollout, action: RolloutAction) -> Result<Option<State>, Refusal> {
+/// Decides what an action makes of a rollout, which is `continued` at its next step; `None` if
+/// nothing changes.
+fn decide(
+    rollout: &Rollout,
+    action: RolloutAction,
+    continued: Option<Rollout>,
+) -> Result<Option<Rollout>, Refusal> {
+    let to = |state| Some(Rollout { state, ..rollout.clone() });
     match (action, &rollout.state) {
         (RolloutAction::Status, _)
         | (RolloutAction::Pause, State::Paused)
         | (RolloutAction::Resume, State::Running)
         | (RolloutAction::Abort, State::TakenBack { .. }) => Ok(None),
-        (RolloutAction::Pause, State::Running) => Ok(Some(State::Paused)),
-        (RolloutAction::Resume, State::Paused) => Ok(Some(State::Running)),
+        (RolloutAction::Pause, State::Running) => Ok(to(State::Paused)),
+        (RolloutAction::Resume, State::Paused) => Ok(to(State::Running)),
+        (RolloutAction::Continue, State::Running | State::Paused) => Ok(continued),
         (RolloutAction::Abort, State::Running | State::Paused) => {
-            Ok(Some(State::TakenBack { why: "an operator ended it".into() }))
+            Ok(to(State::TakenBack { why: "an operator ended it".into() }))
         }
         (_, State::Done) => Err(Refusal::Rollout(format!(
             "the rollout of {} is over, it runs everywhere; deploy {} to go back",
@@ -101,23 +109,28 @@ mod tests {
 
     #[test]
     fn an_action_fits_the_state_or_is_refused_with_what_to_do() {
-        let of = |state| Rollout { at: 1, from: "v1".into(), to: "v2".into(), step: 0, state };
+        let of = |step, state| Rollout { at: 1, from: "v1".into(), to: "v2".into(), step, state };
         let back = || State::TakenBack { why: "slow".into() };
-        use RolloutAction::{Abort, Pause, Resume, Status};
+        let decided = |state, action| decide(&of(0, state), action, Some(of(1, State::Running)));
+        use RolloutAction::{Abort, Continue, Pause, Resume, Status};
         for (state, action, expected) in [
             (State::Running, Status, None),
-            (State::Running, Pause, Some(State::Paused)),
-            (State::Paused, Resume, Some(State::Running)),
+            (State::Running, Pause, Some(of(0, State::Paused))),
+            (State::Paused, Resume, Some(of(0, State::Running))),
+            (State::Running, Continue, Some(of(1, State::Running))),
+            (State::Paused, Continue, Some(of(1, State::Running))),
             (State::Running, Resume, None),
             (back(), Abort, None),
         ] {
-            assert_eq!(decide(&of(state), action).unwrap(), expected);
+            assert_eq!(decided(state, action).unwrap(), expected);
         }
-        for action in [Pause, Resume, Abort] {
-            assert!(decide(&of(State::Done), action).is_err());
+        for action in [Pause, Resume, Continue, Abort] {
+            assert!(decided(State::Done, action).is_err());
         }
-        assert!(decide(&of(back()), Resume).is_err());
-        let ended = decide(&of(State::Paused), Abort).unwrap();
+        for action in [Resume, Continue] {
+            assert!(decided(back(), action).is_err());
+        }
+        let ended = decided(State::Paused, Abort).unwrap().map(|rollout| rollout.state);
         assert!(matches!(ended, Some(State::TakenBack { .. })));
     }
 

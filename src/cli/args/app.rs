@@ -88,6 +88,8 @@ pub enum Rollout {
     Pause(AppName),
     /// Go on with a rollout that was paused
     Resume(AppName),
+    /// Go on to the next step without waiting for calls
+    Continue(AppName),
     /// End a rollout: the images before take all calls again
     Abort(AppName),
 }

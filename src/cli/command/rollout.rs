@@ -22,6 +22,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Rollout) -> Res
         Rollout::Status(args) => act(terminal, before, &args, RolloutAction::Status).await,
         Rollout::Pause(args) => act(terminal, before, &args, RolloutAction::Pause).await,
         Rollout::Resume(args) => act(terminal, before, &args, RolloutAction::Resume).await,
+        Rollout::Continue(args) => act(terminal, before, &args, RolloutAction::Continue).await,
         Rollout::Abort(args) => act(terminal, before, &args, RolloutAction::Abort).await,
     }
 }
@@ -59,7 +60,7 @@ impl View for Shown {
             Column::fixed("FAILED"),
             Column::fixed("P99"),
         ]);
-        let share = share_of(told);
+        let share = told.share();
         let (from, to) = (&told.rollout.from, &told.rollout.to);
         table.row(row(to, share, &told.newer, tone_of(told)));
         table.row(row(from, 100 - share, &told.stable, Tone::Plain));
@@ -77,17 +78,6 @@ impl View for Shown {
 
     fn names(&self) -> Vec<String> {
         vec![self.name.clone()]
-    }
-}
-
-/// Returns the percentage of the calls that the new version takes now.
-fn share_of(told: &RolloutStatus) -> u8 {
-    match told.rollout.state {
-        State::Done => 100,
-        State::TakenBack { .. } => 0,
-        State::Running | State::Paused => {
-            told.steps.get(told.rollout.step).map_or(0, |step| step.percent.min(100))
-        }
     }
 }
 
@@ -112,26 +102,4 @@ fn row(version: &str, share: u8, figures: &VersionFigures, tone: Tone) -> [Cell;
         figures.failed.to_string().into(),
         p99.into(),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lattice_protocol::applications::rollout::{Rollout, Step};
-
-    #[test]
-    fn the_share_is_that_of_the_step_until_it_is_over() {
-        let step = |percent| Step { percent, requirements: Default::default() };
-        let told = |state, step_at| RolloutStatus {
-            rollout: Rollout { at: 1, from: "v1".into(), to: "v2".into(), step: step_at, state },
-            steps: vec![step(10), step(50)],
-            calls_wanted: 100,
-            stable: VersionFigures::default(),
-            newer: VersionFigures::default(),
-        };
-        assert_eq!(share_of(&told(State::Running, 0)), 10);
-        assert_eq!(share_of(&told(State::Paused, 1)), 50);
-        assert_eq!(share_of(&told(State::Done, 1)), 100);
-        assert_eq!(share_of(&told(State::TakenBack { why: "slow".into() }, 1)), 0);
-    }
 }

@@ -10,6 +10,7 @@
 //! * An error is `{"error": "…"}`, in a sentence that says what to do.
 
 mod actors;
+mod applications;
 mod auctions;
 mod call;
 mod claims;
@@ -66,6 +67,7 @@ const CALL_BYTES_MAX: usize = 2 << 20;
     ),
     tags(
         (name = "lattice", description = "The lattice at a glance, and what happens in it"),
+        (name = "applications", description = "What the lattice was asked to keep running"),
         (name = "hosts"), (name = "actors"), (name = "providers"), (name = "links"), (name = "claims"),
         (name = "operations", description = "Changes, files, auctions and calls"),
         (name = "session", description = "Logging in and out")
@@ -168,6 +170,14 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(providers::builtins))
         .routes(routes!(logs::of_actor))
         .routes(routes!(logs::of_provider))
+        .routes(routes!(applications::keeping))
+        .routes(routes!(applications::list))
+        .routes(routes!(applications::one, applications::change::delete))
+        .routes(routes!(applications::compare))
+        .routes(routes!(applications::manifest))
+        .routes(routes!(applications::change::deploy))
+        .routes(routes!(applications::change::undeploy))
+        .routes(routes!(applications::change::rollout))
         .routes(routes!(links::list, links::put, links::delete))
         .routes(routes!(claims::list))
         .routes(routes!(events::list))
@@ -182,6 +192,12 @@ fn router() -> OpenApiRouter<Dashboard> {
             OpenApiRouter::new()
                 .routes(routes!(call::call))
                 .layer(DefaultBodyLimit::max(CALL_BYTES_MAX)),
+        )
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(applications::apply::preview))
+                .routes(routes!(applications::apply::apply))
+                .layer(DefaultBodyLimit::max(applications::apply::BYTES_MAX)),
         )
 }
 

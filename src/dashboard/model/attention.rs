@@ -17,6 +17,7 @@ use crate::{
 };
 use lattice_base::store::domain_name;
 use lattice_protocol::{
+    applications::api,
     control::{probe::health::Health, types::InventoryProvider},
     links::{LinkDefinition, Table, link_option},
 };
@@ -36,6 +37,8 @@ pub struct Counts {
     pub providers: usize,
     pub links: usize,
     pub claims: usize,
+    pub applications: usize,
+    pub applications_failed: usize,
 }
 
 /// How bad it is.
@@ -53,9 +56,9 @@ pub struct Attention {
     pub text: String,
     /// How to deal with it.
     pub advice: Option<String>,
-    /// `host`, `actor`, `provider`, `link` or `lattice`.
+    /// `host`, `actor`, `provider`, `link`, `application` or `lattice`.
     pub kind: &'static str,
-    /// Of the host, the actor or the provider.
+    /// Of the host, the actor or the provider; the name of the application.
     pub id: String,
     pub link_name: String,
     pub since_ms: Option<u64>,
@@ -132,6 +135,7 @@ impl Summary {
         let (snapshot, table) = (model.snapshot(), parts.context.links.table());
         let index = snapshot.index();
         let lost = snapshot.hosts.values().filter(|host| host.state == State::Lost).count();
+        let applications = model.shelf().known().unwrap_or_default();
         let counts = Counts {
             hosts: snapshot.hosts.len(),
             hosts_lost: lost,
@@ -140,12 +144,15 @@ impl Summary {
             providers: index.providers.len(),
             links: table.links().count(),
             claims: table.all_claims().count(),
+            applications: applications.all.len(),
+            applications_failed: applications.failed().count(),
         };
         let mut attention = Vec::new();
         attention.extend(store(dashboard));
         for host in snapshot.hosts.values() {
             of_host(host, &table, &mut attention);
         }
+        attention.extend(applications.failed().map(|summary| of_application(summary)));
         for link in table.links() {
             attention.extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| {
                 index.actors.contains_key(id)
@@ -232,6 +239,14 @@ fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attentio
         .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
     item.link_name.clone_from(link_name);
     Some(item)
+}
+
+fn of_application(summary: &api::Summary) -> Attention {
+    let (name, message) = (&summary.name, summary.status_message.as_deref());
+    let item =
+        Attention::new(Grade::Error, "application", name, format!("Application {name} failed"));
+    item.said(message.filter(|message| !message.is_empty()))
+        .advice("Its page shows which part is missing where. Hosts try again by themselves.")
 }
 
 /// The report of a host about itself: its starts, its links, its connections.

@@ -5,7 +5,8 @@
 //! requests, streams, operations ─▶ Demand ─▲  └▶ News ─▶ streams
 //! ```
 //!
-//! * The collector is the only writer of what pages show; others only write what they demand.
+//! * The collector is the only writer of what pages show, [`applications`] of those; others only
+//!   write what they demand.
 //! * Links and claims are not copied: the host has them ([`lattice_engine::links::Live`]).
 //! * Other hosts are asked for what they run when an event says that it changed, and only while
 //!   somebody looks ([`Model::mark_viewed`]); a host nobody looks at only listens.
@@ -13,6 +14,7 @@
 //!   behind a lock that is held for lines, and readers take copies out of it.
 //! * Everything has a bound: events, points of a history, targets with a history, pulls.
 
+pub mod applications;
 pub mod attention;
 pub mod collector;
 pub mod events;
@@ -72,6 +74,7 @@ struct Inner {
     /// Ticks when all hosts have been asked that had to be.
     fresh: watch::Sender<bool>,
     news: broadcast::Sender<News>,
+    shelf: applications::Shelf,
 }
 
 /// Everything that grows event by event, so that a copy for each change would cost too much.
@@ -152,10 +155,11 @@ pub enum Collection {
     Events,
     Pulls,
     Rates,
+    Applications,
 }
 
 impl Collection {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Hosts,
         Self::Actors,
         Self::Providers,
@@ -164,6 +168,7 @@ impl Collection {
         Self::Events,
         Self::Pulls,
         Self::Rates,
+        Self::Applications,
     ];
 
     pub fn name(self) -> &'static str {
@@ -176,6 +181,7 @@ impl Collection {
             Self::Events => "events",
             Self::Pulls => "pulls",
             Self::Rates => "rates",
+            Self::Applications => "applications",
         }
     }
 }
@@ -297,7 +303,7 @@ pub struct ProviderSum {
 }
 
 impl Snapshot {
-    fn new(hosts: BTreeMap<Arc<str>, Arc<HostView>>) -> Self {
+    pub fn new(hosts: BTreeMap<Arc<str>, Arc<HostView>>) -> Self {
         Self { hosts, index: OnceLock::new() }
     }
 
@@ -402,6 +408,7 @@ impl Model {
             wanted: Notify::new(),
             fresh: watch::Sender::new(false),
             news: broadcast::Sender::new(NEWS),
+            shelf: applications::Shelf::default(),
         }))
     }
 
@@ -427,6 +434,11 @@ impl Model {
 
     fn last_point(&self, of: &Of) -> Option<Point> {
         self.0.records.read().history.last(of)
+    }
+
+    /// Returns the applications of the lattice.
+    pub fn shelf(&self) -> &applications::Shelf {
+        &self.0.shelf
     }
 
     /// The last events, as they are now.
@@ -506,6 +518,7 @@ impl Model {
             demand.viewers += 1;
         }
         self.0.wanted.notify_one();
+        self.0.shelf.want();
         View { news, model: self.clone() }
     }
 
@@ -517,6 +530,7 @@ impl Model {
             if demand.begin() {
                 self.0.fresh.send_replace(false);
                 self.0.wanted.notify_one();
+                self.0.shelf.want();
             }
             demand.viewed = Some(Instant::now());
             demand.began

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     manifest::Manifest,
-    rollout::{Rollout, Step},
+    rollout::{Rollout, State, Step},
 };
 use crate::serde_null::null_as_default;
 
@@ -127,6 +127,9 @@ pub struct ScalerStatus {
     pub kind: String,
     pub name: String,
     pub status: Info,
+    /// When the next attempt is made after one that failed, in Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<u64>,
 }
 
 /// A rollout, with its numbers.
@@ -140,6 +143,19 @@ pub struct RolloutStatus {
     pub calls_wanted: u64,
     pub stable: VersionFigures,
     pub newer: VersionFigures,
+}
+
+impl RolloutStatus {
+    /// Returns the percentage of the calls that the new version takes now.
+    pub fn share(&self) -> u8 {
+        match self.rollout.state {
+            State::Done => 100,
+            State::TakenBack { .. } => 0,
+            State::Running | State::Paused => {
+                self.steps.get(self.rollout.step).map_or(0, |step| step.percent.min(100))
+            }
+        }
+    }
 }
 
 /// The calls of a version in the step that a rollout is at.
@@ -168,6 +184,9 @@ pub enum RolloutAction {
     /// It stays at its step.
     Pause,
     Resume,
+    /// The next step begins, whatever the calls of this one say; after the last one the new
+    /// version takes everything.
+    Continue,
     /// The old version takes everything again.
     Abort,
 }
@@ -262,6 +281,9 @@ pub struct VersionsReply {
 pub struct Version {
     pub version: String,
     pub deployed: bool,
+    /// When it was put, in Unix milliseconds; not known of versions that another manager stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -447,5 +469,21 @@ mod tests {
             assert_eq!(serde_json::to_string(&failure).unwrap(), json);
             assert_eq!(serde_json::from_str::<Failure>(json).unwrap(), failure);
         }
+    }
+
+    #[test]
+    fn the_share_is_that_of_the_step_until_it_is_over() {
+        let step = |percent| Step { percent, requirements: Default::default() };
+        let told = |state, step_at| RolloutStatus {
+            rollout: Rollout { at: 1, from: "v1".into(), to: "v2".into(), step: step_at, state },
+            steps: vec![step(10), step(50)],
+            calls_wanted: 100,
+            stable: VersionFigures::default(),
+            newer: VersionFigures::default(),
+        };
+        assert_eq!(told(State::Running, 0).share(), 10);
+        assert_eq!(told(State::Paused, 1).share(), 50);
+        assert_eq!(told(State::Done, 1).share(), 100);
+        assert_eq!(told(State::TakenBack { why: "slow".into() }, 1).share(), 0);
     }
 }

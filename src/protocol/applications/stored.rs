@@ -1,6 +1,6 @@
 //! An application as it lies in the bucket of manifests (wadm, section 3.1).
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::Value;
@@ -21,6 +21,25 @@ pub struct Stored {
     /// The version that runs. Hosts believe the signed entry instead; this is for other managers.
     #[serde(default)]
     pub deployed_version: Option<String>,
+    /// When versions were put, in Unix milliseconds. An extension of ours, which other managers
+    /// drop when they write.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub put_at: BTreeMap<String, u64>,
+}
+
+impl Stored {
+    /// Adds a version as the newest, put at this time.
+    pub fn push(&mut self, manifest: &Manifest, at: u64) -> Result<(), serde_json::Error> {
+        self.versions.push(manifest)?;
+        self.put_at.insert(manifest.version().to_owned(), at);
+        Ok(())
+    }
+
+    /// Removes a version; says whether it was there.
+    pub fn remove(&mut self, version: &str) -> bool {
+        self.put_at.remove(version);
+        self.versions.remove(version)
+    }
 }
 
 /// Manifests by their versions, in the order in which they were put. The order of the members of
@@ -62,14 +81,12 @@ impl Versions {
         found.map(|(version, manifest)| (version.as_str(), manifest))
     }
 
-    /// Adds a version as the newest.
-    pub fn push(&mut self, manifest: &Manifest) -> Result<(), serde_json::Error> {
+    fn push(&mut self, manifest: &Manifest) -> Result<(), serde_json::Error> {
         self.0.push((manifest.version().to_owned(), serde_json::to_value(manifest)?));
         Ok(())
     }
 
-    /// Removes a version; says whether it was there.
-    pub fn remove(&mut self, version: &str) -> bool {
+    fn remove(&mut self, version: &str) -> bool {
         let before = self.0.len();
         self.0.retain(|(of, _)| of != version);
         self.0.len() < before
@@ -129,7 +146,20 @@ mod tests {
         ] {
             assert_eq!(stored.versions.get(asked).map(|(version, _)| version), found, "{asked:?}");
         }
-        assert!(stored.versions.remove("v2") && !stored.versions.remove("v2"));
+        assert!(stored.remove("v2") && !stored.remove("v2"));
         assert_eq!(stored.versions.names().collect::<Vec<_>>(), ["v10", ""]);
+    }
+
+    #[test]
+    fn a_version_has_its_time_for_as_long_as_it_is_there() {
+        let text = r#"{"apiVersion":"a","kind":"k","metadata":{"name":"shop","annotations":{"version":"v1"}},"spec":{"components":[]}}"#;
+        let manifest: Manifest = serde_json::from_str(text).unwrap();
+        let mut stored = Stored::default();
+        stored.push(&manifest, 7).unwrap();
+        let text = serde_json::to_string(&stored).unwrap();
+        assert!(text.ends_with(r#""put_at":{"v1":7}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Stored>(&text).unwrap(), stored);
+        stored.remove("v1");
+        assert_eq!(stored, Stored::default());
     }
 }

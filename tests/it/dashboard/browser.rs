@@ -58,6 +58,10 @@ fn views(dashboard: &Dashboard) -> Vec<(&'static str, String)> {
     let provider = httpserver::SPEC.known.public_key;
     vec![
         ("overview", "/".into()),
+        ("applications", "/applications".into()),
+        ("application", "/applications/shop".into()),
+        ("application-links", "/applications/shop?tab=links".into()),
+        ("application-versions", "/applications/shop?tab=versions".into()),
         ("hosts", "/hosts".into()),
         ("host", format!("/hosts/{host}")),
         ("actors", "/actors".into()),
@@ -77,6 +81,7 @@ fn views(dashboard: &Dashboard) -> Vec<(&'static str, String)> {
 async fn every_view_is_readable_for_everybody_on_every_screen() {
     let server = Server::shared().await;
     let (dashboard, _) = furnished(&server).await;
+    applied(&dashboard).await;
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
     let mut found = Vec::new();
@@ -117,6 +122,42 @@ async fn every_view_is_readable_for_everybody_on_every_screen() {
         found.extend(complaints.map(|complaint| format!("{name}: {complaint}")));
     }
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Applications of all kinds: one in two versions, of which nobody can run a part, one that runs,
+/// and one that is not deployed.
+async fn applied(dashboard: &Dashboard) {
+    let manifest = |name: &str, version: &str, instances: u32, zone: &str| {
+        json!({
+            "apiVersion": "core.oam.dev/v1beta1", "kind": "Application",
+            "metadata": {"name": name, "annotations": {"version": version,
+                "description": "A shop that sells what an echo says, to whoever asks for it"}},
+            "spec": {"components": [
+                {"name": "front", "type": "actor", "properties": {"image": example("echo")}, "traits": [
+                    {"type": "spreadscaler", "properties": {"instances": instances, "spread": [
+                        {"name": "first", "requirements": {"machine": "first"}, "weight": 60},
+                        {"name": "second", "requirements": {"machine": zone}, "weight": 40},
+                    ]}},
+                    {"type": "linkdef", "properties": {"target": "store", "values": {
+                        "URL": "redis://me:hunter22@127.0.0.1", "prefix": "shop"}}},
+                ]},
+                {"name": "store", "type": "capability",
+                    "properties": {"image": "builtin://keyvalue", "contract": "wasmcloud:keyvalue"},
+                    "traits": [{"type": "daemonscaler", "properties": {"instances": 1, "spread": []}}]},
+            ]},
+        })
+    };
+    for (name, version, instances, zone) in [
+        ("shop", "v1.2.0", 5, "first"),
+        ("shop", "v1.3.0-a-rather-long-name-of-a-version", 10, "second"),
+        ("warehouse", "v1", 2, "first"),
+        ("old-shop", "v1", 1, "first"),
+    ] {
+        let text = manifest(name, version, instances, zone).to_string();
+        let texts = json!({ "texts": [{ "name": "shop.json", "text": text }] });
+        dashboard.change(Method::POST, "/apply", texts).await;
+    }
+    dashboard.done(Method::POST, "/applications/old-shop/undeploy", json!({})).await;
 }
 
 /// Waits until nothing of the page is still loading.

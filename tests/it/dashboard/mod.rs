@@ -2,6 +2,7 @@
 //! page in a real browser.
 
 mod api;
+mod applications;
 mod browser;
 mod crowd;
 mod door;

@@ -3,146 +3,29 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, de::IgnoredAny};
+use crate::manifests;
+use lattice_client::apply::documents::{Found, Given};
 
-use super::decide::Wanted;
-use crate::manifests::{self, Document, Manifests};
-use lattice_protocol::applications::{
-    decode::{DecodeError, Decoded, Format, decode},
-    manifest::{API_VERSION, KIND, Manifest},
-    validate::validate,
-};
-
-/// The documents found in all files.
-#[derive(Debug, Default)]
-pub struct Found {
-    pub applications: Vec<File>,
-    /// Worth to know, and no mistake.
-    pub notes: Vec<String>,
-    /// Lines that say what is wrong; nothing is applied if there are any.
-    pub mistakes: Vec<String>,
-}
-
-/// An application with the place where it is written.
-#[derive(Clone, Debug)]
-pub struct File {
-    pub place: String,
-    pub wanted: Wanted,
-}
-
-/// Says how a file came to be read: what else is in a directory is nobody's mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Given {
-    ByName,
-    InDirectory,
-}
-
-/// The members of a document that say what it is.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Head {
-    kind: Option<String>,
-    api_version: Option<String>,
-    metadata: Option<IgnoredAny>,
-    spec: Option<IgnoredAny>,
-}
-
-impl Found {
-    /// Reads everything that the words of a command mean.
-    pub async fn read(words: &[String], set: Option<&str>) -> Self {
-        let mut found = Self::default();
-        for word in words {
-            let path = Path::new(word);
-            if word == "-" || manifests::is_address(word) || !path.is_dir() {
-                found.take_text(manifests::read(word).await, Given::ByName, set);
-                continue;
-            }
-            match manifests::files_of(path) {
-                Ok(files) => files.iter().for_each(|file| {
-                    found.take_text(manifests::from_file(file), Given::InDirectory, set);
-                }),
-                Err(error) => found.mistakes.push(format!("{error:#}")),
-            }
+/// Reads everything that the words of a command mean.
+pub async fn read_all(words: &[String], set: Option<&str>) -> Found {
+    let mut found = Found::default();
+    for word in words {
+        let path = Path::new(word);
+        if word == "-" || manifests::is_address(word) || !path.is_dir() {
+            found.take_text(manifests::read(word).await, Given::ByName, set);
+            continue;
         }
-        if found.applications.is_empty() && found.mistakes.is_empty() {
-            found.mistakes.push(format!("no application is in {}", words.join(", ")));
-        }
-        found
-    }
-
-    fn take_text(&mut self, text: anyhow::Result<Manifests>, given: Given, set: Option<&str>) {
-        let read = text.and_then(|text| {
-            for document in manifests::documents(&text.text)? {
-                self.take(&text, document, given, set);
-            }
-            Ok(())
-        });
-        if let Err(error) = read {
-            self.mistakes.push(format!("{error:#}"));
+        match manifests::files_of(path) {
+            Ok(files) => files.iter().for_each(|file| {
+                found.take_text(manifests::from_file(file), Given::InDirectory, set);
+            }),
+            Err(error) => found.mistakes.push(format!("{error:#}")),
         }
     }
-
-    fn take(&mut self, of: &Manifests, document: Document<'_>, given: Given, set: Option<&str>) {
-        let place = format!("{}, document {}", of.place, document.number);
-        let text = document.text();
-        if let Some(what) = other_kind(&text) {
-            let told = format!("{place}: {what} is no {KIND}");
-            match given {
-                Given::ByName => self.mistakes.push(told),
-                Given::InDirectory => self.notes.push(format!("{told}, and left out")),
-            }
-            return;
-        }
-        match checked(&text, of.format) {
-            Ok(Decoded { manifest, warnings }) => {
-                self.notes.extend(warnings.iter().map(|warning| format!("{place}: {warning}")));
-                self.add(manifest, place, set);
-            }
-            Err(lines) => {
-                self.mistakes.extend(lines.iter().map(|line| format!("{place}: {line}")));
-            }
-        }
+    if found.applications.is_empty() && found.mistakes.is_empty() {
+        found.mistakes.push(format!("no application is in {}", words.join(", ")));
     }
-
-    fn add(&mut self, manifest: Manifest, place: String, set: Option<&str>) {
-        let name = manifest.name();
-        let same = self.applications.iter().find(|file| file.wanted.manifest.name() == name);
-        if let Some(File { place: first, .. }) = same {
-            self.mistakes.push(format!("{place}: application {name} is in {first} too"));
-            return;
-        }
-        self.applications.push(File { place, wanted: Wanted::new(manifest, set) });
-    }
-}
-
-/// Returns what a document is, if it clearly is no application. A manifest that lost its head is
-/// one with a mistake: left out, its application would be pruned.
-fn other_kind(text: &str) -> Option<String> {
-    let head: Head = serde_saphyr::from_str(text).ok()?;
-    let of_group = |version: &str| version.split('/').next() == API_VERSION.split('/').next();
-    match (head.kind, head.api_version) {
-        (Some(kind), version) if kind != KIND && !version.as_deref().is_some_and(of_group) => {
-            Some(format!("a {kind}"))
-        }
-        (None, None) if head.metadata.is_none() && head.spec.is_none() => {
-            Some("what has neither kind nor apiVersion".into())
-        }
-        _ => None,
-    }
-}
-
-/// Reads an application as hosts would, or tells all that is wrong with it, in lines.
-fn checked(text: &str, format: Format) -> Result<Decoded, Vec<String>> {
-    let decoded = decode(text.as_bytes(), format).map_err(|error| match error {
-        DecodeError::Violations(all) => all.0.into_iter().map(|one| one.reason).collect(),
-        DecodeError::Unreadable(_) => lines(&error.to_string()),
-    })?;
-    validate(&decoded.manifest).map_err(|error| lines(&error.to_string()))?;
-    Ok(decoded)
-}
-
-fn lines(text: &str) -> Vec<String> {
-    text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+    found
 }
 
 #[cfg(test)]
@@ -162,7 +45,7 @@ mod tests {
         }
         let words: Vec<String> =
             words.iter().map(|word| dir.path().join(word).display().to_string()).collect();
-        let mut found = Found::read(&words, None).await;
+        let mut found = read_all(&words, None).await;
         let base = format!("{}/", dir.path().display());
         for line in found.mistakes.iter_mut().chain(&mut found.notes) {
             *line = line.replace(&base, "");

@@ -1,24 +1,16 @@
 //! Shows what was done for each application, or would be.
 
 use serde_json::{Value, json};
-use similar::{Algorithm, udiff::unified_diff};
 
-use super::decide::Action;
 use crate::{
     command::manager::toned,
-    manifests,
     terminal::{Cell, Column, Page, Table, Tone, View},
 };
+use lattice_client::apply::decide::Action;
 use lattice_protocol::{
-    applications::{
-        api::{Info, StatusType},
-        manifest::Manifest,
-    },
+    applications::api::{Info, StatusType},
     errors::OutcomeUnknown,
 };
-
-/// Lines around a difference that are shown with it.
-const CONTEXT: usize = 3;
 
 /// The action taken with an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +66,7 @@ pub struct Applied {
 impl Change {
     fn word(self) -> &'static str {
         match self {
-            Self::Applied(Action::Leave) => "unchanged",
-            Self::Applied(Action::Deploy) => "deploy",
-            Self::Applied(Action::Create) => "create",
-            Self::Applied(Action::Update) => "update",
+            Self::Applied(action) => action.word(),
             Self::Pruned => "prune",
         }
     }
@@ -202,17 +191,6 @@ fn planned(row: &Row, page: &mut Page) {
     }
 }
 
-/// Returns the difference of two manifests, in lines.
-pub fn difference(before: Option<&Manifest>, after: &Manifest) -> String {
-    let old = before.map(lines_of).unwrap_or_default();
-    unified_diff(Algorithm::default(), &old, &lines_of(after), CONTEXT, None)
-}
-
-fn lines_of(manifest: &Manifest) -> String {
-    // Every manifest that was read can be written.
-    manifests::yaml(manifest).unwrap_or_default()
-}
-
 /// Returns the word of a status.
 pub fn word(kind: StatusType) -> &'static str {
     match kind {
@@ -228,31 +206,6 @@ mod tests {
     use anyhow::anyhow;
 
     use super::*;
-    use lattice_protocol::applications::decode::{Format, decode};
-
-    fn manifest(instances: u32) -> Manifest {
-        let text = format!(
-            "{{apiVersion: core.oam.dev/v1beta1, kind: Application, metadata: {{name: shop}}, spec: {{components: [\
-             {{name: front, type: actor, properties: {{image: r/front:1}}, traits: [{{type: spreadscaler, properties: \
-             {{instances: {instances}}}}}]}}]}}}}"
-        );
-        decode(text.as_bytes(), Format::Yaml).unwrap().manifest
-    }
-
-    #[test]
-    fn a_difference_has_the_lines_that_changed() {
-        let diff = difference(Some(&manifest(1)), &manifest(2));
-        let changed: Vec<&str> =
-            diff.lines().filter(|line| line.starts_with(['+', '-'])).map(str::trim_end).collect();
-        assert!(
-            matches!(changed[..], [old, new]
-            if old.ends_with("instances: 1") && new.ends_with("instances: 2")),
-            "{diff}"
-        );
-        let new = difference(None, &manifest(1));
-        assert!(new.contains("+kind: Application") && !new.contains("\n-"), "{new}");
-        assert_eq!(difference(Some(&manifest(1)), &manifest(1)), "");
-    }
 
     #[test]
     fn what_failed_and_what_is_open_is_said_in_every_form() {

@@ -216,7 +216,7 @@ export function useChanges(collections, refresh, key) {
  * Fetches a path of the API and fetches it again when one of the collections changes or after a reconnect. The data
  * of before stays until the new is there. A null url fetches nothing.
  * @param {string|null} url below /api/v1
- * @param {string[]} collections of hosts, actors, providers, links, claims, events, pulls, rates
+ * @param {string[]} collections of applications, hosts, actors, providers, links, claims, events, pulls, rates
  * @returns {{data: any, error: Error|null, loading: boolean, refresh: () => void, at_ms: number|null}}
  */
 export function useResource(url, collections = []) {

@@ -1,5 +1,7 @@
 // Owns the table of pages: address, view, and entry of the side bar. The router and the shell read it.
 import { Overview } from "./views/overview.js";
+import { Applications } from "./views/applications.js";
+import { ApplicationDetail } from "./views/application.js";
 import { Hosts } from "./views/hosts.js";
 import { HostDetail } from "./views/host.js";
 import { Actors } from "./views/actors.js";
@@ -14,9 +16,12 @@ import { Call } from "./views/call.js";
 import { Missing } from "./views/missing.js";
 
 /** The first path that fits wins; a ":name" takes one segment. Pages with an icon are in the side bar, and `key` is the
- *  key after "g" that opens them. `count` names a figure of the overview. */
+ *  key after "g" that opens them. `count` and `failed` name figures of the overview. */
 export const PAGES = [
   { path: "/", view: Overview, title: "Overview", icon: "overview", key: "o" },
+  { path: "/applications", view: Applications, title: "Applications", icon: "application", key: "m",
+    count: "applications", failed: "applications_failed" },
+  { path: "/applications/:name", view: ApplicationDetail },
   { path: "/hosts", view: Hosts, title: "Hosts", icon: "host", key: "h", count: "hosts" },
   { path: "/hosts/:id", view: HostDetail },
   { path: "/actors", view: Actors, title: "Actors", icon: "actor", key: "a", count: "actors" },

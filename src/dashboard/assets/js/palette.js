@@ -1,6 +1,6 @@
-// Owns the command palette: one box that finds pages, actions, hosts, actors and providers.
+// Owns the command palette: one box that finds pages, actions, applications, hosts, actors and providers.
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
-import { isLoggedIn, leave, openLogin, putLink, startActor, startProvider } from "./actions/index.js";
+import { applyManifests, isLoggedIn, leave, openLogin, putLink, startActor, startProvider } from "./actions/index.js";
 import { get, withQuery } from "./api.js";
 import { shortKey } from "./format.js";
 import { MENU } from "./pages.js";
@@ -10,6 +10,7 @@ import { Dialog } from "./ui/dialog.js";
 import { Icon } from "./ui/icons.js";
 
 const ACTIONS = [
+  { text: "Apply manifests …", icon: "upload", run: () => applyManifests() },
   { text: "Start an actor …", icon: "plus", run: () => startActor() },
   { text: "Start a provider …", icon: "plus", run: () => startProvider() },
   { text: "Link an actor to a provider …", icon: "plus", run: () => putLink() },
@@ -20,6 +21,8 @@ const loginAction = () => (isLoggedIn() ? { text: "Log out", icon: "signOut", ru
 
 /** Where a search looks: path of the list, heading, and how an item becomes an entry. */
 const LISTS = [
+  ["/applications", "Applications", (item) => ({ text: item.name, sub: item.deployed || item.state, icon: "application",
+    href: href.application(item.name) })],
   ["/hosts", "Hosts", (item) => ({ text: item.name, sub: shortKey(item.id), icon: "host", href: href.host(item.id) })],
   ["/actors", "Actors", (item) => ({ text: item.name || shortKey(item.id), sub: item.references[0] || shortKey(item.id),
     icon: "actor",
@@ -85,7 +88,7 @@ export function Palette({ close }) {
     <div class="palette-head"><${Icon} name="search" size=${18} />
       <input type="text" class="palette-input" role="combobox" aria-expanded="true" aria-controls="palette-list"
         aria-autocomplete="list"
-        aria-label="Search hosts, actors, providers and pages" placeholder="Search hosts, actors, providers, pages …"
+        aria-label="Search applications, hosts, actors, providers and pages" placeholder="Search applications, hosts, actors, pages …"
           autocomplete="off"
         spellcheck=${false} data-autofocus value=${text} aria-activedescendant=${all.length ? `palette-${chosen}` : ""}
         onInput=${(event) => {

@@ -85,6 +85,7 @@ const to = (...segments) => `/${segments.map(encodeURIComponent).join("/")}`;
 export const href = {
   host: (id) => to("hosts", id),
   actor: (id) => to("actors", id),
+  application: (name) => to("applications", name),
   provider: (id, linkName) => to("providers", id, linkName),
   links: () => to("links"),
 };

@@ -30,7 +30,7 @@ function Guarded({ view: View, params }) {
   return html`<${View} ...${params} />`;
 }
 
-function NavLink({ page, section, badge, count, onClick }) {
+function NavLink({ page, section, badge, count, failed, onClick }) {
   const isHere = page.path === section;
   const more = isHere ? { "aria-current": "page" } : {};
   return html`<a class=${classes("nav-link", isHere && "here")} href=${page.path} title=${page.title}
@@ -38,6 +38,8 @@ function NavLink({ page, section, badge, count, onClick }) {
     <${Icon} name=${page.icon} size=${18} /><span class="nav-text">${page.title}</span>
     ${badge > 0 ? html`<span class="nav-badge"><span class="sr-only">, </span>${badge}<span
       class="sr-only"> running</span></span>`
+      : failed > 0 ? html`<span class="nav-count num tone-error"><span class="dot" aria-hidden="true"></span><span
+        aria-hidden="true">${count}</span><span class="sr-only">, ${failed} failed</span></span>`
       : count !== undefined && html`<span class="nav-count num" aria-hidden="true">${count}</span>`}
   </a>`;
 }
@@ -57,7 +59,7 @@ function Sidebar({ section, isNarrow, setNarrow }) {
     <div class="nav">
       ${MENU.map((page) => html`<${NavLink} key=${page.path} page=${page} section=${section}
         badge=${page.path === "/activity" ? badge : 0} count=${page.count ? short(counts?.[page.count]) : undefined}
-          />`)}
+        failed=${counts?.[page.failed] ?? 0} />`)}
       <button type="button" class="nav-link nav-more" onClick=${() => openDialog(MoreDialog, { section, badge })}>
         <${Icon} name="menu" size=${18} /><span class="nav-text">More</span></button>
     </div>
@@ -118,7 +120,7 @@ function Banner() {
 }
 
 const SHORTCUTS = [
-  ["Ctrl K or ⌘ K", "Search hosts, actors, providers and pages"],
+  ["Ctrl K or ⌘ K", "Search applications, hosts, actors, providers and pages"],
   ["/", "Go to the search box of the page"],
   ["?", "Show these shortcuts"],
   ["t", "Switch between light and dark"],

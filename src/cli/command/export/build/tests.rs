@@ -1,5 +1,5 @@
 use super::*;
-use crate::manifests;
+use lattice_client::apply::documents::yaml;
 use lattice_protocol::{
     applications::{
         counts::counts,
@@ -56,7 +56,7 @@ fn link(actor: &str, provider: &str, link_name: &str) -> LinkDefinition {
 fn built(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
     let built = unmanaged(hosts, links);
     validate(&built.manifest).unwrap();
-    let text = manifests::yaml(&built.manifest).unwrap();
+    let text = yaml(&built.manifest).unwrap();
     let read = decode(text.as_bytes(), Format::Yaml).unwrap();
     assert_eq!(read.manifest, built.manifest, "{text}");
     assert!(read.warnings.is_empty());

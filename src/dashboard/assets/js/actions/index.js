@@ -1,6 +1,8 @@
 // Owns the list of what an operator can do. Every function opens a dialog and resolves to its result: the operation
 // that was started (it is in the store `operations` then), or undefined where the operator left the dialog. Whoever is not
 // logged in sees the dialog that logs in first.
+import { ActOnRollout, DeleteApplication, DeployVersion, UndeployApplication } from "./application.js";
+import { ApplyManifests, readFiles } from "./apply.js";
 import { EditLabels, ScaleActor, UpdateActor } from "./change.js";
 import { PutLink } from "./link.js";
 import { openChange } from "./login.js";
@@ -8,6 +10,24 @@ import { StartActor, StartProvider } from "./start.js";
 import { DeleteLink, StopActor, StopHost, StopProvider } from "./stop.js";
 
 export { isLoggedIn, leave, openLogin } from "./login.js";
+
+export { useDrop } from "./apply.js";
+
+/** Opens the dialog with files that were dropped, or without any. */
+export async function applyManifests(files) {
+  return openChange(ApplyManifests, { preset: files ? await readFiles(files) : {} });
+}
+
+/** target: {name, version, deployed, isOlder} */
+export const deployVersion = (target) => openChange(DeployVersion, { target });
+
+export const undeployApplication = (name) => openChange(UndeployApplication, { name });
+
+/** Without a version the whole application. */
+export const deleteApplication = (name, version) => openChange(DeleteApplication, { name, version });
+
+/** target: {name, action, rollout: the rollout of an ApplicationDetail} */
+export const actOnRollout = (target) => openChange(ActOnRollout, { target });
 
 /** preset: {reference?, host_id?, max?, constraints?, annotations?} */
 export const startActor = (preset = {}) => openChange(StartActor, { preset });

@@ -14,7 +14,8 @@ import { muteToasts } from "../ui/toast.js";
 /** Stages in words. */
 export const STAGES = {
   auction: "Ask the hosts", command: "Command the host", pull: "Pull", verify: "Verify claims and signature",
-  compile: "Compile", unpack: "Unpack", start: "Start", wait: "Wait for the host",
+  compile: "Compile", unpack: "Unpack", start: "Start", wait: "Wait for the host", deploy: "Store and deploy",
+  settle: "Wait until it runs",
 };
 
 /** States of operations: tone and words. */
@@ -31,6 +32,8 @@ const ADVICE = {
   verify: "Sign the artifact again. The host must trust its issuer, and the claims must not have expired.",
   compile: "The file is no module that this host can run. Build it for wasm32 and sign what the build wrote.",
   unpack: "The archive holds nothing for the machine of this host. Build the provider for its system and processor.",
+  deploy: "Nothing was deployed by this step. What was deployed before it goes on as it did.",
+  settle: "Hosts go on with it by themselves. The page of the application shows which part is missing, and where.",
   start: "The host began to start it and gave up. Its page shows what failed, and the log says more.",
 };
 
@@ -87,6 +90,7 @@ function Results({ operation }) {
   const hostLink = host_id && kind !== "stop_host" && html`<a href=${href.host(host_id)}>${host}</a>`;
   const what = target_id[0] === "M" ? html`<a href=${href.actor(target_id)}>the actor</a>`
     : target_id[0] === "V" && html`<a href=${href.provider(target_id, link_name || "default")}>the provider</a>`;
+  if (/^(apply|deploy|rollout)$/.test(kind)) return html`<p>Show <a href="/applications">the applications</a>.</p>`;
   if (!hostLink && !what) return null;
   const runs = /^(start|scale|update)/.test(kind);
   return html`<p>${runs && hostLink ? html`Runs on ${hostLink}. ${what && html`Show ${what}.`}`

@@ -22,6 +22,17 @@ const HEALTH_TONES = { healthy: "good", unhealthy: "error", unknown: "muted" };
 /** The health of a provider as a badge. */
 export const Health = ({ health }) => html`<${Badge} tone=${HEALTH_TONES[health] || "muted"}>${health}</>`;
 
+const APPLICATION_STATES = {
+  failed: ["error", "failed"], rolling: ["info", "rolling out"], reconciling: ["warning", "reconciling"],
+  deployed: ["good", "deployed"], undeployed: ["muted", "undeployed"],
+};
+
+/** The state of an application, or of a part of one, as a badge. */
+export function ApplicationState({ state, message }) {
+  const [tone, word] = APPLICATION_STATES[state] || ["muted", state];
+  return html`<${Badge} tone=${tone} title=${message || ""}>${word}</>`;
+}
+
 const LINK_TONES = { ok: "good", dangling: "warning", refused: "error" };
 export const LinkState = ({ state, problem }) =>
   html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${state}</>`;
@@ -65,6 +76,7 @@ export function EventLine({ event }) {
 export function attentionHref(item) {
   if (!item.id) return item.kind === "link" ? href.links() : null;
   if (item.kind === "host") return href.host(item.id);
+  if (item.kind === "application") return href.application(item.id);
   if (item.kind === "actor") return href.actor(item.id);
   if (item.kind === "provider") return href.provider(item.id, item.link_name || "default");
   return item.kind === "link" ? `/links?q=${encodeURIComponent(item.id)}` : null;

@@ -3,6 +3,7 @@ export {
   html, useCallback, useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState,
 } from "../../vendor/htm-preact.js";
 export * from "./basic.js";
+export * from "./diff.js";
 export * from "./chart.js";
 export * from "./dialog.js";
 export * from "./domain.js";

@@ -54,6 +54,18 @@ pub enum Action {
     Update,
 }
 
+impl Action {
+    /// Returns the word for people and for scripts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Leave => "unchanged",
+            Self::Deploy => "deploy",
+            Self::Create => "create",
+            Self::Update => "update",
+        }
+    }
+}
+
 /// The version of a file is stored with another content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherContent;

@@ -1,0 +1,600 @@
+//! Compares what an application is to run with what runs: pure functions of a manifest, of the
+//! hosts, and of the last status.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    mask::{HIDDEN, Mask},
+    model::{HostView, Snapshot, State as HostState},
+};
+use lattice_engine::providers::external::masks;
+use lattice_protocol::{
+    applications::{
+        api::{Info, Status, StatusType},
+        manifest::{Config, Manifest, Properties, Trait},
+        ownership,
+        resolved::{Application, Mode, Rule, Scaler, ScalerKind},
+    },
+    control::types::{InventoryProvider, Pairs},
+    links::Table,
+};
+
+/// Hosts that are told of one rule.
+const PLACES_MAX: usize = 100;
+/// The words before those of a host that could not start something.
+const STARTS_NOT: &str = " does not start: ";
+
+/// How an application, or a part of one, stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    Failed,
+    /// A new version takes over step by step.
+    Rolling,
+    Reconciling,
+    Deployed,
+    #[default]
+    Undeployed,
+}
+
+impl From<StatusType> for Standing {
+    fn from(kind: StatusType) -> Self {
+        match kind {
+            StatusType::Undeployed => Self::Undeployed,
+            StatusType::Reconciling => Self::Reconciling,
+            StatusType::Deployed => Self::Deployed,
+            StatusType::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A component of a manifest, with what keeps it running.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Part {
+    pub name: String,
+    /// `actor` or `provider`.
+    pub kind: &'static str,
+    pub image: String,
+    /// Of a provider.
+    pub link_name: Option<String>,
+    /// The key that the image led to, once it is known.
+    pub id: Option<String>,
+    pub state: Standing,
+    pub message: String,
+    pub scalers: Vec<ScalerView>,
+}
+
+/// A scaler: how many are to run by it, and how many do.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ScalerView {
+    /// `spread`, for all hosts together, or `daemon`, for each host.
+    pub mode: &'static str,
+    pub state: Standing,
+    pub message: String,
+    /// When the next attempt is made after one that failed.
+    pub next_at_ms: Option<u64>,
+    pub wanted: u64,
+    pub running: u64,
+    pub rules: Vec<RuleView>,
+}
+
+/// A rule of a scaler, with where its instances are.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct RuleView {
+    pub name: String,
+    /// Labels that a host must have.
+    pub requirements: BTreeMap<String, String>,
+    pub wanted: u64,
+    pub running: u64,
+    /// Hosts that have the labels.
+    pub fitting: usize,
+    /// Where it runs, and of a daemonscaler where it is to.
+    pub places: Vec<PlaceView>,
+    /// Places that are left out here.
+    pub more: usize,
+}
+
+/// A host that something runs on, or is to.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PlaceView {
+    pub host_id: String,
+    pub host_name: String,
+    pub host_state: HostState,
+    /// The host has the labels of the rule.
+    pub fits: bool,
+    /// Of a daemonscaler.
+    pub wanted: Option<u64>,
+    pub running: u64,
+    /// It runs for another application as well, or was started by hand (an empty text): it counts,
+    /// and is left alone.
+    pub shared_with: Option<String>,
+}
+
+/// Something that runs for the application, and that its manifest does not ask for any more.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Leftover {
+    /// `actor` or `provider`.
+    pub kind: &'static str,
+    pub id: String,
+    pub image: String,
+    pub host_id: String,
+    pub host_name: String,
+    pub running: u64,
+}
+
+/// A link that the manifest declares.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct DeclaredLink {
+    pub component: String,
+    pub target: String,
+    pub contract_id: Option<String>,
+    pub link_name: String,
+    /// Null for secrets, and for all without a login.
+    pub values: BTreeMap<String, Option<String>>,
+    pub state: Standing,
+    pub message: String,
+}
+
+impl Mask for DeclaredLink {
+    fn mask(&mut self) {
+        self.values.values_mut().for_each(|value| *value = None);
+    }
+}
+
+impl Mask for Part {
+    fn mask(&mut self) {
+        self.message = without_words(&self.message);
+        self.scalers.iter_mut().for_each(|one| one.message = without_words(&one.message));
+    }
+}
+
+/// Returns a sentence of ours without what a host said about a start.
+pub fn without_words(message: &str) -> String {
+    match message.split_once(STARTS_NOT) {
+        Some((ours, _)) => format!("{ours}{STARTS_NOT}{HIDDEN}"),
+        None => message.to_owned(),
+    }
+}
+
+/// Returns a manifest as it is shown: without values that are secrets, or, for somebody who has not
+/// logged in, without any.
+pub fn shown(manifest: &Manifest, is_operator: bool) -> Manifest {
+    let mut shown = manifest.clone();
+    for component in &mut shown.spec.components {
+        if let Properties::Capability(capability) = &mut component.properties
+            && let Some(config) = &mut capability.config
+        {
+            *config = shown_config(config, is_operator);
+        }
+        for one in component.traits.iter_mut().flatten() {
+            if let Trait::Linkdef(link) = one {
+                link.values = shown_values(&link.values, is_operator);
+            }
+        }
+    }
+    shown
+}
+
+fn shown_values(values: &BTreeMap<String, String>, is_operator: bool) -> BTreeMap<String, String> {
+    if is_operator {
+        return masks::shown(values);
+    }
+    values.keys().map(|key| (key.clone(), HIDDEN.to_owned())).collect()
+}
+
+/// Nothing tells what of a provider's configuration is a secret; only texts of an object have
+/// names.
+fn shown_config(config: &Config, is_operator: bool) -> Config {
+    let Config::Object(object) = config else { return Config::Text(HIDDEN.to_owned()) };
+    if !is_operator {
+        return Config::Text(HIDDEN.to_owned());
+    }
+    let mut object = object.clone();
+    for (name, value) in &mut object {
+        if let Some(text) = value.as_str() {
+            let masked = masks::shown(&BTreeMap::from([(name.clone(), text.to_owned())]));
+            *value = masked.into_values().next().into();
+        }
+    }
+    Config::Object(object)
+}
+
+/// The lattice that an application is compared with.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    pub snapshot: &'a Snapshot,
+    pub table: &'a Table,
+    pub status: &'a Status,
+}
+
+/// Returns the components of what is to run, each with what does.
+pub fn parts(manifest: &Manifest, application: &Application, seen: Seen<'_>) -> Vec<Part> {
+    let parts = manifest.spec.components.iter().map(|component| {
+        let image = component.properties.image();
+        let (kind, link_name) = match &component.properties {
+            Properties::Actor(_) => ("actor", None),
+            Properties::Capability(provider) => ("provider", Some(provider.link_name().to_owned())),
+        };
+        let scalers =
+            application.scalers.iter().filter(|scaler| scaler.component == component.name);
+        let told = seen.status.components.iter().find(|told| told.name == component.name);
+        let Info { kind: state, message } =
+            told.map(|told| told.status.clone()).unwrap_or_default();
+        Part {
+            name: component.name.clone(),
+            kind,
+            image: image.to_owned(),
+            link_name,
+            id: seen.table.public_key_of(image).map(|key| key.to_string()),
+            state: state.into(),
+            message,
+            scalers: scalers.map(|scaler| scaler_view(application, scaler, seen)).collect(),
+        }
+    });
+    parts.collect()
+}
+
+fn scaler_view(application: &Application, scaler: &Scaler, seen: Seen<'_>) -> ScalerView {
+    let rules: Vec<RuleView> =
+        scaler.rules.iter().map(|rule| rule_view(application, scaler, rule, seen)).collect();
+    let told = seen.status.scalers.iter().find(|told| told.id == scaler.id);
+    let Info { kind, message } = told.map(|told| told.status.clone()).unwrap_or_default();
+    ScalerView {
+        mode: match scaler.mode {
+            Mode::Spread => "spread",
+            Mode::Daemon => "daemon",
+        },
+        state: kind.into(),
+        message,
+        next_at_ms: told.and_then(|told| told.next_at),
+        wanted: rules.iter().map(|rule| rule.wanted).sum(),
+        running: rules.iter().map(|rule| rule.running).sum(),
+        rules,
+    }
+}
+
+fn rule_view(application: &Application, scaler: &Scaler, rule: &Rule, seen: Seen<'_>) -> RuleView {
+    let mut view = RuleView {
+        name: rule.name.clone(),
+        requirements: rule.requirements.clone(),
+        wanted: 0,
+        running: 0,
+        fitting: 0,
+        places: Vec::new(),
+        more: 0,
+    };
+    // A host runs a provider once, whatever the number.
+    let per_host = match scaler.kind {
+        ScalerKind::Actor => u64::from(rule.count),
+        ScalerKind::Provider { .. } => u64::from(rule.count.min(1)),
+    };
+    for host in seen.snapshot.present() {
+        let fits = rule.fits(&host.labels);
+        let (running, shared_with) = match &scaler.kind {
+            ScalerKind::Actor => (instances(application, scaler, rule, host), None),
+            ScalerKind::Provider { link_name, .. } => {
+                provider(application, (scaler, link_name), (rule, fits), host, seen.table)
+            }
+        };
+        let wanted = (scaler.mode == Mode::Daemon).then_some(if fits { per_host } else { 0 });
+        view.fitting += usize::from(fits);
+        view.running += running;
+        view.wanted += wanted.unwrap_or_default();
+        if running == 0 && wanted.unwrap_or_default() == 0 {
+            continue;
+        }
+        if view.places.len() >= PLACES_MAX {
+            view.more += 1;
+            continue;
+        }
+        view.places.push(PlaceView {
+            host_id: host.id.to_string(),
+            host_name: host.name.clone(),
+            host_state: host.state,
+            fits,
+            wanted,
+            running,
+            shared_with,
+        });
+    }
+    if scaler.mode == Mode::Spread {
+        view.wanted = u64::from(rule.count);
+    }
+    view.places.sort_by(|a, b| a.host_name.cmp(&b.host_name));
+    view
+}
+
+/// Returns how many instances run by a rule on a host.
+fn instances(application: &Application, scaler: &Scaler, rule: &Rule, host: &HostView) -> u64 {
+    let groups = host.inventory.actors.iter().flat_map(|actor| &actor.instances);
+    let own = groups.filter(|group| is_of_rule(application, scaler, rule, &group.annotations));
+    own.map(|group| u64::from(group.max_instances)).sum()
+}
+
+/// Returns whether a provider runs on a host, by a rule or for somebody else; and then for whom.
+fn provider(
+    application: &Application,
+    (scaler, link_name): (&Scaler, &str),
+    (rule, fits): (&Rule, bool),
+    host: &HostView,
+    table: &Table,
+) -> (u64, Option<String>) {
+    let key = table.public_key_of(&scaler.image).map(|key| &**key);
+    let serves = |run: &&InventoryProvider| {
+        run.link_name == link_name
+            && (run.image_ref == scaler.image || Some(run.id.as_str()) == key)
+    };
+    let runs: Vec<&InventoryProvider> = host.inventory.providers.iter().filter(serves).collect();
+    if runs.iter().any(|run| is_of_rule(application, scaler, rule, &run.annotations)) {
+        return (1, None);
+    }
+    let foreign = runs.iter().find(|run| owner(&run.annotations) != Some(&*application.name));
+    match foreign.filter(|_| fits) {
+        Some(run) => (1, Some(owner(&run.annotations).unwrap_or_default().to_owned())),
+        None => (0, None),
+    }
+}
+
+/// Returns the application that something runs for.
+pub fn owner(annotations: &Pairs) -> Option<&str> {
+    let manager = annotations.get(ownership::MANAGED_BY)?;
+    let name = annotations.get(ownership::APPLICATION)?;
+    (manager == ownership::MANAGER).then_some(name.as_str())
+}
+
+fn is_of_rule(
+    application: &Application,
+    scaler: &Scaler,
+    rule: &Rule,
+    annotations: &Pairs,
+) -> bool {
+    std::iter::once(&scaler.id).chain(&scaler.old_id).any(|id| {
+        let own = ownership::annotations(&application.name, id, &rule.name);
+        own.iter().all(|(name, value)| annotations.get(name) == Some(value))
+    })
+}
+
+fn is_asked_for(application: &Application, annotations: &Pairs) -> bool {
+    application.scalers.iter().any(|scaler| {
+        scaler.rules.iter().any(|rule| is_of_rule(application, scaler, rule, annotations))
+    })
+}
+
+/// Returns what runs for an application, and is not asked for by it.
+pub fn leftovers(application: &Application, snapshot: &Snapshot) -> Vec<Leftover> {
+    let is_left = |annotations: &Pairs| {
+        owner(annotations) == Some(&*application.name) && !is_asked_for(application, annotations)
+    };
+    let mut all = Vec::new();
+    for host in snapshot.present() {
+        let (host_id, host_name) = (host.id.to_string(), host.name.clone());
+        let of = |kind, id: &str, image: &str, running| Leftover {
+            kind,
+            id: id.to_owned(),
+            image: image.to_owned(),
+            host_id: host_id.clone(),
+            host_name: host_name.clone(),
+            running,
+        };
+        for actor in &host.inventory.actors {
+            let left = actor.instances.iter().filter(|group| is_left(&group.annotations));
+            let running: u64 = left.map(|group| u64::from(group.max_instances)).sum();
+            if running > 0 {
+                all.push(of("actor", &actor.id, &actor.image_ref, running));
+            }
+        }
+        let runs = host.inventory.providers.iter().filter(|run| is_left(&run.annotations));
+        all.extend(runs.map(|run| of("provider", &run.id, &run.image_ref, 1)));
+    }
+    all
+}
+
+/// Returns the links that a manifest declares, with how each is.
+pub fn links(manifest: &Manifest, status: &Status) -> Vec<DeclaredLink> {
+    let components = manifest.spec.components.iter();
+    let declared = components.flat_map(|component| {
+        component.links().filter_map(move |link| {
+            let target = manifest.capability(&link.target)?;
+            let info = status_of_link(status, component.properties.image(), &target.image);
+            let masked = masks::shown(&link.values);
+            let values = link.values.iter().map(|(name, value)| {
+                (name.clone(), masked.get(name).filter(|shown| *shown == value).cloned())
+            });
+            Some(DeclaredLink {
+                component: component.name.clone(),
+                target: link.target.clone(),
+                contract_id: target.contract.clone(),
+                link_name: target.link_name().to_owned(),
+                values: values.collect(),
+                state: info.kind.into(),
+                message: info.message,
+            })
+        })
+    });
+    declared.collect()
+}
+
+fn status_of_link(status: &Status, actor: &str, provider: &str) -> Info {
+    let name = format!("{actor} -> {provider}");
+    let told = status.scalers.iter().find(|told| told.kind == "LinkScaler" && told.name == name);
+    told.map(|told| told.status.clone()).unwrap_or_default()
+}
+
+/// Returns how many are to run of an application, and how many do.
+pub fn sums(application: &Application, seen: Seen<'_>) -> (u64, u64) {
+    let mut sums = (0, 0);
+    for scaler in &application.scalers {
+        for rule in &scaler.rules {
+            let view = rule_view(application, scaler, rule, seen);
+            sums = (sums.0 + view.wanted, sums.1 + view.running);
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use lattice_protocol::{
+        applications::{
+            api::ScalerStatus,
+            decode::{Format, decode},
+        },
+        control::types::{Inventory, InventoryActor, InventoryInstance},
+    };
+
+    const SHOP: &str = "
+apiVersion: core.oam.dev/v1beta1
+kind: Application
+metadata: {name: shop, annotations: {version: v1}}
+spec:
+  components:
+  - name: front
+    type: actor
+    properties: {image: r/front:1}
+    traits:
+    - type: spreadscaler
+      properties:
+        instances: 4
+        spread:
+        - {name: east, requirements: {zone: east}, weight: 50}
+        - {name: west, requirements: {zone: west}, weight: 50}
+    - type: linkdef
+      properties: {target: web, values: {address: '0.0.0.0:80', token: abcdefgh}}
+  - name: web
+    type: capability
+    properties: {image: r/web:1, contract: 'wasmcloud:httpserver', config: {password: abcdefgh}}
+    traits:
+    - {type: daemonscaler, properties: {instances: 1, spread: [{name: east, requirements: {zone: east}}]}}
+";
+
+    fn manifest() -> Manifest {
+        decode(SHOP.as_bytes(), Format::Yaml).unwrap().manifest
+    }
+
+    fn host(id: &str, zone: &str, inventory: Inventory) -> (Arc<str>, Arc<HostView>) {
+        let labels = Pairs::from([("zone".into(), zone.into())]);
+        let inventory = Arc::new(inventory);
+        let view =
+            HostView { id: id.into(), name: id.into(), labels, inventory, ..HostView::default() };
+        (id.into(), Arc::new(view))
+    }
+
+    fn group(annotations: Pairs, max_instances: u32) -> InventoryInstance {
+        InventoryInstance { annotations, max_instances, ..InventoryInstance::default() }
+    }
+
+    fn actor(instances: Vec<InventoryInstance>) -> InventoryActor {
+        InventoryActor { id: "MA".into(), instances, ..InventoryActor::default() }
+    }
+
+    fn provider_of(annotations: Pairs) -> InventoryProvider {
+        InventoryProvider {
+            id: "VA".into(),
+            image_ref: "r/web:1".into(),
+            link_name: "default".into(),
+            annotations,
+            ..InventoryProvider::default()
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_stands_beside_what_runs_host_by_host() {
+        let (manifest, application) = (manifest(), Application::of(&manifest()));
+        let front = &application.scalers[0];
+        let of = |rule: usize| front.annotations("shop", &front.rules[rule]);
+        let others = ownership::annotations("other", "x", "default");
+        let old = ownership::annotations("shop", "actorspreadscaler-shop-front-r/front:0", "east");
+        let snapshot = Snapshot::new(
+            [
+                host(
+                    "N1",
+                    "east",
+                    Inventory {
+                        actors: vec![actor(vec![
+                            group(of(0), 2),
+                            group(old, 3),
+                            group(Pairs::new(), 9),
+                        ])],
+                        providers: vec![provider_of(others)],
+                        ..Inventory::default()
+                    },
+                ),
+                host(
+                    "N2",
+                    "west",
+                    Inventory {
+                        actors: vec![actor(vec![group(of(1), 1)])],
+                        ..Inventory::default()
+                    },
+                ),
+                host("N3", "east", Inventory::default()),
+            ]
+            .into(),
+        );
+        let told = ScalerStatus {
+            id: front.id.clone(),
+            kind: "SpreadScaler".into(),
+            name: "r/front:1".into(),
+            status: Info { kind: StatusType::Reconciling, message: "Scaling r/front:1".into() },
+            next_at: Some(7),
+        };
+        let status = Status { scalers: vec![told], ..Status::default() };
+        let table = Table::default();
+        let seen = Seen { snapshot: &snapshot, table: &table, status: &status };
+        let parts = parts(&manifest, &application, seen);
+        let sums_of = |part: &Part| {
+            let rules = part.scalers[0].rules.iter();
+            rules
+                .map(|rule| (rule.wanted, rule.running, rule.fitting, rule.places.len()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sums_of(&parts[0]), [(2, 2, 2, 1), (2, 1, 1, 1)]);
+        assert_eq!(
+            (parts[0].scalers[0].state, parts[0].scalers[0].next_at_ms),
+            (Standing::Reconciling, Some(7))
+        );
+        // One of two hosts runs it, for another application.
+        assert_eq!(sums_of(&parts[1]), [(2, 1, 2, 2)]);
+        let shared: Vec<_> = parts[1].scalers[0].rules[0]
+            .places
+            .iter()
+            .map(|place| place.shared_with.as_deref())
+            .collect();
+        assert_eq!(shared, [Some("other"), None]);
+        assert_eq!(sums(&application, seen), (6, 4));
+        let left = leftovers(&application, &snapshot);
+        assert_eq!(
+            left.iter().map(|one| (&*one.host_id, one.running)).collect::<Vec<_>>(),
+            [("N1", 3)]
+        );
+    }
+
+    #[test]
+    fn nobody_sees_secrets_and_readers_see_no_values() {
+        for (is_operator, address) in [(true, "0.0.0.0:80"), (false, HIDDEN)] {
+            let text = serde_json::to_string(&shown(&manifest(), is_operator)).unwrap();
+            assert!(!text.contains("abcdefgh") && text.contains(address), "{text}");
+        }
+        let mut links = links(&manifest(), &Status::default());
+        assert_eq!(links[0].values["address"].as_deref(), Some("0.0.0.0:80"));
+        assert_eq!(links[0].values["token"], None);
+        links.mask();
+        assert!(links[0].values.values().all(Option::is_none));
+    }
+
+    #[test]
+    fn the_words_of_a_host_are_hidden_from_readers_and_ours_are_not() {
+        for (message, expected) in [
+            ("r/x:1 does not start: no such tag", format!("r/x:1 does not start: {HIDDEN}")),
+            ("Scaling r/x:1", "Scaling r/x:1".to_owned()),
+        ] {
+            assert_eq!(without_words(message), expected);
+        }
+    }
+}
