@@ -220,13 +220,7 @@ impl Host {
             ("actor_queue_max", "Calls that may wait for a permit of an actor.", None),
             bounds,
         )?;
-        let usage = parts.slots.usage();
-        let pool = [
-            (vec![("state", "running")], usage.running as f64),
-            (vec![("state", "idle")], usage.idle as f64),
-            (vec![("state", "free")], usage.free as f64),
-        ];
-        gauges(encoder, ("instance_pool_slots", "Slots for actor instances.", None), pool)?;
+        self.pools(encoder)?;
         let compiles = parts.engine.compiles();
         let family = (
             "module_compile_duration",
@@ -239,6 +233,36 @@ impl Host {
             MetricType::Histogram,
         )?;
         histogram(metric, &compiles.took, compiles.sum_us)
+    }
+
+    /// The pools of instances: that of modules, and that of components.
+    fn pools(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let parts = self.dashboard.parts();
+        for (name, help, slots) in [
+            ("instance_pool_slots", "Slots for instances of modules.", &parts.slots),
+            (
+                "component_pool_slots",
+                "Slots for instances of components; one instance takes one or more.",
+                &parts.component_slots,
+            ),
+        ] {
+            let usage = slots.usage();
+            let pool = [
+                (vec![("state", "running")], usage.running as f64),
+                (vec![("state", "idle")], usage.idle as f64),
+                (vec![("state", "free")], usage.free as f64),
+            ];
+            gauges(encoder, (name, help, None), pool)?;
+        }
+        let used = parts.engine.component_bytes().load(Ordering::Relaxed);
+        let slots = parts.engine.component_slots() as usize;
+        let max = parts.engine.memory_max_bytes().saturating_mul(slots);
+        let bytes = [
+            (vec![("state", "used")], used as f64),
+            (vec![("state", "free")], max.saturating_sub(used) as f64),
+        ];
+        let help = "Linear memory of instances of components, and what they may have beyond it.";
+        gauges(encoder, ("component_pool", help, Some(&Unit::Bytes)), bytes)
     }
 
     fn providers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

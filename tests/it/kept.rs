@@ -94,6 +94,18 @@ impl Running {
         Some(all)
     }
 
+    /// Lets a newer revision of its only actor take a share of the calls, and waits for that.
+    async fn tries(&self, server: &Server, actor: &str, reference: &str) {
+        let body = json!({ "actor_id": actor, "new_actor_ref": reference, "share": 50 });
+        self.accepted(server, "upd", body).await;
+        eventually("the newer revision has its share", async || {
+            let subject = server.ctl(format!("get.{}.inv", self.id));
+            let inventory = request(server, &subject, json!({})).await?;
+            (inventory["actors"][0]["trial"]["share"] == 50).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until just this runs.
     async fn comes_to(&self, server: &Server, wanted: &[String]) {
         let mut wanted = wanted.to_vec();
@@ -282,6 +294,34 @@ async fn what_is_stopped_scaled_or_updated_by_hand_comes_back_so() {
     host.kill();
     let host = Running::start(&server, dir.path(), &[]);
     host.comes_to(&server, &after).await;
+    host.stop();
+}
+
+#[tokio::test]
+async fn an_actor_with_a_newer_revision_beside_it_comes_back_as_it_was() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let echoing = wapc("(call $response (i32.const 0) (i32.const 5)) (i32.const 1)");
+    let revision = |revision| Signing { revision: Some(revision), ..Signing::default() };
+    let old = sign(&echoing, &revision(1));
+    let new = sign_as(&echoing, &revision(2), nkeys_of(&old.key));
+    let host = Running::start(&server, dir.path(), &[]);
+    host.scale(&server, &old.reference, 1).await;
+    host.comes_to(&server, &[actor(&old.reference, 1)]).await;
+    host.tries(&server, &old.id, &new.reference).await;
+    host.scale(&server, &new.reference, 3).await;
+    let after = [actor(&old.reference, 3)];
+    host.comes_to(&server, &after).await;
+    host.kill();
+    let host = Running::start(&server, dir.path(), &[]);
+    host.comes_to(&server, &after).await;
+
+    host.tries(&server, &old.id, &new.reference).await;
+    host.accepted(&server, "sa", json!({ "actor_ref": new.reference })).await;
+    host.comes_to(&server, &[]).await;
+    host.is_settled(&server, "marker").await;
+    host.kill();
+    let host = Running::start(&server, dir.path(), &[]);
+    host.comes_to(&server, &["builtin://httpclient marker".to_owned()]).await;
     host.stop();
 }
 

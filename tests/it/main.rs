@@ -66,6 +66,7 @@ mod services;
 mod sinks;
 mod store;
 mod tenants;
+mod trials;
 mod two_machines;
 mod up;
 mod uploads;

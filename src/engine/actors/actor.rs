@@ -23,7 +23,7 @@ use super::{
     artifact::{Artifact, Code, ModuleCode},
     background, capabilities,
     component::{
-        self, Reuse,
+        self, Prepared, Reuse,
         config::{Configuration, Unreadable, Values},
         http::worker::Visit,
     },
@@ -33,8 +33,8 @@ use super::{
     inbound::{Ended, HostCall, Inbound, Outcome, Outward},
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
-    trial::{Trial, Version},
-    turns::ActorTurns,
+    trial::{Trial, Version, has_failed},
+    turns::{ActorTurns, Turn},
     workers::Workers,
 };
 use crate::{
@@ -190,28 +190,31 @@ impl Actor {
         Arc::clone(&self.artifact.load().claims)
     }
 
-    /// The module it runs now.
-    pub fn artifact(&self) -> Arc<Artifact> {
-        self.artifact.load_full()
-    }
-
-    /// Returns the modules it runs now.
+    /// Returns the modules it runs now, its own first.
     pub fn artifacts(&self) -> Vec<Arc<Artifact>> {
         let newer = self.trial.load().as_ref().map(|trial| Arc::clone(&trial.artifact));
-        newer.into_iter().chain([self.artifact.load_full()]).collect()
+        [self.artifact.load_full()].into_iter().chain(newer).collect()
+    }
+
+    /// Returns the claims of the newest module it runs now.
+    pub fn newest_claims(&self) -> Arc<ActorClaims> {
+        match &*self.trial.load() {
+            Some(trial) => Arc::clone(&trial.artifact.claims),
+            None => self.claims(),
+        }
     }
 
     /// Runs another module from the next call on; calls in work finish with the old one.
     pub fn update(&self, artifact: Arc<Artifact>) {
         self.artifact.store(artifact);
         self.trial.store(None);
-        self.forget_instances();
+        self.forget_instances_but(&self.artifacts());
     }
 
     /// Lets a newer revision take a share of the calls from the next one on, or none any more.
     pub fn set_trial(&self, trial: Option<Trial>) {
         self.trial.store(trial.map(Arc::new));
-        self.forget_instances();
+        self.forget_instances_but(&self.artifacts());
     }
 
     /// Returns the module of the next call; and what counts the call, while there are two.
@@ -225,6 +228,12 @@ impl Actor {
         (artifact, version)
     }
 
+    /// Refuses a call that the claims of a module do not allow.
+    fn allows(&self, claims: &ActorClaims, origin: &Entity) -> Result<(), CallError> {
+        router::in_force(claims, now())?;
+        self.shared.router.admits(origin, self.id.as_str(), &claims.caps)
+    }
+
     /// Changes how many calls may run at a time.
     pub fn set_limit(&self, limit: u32) {
         self.permits.set_limit(limit);
@@ -232,14 +241,15 @@ impl Actor {
 
     /// Changes how many calls one instance may serve; `None` for what is usual.
     pub fn set_reuse(&self, reuse: Option<u32>) {
-        self.idle.set_reuse(reuse);
-        self.forget_instances();
+        if self.idle.set_reuse(reuse) {
+            self.forget_instances_but(&[]);
+        }
     }
 
-    /// Has no instance that there is serve further calls.
-    fn forget_instances(&self) {
-        self.workers.clear();
-        self.idle.clear();
+    /// Has no instance that there is serve further calls, except those of some modules.
+    fn forget_instances_but(&self, modules: &[Arc<Artifact>]) {
+        self.workers.retain(modules);
+        self.idle.retain(modules);
     }
 
     /// Admits no call any more and waits until those in work are done.
@@ -247,7 +257,7 @@ impl Actor {
         self.permits.close();
         self.in_work.close();
         self.in_work.wait().await;
-        self.forget_instances();
+        self.forget_instances_but(&[]);
     }
 
     /// The slots for the instances of an artifact, and how many one instance takes.
@@ -278,7 +288,7 @@ impl Actor {
         });
     }
 
-    fn not_admitted(&self, refused: Refused) -> CallError {
+    pub(super) fn not_admitted(&self, refused: Refused) -> CallError {
         CallError::NotAdmitted { actor_id: self.id.to_string(), reason: refused.to_string() }
     }
 
@@ -293,9 +303,20 @@ impl Actor {
     async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
         let (artifact, version) = self.next_version();
         let Some(version) = version else { return self.run_bounded(call, permit, artifact).await };
-        let (operation, began) = (call.operation.clone(), Instant::now());
+        let (operation, exchange) = (call.operation.clone(), call.exchange.clone());
+        let began = Instant::now();
+        // The actor's own claims were looked at before.
+        if version.is_newer()
+            && let Err(refusal) = self.allows(&artifact.claims, &call.origin)
+        {
+            version.count(began.elapsed(), true);
+            return Err(refusal);
+        }
         let result = Arc::clone(&self).run_bounded(call, permit, artifact).await;
-        version.count(&operation, began.elapsed(), &result, self.id.as_str());
+        let target = self.id.as_str();
+        if let Some(failed) = has_failed(&operation, &result, exchange.as_deref(), target) {
+            version.count(began.elapsed(), failed);
+        }
         result
     }
 
@@ -308,15 +329,29 @@ impl Actor {
         // The guest looks at its deadline in its own code only. This is for all that it can wait
         // for in the host, and for a core.
         let (chain, deadline) = (call.chain.clone(), call.deadline);
-        let running = Box::pin(Arc::clone(&self).run_unbounded(call, permit, artifact));
-        match chain.within(deadline, self.turns.carry(running)).await {
-            Some(Some(result)) => result,
-            Some(None) => {
-                let reason = "the host ended it".to_owned();
-                Err(CallError::Trap { actor_id: self.id.to_string(), reason })
+        let turn = self.turns.turn(chain.waiting());
+        let ended = match &artifact.code {
+            Code::Component(prepared)
+                if self.idle.calls_max(&artifact) > 1
+                    && !turn.is_deep()
+                    && prepared.can_share(&call.operation) =>
+            {
+                let running = self.run_shared((call, turn), permit, (&artifact, prepared));
+                chain.within(deadline, running).await
             }
-            None => Err(self.ended_late()),
-        }
+            _ => {
+                let running = Arc::clone(&self).run_alone((call, turn), permit, artifact);
+                let carried = self.turns.carry(Box::pin(running));
+                let ended = chain.within(deadline, carried).await;
+                ended.map(|result| result.unwrap_or_else(|| Err(self.ended_by_host())))
+            }
+        };
+        ended.unwrap_or_else(|| Err(self.ended_late()))
+    }
+
+    fn ended_by_host(&self) -> CallError {
+        let reason = "the host ended it".to_owned();
+        CallError::Trap { actor_id: self.id.to_string(), reason }
     }
 
     fn ended_late(&self) -> CallError {
@@ -324,14 +359,47 @@ impl Actor {
         self.out_of_time()
     }
 
-    async fn run_unbounded(
+    /// Makes of a call what an instance of an artifact gets.
+    fn inbound(self: &Arc<Self>, call: Call, artifact: &Artifact, turn: Turn) -> Inbound {
+        let outward = OutwardOf {
+            actor: Arc::clone(self),
+            claims: Arc::clone(&artifact.claims),
+            trace: call.trace,
+            deadline: call.deadline,
+            depth: call.depth,
+            chain: call.chain,
+        };
+        Inbound {
+            operation: call.operation,
+            payload: call.payload,
+            exchange: call.exchange,
+            outward: Arc::new(outward),
+            turn,
+        }
+    }
+
+    /// Runs a call in an instance that may serve others, and that computes in a task of its own.
+    async fn run_shared(
+        self: &Arc<Self>,
+        (call, turn): (Call, Turn),
+        _permit: Permit,
+        (artifact, prepared): (&Arc<Artifact>, &Arc<Prepared>),
+    ) -> Result<Bytes, CallError> {
+        let _in_work = self.in_work.token();
+        let place = (call.depth, call.ends_at());
+        let memory_max = self.shared.engine.memory_max_bytes();
+        let visit = Visit::new(self.inbound(call, artifact, turn), memory_max)?;
+        self.run_beside_others((artifact, prepared), visit, place).await
+    }
+
+    /// Runs a call in an instance of its own.
+    async fn run_alone(
         self: Arc<Self>,
-        call: Call,
-        permit: Permit,
+        (call, turn): (Call, Turn),
+        _permit: Permit,
         artifact: Arc<Artifact>,
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
-        let _permit = permit;
         let call = match (&artifact.code, &call.exchange) {
             // A component was replaced by a module while the call was on its way here.
             (Code::Module(_), Some(_)) => Box::pin(call.whole()).await?,
@@ -339,35 +407,13 @@ impl Actor {
         };
         let (depth, ends_at) = (call.depth, call.ends_at());
         let _ticking = self.shared.engine.tick();
-        let turn = self.turns.turn(call.chain.waiting());
-        let outward = OutwardOf {
-            actor: Arc::clone(&self),
-            claims: Arc::clone(&artifact.claims),
-            trace: call.trace.clone(),
-            deadline: call.deadline,
-            depth: call.depth,
-            chain: call.chain,
-        };
-        let inbound = Inbound {
-            operation: call.operation,
-            payload: call.payload,
-            exchange: call.exchange,
-            outward: Arc::new(outward),
-            turn: turn.clone(),
-        };
+        let inbound = self.inbound(call, &artifact, turn.clone());
         let memory_max = self.shared.engine.memory_max_bytes();
-        let calls_max = self.idle.calls_max(&artifact);
-        let mut reuse = Reuse::of(calls_max);
-        if let Code::Component(prepared) = &artifact.code
-            && prepared.can_share(&inbound.operation)
-        {
-            if calls_max > 1 && !turn.is_deep() {
-                let visit = Visit::new(inbound, memory_max)?;
-                let code = (&artifact, prepared);
-                return self.run_beside_others(code, visit, (depth, ends_at)).await;
-            }
-            reuse = Reuse::Never;
-        }
+        let reuse = match &artifact.code {
+            // Those that are kept may serve several calls, and this one has it for itself.
+            Code::Component(prepared) if prepared.can_share(&inbound.operation) => Reuse::Never,
+            _ => Reuse::of(self.idle.calls_max(&artifact)),
+        };
         let _slot = self.slot(&artifact, depth, ends_at).await?;
         let running = pin!(async {
             turn.begin().await;
@@ -421,9 +467,7 @@ impl Actor {
 
 impl Local for Actor {
     fn check(&self, call: &Call) -> Result<(), CallError> {
-        let artifact = self.artifact.load();
-        router::in_force(&artifact.claims, now())?;
-        self.shared.router.admits(&call.origin, self.id.as_str(), &artifact.claims.caps)
+        self.allows(&self.artifact.load().claims, &call.origin)
     }
 
     fn served(&self) -> Option<&Target> {

@@ -64,14 +64,15 @@ impl Artifact {
     /// Verifies and compiles. Takes up to seconds for code not seen before: call it off the async
     /// threads. `slots_max` is what one call of a component may take of the pool.
     ///
-    /// `same_code` may hand over an artifact with this code, which then is not compiled again.
+    /// `same_code` may hand over an artifact with this code, which then is not compiled again; one
+    /// with these claims is returned as it is, and so are its idle instances of use.
     pub fn load(
         engine: &Engine,
         wasm: &[u8],
         now: u64,
         slots_max: u32,
-        same_code: impl FnOnce(&[u8; 32]) -> Option<Arc<Self>>,
-    ) -> Result<Self, ArtifactError> {
+        same_code: impl FnOnce(&[u8; 32], &ActorClaims) -> Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, ArtifactError> {
         let verified = claims::verify_module(wasm, now, &claims::VerifyOptions::default())?;
         let claims = Arc::new(verified.claims);
         if let Some(info) = &verified.component {
@@ -79,9 +80,12 @@ impl Artifact {
         }
         let code_hash = verified.code_hash;
         let info = CodeInfo::of(verified.component.as_ref());
-        if let Some(twin) = same_code(&code_hash) {
+        if let Some(twin) = same_code(&code_hash, &claims) {
             debug!(actor_id = %claims.subject, "actor shares the compiled code of a running one");
-            return Ok(Self { claims, code_hash, info, code: twin.code.clone() });
+            if twin.claims == claims {
+                return Ok(twin);
+            }
+            return Ok(Arc::new(Self { claims, code_hash, info, code: twin.code.clone() }));
         }
         let wasm = &claims::code(wasm)?;
         let weight = Weight::of(wasm)?;
@@ -97,7 +101,12 @@ impl Artifact {
                 Code::Module(Arc::new(prepare(&module)?))
             }
         };
-        Ok(Self { claims, code_hash, info, code })
+        Ok(Arc::new(Self { claims, code_hash, info, code }))
+    }
+
+    /// Says whether it is one of these, and not only the same code.
+    pub fn is_one_of(self: &Arc<Self>, artifacts: &[Arc<Self>]) -> bool {
+        artifacts.iter().any(|artifact| Arc::ptr_eq(artifact, self))
     }
 
     /// How many calls an instance usually serves: guests of WASI 0.3 are made for more than one.
@@ -122,6 +131,19 @@ impl Artifact {
             Code::Module(_) => &[],
             Code::Component(prepared) => &prepared.unserved,
         }
+    }
+}
+
+#[cfg(test)]
+impl Artifact {
+    /// Makes one whose instances do nothing.
+    pub fn of_nothing() -> Arc<Self> {
+        let module = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+        let wasm = wat::parse_str(module).expect("valid text");
+        let module = Module::new(&wasmtime::Engine::default(), wasm).expect("it compiles");
+        let code = Code::Module(Arc::new(prepare(&module).expect("it links")));
+        let claims = super::plan::claims_of("A@1");
+        Arc::new(Self { claims, code_hash: [0; 32], info: CodeInfo::of(None), code })
     }
 }
 

@@ -93,6 +93,7 @@ struct Inner {
     /// Threads for what takes long to compile, one less than cores; without them all cores compile.
     compilers: Option<rayon::ThreadPool>,
     compiles: Compiling,
+    component_bytes: Arc<AtomicUsize>,
 }
 
 /// Counts how long modules took to be compiled.
@@ -154,6 +155,7 @@ impl Engine {
             clock,
             compilers: compilers(),
             compiles: Compiling::default(),
+            component_bytes: Arc::default(),
         };
         if let Some(engine) = &inner.pooled {
             inner.clock.follow(engine);
@@ -167,6 +169,11 @@ impl Engine {
     /// How many instances may exist at a time.
     pub fn slots(&self) -> u32 {
         self.0.slots
+    }
+
+    /// Counts the linear memory of all instances of components that there are, in bytes.
+    pub fn component_bytes(&self) -> &Arc<AtomicUsize> {
+        &self.0.component_bytes
     }
 
     /// How many slots there are for instances of components.

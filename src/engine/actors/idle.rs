@@ -5,7 +5,6 @@
 //! do; after [`LASTS`] without a call an instance goes.
 
 use std::{
-    mem,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -68,6 +67,12 @@ impl Instance {
         }
     }
 
+    /// Says whether it serves no further calls, although it was kept: a worker may end a little
+    /// after its last call.
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Worker(worker) if worker.has_ended())
+    }
+
     /// Gives it a slot; returns the slot if it cannot keep one itself.
     fn hold(&self, slot: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
         match self {
@@ -111,16 +116,26 @@ impl Idle {
         Arc::new(Self { default, annotated: AtomicU32::new(0), state: Mutex::default() })
     }
 
-    /// Changes how many calls one instance may serve; `None` for what is usual.
-    pub fn set_reuse(&self, reuse: Option<u32>) {
-        self.annotated.store(reuse.unwrap_or(0), Ordering::Relaxed);
-        self.clear();
+    /// Changes how many calls one instance may serve; `None` for what is usual. Says whether it is
+    /// another number than before.
+    pub fn set_reuse(&self, reuse: Option<u32>) -> bool {
+        let reuse = reuse.unwrap_or(0);
+        self.annotated.swap(reuse, Ordering::Relaxed) != reuse
     }
 
-    /// Drops all of them.
-    pub fn clear(&self) {
-        // Instances are dropped without the lock: the end of one takes its time.
-        let _held = mem::take(&mut *self.state.lock());
+    /// Drops all of them, except those of some artifacts.
+    pub fn retain(&self, artifacts: &[Arc<Artifact>]) {
+        let dropped = {
+            let mut state = self.state.lock();
+            let is_dropped = |kept: &mut Kept| !kept.artifact.is_one_of(artifacts);
+            let dropped: Vec<Kept> = state.kept.extract_if(.., is_dropped).collect();
+            if state.kept.is_empty() {
+                state.sweeper = None;
+            }
+            dropped
+        };
+        // Without the lock: the end of an instance takes its time.
+        drop(dropped);
     }
 
     /// How many calls an instance of an artifact may serve.
@@ -136,10 +151,16 @@ impl Idle {
         if self.calls_max(artifact) <= 1 || !artifact.can_reuse(operation) {
             return None;
         }
-        let mut state = self.state.lock();
-        // Two revisions may run side by side.
-        let newest = state.kept.iter().rposition(|kept| Arc::ptr_eq(&kept.artifact, artifact))?;
-        Some(state.kept.remove(newest).instance)
+        let (found, ended) = {
+            let mut state = self.state.lock();
+            let has_ended = |kept: &mut Kept| kept.instance.has_ended();
+            let ended: Vec<Kept> = state.kept.extract_if(.., has_ended).collect();
+            // Two revisions may run side by side.
+            let newest = state.kept.iter().rposition(|kept| Arc::ptr_eq(&kept.artifact, artifact));
+            (newest.map(|newest| state.kept.remove(newest).instance), ended)
+        };
+        drop(ended);
+        found
     }
 
     /// Keeps one that has served, if it may serve again and there is a `slot` for it.
@@ -187,5 +208,53 @@ impl Idle {
             state.sweeper = None;
         }
         (old, oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps an instance that serves several calls at a time.
+    fn keep(idle: &Idle, artifact: &Arc<Artifact>, worker: &Arc<Worker>) {
+        let (artifact, worker) = (Arc::clone(artifact), Arc::clone(worker));
+        let (instance, since) = (Instance::Worker(worker), Instant::now());
+        idle.state.lock().kept.push(Kept { artifact, instance, since, _slot: None });
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_ended_since_is_dropped() {
+        let (idle, artifact) = (Idle::new(128), Artifact::of_nothing());
+        let alive = Worker::of_nothing(&Arc::default());
+        let ended = Worker::of_nothing(&Arc::default());
+        keep(&idle, &artifact, &alive);
+        keep(&idle, &artifact, &ended);
+        ended.resume(Box::new(()));
+        let taken = idle.take(&artifact, "op").and_then(Instance::worker);
+        assert!(taken.is_some_and(|taken| Arc::ptr_eq(&taken, &alive)));
+        assert!(idle.state.lock().kept.is_empty());
+    }
+
+    #[tokio::test]
+    async fn instances_of_other_modules_are_dropped_and_no_others() {
+        let (stable, newer) = (Artifact::of_nothing(), Artifact::of_nothing());
+        let idle = Idle::new(128);
+        for artifact in [&stable, &newer] {
+            keep(&idle, artifact, &Worker::of_nothing(&Arc::default()));
+        }
+        idle.retain(&[Arc::clone(&stable), Arc::clone(&newer)]);
+        assert_eq!(idle.state.lock().kept.len(), 2);
+        idle.retain(&[Arc::clone(&stable)]);
+        assert!(idle.take(&newer, "op").is_none() && idle.take(&stable, "op").is_some());
+    }
+
+    #[test]
+    fn only_another_number_of_calls_is_news() {
+        let idle = Idle::new(1);
+        for (reuse, expected) in
+            [(None, false), (Some(3), true), (Some(3), false), (Some(4), true), (None, true)]
+        {
+            assert_eq!(idle.set_reuse(reuse), expected, "{reuse:?}");
+        }
     }
 }

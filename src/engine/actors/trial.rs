@@ -14,7 +14,10 @@ use std::{
 use bytes::Bytes;
 
 use super::artifact::Artifact;
-use crate::{meter::Outcome, rpc::call::CallError};
+use crate::{
+    meter::Outcome,
+    rpc::{call::CallError, exchange::Exchange},
+};
 use lattice_protocol::{
     contracts::httpserver,
     control::types::{Trial as Told, VersionCounts as ToldCounts},
@@ -40,7 +43,7 @@ struct VersionCounts {
 /// A trial that runs.
 pub struct Trial {
     pub artifact: Arc<Artifact>,
-    /// Percent of the calls that it takes, 1 to 99.
+    /// Percent of the calls that it takes, 1 to 100.
     share: u8,
     turn: AtomicU32,
     counts: Arc<Counts>,
@@ -75,20 +78,8 @@ impl Version {
         self.is_newer
     }
 
-    /// Counts a call. One that was refused before it ran says nothing about the revision; an answer
-    /// that says `5xx` is a failure as well.
-    pub fn count(
-        &self,
-        operation: &str,
-        took: Duration,
-        result: &Result<Bytes, CallError>,
-        target: &str,
-    ) {
-        let failed = match Outcome::of(result, target) {
-            Outcome::Refused => return,
-            Outcome::Failed | Outcome::TimedOut => true,
-            Outcome::Answered => is_server_error(operation, result),
-        };
+    /// Counts a call that ended.
+    pub fn count(&self, took: Duration, failed: bool) {
         let counts = if self.is_newer { &self.counts.newer } else { &self.counts.stable };
         counts.latency.count(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         if failed {
@@ -97,31 +88,55 @@ impl Version {
     }
 }
 
-fn is_server_error(operation: &str, result: &Result<Bytes, CallError>) -> bool {
-    let (httpserver::HANDLE_REQUEST, Ok(answer)) = (operation, result) else { return false };
-    let Ok(answer) = httpserver::msgpack(answer.clone()) else { return false };
-    httpserver::HttpResponse::decode(&answer).is_ok_and(|answer| answer.status_code >= 500)
+/// Says whether a call of `target` failed; nothing of one that was refused before it ran, which
+/// says nothing about the revision. An answer with a status of `5xx` is a failure as well, be it the
+/// result or given through the exchange.
+pub fn has_failed(
+    operation: &str,
+    result: &Result<Bytes, CallError>,
+    exchange: Option<&Exchange>,
+    target: &str,
+) -> Option<bool> {
+    match (Outcome::of(result, target), result) {
+        (Outcome::Refused, _) => None,
+        (Outcome::Answered, Ok(answer)) => {
+            let given = exchange.and_then(Exchange::status).map(u64::from);
+            let status = given.or_else(|| status_of(operation, answer));
+            Some(status.is_some_and(|status| status >= 500))
+        }
+        _ => Some(true),
+    }
+}
+
+/// Returns the status of an answer that the result of a call has.
+fn status_of(operation: &str, answer: &Bytes) -> Option<u64> {
+    if operation != httpserver::HANDLE_REQUEST {
+        return None;
+    }
+    let answer = httpserver::msgpack(answer.clone()).ok()?;
+    Some(httpserver::HttpResponse::decode(&answer).ok()?.status_code)
 }
 
 /// A trial as readers see it. Its numbers are read when somebody asks.
 #[derive(Clone)]
 pub struct TrialView {
-    pub stable_reference: String,
-    pub stable_revision: i32,
+    /// The reference and the revision of the newer one.
+    pub reference: String,
+    pub revision: i32,
     pub share: u8,
     pub counts: Arc<Counts>,
 }
 
 impl TrialView {
-    /// Returns it as inventories tell it.
-    pub fn told(&self) -> Told {
+    /// Returns it as inventories tell it, beside the revision that was there before.
+    pub fn told(&self, stable_reference: &str, stable_revision: i32) -> Told {
         let told = |counts: &VersionCounts| ToldCounts {
             failed: counts.failed.load(Ordering::Relaxed),
             latency: counts.latency.read(),
         };
         Told {
-            stable_ref: self.stable_reference.clone(),
-            stable_revision: self.stable_revision,
+            stable_ref: stable_reference.to_owned(),
+            stable_revision,
             share: self.share,
             stable: told(&self.counts.stable),
             newer: told(&self.counts.newer),
@@ -131,7 +146,7 @@ impl TrialView {
 
 impl PartialEq for TrialView {
     fn eq(&self, other: &Self) -> bool {
-        self.stable_reference == other.stable_reference
+        self.reference == other.reference
             && self.share == other.share
             && Arc::ptr_eq(&self.counts, &other.counts)
     }
@@ -141,17 +156,24 @@ impl Eq for TrialView {}
 
 impl std::fmt::Debug for TrialView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TrialView({} beside, {} %)", self.stable_reference, self.share)
+        write!(f, "TrialView({} beside, {} %)", self.reference, self.share)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::{
+        Response,
+        http::{HeaderMap, StatusCode},
+    };
+    use lattice_protocol::contracts::{self, httpclient::HttpResponse};
+
     use super::*;
+    use crate::rpc::exchange::whole;
 
     #[test]
     fn a_share_is_taken_evenly() {
-        for share in [1, 7, 10, 33, 50, 99] {
+        for share in [1, 7, 10, 33, 50, 99, 100] {
             let taken = |from: u32, to: u32| {
                 (from..to).filter(|number| is_turn_of_newer(*number, share)).count()
             };
@@ -165,13 +187,45 @@ mod tests {
     #[test]
     fn failures_are_those_of_the_revision() {
         let counts = Arc::new(Counts::default());
-        let version = Version { counts: Arc::clone(&counts), is_newer: true };
-        let took = Duration::from_millis(1);
+        for (is_newer, failed) in [(true, true), (true, false), (false, false)] {
+            let version = Version { counts: Arc::clone(&counts), is_newer };
+            version.count(Duration::from_millis(1), failed);
+        }
+        let read = |counts: &VersionCounts| {
+            (counts.failed.load(Ordering::Relaxed), counts.latency.read().count())
+        };
+        assert_eq!((read(&counts.newer), read(&counts.stable)), ((1, 2), (0, 1)));
+    }
+
+    #[test]
+    fn an_answer_of_5xx_is_a_failure_in_the_result_and_beside_it() {
         let trap = CallError::Trap { actor_id: "M".into(), reason: "r".into() };
-        version.count("op", took, &Err(trap), "M");
-        version.count("op", took, &Ok(Bytes::new()), "M");
-        version.count("op", took, &Err(CallError::TooDeep), "M");
-        let read = counts.newer.latency.read();
-        assert_eq!((counts.newer.failed.load(Ordering::Relaxed), read.count()), (1, 2));
+        let answer = |status: u16| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let response = HttpResponse::of(status, &HeaderMap::new(), Bytes::new());
+            contracts::encode(&response)
+        };
+        let given = |status: u16| {
+            let (exchange, answer) = Exchange::new(None);
+            exchange.answer(Response::builder().status(status).body(whole(Bytes::new())).unwrap());
+            drop(answer);
+            Some(exchange)
+        };
+        let handle = httpserver::HANDLE_REQUEST;
+        for (operation, result, exchange, expected) in [
+            ("op", Err(trap), None, Some(true)),
+            ("op", Err(CallError::TooDeep), None, None),
+            ("op", Ok(Bytes::new()), None, Some(false)),
+            ("op", Ok(answer(500)), None, Some(false)),
+            (handle, Ok(answer(500)), None, Some(true)),
+            (handle, Ok(answer(499)), None, Some(false)),
+            (handle, Ok(answer(503)), Some(Exchange::new(None).0), Some(true)),
+            (handle, Ok(Bytes::new()), given(200), Some(false)),
+            (handle, Ok(Bytes::new()), given(502), Some(true)),
+            (handle, Err(CallError::Callee("broke off".into())), given(200), Some(true)),
+        ] {
+            let failed = has_failed(operation, &result, exchange.as_deref(), "M");
+            assert_eq!(failed, expected, "{operation} {result:?}");
+        }
     }
 }

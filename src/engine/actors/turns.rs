@@ -22,7 +22,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::available_parallelism,
     time::{Duration, Instant},
@@ -109,6 +109,8 @@ pub struct Turn(Arc<TurnOf>);
 struct TurnOf {
     actor: Arc<ActorTurns>,
     is_deep: bool,
+    /// It lets others run after a tick.
+    is_yielding: AtomicBool,
     // Held for lines, never across an await.
     held: Mutex<Option<[OwnedSemaphorePermit; 2]>>,
 }
@@ -179,6 +181,7 @@ impl ActorTurns {
         Turn(Arc::new(TurnOf {
             actor: Arc::clone(self),
             is_deep: waiting >= DEEP,
+            is_yielding: AtomicBool::new(false),
             held: Mutex::default(),
         }))
     }
@@ -225,16 +228,23 @@ impl Turn {
         let computes = self.0.actor.tick();
         let needs_turns = computes || self.0.is_deep;
         self.give_back();
+        self.0.is_yielding.store(true, Ordering::Relaxed);
         let turn = async {
             tokio::task::yield_now().await;
             if needs_turns {
                 self.take().await;
             }
+            self.0.is_yielding.store(false, Ordering::Relaxed);
         };
         match computes && self.0.actor.shared.are_mixed() {
             true => background::asking(turn).await,
             false => turn.await,
         }
+    }
+
+    /// Says whether the guest stands still after a tick, so that others can run.
+    pub fn is_yielding(&self) -> bool {
+        self.0.is_yielding.load(Ordering::Relaxed)
     }
 
     /// Runs a guest, whose turn goes to others whenever it waits for something.
@@ -306,6 +316,17 @@ mod tests {
         // A call that waits for something gives its turn away.
         one.watch(pin!(tokio::task::yield_now())).await;
         assert!(other.take().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_guest_yields_from_its_tick_until_it_goes_on() {
+        let turns = Turns::new(2);
+        let turn = ActorTurns::new(&turns).turn(0);
+        let mut next = pin!(turn.clone().next());
+        assert!(!turn.is_yielding());
+        assert!(futures::poll!(next.as_mut()).is_pending() && turn.is_yielding());
+        next.await;
+        assert!(!turn.is_yielding());
     }
 
     #[tokio::test]

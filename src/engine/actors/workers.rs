@@ -1,8 +1,8 @@
 //! The instances of an actor that serve several calls at a time.
 //!
-//! A call that finds one with room joins it, and needs no slot of the pool. Else it takes a slot,
-//! and with that an idle instance or a new one. Calls that many others wait for stay by themselves:
-//! such chains run by turns (see [`turns`](super::turns)).
+//! A call that finds one with room joins it, and needs no slot of the pool. Else it waits for room
+//! in one of them, or for a slot, and with that takes an idle instance or a new one. Calls that many
+//! others wait for stay by themselves: such chains run by turns (see [`turns`](super::turns)).
 //!
 //! Invariants:
 //! * An instance that a call left before its end takes no further calls: a task of a guest cannot
@@ -10,30 +10,41 @@
 //! * An instance with a slot for calls from outside is joined by all calls, every other one only by
 //!   calls of actors: those slots are kept for them.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     actor::Actor,
     artifact::Artifact,
     component::{
         Prepared,
-        http::worker::{AT_A_TIME_MAX, Fate, Parts, Visit, Worker},
+        http::worker::{AT_A_TIME_MAX, Fate, Parts, Right, Visit, Worker},
     },
     idle::Instance,
+    permits::Refused,
 };
 use crate::rpc::call::CallError;
 use lattice_protocol::contracts::httpserver::HANDLE_REQUEST;
 
 /// The instances that serve calls now, and take more.
-#[derive(Default)]
 pub struct Workers {
     // Held for a few lines, never across an await.
     busy: Mutex<Vec<Busy>>,
+    /// Told when one of them may have room.
+    room: Arc<Notify>,
+    outside: Line,
+    actors: Line,
 }
+
+/// The line of calls that wait for a place. Only the first looks for one, so that room that becomes
+/// free does not wake all of them.
+struct Line(Semaphore);
 
 struct Busy {
     artifact: Arc<Artifact>,
@@ -67,8 +78,53 @@ fn has_room((calls, served): (usize, u32), calls_max: u32) -> bool {
     calls < AT_A_TIME_MAX && served < calls_max
 }
 
+/// What a call found first.
+enum Found<S> {
+    /// Room in an instance, and it has a place there.
+    Room(Arc<Worker>),
+    /// A slot for another instance.
+    Slot(S),
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        let line = || Line(Semaphore::new(1));
+        Self { busy: Mutex::default(), room: Arc::default(), outside: line(), actors: line() }
+    }
+}
+
 impl Workers {
-    /// Takes a place in one that has room. Calls from outside have depth zero.
+    /// Waits for room in an instance of an artifact, or for what `slot` ends with. Calls from
+    /// outside have depth zero. Safe to drop.
+    async fn find<S>(
+        &self,
+        (artifact, calls_max): (&Arc<Artifact>, u32),
+        depth: u8,
+        slot: impl Future<Output = S>,
+    ) -> Found<S> {
+        let line = match SlotOf::of(depth) {
+            SlotOf::Outside => &self.outside,
+            SlotOf::Actors => &self.actors,
+        };
+        // Never closed, so there is always a permit to wait for.
+        let _first = line.0.acquire().await;
+        let mut slot = pin!(slot);
+        loop {
+            let mut room = pin!(self.room.notified());
+            // Before the look, or room that comes between would not be told.
+            room.as_mut().enable();
+            if let Some(worker) = self.join(artifact, depth, calls_max) {
+                return Found::Room(worker);
+            }
+            tokio::select! {
+                biased;
+                slot = &mut slot => return Found::Slot(slot),
+                () = room => {}
+            }
+        }
+    }
+
+    /// Takes a place in one that has room.
     fn join(&self, artifact: &Arc<Artifact>, depth: u8, calls_max: u32) -> Option<Arc<Worker>> {
         let mut busy = self.busy.lock();
         let found = busy.iter_mut().find(|busy| {
@@ -94,6 +150,8 @@ impl Workers {
         busy[at].calls -= 1;
         let is_whole = how == Left::AtItsEnd && !worker.has_ended();
         if is_whole && busy[at].calls > 0 {
+            drop(busy);
+            self.room.notify_waiters();
             return None;
         }
         let left = busy.swap_remove(at);
@@ -101,9 +159,10 @@ impl Workers {
         is_whole.then_some(left)
     }
 
-    /// Has none of them take further calls.
-    pub fn clear(&self) {
-        let former = std::mem::take(&mut *self.busy.lock());
+    /// Has none of them take further calls, except those of some artifacts.
+    pub fn retain(&self, artifacts: &[Arc<Artifact>]) {
+        let is_dropped = |busy: &mut Busy| !busy.artifact.is_one_of(artifacts);
+        let former: Vec<Busy> = self.busy.lock().extract_if(.., is_dropped).collect();
         drop(former);
     }
 }
@@ -142,9 +201,16 @@ impl Actor {
     ) -> Result<Bytes, CallError> {
         let calls_max = self.idle.calls_max(artifact);
         loop {
-            let worker = match self.workers.join(artifact, depth, calls_max) {
-                Some(worker) => worker,
-                None => self.open((artifact, prepared), &visit, (depth, ends_at)).await?,
+            let slot = self.slot(artifact, depth, ends_at);
+            let finding = self.workers.find((artifact, calls_max), depth, slot);
+            let found = timeout_at(ends_at, finding).await;
+            let worker = match found.map_err(|_| self.not_admitted(Refused::NoSlot))? {
+                Found::Room(worker) => worker,
+                Found::Slot(slot) => {
+                    let worker = self.open((artifact, prepared), &visit, Box::new(slot?));
+                    self.workers.add(Arc::clone(artifact), Arc::clone(&worker), depth);
+                    worker
+                }
             };
             let mut place = Place { actor: self, worker, left: Left::Before };
             let fate = place.worker.answer(&visit).await;
@@ -156,36 +222,31 @@ impl Actor {
         }
     }
 
-    /// Takes an instance that serves no call, or makes one.
-    async fn open(
+    /// Takes an instance that serves no call, or makes one, for a first call.
+    fn open(
         self: &Arc<Self>,
         (artifact, prepared): (&Arc<Artifact>, &Arc<Prepared>),
         visit: &Visit,
-        (depth, ends_at): (u8, Instant),
-    ) -> Result<Arc<Worker>, CallError> {
-        let slot = Box::new(self.slot(artifact, depth, ends_at).await?);
-        let idle = self.idle.take(artifact, HANDLE_REQUEST).and_then(Instance::worker);
-        let worker = match idle {
-            Some(worker) => {
-                worker.hold(slot);
-                // It serves this call first.
-                worker.reserve();
-                worker
-            }
-            None => {
-                let (prepared, sink) = (Arc::clone(prepared), Arc::clone(&self.sink));
-                let (turns, engine) = (Arc::clone(&self.turns), self.shared.engine.clone());
-                let parts = Parts { prepared, sink, turns, engine };
-                Arc::new(Worker::spawn(parts, visit, slot))
-            }
-        };
-        self.workers.add(Arc::clone(artifact), Arc::clone(&worker), depth);
-        Ok(worker)
+        slot: Right,
+    ) -> Arc<Worker> {
+        if let Some(worker) = self.idle.take(artifact, HANDLE_REQUEST).and_then(Instance::worker) {
+            worker.resume(slot);
+            return worker;
+        }
+        let (prepared, sink) = (Arc::clone(prepared), Arc::clone(&self.sink));
+        let (turns, engine) = (Arc::clone(&self.turns), self.shared.engine.clone());
+        let room = Arc::clone(&self.workers.room);
+        let parts = Parts { prepared, sink, turns, engine, room };
+        Arc::new(Worker::spawn(parts, visit, slot))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -204,5 +265,78 @@ mod tests {
         {
             assert_eq!(SlotOf::of(opened_at).is_for(depth), expected, "{opened_at} {depth}");
         }
+    }
+
+    /// Workers with one that has its first call.
+    fn with_one(artifact: &Arc<Artifact>) -> (Workers, Arc<Worker>) {
+        let workers = Workers::default();
+        let worker = Worker::of_nothing(&workers.room);
+        workers.add(Arc::clone(artifact), Arc::clone(&worker), 0);
+        (workers, worker)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_for_a_slot_takes_room_that_becomes_free() {
+        let artifact = Artifact::of_nothing();
+        let (workers, worker) = with_one(&artifact);
+        let find = |depth| Box::pin(workers.find((&artifact, 128), depth, pending::<()>()));
+        let mut first = find(0);
+        let mut second = find(0);
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        worker.waits();
+        assert!((&mut second).now_or_never().is_none(), "it is not its turn");
+        assert!(matches!((&mut first).now_or_never(), Some(Found::Room(_))));
+        assert!((&mut second).now_or_never().is_none(), "there was room for one");
+        worker.waits();
+        assert!(matches!((&mut second).now_or_never(), Some(Found::Room(_))));
+        assert_eq!(worker.served(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_full_instance_has_room_when_a_call_leaves_it() {
+        let artifact = Artifact::of_nothing();
+        let (workers, worker) = with_one(&artifact);
+        for _ in 1..AT_A_TIME_MAX {
+            worker.waits();
+            assert!(workers.join(&artifact, 0, 128).is_some());
+        }
+        worker.waits();
+        let mut waiting = Box::pin(workers.find((&artifact, 128), 0, pending::<()>()));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(workers.leave(&worker, Left::AtItsEnd).is_none());
+        assert!(matches!((&mut waiting).now_or_never(), Some(Found::Room(_))));
+    }
+
+    #[tokio::test]
+    async fn calls_of_actors_do_not_wait_behind_calls_from_outside() {
+        let artifact = Artifact::of_nothing();
+        let workers = Workers::default();
+        let mut outside = Box::pin(workers.find((&artifact, 128), 0, pending::<()>()));
+        assert!((&mut outside).now_or_never().is_none());
+        let found = workers.find((&artifact, 128), 1, ready(7)).now_or_never();
+        assert!(matches!(found, Some(Found::Slot(7))));
+    }
+
+    #[tokio::test]
+    async fn a_worker_takes_no_more_calls_than_it_may_in_all() {
+        let artifact = Artifact::of_nothing();
+        let (workers, worker) = with_one(&artifact);
+        worker.waits();
+        assert!(workers.join(&artifact, 0, 2).is_some());
+        // Before the request of the other is handed over.
+        worker.waits();
+        assert!(workers.join(&artifact, 0, 2).is_none());
+    }
+
+    #[tokio::test]
+    async fn only_instances_of_other_modules_are_forgotten() {
+        let (stable, newer) = (Artifact::of_nothing(), Artifact::of_nothing());
+        let (workers, worker) = with_one(&stable);
+        worker.waits();
+        workers.retain(&[Arc::clone(&stable), Arc::clone(&newer)]);
+        assert!(workers.join(&stable, 0, 128).is_some());
+        worker.waits();
+        workers.retain(&[newer]);
+        assert!(workers.join(&stable, 0, 128).is_none());
     }
 }

@@ -38,7 +38,7 @@ impl Server {
         let more = request.count.unwrap_or(1).max(1);
         match self.parts.context.issuers.permission(&mut request.annotations, &request.actor_ref) {
             Ok(change) => self.start_actor(Start {
-                reference: request.actor_ref,
+                reference: self.own_reference(request.actor_ref),
                 annotations: request.annotations,
                 amount: Amount::Add(more),
                 issuer_change: change,
@@ -75,10 +75,19 @@ impl Server {
         match self.parts.context.issuers.permission(&mut request.annotations, &reference) {
             Ok(issuer_change) => {
                 let annotations = request.annotations;
+                let reference = self.own_reference(reference);
                 self.start_actor(Start { reference, annotations, amount, issuer_change })
             }
             Err(error) => now(&Ack::rejected(error)),
         }
+    }
+
+    /// Returns the reference of the actor that one names. Two do while a newer revision runs beside;
+    /// what is kept, and what events tell, goes by the actor's own.
+    fn own_reference(&self, named: String) -> String {
+        let running = self.parts.actors.running();
+        let actor = running.iter().find(|actor| actor.is_from(&named));
+        actor.map(|actor| actor.reference.clone()).unwrap_or(named)
     }
 
     fn start_actor(&self, start: Start) -> Answer {
@@ -90,7 +99,7 @@ impl Server {
             return now(&Ack::rejected(error));
         }
         let stop = Stop {
-            actor: request.actor_ref,
+            actor: self.own_reference(request.actor_ref),
             annotations: request.annotations,
             count: request.count.filter(|count| *count > 0),
         };
@@ -100,7 +109,12 @@ impl Server {
 
     pub(super) fn update_actor(&self, request: UpdateActor) -> Answer {
         match request.share {
-            None | Some(1..=99) => {}
+            Some(_) if request.actor_id.is_empty() => {
+                return now(&Ack::rejected(
+                    "a share without actor_id; send the actor's public key",
+                ));
+            }
+            None | Some(1..=100) => {}
             Some(0) => {
                 let ended = self.parts.actors.take_back(request.actor_id);
                 return async move {
@@ -111,7 +125,8 @@ impl Server {
             }
             Some(share) => {
                 return now(&Ack::rejected(format!(
-                    "a share of {share} %; 1 to 99 is a share, without one the new module takes all calls, and 0 takes it back"
+                    "a share of {share} %; 1 to 100 is a share, without one the new module takes \
+                     the place of the old one, and 0 takes it back"
                 )));
             }
         }

@@ -7,10 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{
-    actors::{supervisor::ActorView, trial::TrialView},
-    providers::supervisor::ProviderView,
-};
+use crate::{actors::supervisor::ActorView, providers::supervisor::ProviderView};
 use lattice_base::config::labels::{LABELS_MAX, LabelError};
 use lattice_protocol::{
     control::types::{
@@ -214,9 +211,12 @@ fn inventory_provider(provider: &ProviderView) -> InventoryProvider {
 }
 
 fn inventory_actor(actor: &ActorView) -> InventoryActor {
+    // Clients that know of one revision only are told of the newer one.
+    let newer = actor.trial.as_ref().map(|newer| (&newer.reference, newer.revision));
+    let (reference, revision) = newer.unwrap_or((&actor.reference, actor.revision));
     InventoryActor {
         id: actor.id.to_string(),
-        image_ref: actor.reference.clone(),
+        image_ref: reference.clone(),
         name: clipped(actor.name.as_deref().unwrap_or_default()),
         instances: actor
             .groups
@@ -224,14 +224,14 @@ fn inventory_actor(actor: &ActorView) -> InventoryActor {
             .map(|group| InventoryInstance {
                 annotations: group.annotations.clone(),
                 instance_id: group.instance_id.clone(),
-                revision: actor.revision,
-                image_ref: actor.reference.clone(),
+                revision,
+                image_ref: reference.clone(),
                 max_instances: group.max,
                 max_concurrent: u16::try_from(group.max).unwrap_or(u16::MAX),
             })
             .collect(),
         code: Some(actor.code.clone()),
-        trial: actor.trial.as_ref().map(TrialView::told),
+        trial: actor.trial.as_ref().map(|newer| newer.told(&actor.reference, actor.revision)),
     }
 }
 

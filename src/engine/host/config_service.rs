@@ -174,7 +174,7 @@ impl Service {
     fn start_actors(&self, wanted: Vec<String>) {
         let running = self.actors.running();
         for reference in wanted {
-            if running.iter().any(|actor| actor.reference == reference) {
+            if running.iter().any(|actor| actor.is_from(&reference)) {
                 debug!(%reference, "actor of the configuration service runs already");
                 continue;
             }

@@ -56,6 +56,7 @@ pub struct Parts {
     pub router: router::Router,
     pub engine: Engine,
     pub slots: Slots,
+    pub component_slots: Slots,
     pub actors: actors::supervisor::Handle,
     pub providers: providers::supervisor::Handle,
     /// How the bucket of uploads is made.

@@ -186,6 +186,7 @@ impl Built<'_> {
             router: self.shared.router.clone(),
             engine: self.shared.engine.clone(),
             slots: self.shared.slots.clone(),
+            component_slots: self.shared.component_slots.clone(),
             actors: self.actors.clone(),
             providers: self.providers.clone(),
             uploads: self.uploads,

@@ -150,7 +150,7 @@ impl Inner {
     fn begin_actor(&self, wanted: &Actor) -> Result<Begun, Attempt> {
         let running = self.actors.running();
         let runs = running.iter().find(|actor| {
-            actor.reference == wanted.reference
+            actor.is_from(&wanted.reference)
                 && actor
                     .groups
                     .iter()

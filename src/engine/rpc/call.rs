@@ -307,7 +307,7 @@ pub enum CallError {
     Deadline { actor_id: String, limit_ms: u128 },
     #[error("{actor_id} {BUSY}: {reason}")]
     NotAdmitted { actor_id: String, reason: String },
-    #[error("actor trapped: {reason} ({actor_id}; only this call failed)")]
+    #[error("actor trapped: {reason} ({actor_id})")]
     Trap { actor_id: String, reason: String },
     #[error(
         "a chain of more than {DEPTH_MAX} calls waits for this one; does an actor call itself?"

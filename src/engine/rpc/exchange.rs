@@ -14,7 +14,13 @@
 //! [`begin`] performs such a call: an answer that is complete soon after its head is taken as a
 //! whole, and every other one is [`Ongoing`].
 
-use std::{fmt, future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::pending,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{future::BoxFuture, stream};
@@ -30,8 +36,8 @@ use super::call::CallError;
 
 /// How long an answer may take after its head to be taken as a whole.
 const WHOLE_WITHIN: Duration = Duration::from_millis(2);
-/// The longest answer that is taken as a whole, in bytes.
-const WHOLE_BYTES_MAX: usize = 256 << 10;
+/// The longest body that is taken as a whole, in bytes.
+pub const WHOLE_BYTES_MAX: usize = 256 << 10;
 
 /// A call under way.
 pub type Running = BoxFuture<'static, Result<Bytes, CallError>>;
@@ -70,6 +76,7 @@ pub struct Exchange {
     // Held for lines without an await.
     request: Mutex<State>,
     answer: Mutex<Option<oneshot::Sender<Response<Body>>>>,
+    status: OnceLock<u16>,
 }
 
 impl Exchange {
@@ -78,7 +85,8 @@ impl Exchange {
     pub fn new(upload: Option<Box<dyn Upload>>) -> (Arc<Self>, oneshot::Receiver<Response<Body>>) {
         let (sender, receiver) = oneshot::channel();
         let state = upload.map_or(State::InPayload(None), State::Unread);
-        (Arc::new(Self { request: Mutex::new(state), answer: Mutex::new(Some(sender)) }), receiver)
+        let (request, answer) = (Mutex::new(state), Mutex::new(Some(sender)));
+        (Arc::new(Self { request, answer, status: OnceLock::new() }), receiver)
     }
 
     /// Takes the argument of the call that has this payload: the payload, and the body that is not
@@ -125,7 +133,14 @@ impl Exchange {
 
     /// Answers; the body may still arrive. Says whether somebody waits for the answer.
     pub fn answer(&self, answer: Response<Body>) -> bool {
-        self.answer.lock().take().is_some_and(|sender| sender.send(answer).is_ok())
+        let Some(sender) = self.answer.lock().take() else { return false };
+        let _ = self.status.set(answer.status().as_u16());
+        sender.send(answer).is_ok()
+    }
+
+    /// Returns the status of the answer that was given.
+    pub fn status(&self) -> Option<u16> {
+        self.status.get().copied()
     }
 }
 
@@ -138,6 +153,35 @@ impl fmt::Debug for Exchange {
 /// A body that is there.
 pub fn whole<E: 'static>(body: Bytes) -> UnsyncBoxBody<Bytes, E> {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The pieces of a body that were read. One alone, as most bodies are, is not copied.
+#[derive(Default)]
+pub struct Joined {
+    first: Bytes,
+    /// All of them, once there are several.
+    all: BytesMut,
+}
+
+impl Joined {
+    pub fn push(&mut self, piece: Bytes) {
+        if self.bytes() == 0 {
+            self.first = piece;
+            return;
+        }
+        self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        self.all.extend_from_slice(&piece);
+    }
+
+    /// Returns the number of bytes.
+    pub fn bytes(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    /// Returns all bytes.
+    pub fn whole(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
+    }
 }
 
 /// A body that has something for as long as it lives.
@@ -184,14 +228,14 @@ pub async fn begin(
         Ok(response) = &mut answer => response,
     };
     let (parts, body) = response.into_parts();
-    let (mut read, mut limit) = (BytesMut::new(), pin!(sleep(WHOLE_WITHIN)));
+    let (mut read, mut limit) = (Joined::default(), pin!(sleep(WHOLE_WITHIN)));
     let mut body = Some(body);
-    while !(body.is_none() && has_returned) && read.len() <= WHOLE_BYTES_MAX {
+    while !(body.is_none() && has_returned) && read.bytes() <= WHOLE_BYTES_MAX {
         tokio::select! {
             biased;
             // First, since a callee may wait until its answer was read.
             piece = frame_of(&mut body) => match data_of(piece)? {
-                Some(data) => read.extend_from_slice(&data),
+                Some(data) => read.push(data),
                 None => body = None,
             },
             returned = &mut running, if !has_returned => {
@@ -201,7 +245,7 @@ pub async fn begin(
             () = &mut limit => break,
         }
     }
-    let (first, running) = (read.freeze(), (!has_returned).then_some(running));
+    let (first, running) = (read.whole(), (!has_returned).then_some(running));
     Ok(match body {
         None => Begun::Whole(parts, first, running),
         Some(body) => Begun::Pieces(parts, Ongoing { first, running, body, waits_since: None }),
@@ -325,6 +369,24 @@ mod tests {
         assert!(exchange.payload().await.unwrap().is_none());
         let (payload, body) = exchange.take("all".into());
         assert!(payload == "all" && body.is_none());
+    }
+
+    #[test]
+    fn pieces_are_joined_and_one_alone_is_not_copied() {
+        for (pieces, expected) in [
+            (vec![], ""),
+            (vec!["", "a"], "a"),
+            (vec!["a", "", "b"], "ab"),
+            (vec!["a", "b", "c"], "abc"),
+        ] {
+            let mut joined = Joined::default();
+            pieces.into_iter().for_each(|piece| joined.push(Bytes::from_static(piece.as_bytes())));
+            assert_eq!(joined.bytes(), expected.len());
+            assert_eq!(joined.whole(), expected);
+        }
+        let (mut joined, piece) = (Joined::default(), Bytes::from(vec![7; 100]));
+        joined.push(piece.clone());
+        assert_eq!(joined.whole().as_ptr(), piece.as_ptr());
     }
 
     #[tokio::test]

@@ -154,8 +154,8 @@ pub struct UpdateActor {
     #[serde(skip_deserializing)]
     pub host_id: String,
     pub new_actor_ref: String,
-    /// Percent of the calls that the new module takes, beside the one that runs: 1 to 99. 0 takes
-    /// it back; without one it takes all. Hosts of other makes do not know it.
+    /// Percent of the calls that the new module takes, beside the one that runs: 1 to 100. 0 takes
+    /// it back; without one it takes over for good. Hosts of other makes do not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<u8>,
 }

@@ -66,6 +66,8 @@ async fn metrics_are_of_this_host() {
         "lattice_actor_permits{actor=\"MBA7",
         "lattice_actor_queue_depth{actor=\"MBA7",
         "lattice_instance_pool_slots{state=\"free\"}",
+        "lattice_component_pool_slots{state=\"running\"} 0",
+        "lattice_component_pool_bytes{state=\"used\"} 0",
         "lattice_module_compile_duration_seconds_count 1",
         "lattice_nats_round_trip_seconds{connection=\"ctl\"}",
         "lattice_nats_reconnects_total{connection=\"rpc\"} 0",

@@ -45,11 +45,14 @@ pub(super) struct Caller {
     pub(super) when_late: WhenLate,
 }
 
+/// The bytes that the host holds for an instance: for the calls that it makes and that wait.
+pub(super) type Held = Arc<AtomicUsize>;
+
 /// The state that the host keeps for a call.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// Bytes that it holds for calls of the guest that wait.
-    held_bytes: AtomicUsize,
+    /// That of the instance, whose other calls hold some as well.
+    held: Held,
     /// The named configuration, once it was read.
     configuration: OnceLock<Arc<Values>>,
 }
@@ -168,7 +171,7 @@ impl Holding {
 
     /// Takes more; says whether there is room.
     pub(super) fn grow(&mut self, more: usize) -> bool {
-        let taken = self.of.held_bytes.fetch_add(more, Ordering::Relaxed);
+        let taken = self.of.held.fetch_add(more, Ordering::Relaxed);
         self.bytes += more;
         taken.saturating_add(more) <= self.bytes_max
     }
@@ -176,7 +179,7 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.of.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.of.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -185,6 +188,13 @@ impl Caller {
         let (outward, turn) = (Arc::clone(&call.outward), call.turn.clone());
         let (kept, when_late) = (Arc::default(), WhenLate::Ends);
         Self { outward, turn, memory_max_bytes, kept, end: None, when_late }
+    }
+
+    /// Returns the one of a call that is served beside others, in an instance with this turn and
+    /// these bytes.
+    pub(super) fn in_instance(&self, turn: &Turn, held: &Held) -> Self {
+        let kept = Kept { held: Arc::clone(held), configuration: OnceLock::new() };
+        Self { turn: turn.clone(), kept: Arc::new(kept), ..self.clone() }
     }
 
     /// Performs a call of a contract. The outer error ends the guest: its time is over.

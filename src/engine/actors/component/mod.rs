@@ -38,7 +38,7 @@ pub mod secrets;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -123,6 +123,8 @@ pub struct Prepared {
     /// Calls that an instance usually serves.
     pub reuse_usual: u32,
     dropped: blobstore::Dropped,
+    /// Counts the memory of all instances of components.
+    bytes_of_all: Arc<AtomicUsize>,
 }
 
 /// An instance that may serve again. Its store has its last call, and so its actor, until the next
@@ -203,7 +205,14 @@ impl Prepared {
         }
         let dropped = blobstore::Dropped::of(&compiled.component);
         let reuse_usual = exports.http.as_ref().map_or(1, http::reuse_usual);
-        Ok(Self { exports, unserved: info.unanswered(), slots, reuse_usual, dropped })
+        let (unserved, bytes_of_all) = (info.unanswered(), Arc::clone(engine.component_bytes()));
+        Ok(Self { exports, unserved, slots, reuse_usual, dropped, bytes_of_all })
+    }
+
+    /// Returns the parts of an instance that is made for a call.
+    fn instance(&self, caller: Caller, sink: Arc<Sink>) -> Instance {
+        let (dropped, bytes_of_all) = (self.dropped, Arc::clone(&self.bytes_of_all));
+        Instance { caller, sink, refusal: Refusal::default(), dropped, bytes_of_all }
     }
 
     /// Says whether an instance that has served may take a call of this operation: only those that
@@ -284,7 +293,14 @@ fn drop_resource<T: 'static>(
 struct Limits {
     memory_max_bytes: usize,
     used_bytes: usize,
+    bytes_of_all: Arc<AtomicUsize>,
     refusal: Refusal,
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.bytes_of_all.fetch_sub(self.used_bytes, Ordering::Relaxed);
+    }
 }
 
 /// Set when a guest was refused memory; outlives its store.
@@ -301,6 +317,7 @@ impl ResourceLimiter for Limits {
         let allowed = self.used_bytes.saturating_add(more) <= self.memory_max_bytes;
         if allowed {
             self.used_bytes += more;
+            self.bytes_of_all.fetch_add(more, Ordering::Relaxed);
         }
         self.refusal.fetch_or(!allowed, Ordering::Relaxed);
         Ok(allowed)
@@ -339,9 +356,8 @@ pub async fn run(
     call: Inbound,
 ) -> Outcome<Box<Idle>> {
     let caller = Caller::new(&call, memory_max_bytes);
-    let refusal = Refusal::default();
-    let (sink, dropped) = (Arc::clone(sink), prepared.dropped);
-    let instance = Instance { caller, sink, refusal: Arc::clone(&refusal), dropped };
+    let instance = prepared.instance(caller, Arc::clone(sink));
+    let refusal = Arc::clone(&instance.refusal);
     let ran = match (&*call.operation, &prepared.exports.http) {
         (httpserver::HANDLE_REQUEST, Some(proxy)) => {
             http::handle(proxy, instance, idle, reuse, (call.payload, call.exchange)).await
@@ -402,6 +418,7 @@ struct Instance {
     sink: Arc<Sink>,
     refusal: Refusal,
     dropped: blobstore::Dropped,
+    bytes_of_all: Arc<AtomicUsize>,
 }
 
 /// Where the standard streams of an instance lead.
@@ -423,7 +440,12 @@ impl Instance {
             wasi: context(&self.sink, output),
             http: WasiHttpCtx::new(),
             hooks: http::Hooks::new(self.caller.clone()),
-            limits: Limits { memory_max_bytes, used_bytes: 0, refusal: self.refusal.clone() },
+            limits: Limits {
+                memory_max_bytes,
+                used_bytes: 0,
+                bytes_of_all: Arc::clone(&self.bytes_of_all),
+                refusal: Arc::clone(&self.refusal),
+            },
             calls: Calls::of(self.caller.clone()),
             sink: Arc::clone(&self.sink),
             dropped: self.dropped,

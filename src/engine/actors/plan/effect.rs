@@ -22,6 +22,8 @@ pub enum Effect<M, R> {
     AskPermission {
         reference: String,
         module: M,
+        /// A newer revision that runs beside, with its reference.
+        newer: Option<(M, String)>,
         issuer_change: IssuerChange,
     },
     /// Subscribe for an actor, then report with [`Plan::started`](super::Plan::started) if it
@@ -65,9 +67,10 @@ pub enum Effect<M, R> {
         error: ActorError,
         running: Option<Version>,
     },
-    StopFailed {
+    /// Only answer; nothing of the actor changed.
+    Answer {
         reply: R,
-        error: ActorError,
+        result: Result<ActorId, ActorError>,
     },
 }
 
@@ -97,10 +100,11 @@ pub struct Update<M> {
 #[derive(Clone, Debug)]
 pub struct TrialChange<M> {
     pub id: ActorId,
-    /// The newer module with its reference and its share in percent; `None` at the end.
-    pub newer: Option<(M, String, u8)>,
+    /// The newer module and its reference; at the end those of the actor.
+    pub module: M,
+    pub reference: String,
+    /// `None` at the end.
     pub view: Option<TrialView>,
-    pub revision: u64,
     pub groups: Vec<GroupView>,
 }
 

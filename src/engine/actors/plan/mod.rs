@@ -24,7 +24,7 @@ use super::{
     supervisor::{ActorError, ActorView, Replace, Revisions, Start, Stop},
     trial::TrialView,
 };
-use crate::control::state::bytes_of_actors;
+use crate::{control::state::bytes_of_actors, issuers::IssuerChange};
 use lattice_protocol::{
     control::types::CodeInfo,
     events::event::Annotations,
@@ -124,7 +124,15 @@ enum Waiting<J, R> {
 
 type Line<J, R> = VecDeque<Waiting<J, R>>;
 
-/// An actor of this host.
+/// The work before a start.
+enum Needed<M, R> {
+    Effect(Effect<M, R>),
+    /// This module of it runs here.
+    Nothing(M),
+}
+
+/// An actor of this host. A newer revision beside it changes nothing about it: its module and its
+/// reference stay those of before until an update.
 struct Running<M> {
     module: M,
     reference: String,
@@ -133,16 +141,9 @@ struct Running<M> {
     trial: Option<Newer<M>>,
 }
 
-/// The change that a replacement made.
-enum Changed<M> {
-    Update(Update<M>),
-    Trial(TrialChange<M>),
-}
-
 /// A newer revision of a running actor.
 struct Newer<M> {
     module: M,
-    reference: String,
     view: TrialView,
 }
 
@@ -182,9 +183,14 @@ impl<M: Module, R> Plan<M, R> {
         }
     }
 
-    /// Returns the reference that a running actor was started or updated from; empty for others.
-    pub fn reference_of(&self, id: &ActorId) -> &str {
-        self.running.get(id).map_or("", |running| &running.reference)
+    /// Returns the reference of a running actor, or of the newer revision beside it if these are the
+    /// claims of that; empty for others.
+    pub fn reference_of(&self, id: &ActorId, claims: &ActorClaims) -> &str {
+        let Some(running) = self.running.get(id) else { return "" };
+        match &running.trial {
+            Some(newer) if newer.module.claims() == claims => &newer.view.reference,
+            _ => &running.reference,
+        }
     }
 
     /// Returns what runs, as readers see it.
@@ -195,9 +201,9 @@ impl<M: Module, R> Plan<M, R> {
     /// Takes a command on: at once if its module runs here, else after loading it. `now` is in
     /// seconds since 1970, `room` is the number of bytes that an inventory has for actors.
     pub fn begin(&mut self, job: Job<R>, now: u64, room: usize) -> Vec<Effect<M, R>> {
-        let (reference, issuer_change) = match &job {
-            Job::Start(start, _) => (start.reference.clone(), start.issuer_change),
-            Job::Replace(replace, _) => (replace.reference.clone(), replace.issuer_change),
+        let reference = match &job {
+            Job::Start(start, _) => start.reference.clone(),
+            Job::Replace(replace, _) => replace.reference.clone(),
         };
         let waiting = self.loading.values().map(VecDeque::len).sum::<usize>()
             + self.starting.values().map(VecDeque::len).sum::<usize>();
@@ -207,36 +213,51 @@ impl<M: Module, R> Plan<M, R> {
                 None,
                 format!("{JOBS_MAX} commands wait for modules already; try again later"),
             );
-        } else if let Some(line) = self.loading.get_mut(&reference) {
+            return self.take_effects();
+        }
+        if let Job::Replace(Replace { actor_id: Some(id), .. }, _) = &job {
+            self.withdraw_trials(id, Some(&reference));
+        }
+        if let Some(line) = self.loading.get_mut(&reference) {
             line.push_back(Waiting::Job(job));
-        } else {
-            let effect = match self.grows(&job, &reference) {
-                // More of it may not be wanted by now; less of it is always fine.
-                Some((module, true))
-                    if self.growth == Growth::AsksPolicy || module.claims().is_expired(now) =>
-                {
-                    Effect::AskPermission { reference: reference.clone(), module, issuer_change }
-                }
-                Some((module, _)) => {
-                    self.perform(job, module, room);
-                    return self.take_effects();
-                }
-                None => Effect::Load { reference: reference.clone(), issuer_change },
-            };
-            self.loading.insert(reference, VecDeque::from([Waiting::Job(job)]));
-            self.effects.push(effect);
+            return self.take_effects();
+        }
+        let needed = match &job {
+            Job::Start(start, _) => self.needed(start, now),
+            // Even for a reference that runs here: there may be something newer behind it.
+            Job::Replace(replace, _) => Needed::Effect(load(&reference, replace.issuer_change)),
+        };
+        match needed {
+            Needed::Effect(effect) => {
+                self.loading.insert(reference, VecDeque::from([Waiting::Job(job)]));
+                self.effects.push(effect);
+            }
+            Needed::Nothing(module) => self.perform(job, module, room),
         }
         self.take_effects()
     }
 
-    /// Returns the module of a start that runs here, and whether the start asks for more than there
-    /// is.
-    fn grows(&self, job: &Job<R>, reference: &str) -> Option<(M, bool)> {
-        // An update loads even a reference that runs here: there may be something newer behind it.
-        let Job::Start(start, _) = job else { return None };
-        let running = self.running.values().find(|running| running.reference == reference)?;
-        let now = running.groups.max_of(&start.annotations);
-        Some((running.module.clone(), start.amount.applied_to(now) > now))
+    /// Returns what has to be done before a start.
+    fn needed(&self, start: &Start, now: u64) -> Needed<M, R> {
+        let Start { reference, issuer_change, .. } = start;
+        let mut all = self.running.values();
+        let Some(running) = all.find(|running| running.is_from(reference)) else {
+            return Needed::Effect(load(reference, *issuer_change));
+        };
+        let before = running.groups.max_of(&start.annotations);
+        let is_more = start.amount.applied_to(before) > before;
+        let is_expired = running.modules().any(|module| module.claims().is_expired(now));
+        // More of it may not be wanted by now; less of it is always fine.
+        if !is_more || self.growth == Growth::Free && !is_expired {
+            return Needed::Nothing(running.module.clone());
+        }
+        let newer = running.trial.as_ref();
+        Needed::Effect(Effect::AskPermission {
+            reference: reference.clone(),
+            module: running.module.clone(),
+            newer: newer.map(|newer| (newer.module.clone(), newer.view.reference.clone())),
+            issuer_change: *issuer_change,
+        })
     }
 
     /// Stops at once, or after the starts of this actor that were asked for before. `leads_to` says
@@ -388,12 +409,15 @@ impl<M: Module, R> Plan<M, R> {
         room: usize,
     ) -> Result<Option<Change<M>>, StartError> {
         reuse_of(&start.annotations)?;
+        let running = self.running.get_mut(&module.claims().subject);
         if start.amount.applied_to(0) > 0 {
             check_imports(module.unserved(), &start.annotations)?;
+            for module in running.iter().flat_map(|running| running.modules()) {
+                check_imports(module.unserved(), &start.annotations)?;
+            }
         }
-        let running = self.running.get_mut(&module.claims().subject);
         let Some(running) = running else { return Ok(None) };
-        if running.reference != start.reference {
+        if !running.is_from(&start.reference) {
             return Err(StartError::OtherReference(running.reference.clone()));
         }
         let scaled = running
@@ -403,14 +427,16 @@ impl<M: Module, R> Plan<M, R> {
     }
 
     fn replace(&mut self, replace: Replace, module: M, reply: R) {
-        let effect = match replace.share {
-            None => self.exchange(&replace, module).map(Changed::Update),
-            Some(share) => self.try_beside(&replace, module, share).map(Changed::Trial),
-        };
-        let effect = match effect {
-            Ok(Changed::Update(update)) => Effect::Update(update, reply),
-            Ok(Changed::Trial(change)) => Effect::Trial(change, reply),
+        let running = match self.may_change(&replace, &module) {
+            Ok(running) => running,
             Err(error) => return self.replace_failed(replace, reply, error),
+        };
+        let effect = match replace.share {
+            None => Effect::Update(running.exchange(replace.reference, module), reply),
+            Some(share) => {
+                let change = running.try_beside(replace.reference, module, share);
+                Effect::Trial(change, reply)
+            }
         };
         self.refresh_view();
         self.effects.push(effect);
@@ -418,55 +444,47 @@ impl<M: Module, R> Plan<M, R> {
 
     /// Ends a trial: the revision before takes all calls again.
     pub fn take_back(&mut self, actor_id: &str, reply: R) -> Vec<Effect<M, R>> {
-        match self.running.iter_mut().find(|(id, _)| id.as_str() == actor_id) {
-            Some((id, running)) => {
-                running.trial = None;
-                let change = running.trial_change(id);
-                self.refresh_view();
-                self.effects.push(Effect::Trial(change, reply));
-            }
-            None => {
-                let error = ActorError::NotRunning(actor_id.to_owned());
-                self.effects.push(Effect::StopFailed { reply, error });
-            }
-        }
+        let has_withdrawn = self.withdraw_trials(actor_id, None);
+        let result = match self.running.iter_mut().find(|(id, _)| id.as_str() == actor_id) {
+            Some((id, running)) => match running.end_trial(id) {
+                Some(change) => {
+                    self.refresh_view();
+                    self.effects.push(Effect::Trial(change, reply));
+                    return self.take_effects();
+                }
+                None if has_withdrawn => Ok(id.clone()),
+                None => Err(ActorError::NoTrial(actor_id.to_owned())),
+            },
+            None => Err(ActorError::NotRunning(actor_id.to_owned())),
+        };
+        self.effects.push(Effect::Answer { reply, result });
         self.take_effects()
     }
 
-    /// Runs a module beside the one that runs.
-    fn try_beside(
-        &mut self,
-        replace: &Replace,
-        module: M,
-        share: u8,
-    ) -> Result<TrialChange<M>, ActorError> {
-        let running = self.may_change(replace, &module)?;
-        running.trial = Some(Newer {
-            reference: replace.reference.clone(),
-            view: TrialView {
-                stable_reference: running.reference.clone(),
-                stable_revision: running.module.claims().revision.unwrap_or(0),
-                share,
-                counts: Arc::default(),
-            },
-            module: module.clone(),
-        });
-        Ok(running.trial_change(&module.claims().subject))
-    }
-
-    /// Gives a running actor another module, if it may have that.
-    fn exchange(&mut self, replace: &Replace, module: M) -> Result<Update<M>, ActorError> {
-        let running = self.may_change(replace, &module)?;
-        running.trial = None;
-        Ok(Update {
-            id: module.claims().subject.clone(),
-            old_module: std::mem::replace(&mut running.module, module.clone()),
-            old_reference: std::mem::replace(&mut running.reference, replace.reference.clone()),
-            module,
-            reference: replace.reference.clone(),
-            groups: running.groups.views().to_vec(),
-            limits: running.groups.limits(),
-        })
+    /// Ends the trials of an actor that have not begun, except those of one reference: a later
+    /// command decides what runs. Says whether there were some.
+    fn withdraw_trials(&mut self, actor_id: &str, except: Option<&str>) -> bool {
+        let is_meant = |job: &Job<R>| {
+            matches!(job, Job::Replace(replace, _) if replace.share.is_some()
+                && replace.actor_id.as_deref() == Some(actor_id)
+                && Some(&*replace.reference) != except)
+        };
+        let mut withdrawn = Vec::new();
+        for line in self.loading.values_mut() {
+            withdrawn.extend(take_out(line, is_meant));
+        }
+        for line in self.starting.values_mut() {
+            let taken = take_out(line, |(job, _)| is_meant(job));
+            withdrawn.extend(taken.into_iter().map(|(job, _)| job));
+        }
+        let before = self.effects.len();
+        for job in withdrawn {
+            if let Job::Replace(_, reply) = job {
+                let result = Err(ActorError::Overtaken(actor_id.to_owned()));
+                self.effects.push(Effect::Answer { reply, result });
+            }
+        }
+        self.effects.len() > before
     }
 
     /// Returns the actor that a replacement is about, if the module may run in its place.
@@ -523,7 +541,7 @@ impl<M: Module, R> Plan<M, R> {
     fn stop_now(&mut self, stop: &Stop, reply: R) {
         match self.reduce(stop) {
             Ok((id, changes)) => self.settle(id, changes, Some(reply)),
-            Err(error) => self.effects.push(Effect::StopFailed { reply, error }),
+            Err(error) => self.effects.push(Effect::Answer { reply, result: Err(error) }),
         }
     }
 
@@ -532,7 +550,7 @@ impl<M: Module, R> Plan<M, R> {
         let (id, running) = self
             .running
             .iter_mut()
-            .find(|(id, running)| id.as_str() == stop.actor || running.reference == stop.actor)
+            .find(|(id, running)| id.as_str() == stop.actor || running.is_from(&stop.actor))
             .ok_or_else(|| ActorError::NotRunning(stop.actor.clone()))?;
         if running.groups.selected(&stop.annotations) == 0 {
             let annotations = stop.annotations.clone();
@@ -612,37 +630,81 @@ impl<M: Module> Running<M> {
         Change { module, reference, annotations, before, after }
     }
 
-    fn trial_change(&self, id: &ActorId) -> TrialChange<M> {
-        let newest = self.trial.as_ref().map_or(&self.module, |newer| &newer.module);
-        TrialChange {
-            id: id.clone(),
-            newer: self
-                .trial
-                .as_ref()
-                .map(|newer| (newer.module.clone(), newer.reference.clone(), newer.view.share)),
-            view: self.trial.as_ref().map(|newer| newer.view.clone()),
-            revision: newest.claims().effective_revision(),
+    /// Says whether a reference names this actor: its own does, and that of a newer revision
+    /// beside it.
+    fn is_from(&self, reference: &str) -> bool {
+        self.reference == reference
+            || self.trial.as_ref().is_some_and(|newer| newer.view.reference == reference)
+    }
+
+    /// Returns the modules that run.
+    fn modules(&self) -> impl Iterator<Item = &M> {
+        std::iter::once(&self.module).chain(self.trial.iter().map(|newer| &newer.module))
+    }
+
+    /// Gives it another module.
+    fn exchange(&mut self, reference: String, module: M) -> Update<M> {
+        self.trial = None;
+        Update {
+            id: module.claims().subject.clone(),
+            old_module: std::mem::replace(&mut self.module, module.clone()),
+            old_reference: std::mem::replace(&mut self.reference, reference.clone()),
+            module,
+            reference,
             groups: self.groups.views().to_vec(),
+            limits: self.groups.limits(),
         }
     }
 
-    /// Returns how it looks from outside. Of two revisions side by side readers see the newer one.
-    fn view(&self, id: &ActorId) -> ActorView {
-        let (module, reference) = match &self.trial {
-            Some(newer) => (&newer.module, &newer.reference),
-            None => (&self.module, &self.reference),
-        };
+    /// Runs a module beside its own.
+    fn try_beside(&mut self, reference: String, module: M, share: u8) -> TrialChange<M> {
         let claims = module.claims();
+        let (id, revision) = (claims.subject.clone(), claims.revision.unwrap_or(0));
+        let (view_of, counts) = (reference.clone(), Arc::default());
+        let view = TrialView { reference: view_of, revision, share, counts };
+        self.trial = Some(Newer { module: module.clone(), view: view.clone() });
+        let groups = self.groups.views().to_vec();
+        TrialChange { id, module, reference, view: Some(view), groups }
+    }
+
+    /// Runs its own module alone again; returns nothing if it does.
+    fn end_trial(&mut self, id: &ActorId) -> Option<TrialChange<M>> {
+        self.trial.take()?;
+        let (module, reference) = (self.module.clone(), self.reference.clone());
+        let groups = self.groups.views().to_vec();
+        Some(TrialChange { id: id.clone(), module, reference, view: None, groups })
+    }
+
+    /// Returns how it looks from outside.
+    fn view(&self, id: &ActorId) -> ActorView {
+        let claims = self.module.claims();
         ActorView {
             id: id.clone(),
             name: claims.name.clone(),
-            reference: reference.clone(),
+            reference: self.reference.clone(),
             revision: claims.revision.unwrap_or(0),
-            code: module.info().clone(),
+            code: self.module.info().clone(),
             groups: self.groups.views().to_vec(),
             trial: self.trial.as_ref().map(|newer| newer.view.clone()),
         }
     }
+}
+
+fn load<M, R>(reference: &str, issuer_change: IssuerChange) -> Effect<M, R> {
+    Effect::Load { reference: reference.to_owned(), issuer_change }
+}
+
+/// Takes the jobs out of a line that are so.
+fn take_out<J, R>(line: &mut Line<J, R>, is_so: impl Fn(&J) -> bool) -> Vec<J> {
+    let (mut taken, mut left) = (Vec::new(), VecDeque::new());
+    for waiting in std::mem::take(line) {
+        match waiting {
+            Waiting::Job(job) if is_so(&job) => taken.push(job),
+            other => left.push_back(other),
+        }
+    }
+    *line = left;
+    taken
 }
 
 /// Says whether an inventory of so many bytes has room for one more actor, or set of annotations.
@@ -652,3 +714,5 @@ fn has_room(actors: &[ActorView], bytes_max: usize) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub use tests::claims_of;

@@ -54,10 +54,14 @@ fn letter(id: &ActorId) -> &'static str {
 
 /// Reads `A@2`, revision 2 of A, or `A@2x50`, which expires at 50.
 fn module(text: &str) -> TestModule {
+    TestModule(claims_of(text))
+}
+
+pub fn claims_of(text: &str) -> Arc<ActorClaims> {
     let (actor, revision) = text.split_once('@').unwrap();
     let (revision, expires) =
         revision.split_once('x').map_or((revision, None), |(r, e)| (r, Some(e)));
-    TestModule(Arc::new(ActorClaims {
+    Arc::new(ActorClaims {
         subject: id(actor),
         issuer: "AISSUER".into(),
         name: None,
@@ -70,7 +74,7 @@ fn module(text: &str) -> TestModule {
         expires: expires.map(|expires| expires.parse().unwrap()),
         not_before: None,
         hash: String::new(),
-    }))
+    })
 }
 
 fn amount(text: &str) -> Amount {
@@ -218,8 +222,10 @@ impl Scene {
     fn words(&mut self, effect: Effect<TestModule, u32>) -> String {
         match effect {
             Effect::Load { reference, .. } => format!("load {reference}"),
-            Effect::AskPermission { reference, module, .. } => {
-                format!("ask {reference} {}", version(&module))
+            Effect::AskPermission { reference, module, newer, .. } => {
+                let newer =
+                    newer.map(|(module, reference)| format!(" {reference} {}", version(&module)));
+                format!("ask {reference} {}{}", version(&module), newer.unwrap_or_default())
             }
             Effect::Subscribe { start, reply, module } => {
                 let words = format!("subscribe {}", version(&module));
@@ -253,10 +259,9 @@ impl Scene {
                 self.ok(Some(reply))
             ),
             Effect::Trial(change, reply) => {
-                let newer = change.newer.map_or("all".into(), |(module, reference, share)| {
-                    format!("{share}% {reference} {}", version(&module))
-                });
-                format!("trial {} {newer}{}", letter(&change.id), self.ok(Some(reply)))
+                let share = change.view.map_or("all".into(), |view| format!("{}%", view.share));
+                let (reference, module) = (&change.reference, version(&change.module));
+                format!("trial {share} {reference} {module}{}", self.ok(Some(reply)))
             }
             Effect::StartFailed { start, reply, actor_id, error } => {
                 self.started.push(reply - START);
@@ -272,8 +277,9 @@ impl Scene {
                     .map_or(String::new(), |version| format!(" (runs {})", version.revision));
                 format!("no update #{reply}: {}{runs}", kind(&error))
             }
-            Effect::StopFailed { reply, error } => {
-                format!("no stop #{reply}: {}", kind(&error))
+            Effect::Answer { reply, result: Ok(_) } => format!("ok#{reply}"),
+            Effect::Answer { reply, result: Err(error) } => {
+                format!("no #{reply}: {}", kind(&error))
             }
         }
     }
@@ -303,11 +309,14 @@ fn kind(error: &impl std::fmt::Debug) -> String {
     format!("{error:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
+/// Two calls of A at a time.
+const RUN: &str = "start a:1 =2; loaded a:1 A@1x50; subscribed A";
+
 /// Plays scripts, `RUN` in them standing for two calls of A at a time; compares the effects of
 /// the last step of each.
 fn check(growth: Growth, cases: &[(&str, &str, &str)]) {
     for (promise, script, expected) in cases {
-        let script = script.replace("RUN", "start a:1 =2; loaded a:1 A@1x50; subscribed A");
+        let script = script.replace("RUN", RUN);
         assert_eq!(Scene::new(growth).play(&script), *expected, "{promise}: {script}");
     }
 }
@@ -472,9 +481,9 @@ fn stops_take_what_they_select_and_overtake_no_start() {
                 "RUN; start a:1 =3 t=x; stop A all t=x",
                 "scale A calls=2 [a:1{t=x} 3>0] ok#1",
             ),
-            ("some select nothing", "RUN; stop A all t=x", "no stop #1: NoSuchAnnotations"),
-            ("what does not run does not stop", "RUN; stop B", "no stop #1: NotRunning"),
-            ("what stopped does not stop again", "RUN; stop A; stop A", "no stop #2: NotRunning"),
+            ("some select nothing", "RUN; stop A all t=x", "no #1: NoSuchAnnotations"),
+            ("what does not run does not stop", "RUN; stop B", "no #1: NotRunning"),
+            ("what stopped does not stop again", "RUN; stop A; stop A", "no #2: NotRunning"),
             ("a stop waits for the load", "start a:1 =2; stop a:1", ""),
             (
                 "and for the subscription",
@@ -486,7 +495,7 @@ fn stops_take_what_they_select_and_overtake_no_start() {
                 "known a:1 A; start a:1; stop A",
                 "",
             ),
-            ("and for no other", "known a:1 B; start a:1; stop A", "no stop #1: NotRunning"),
+            ("and for no other", "known a:1 B; start a:1; stop A", "no #1: NotRunning"),
             (
                 "a stop by key waits for the subscription",
                 "start a:1 =2; loaded a:1 A@1; stop A; subscribed A",
@@ -495,7 +504,7 @@ fn stops_take_what_they_select_and_overtake_no_start() {
             (
                 "a module that does not load cannot be stopped",
                 "start a:1; stop a:1; loaded a:1 failed",
-                "no start a:1 -: Load; no stop #1: NotRunning",
+                "no start a:1 -: Load; no #1: NotRunning",
             ),
             (
                 "a stop does not overtake the start that subscribes again",
@@ -517,21 +526,40 @@ fn a_newer_revision_runs_beside_until_it_takes_all_or_is_taken_back() {
     check(
         Growth::Free,
         &[
+            ("it takes a share", "RUN; replace a:2 10%; loaded a:2 A@2", "trial 10% a:2 A@2 ok#1"),
             (
-                "it takes a share",
-                "RUN; replace a:2 10%; loaded a:2 A@2",
-                "trial A 10% a:2 A@2 ok#1",
+                "the share changes, up to all calls",
+                "RUN; replace a:2 10%; loaded a:2 A@2; replace a:2 100%; loaded a:2 A@2",
+                "trial 100% a:2 A@2 ok#2",
             ),
             (
-                "the share changes",
-                "RUN; replace a:2 10%; loaded a:2 A@2; replace a:2 50%; loaded a:2 A@2",
-                "trial A 50% a:2 A@2 ok#2",
-            ),
-            (
-                "it is taken back",
+                "it is taken back, and what ran before is told again",
                 "RUN; replace a:2 10%; loaded a:2 A@2; back A",
-                "trial A all ok#2",
+                "trial all a:1 A@1 ok#2",
             ),
+            (
+                "it is taken back before it has begun",
+                "RUN; replace a:2 of A 10%; replace a:3 of A 10%; back A",
+                "no #2: Overtaken; ok#3",
+            ),
+            ("then it does not begin", "RUN; replace a:2 of A 10%; back A; loaded a:2 A@2", ""),
+            (
+                "it is taken back before its actor is there",
+                "start a:1; loaded a:1 A@1; replace a:2 of A 10%; loaded a:2 A@2; back A; subscribed A",
+                "scale A calls=1 [a:1{} 0>1]",
+            ),
+            (
+                "others that wait for the same module do not mind",
+                "RUN; replace a:2 of A 10%; replace a:2 of A; back A; loaded a:2 A@2",
+                "update a:1 A@1 > a:2 A@2 calls=2 ok#2",
+            ),
+            (
+                "one that is late does not follow a later one",
+                "RUN; replace a:2 of A 10%; replace a:3 of A; loaded a:3 A@3; loaded a:2 A@2",
+                "",
+            ),
+            ("without one there is nothing to take back", "RUN; back A", "no #1: NoTrial"),
+            ("nor twice", "RUN; replace a:2 10%; loaded a:2 A@2; back A; back A", "no #3: NoTrial"),
             (
                 "it takes all: an update from what ran before",
                 "RUN; replace a:2 10%; loaded a:2 A@2; replace a:2; loaded a:2 A@2",
@@ -543,11 +571,36 @@ fn a_newer_revision_runs_beside_until_it_takes_all_or_is_taken_back() {
                 "scale A calls=3 [a:1{} 2>3]",
             ),
             (
+                "by the newer reference as well, under its own",
+                "RUN; replace a:2 10%; loaded a:2 A@2; start a:2 =3",
+                "scale A calls=3 [a:1{} 2>3]",
+            ),
+            (
+                "it stops by its reference",
+                "RUN; replace a:2 10%; loaded a:2 A@2; stop a:1",
+                "leave A [a:1{} 2>0] ok#2",
+            ),
+            (
+                "and by the newer one",
+                "RUN; replace a:2 10%; loaded a:2 A@2; stop a:2",
+                "leave A [a:1{} 2>0] ok#2",
+            ),
+            (
+                "a reference that was taken back names it no more",
+                "RUN; replace a:2 10%; loaded a:2 A@2; back A; stop a:2",
+                "no #3: NotRunning",
+            ),
+            (
+                "more of it is a matter of both claims",
+                "RUN; replace a:2 10%; loaded a:2 A@2x9; now 10; start a:1 =3",
+                "ask a:1 A@1 a:2 A@2",
+            ),
+            (
                 "another actor is none",
                 "RUN; replace a:2 of B 10%; loaded a:2 A@2",
                 "no update #1: OtherActor",
             ),
-            ("without an actor there is nothing to take back", "back A", "no stop #1: NotRunning"),
+            ("without an actor there is nothing to take back", "back A", "no #1: NotRunning"),
         ],
     );
 }
@@ -646,6 +699,21 @@ fn a_host_that_stops_ends_every_group_and_gives_up_what_waits() {
     assert_eq!(scene.plan.give_up("b:1").len(), 1);
     assert_eq!(changes(&scene.plan.stop_all()), "a:1{} 2>0, a:1{t=x} 3>0");
     assert!(scene.plan.view().is_empty());
+}
+
+#[test]
+fn readers_see_the_revision_before_and_the_newer_one_beside_it() {
+    let mut scene = Scene::new(Growth::Free);
+    scene.play("RUN; replace a:2 10%; loaded a:2 A@2".replace("RUN", RUN).as_str());
+    let view = scene.plan.view();
+    let [actor] = &view[..] else { panic!("{view:?}") };
+    assert_eq!((&*actor.reference, actor.revision), ("a:1", 1));
+    let newer = actor.trial.as_ref().expect("the newer one");
+    assert_eq!((&*newer.reference, newer.revision, newer.share), ("a:2", 2, 10));
+    assert!(actor.is_from("a:1") && actor.is_from("a:2") && !actor.is_from("a:3"));
+    for (claims, expected) in [("A@1x50", "a:1"), ("A@2", "a:2")] {
+        assert_eq!(scene.plan.reference_of(&id("A"), &claims_of(claims)), expected);
+    }
 }
 
 #[test]

@@ -92,11 +92,11 @@ impl Supervisor {
         events
     }
 
-    /// Returns the events of a trial: the revision that readers see is another one.
+    /// Returns the events of a trial: another revision takes a share of the calls, or all of them.
     pub(super) fn trial_events(&self, change: &TrialChange<Arc<Artifact>>) -> Vec<Event> {
         let updated = change.groups.iter().map(|group| Event::ActorUpdated {
             public_key: change.id.to_string(),
-            revision: change.revision,
+            revision: change.module.claims.effective_revision(),
             instance_id: group.instance_id.clone(),
         });
         updated.collect()

@@ -55,7 +55,7 @@ pub struct Replace {
     pub reference: String,
     pub annotations: Annotations,
     pub revisions: Revisions,
-    /// Percent of the calls that it takes beside what runs, 1 to 99; `None` for all of them.
+    /// Percent of the calls that it takes beside what runs, 1 to 100; `None` to take its place.
     pub share: Option<u8>,
     /// Whether another account than before may have signed it.
     pub issuer_change: IssuerChange,
@@ -105,6 +105,10 @@ pub enum ActorError {
         "{reference} has revision {offered}, {actor} runs revision {running} already; sign the new module with a higher revision"
     )]
     NotNewer { reference: String, actor: String, offered: u64, running: u64 },
+    #[error("no newer revision of {0} runs beside it on this host, so there is none to take back")]
+    NoTrial(String),
+    #[error("a later command about {0} came before the newer revision was ready")]
+    Overtaken(String),
     #[error("{0}")]
     Load(String),
     #[error("the host is stopping or too busy to take the command")]
@@ -120,8 +124,18 @@ pub struct ActorView {
     pub revision: i32,
     pub code: CodeInfo,
     pub groups: Vec<GroupView>,
-    /// While two revisions run side by side; then the other members are about the newer one.
+    /// A newer revision that takes a share of the calls; the other members are about the one before
+    /// it.
     pub trial: Option<TrialView>,
+}
+
+impl ActorView {
+    /// Says whether a reference names this actor: its own does, and that of a newer revision
+    /// beside it.
+    pub fn is_from(&self, reference: &str) -> bool {
+        self.reference == reference
+            || self.trial.as_ref().is_some_and(|newer| newer.reference == reference)
+    }
 }
 
 /// One group of a running actor.
@@ -168,7 +182,7 @@ impl Handle {
     }
 
     /// Ends the trial of a newer revision of an actor, by its public key: the one before it takes
-    /// all calls again. Without a trial there is nothing to do.
+    /// all calls again. A trial that is still being loaded does not begin. Refused without a trial.
     pub fn take_back(&self, actor_id: String) -> oneshot::Receiver<Outcome> {
         self.ask(|reply| Command::TakeBack(actor_id, reply))
     }

@@ -125,9 +125,10 @@ pub(super) async fn load(
         // It keeps its places until it is done, whoever waits for it.
         let _places = places;
         steps.stage(Stage::Verify);
-        Artifact::load(&engine, &wasm, now(), slots_max, |hash| {
+        Artifact::load(&engine, &wasm, now(), slots_max, |hash, claims| {
             // It is verified when this is asked.
-            let twin = twins.into_iter().find(|twin| twin.code_hash == *hash);
+            let same = twins.into_iter().filter(|twin| twin.code_hash == *hash);
+            let twin = same.max_by_key(|twin| *twin.claims == *claims);
             if twin.is_none() {
                 steps.stage(Stage::Compile);
             }
@@ -135,7 +136,7 @@ pub(super) async fn load(
         })
     });
     let result = match tokio::time::timeout(COMPILE_TIMEOUT, loaded).await {
-        Ok(Ok(Ok(artifact))) => permitted(&parts, Arc::new(artifact), &reference, change).await,
+        Ok(Ok(Ok(artifact))) => permitted(&parts, artifact, &reference, change).await,
         Ok(Ok(Err(error))) => Err(LoadError::of_unknown(error)),
         Ok(Err(panic)) => Err(LoadError::of_unknown(format!("loading it panicked: {panic}"))),
         Err(_) => Err(LoadError::of_unknown(too_long())),
@@ -154,9 +155,23 @@ fn too_long() -> String {
     )
 }
 
+/// Asks whether more of an actor may run: of its own module, and of a newer revision beside it.
+/// Returns its own.
+pub(super) async fn both_permitted(
+    parts: &Arc<Parts>,
+    (own, reference): (Arc<Artifact>, String),
+    newer: Option<(Arc<Artifact>, String)>,
+    change: IssuerChange,
+) -> Result<Arc<Artifact>, LoadError> {
+    if let Some((newer, reference)) = newer {
+        permitted(parts, newer, &reference, change).await?;
+    }
+    permitted(parts, own, &reference, change).await
+}
+
 /// Asks whether an actor may run: its claims must not have expired, the policy service must agree,
 /// and the account that signed it must be the one that did before.
-pub(super) async fn permitted(
+async fn permitted(
     parts: &Arc<Parts>,
     artifact: Arc<Artifact>,
     reference: &str,

@@ -33,7 +33,7 @@ use super::{
     trial::Trial,
 };
 use command::Command;
-use load::{Loads, load, permitted, record};
+use load::{Loads, both_permitted, load, record};
 
 pub use command::{
     ActorError, ActorView, Amount, Changed, GroupView, Handle, IMPORTS_ANNOTATION, IMPORTS_TRAP,
@@ -122,8 +122,10 @@ struct Serving {
     actor: Arc<Actor>,
     leave: CancellationToken,
     left: oneshot::Receiver<()>,
-    /// Its claims do not count now, and that was told.
-    is_out_of_term: bool,
+    /// Those of its claims that do not count now, which was told.
+    out_of_term: Vec<Arc<ActorClaims>>,
+    /// Ends when its claims were recorded last.
+    recorded: Option<oneshot::Receiver<()>>,
 }
 
 /// The report of a child task.
@@ -225,10 +227,11 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Load { reference, issuer_change } => self.load(reference, issuer_change),
-                Effect::AskPermission { reference, module, issuer_change } => {
+                Effect::AskPermission { reference, module, newer, issuer_change } => {
                     let parts = Arc::clone(&self.parts);
                     self.children.spawn(async move {
-                        let result = permitted(&parts, module, &reference, issuer_change).await;
+                        let own = (module, reference.clone());
+                        let result = both_permitted(&parts, own, newer, issuer_change).await;
                         Done::Loaded { reference, result }
                     });
                 }
@@ -255,8 +258,8 @@ impl Supervisor {
                     self.replace_failed(&replace, running, &error);
                     let _ = reply.send(Err(error));
                 }
-                Effect::StopFailed { reply, error } => {
-                    let _ = reply.send(Err(error));
+                Effect::Answer { reply, result } => {
+                    let _ = reply.send(result.map(|id| changed(id, &[])));
                 }
             }
         }
@@ -347,7 +350,8 @@ impl Supervisor {
             }
             .instrument(span),
         );
-        self.serving.insert(id.clone(), Serving { actor, leave, left, is_out_of_term: false });
+        let (out_of_term, recorded) = (Vec::new(), None);
+        self.serving.insert(id.clone(), Serving { actor, leave, left, out_of_term, recorded });
         info!(actor_id = %id, reference = %start.reference, max, "actor started");
         self.parts.log(&id, &format!("the actor started, from {}", start.reference));
         self.claim_alias(&claims);
@@ -374,12 +378,7 @@ impl Supervisor {
         if new.call_alias != old.call_alias {
             self.claim_alias(new);
         }
-        let (parts, claims, recorded) =
-            (Arc::clone(&self.parts), Arc::clone(new), reference.clone());
-        self.children.spawn(async move {
-            record(&parts, &claims, Some(&recorded)).await;
-            Done::Nothing
-        });
+        self.record(new, Some(reference.clone()));
         self.set_limits(id, update.limits);
         self.publish_state();
         let changed = Changed {
@@ -397,34 +396,45 @@ impl Supervisor {
             let _ = reply.send(Err(ActorError::NotRunning(id.to_string())));
             return;
         };
-        match (&change.newer, &change.view) {
-            (Some((artifact, reference, share)), Some(view)) => {
-                let counts = Arc::clone(&view.counts);
-                serving.actor.set_trial(Some(Trial::new(Arc::clone(artifact), *share, counts)));
-                info!(actor_id = %id, %reference, share, "a newer revision takes a share of the calls");
-                let text = format!(
-                    "revision {} takes {share} % of the calls, from {reference}",
-                    change.revision
-                );
-                self.parts.log(id, &text);
-                let (parts, claims, recorded) =
-                    (Arc::clone(&self.parts), Arc::clone(&artifact.claims), reference.clone());
-                self.children.spawn(async move {
-                    record(&parts, &claims, Some(&recorded)).await;
-                    Done::Nothing
-                });
-            }
-            _ => {
-                serving.actor.set_trial(None);
-                info!(actor_id = %id, revision = change.revision, "one revision takes all calls");
-                self.parts.log(id, &format!("revision {} takes all calls", change.revision));
-            }
+        let (reference, revision) = (&change.reference, change.module.claims.effective_revision());
+        let newer = change.view.as_ref().map(|view| {
+            Trial::new(Arc::clone(&change.module), view.share, Arc::clone(&view.counts))
+        });
+        let share = change.view.as_ref().map_or(100, |view| view.share);
+        info!(actor_id = %id, %reference, revision, share, "a revision takes a share of the calls");
+        self.parts.log(
+            id,
+            &format!("revision {revision} takes {share} % of the calls, from {reference}"),
+        );
+        let own = serving.actor.claims();
+        serving.actor.set_trial(newer);
+        if change.module.claims.call_alias != own.call_alias {
+            self.claim_alias(&change.module.claims);
         }
+        // Others see the claims of the newest that runs, and of the actor's own again at the end.
+        self.record(&change.module.claims, Some(reference.clone()));
         self.publish_state();
         let (id, groups) = (id.clone(), amounts(&change.groups));
-        let reference = self.plan.reference_of(&id).to_owned();
+        let reference = self.plan.reference_of(&id, &own).to_owned();
         let changed = Changed { id, reference, groups };
         self.announce(self.trial_events(&change), Some((reply, changed)));
+    }
+
+    /// Makes claims of a running actor known to the lattice, after those that it had before.
+    fn record(&mut self, claims: &Arc<ActorClaims>, reference: Option<String>) {
+        let Some(serving) = self.serving.get_mut(&claims.subject) else { return };
+        let (done, recorded) = oneshot::channel::<()>();
+        let before = serving.recorded.replace(recorded);
+        let (parts, claims) = (Arc::clone(&self.parts), Arc::clone(claims));
+        self.children.spawn(async move {
+            if let Some(before) = before {
+                // Ends with an error, since nothing is ever sent.
+                let _ = before.await;
+            }
+            record(&parts, &claims, reference.as_deref()).await;
+            drop(done);
+            Done::Nothing
+        });
     }
 
     /// Makes an actor keep the limits that follow from its groups.
@@ -479,14 +489,10 @@ impl Supervisor {
     /// or is a new one).
     fn restore_claims(&mut self) {
         let table = self.parts.context.links.table();
-        for (id, serving) in &self.serving {
-            if table.claims(id.as_str()).is_none() {
-                let (parts, claims) = (Arc::clone(&self.parts), serving.actor.claims());
-                self.children.spawn(async move {
-                    record(&parts, &claims, None).await;
-                    Done::Nothing
-                });
-            }
+        let missing = self.serving.iter().filter(|(id, _)| table.claims(id.as_str()).is_none());
+        let missing: Vec<_> = missing.map(|(_, serving)| serving.actor.newest_claims()).collect();
+        for claims in missing {
+            self.record(&claims, None);
         }
     }
 
@@ -494,16 +500,24 @@ impl Supervisor {
     /// on.
     fn check_terms(&mut self) {
         for (id, serving) in &mut self.serving {
-            let claims = serving.actor.claims();
-            let refused = in_force(&claims, now()).err();
-            let is_news = refused.is_some() && !serving.is_out_of_term;
-            serving.is_out_of_term = refused.is_some();
-            if let Some(error) = refused.filter(|_| is_news) {
-                warn!(actor_id = %id, expires = %claims.expires_human(), %error, "calls of and to an actor are refused");
-                self.parts.log(id, &format!("calls of and to the actor are refused: {error}"));
+            let all = serving.actor.artifacts().into_iter().map(|artifact| artifact.claims.clone());
+            let refused: Vec<_> = all
+                .filter_map(|claims| in_force(&claims, now()).err().map(|error| (claims, error)))
+                .collect();
+            let told = std::mem::take(&mut serving.out_of_term);
+            serving.out_of_term = refused.iter().map(|(claims, _)| Arc::clone(claims)).collect();
+            for (claims, error) in refused.iter().filter(|(claims, _)| !told.contains(claims)) {
+                let revision = claims.effective_revision();
+                warn!(actor_id = %id, revision, expires = %claims.expires_human(), %error, "calls of and to an actor are refused");
+                self.parts.log(
+                    id,
+                    &format!(
+                        "calls of and to revision {revision} of the actor are refused: {error}"
+                    ),
+                );
                 self.parts.context.events.publish(Event::ClaimsNotInForce {
                     public_key: id.to_string(),
-                    image_ref: self.plan.reference_of(id).to_owned(),
+                    image_ref: self.plan.reference_of(id, claims).to_owned(),
                     host_id: self.parts.context.host_id.to_string(),
                     not_before_human: claims.not_before_human(),
                     expires_human: claims.expires_human(),

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{channel::oneshot, future, future::Either};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
@@ -45,7 +45,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::{Failure, Guest, Idle, Instance, Output, Reuse, caller::End};
-use crate::rpc::exchange::{self, BodyError, Exchange};
+use crate::rpc::exchange::{self, BodyError, Exchange, Joined, WHOLE_BYTES_MAX};
 use lattice_protocol::contracts::{
     self, PayloadError,
     httpclient::HttpResponse,
@@ -59,8 +59,6 @@ pub const HANDLER: &str = "wasi:http/handler@0.3";
 /// How long an instance of 0.2 that has returned waits until its answer was read, to serve again.
 /// All that it wrote is there then, and mostly it is read at once.
 const READ_WITHIN: Duration = Duration::from_millis(2);
-/// Bytes of an answer that are taken as a whole at most.
-const THERE_BYTES_MAX: usize = 256 << 10;
 /// Headers for which there is room at once; the number that a payload says is only a claim.
 const HEADERS_AT_ONCE: usize = 32;
 /// The host of a request that names none, as tools send it.
@@ -303,19 +301,17 @@ struct OfGuest {
 impl OfGuest {
     /// Reads without waiting; says whether that is all. Trailers have no place in the contract.
     async fn read_what_is_there(&mut self) -> Result<(Bytes, bool), BodyError> {
-        let mut read = BytesMut::new();
+        let mut read = Joined::default();
         poll_fn(|context| {
-            while read.len() <= THERE_BYTES_MAX {
+            while read.bytes() <= WHOLE_BYTES_MAX {
                 let Poll::Ready(frame) = Pin::new(&mut *self).poll_frame(context) else { break };
                 match frame.transpose() {
                     Err(error) => return Poll::Ready(Err(error)),
-                    Ok(None) => return Poll::Ready(Ok((mem::take(&mut read).freeze(), true))),
-                    Ok(Some(frame)) => {
-                        read.extend_from_slice(&frame.into_data().unwrap_or_default());
-                    }
+                    Ok(None) => return Poll::Ready(Ok((mem::take(&mut read).whole(), true))),
+                    Ok(Some(frame)) => read.push(frame.into_data().unwrap_or_default()),
                 }
             }
-            Poll::Ready(Ok((mem::take(&mut read).freeze(), false)))
+            Poll::Ready(Ok((mem::take(&mut read).whole(), false)))
         })
         .await
     }

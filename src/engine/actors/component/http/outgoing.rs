@@ -8,7 +8,7 @@
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{channel::oneshot, future::BoxFuture};
 use http_body_util::BodyExt as _;
 use hyper::http::{self, Method, header};
@@ -44,7 +44,7 @@ use crate::{
     router::LinkEnd,
     rpc::{
         call::CallError,
-        exchange::{self, Body, BodyError, Exchange, Upload},
+        exchange::{self, Body, BodyError, Exchange, Joined, Upload, WHOLE_BYTES_MAX},
     },
 };
 use lattice_protocol::contracts::{
@@ -59,8 +59,6 @@ const REQUEST: &str = "HttpClient.Request";
 const SEND: &str = "HttpClient.Send";
 /// How long the body of a request may take to be sent as a whole, with its length.
 const WHOLE_WITHIN: Duration = Duration::from_millis(50);
-/// The longest body that is sent as a whole, in bytes.
-const WHOLE_BYTES_MAX: usize = 256 << 10;
 /// The interface of 0.2 by which a guest makes requests; all versions of 0.2 match.
 const OUTGOING: &str = "wasi:http/outgoing-handler@0.2.12";
 
@@ -169,10 +167,10 @@ async fn send(
         headers,
         body: Binary::default(),
     };
-    let mut sending = Sending { caller, body, read: BytesMut::new(), held: caller.hold() };
+    let mut sending = Sending { caller, body, read: Joined::default(), held: caller.hold() };
     if caller.link_end(CONTRACT_ID, "") != LinkEnd::Builtin {
         sending.read_to_its_end().await?;
-        request.body = sending.read.freeze().into();
+        request.body = sending.read.whole().into();
         return called(caller.call(PLACE, REQUEST, &request).await).and_then(response_of);
     }
     // A length that is known is sent, and a body that nobody expects with this method needs one.
@@ -192,7 +190,7 @@ async fn send(
             (payload, Some(Box::new(upload) as Box<dyn Upload>))
         }
         _ => {
-            request.body = read.freeze().into();
+            request.body = read.whole().into();
             (kept(contracts::encode(&request), held), None)
         }
     };
@@ -239,7 +237,7 @@ fn response_broke_off(error: BodyError) -> Error {
 struct Sending<'a> {
     caller: &'a Caller,
     body: WasiBody,
-    read: BytesMut,
+    read: Joined,
     held: Holding,
 }
 
@@ -247,7 +245,7 @@ impl Sending<'_> {
     /// Reads what comes soon; says whether that is all.
     async fn read_beginning(&mut self) -> Result<bool, Error> {
         let mut limit = pin!(sleep(WHOLE_WITHIN));
-        while self.read.len() <= WHOLE_BYTES_MAX {
+        while self.read.bytes() <= WHOLE_BYTES_MAX {
             tokio::select! {
                 biased;
                 read = self.read_on() => if !read? {
@@ -277,7 +275,7 @@ impl Sending<'_> {
             if !self.held.grow(data.len()) {
                 return Err(Error::HttpRequestBodySize(None));
             }
-            self.read.extend_from_slice(&data);
+            self.read.push(data);
         }
         Ok(true)
     }
@@ -304,7 +302,7 @@ struct Outgoing {
     caller: Caller,
     end: Arc<End>,
     request: HttpRequest,
-    read: BytesMut,
+    read: Joined,
     held: Holding,
     body: WasiBody,
     /// Tells why there is no payload.
@@ -314,7 +312,7 @@ struct Outgoing {
 impl Upload for Outgoing {
     fn pieces(self: Box<Self>) -> Body {
         let Self { caller, end, read, held, body, .. } = *self;
-        let first = Some(kept(read.freeze(), held)).filter(|first| !first.is_empty());
+        let first = Some(kept(read.whole(), held)).filter(|first| !first.is_empty());
         exchange::holding(OfGuest { first, body, end }, caller)
     }
 
@@ -327,7 +325,7 @@ impl Upload for Outgoing {
                 let _ = broke_off.send(error);
                 return Err(CallError::Callee(text));
             }
-            request.body = sending.read.freeze().into();
+            request.body = sending.read.whole().into();
             Ok(kept(contracts::encode(&request), sending.held))
         })
     }

@@ -32,7 +32,7 @@ use futures::{
 use hyper::http::Method;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::sleep,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -47,14 +47,15 @@ use wasmtime_wasi_http::{
 
 use super::{
     super::{
-        Guest, Idle, Instance, Prepared, Refusal,
-        caller::{Caller, End, WhenLate},
+        Guest, Idle, Instance, Prepared,
+        caller::{Caller, End, Held, WhenLate},
         ended, told_to_caller,
     },
     fresh, read, request_of,
 };
 use crate::{
     actors::{
+        background,
         engine::Engine,
         inbound::{Ended, Inbound, Outcome},
         sink::Sink,
@@ -79,6 +80,7 @@ pub struct Worker {
     state: Arc<State>,
     ended: watch::Receiver<Option<Ended>>,
     turn: Turn,
+    held: Held,
     /// Also with the task, since the instance goes a little later than this.
     right: Arc<Mutex<Right>>,
     _running: AbortOnDropHandle<()>,
@@ -90,19 +92,41 @@ pub struct Parts {
     pub sink: Arc<Sink>,
     pub turns: Arc<ActorTurns>,
     pub engine: Engine,
+    /// Told when it may take another request.
+    pub room: Arc<Notify>,
 }
 
 /// The state of a worker as its calls see it.
-#[derive(Default)]
 struct State {
     /// It takes another request.
     is_ready: AtomicBool,
     /// Everything waited when it was polled last.
     is_quiet: AtomicBool,
-    /// Requests that it was given.
+    /// Requests that are meant for it, so far.
     served: AtomicU32,
     /// Requests that it answers now.
     at_work: AtomicUsize,
+    /// Told when it takes another request.
+    room: Arc<Notify>,
+}
+
+impl State {
+    /// The state of one that was made for a request.
+    fn new(room: Arc<Notify>) -> Self {
+        Self {
+            is_ready: AtomicBool::new(false),
+            is_quiet: AtomicBool::new(false),
+            served: AtomicU32::new(1),
+            at_work: AtomicUsize::new(0),
+            room,
+        }
+    }
+
+    /// Lets one more request come.
+    fn become_ready(&self) {
+        self.is_ready.store(true, Ordering::Release);
+        self.room.notify_waiters();
+    }
 }
 
 /// A call that looks for a worker.
@@ -147,7 +171,9 @@ impl Visit {
 fn ended_for(why: Ended, ends_at: Instant, now: Instant) -> Ended {
     match why {
         Ended::PastDeadline if now < ends_at => Ended::Trap(
-            "another call in the same instance ran past its deadline, which ended both".to_owned(),
+            "another call in its instance computed past its deadline, which ended the instance \
+             with all calls in it"
+                .to_owned(),
         ),
         why => why,
     }
@@ -163,18 +189,23 @@ fn shared_by(why: Ended, calls: usize) -> Ended {
     }
 }
 
+/// Says whether a request may go to another worker, since this one ended without it. One that ended
+/// before the request that it was made for would end so again.
+fn may_have_another(is_begun: bool, served: u32) -> bool {
+    !is_begun && served > 1
+}
+
 impl Worker {
     /// Makes one for a call that will be its first. It has the right to its place until its
     /// instance is gone.
     pub fn spawn(parts: Parts, first: &Visit, right: Right) -> Self {
-        let Parts { prepared, sink, turns, engine } = parts;
+        let Parts { prepared, sink, turns, engine, room } = parts;
         let (requests, handed) = mpsc::channel(AT_A_TIME_MAX);
         let (sender, ended) = watch::channel(None);
-        let (state, right) = (Arc::<State>::default(), Arc::new(Mutex::new(right)));
-        let turn = turns.turn(0);
-        let caller = Caller { turn: turn.clone(), ..first.caller.clone() };
-        let dropped = prepared.dropped;
-        let instance = Instance { caller, sink, refusal: Refusal::default(), dropped };
+        let (state, right) = (Arc::new(State::new(room)), Arc::new(Mutex::new(right)));
+        let (turn, held) = (turns.turn(0), Held::default());
+        let caller = first.caller.in_instance(&turn, &held);
+        let instance = prepared.instance(caller, sink);
         let work = Work { prepared, instance, handed, state: Arc::clone(&state), engine };
         let (own_turn, own_right) = (turn.clone(), Arc::clone(&right));
         let work = Box::pin(async move {
@@ -186,19 +217,31 @@ impl Worker {
             turns.carry(work).await;
         });
         let _running = AbortOnDropHandle::new(running);
-        Self { requests, state, ended, turn, right, _running }
+        Self { requests, state, ended, turn, held, right, _running }
     }
 
-    /// Asks it to take a request. It takes no further one until all tasks of its guest wait again.
+    /// Asks it to take a request, which counts from now on. It takes no further one until all tasks
+    /// of its guest wait again.
     pub fn reserve(&self) -> bool {
-        !self.has_ended() && self.state.is_ready.swap(false, Ordering::AcqRel)
+        let takes = !self.has_ended() && self.state.is_ready.swap(false, Ordering::AcqRel);
+        if takes {
+            self.state.served.fetch_add(1, Ordering::Relaxed);
+        }
+        takes
+    }
+
+    /// Has one that serves no call take a request, with another right to its place.
+    pub fn resume(&self, right: Right) {
+        self.hold(right);
+        self.state.is_ready.store(false, Ordering::Release);
+        self.state.served.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn has_ended(&self) -> bool {
         self.requests.is_closed()
     }
 
-    /// Returns the requests that it was given.
+    /// Returns the requests that were meant for it so far.
     pub fn served(&self) -> u32 {
         self.state.served.load(Ordering::Relaxed)
     }
@@ -209,15 +252,14 @@ impl Worker {
         drop(former);
     }
 
-    /// Has it answer a request.
+    /// Has it answer a request that it was made for, or asked to take.
     pub async fn answer(&self, visit: &Visit) -> Fate {
-        self.state.served.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         let (read_to_end, is_read) = oneshot::channel();
         let (done, is_done) = oneshot::channel();
         let end = Arc::new(End::default());
-        let caller =
-            Caller { turn: self.turn.clone(), end: Some(Arc::clone(&end)), ..visit.caller.clone() };
+        let mut caller = visit.caller.in_instance(&self.turn, &self.held);
+        caller.end = Some(Arc::clone(&end));
         let (request, own_end) = (Arc::clone(&visit.request), Arc::clone(&end));
         let handed = Handed { request, caller, end: own_end, answer: sender, is_read, done };
         if self.requests.try_send(handed).is_err() {
@@ -236,8 +278,7 @@ impl Worker {
         let mut ended = self.ended.clone();
         let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
         let is_begun = visit.request.lock().is_none();
-        // One that could not even begin has failed for its first call.
-        if !is_begun && (self.served() > 1 || why.is_none()) {
+        if may_have_another(is_begun, self.served()) {
             return Fate::NotBegun;
         }
         let why = why.unwrap_or_else(|| Ended::Trap("the host ended its instance".to_owned()));
@@ -283,7 +324,9 @@ impl Work {
                 return Ok(());
             }
             idle.store.data_mut().calls.clear();
-            self.state.is_ready.store(true, Ordering::Release);
+            // It was that of calls which are over.
+            self.instance.refusal.store(false, Ordering::Relaxed);
+            self.state.become_ready();
         }
         Ok(())
     }
@@ -291,7 +334,7 @@ impl Work {
     /// Answers a request, and those that come meanwhile. Says whether no task of the guest is left.
     async fn answer_together(&mut self, idle: &mut Idle, first: Handed) -> wasmtime::Result<bool> {
         let Idle { store, proxy, .. } = idle;
-        let (handed, state) = (&mut self.handed, &*self.state);
+        let (handed, state, turn) = (&mut self.handed, &*self.state, &self.instance.caller.turn);
         let answering = async |accessor: &Accessor<Guest>| {
             answer_each(accessor, proxy, first, (handed, state)).await
         };
@@ -299,9 +342,14 @@ impl Work {
         let mut limit = pin!(None);
         poll_fn(|context| {
             let mut polled = running.as_mut().poll(context);
-            if polled.is_pending() && !state.is_ready.load(Ordering::Acquire) {
-                // Everything waits. If it comes to the requests once more, then no function of the
-                // host and no guest that computes has the store: there is room for another one.
+            if polled.is_pending()
+                && !state.is_ready.load(Ordering::Acquire)
+                // Whoever lets others run is not to go on at once.
+                && !turn.is_yielding()
+                && !background::is_here()
+            {
+                // If it comes to the requests once more, then no function of the host and no guest
+                // that computes has the store, and everything waits: there is room for another one.
                 state.is_quiet.store(true, Ordering::Relaxed);
                 polled = running.as_mut().poll(context);
                 state.is_quiet.store(false, Ordering::Relaxed);
@@ -352,7 +400,7 @@ async fn answer_each(
             if state.is_quiet.load(Ordering::Relaxed)
                 && accessor.poll_ready_for_concurrent_call(function, context).is_ready()
             {
-                state.is_ready.store(true, Ordering::Release);
+                state.become_ready();
             }
             return Poll::Pending;
         }
@@ -397,8 +445,41 @@ async fn answer(accessor: &Accessor<Guest>, proxy: &Proxy, handed: Handed) -> wa
 }
 
 #[cfg(test)]
+impl Worker {
+    /// Makes one that answers nothing, with its first call. It ends when it is resumed.
+    pub fn of_nothing(room: &Arc<Notify>) -> Arc<Self> {
+        let (requests, handed) = mpsc::channel(AT_A_TIME_MAX);
+        let turn = ActorTurns::new(&crate::actors::turns::Turns::new(2)).turn(0);
+        let right: Right = Box::new(handed);
+        Arc::new(Self {
+            requests,
+            state: Arc::new(State::new(Arc::clone(room))),
+            ended: watch::channel(None).1,
+            turn,
+            held: Held::default(),
+            right: Arc::new(Mutex::new(right)),
+            _running: AbortOnDropHandle::new(tokio::spawn(async {})),
+        })
+    }
+
+    /// Has its guest wait.
+    pub fn waits(&self) {
+        self.state.become_ready();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_goes_to_another_worker_unless_it_would_end_each() {
+        for (is_begun, served, expected) in
+            [(false, 2, true), (false, 1, false), (true, 2, false), (true, 1, false)]
+        {
+            assert_eq!(may_have_another(is_begun, served), expected, "{is_begun} {served}");
+        }
+    }
 
     #[test]
     fn the_end_of_an_instance_is_worded_for_each_call_in_it() {
@@ -406,7 +487,9 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert!(matches!(ended_for(Ended::PastDeadline, now, now), Ended::PastDeadline));
         let other = ended_for(Ended::PastDeadline, later, now);
-        assert!(matches!(other, Ended::Trap(text) if text.contains("another call")));
+        assert!(
+            matches!(other, Ended::Trap(text) if text.contains("another call in its instance"))
+        );
         for (calls, expected) in
             [(1, "unreachable"), (2, "unreachable (with it ended all 2 calls in its instance)")]
         {
