@@ -83,7 +83,9 @@ impl Running {
         let mut all = Vec::new();
         for actor in inventory["actors"].as_array().expect("actors") {
             for run in actor["instances"].as_array().expect("instances") {
-                let reference = text(actor, "/image_ref");
+                // Of two revisions the one that is kept.
+                let stable = actor.pointer("/trial/stable_ref").and_then(Value::as_str);
+                let reference = stable.unwrap_or_else(|| text(actor, "/image_ref"));
                 all.push(format!("{reference} {} {}", run["annotations"], run["max_instances"]));
             }
         }

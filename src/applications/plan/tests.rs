@@ -452,13 +452,13 @@ fn a_provider_that_does_not_start_is_replaced_on_one_host_only() {
     for _ in 0..PASSES_MAX {
         let expected = attempts.expected(&lattice.seen).into_owned();
         let plan = plan(Input { expected: &expected, ..lattice.input(&version(3), &[]) });
-        for command in plan.commands.iter().filter(|command| attempts.may_send(command, now)) {
+        let command = plan.commands.iter().find(|command| attempts.may_send(command, now));
+        if let Some(command) = command {
             attempts.sent(command, now);
             match command {
                 Command::StartProvider { .. } => starts += 1,
                 stop => lattice.carry_out(stop),
             }
-            break;
         }
         attempts.look(&lattice.seen, now);
     }

@@ -67,7 +67,7 @@ pub enum Effect<M, R> {
         error: ActorError,
         running: Option<Version>,
     },
-    /// Only answer; nothing of the actor changed.
+    /// Only answer: with the actor if nothing has to be changed.
     Answer {
         reply: R,
         result: Result<ActorId, ActorError>,

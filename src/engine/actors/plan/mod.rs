@@ -445,17 +445,19 @@ impl<M: Module, R> Plan<M, R> {
     /// Ends a trial: the revision before takes all calls again.
     pub fn take_back(&mut self, actor_id: &str, reply: R) -> Vec<Effect<M, R>> {
         let has_withdrawn = self.withdraw_trials(actor_id, None);
-        let result = match self.running.iter_mut().find(|(id, _)| id.as_str() == actor_id) {
-            Some((id, running)) => match running.end_trial(id) {
-                Some(change) => {
-                    self.refresh_view();
-                    self.effects.push(Effect::Trial(change, reply));
-                    return self.take_effects();
-                }
-                None if has_withdrawn => Ok(id.clone()),
-                None => Err(ActorError::NoTrial(actor_id.to_owned())),
-            },
-            None => Err(ActorError::NotRunning(actor_id.to_owned())),
+        let not_running = || ActorError::NotRunning(actor_id.to_owned());
+        let id = ActorId::parse(actor_id).map_err(|_| not_running());
+        let running = id.as_ref().ok().and_then(|id| self.running.get_mut(id));
+        let is_running = running.is_some();
+        if let Some(change) = running.and_then(Running::end_trial) {
+            self.refresh_view();
+            self.effects.push(Effect::Trial(change, reply));
+            return self.take_effects();
+        }
+        let result = match (has_withdrawn, is_running) {
+            (true, _) => id,
+            (false, true) => Err(ActorError::NoTrial(actor_id.to_owned())),
+            (false, false) => Err(not_running()),
         };
         self.effects.push(Effect::Answer { reply, result });
         self.take_effects()
@@ -668,11 +670,11 @@ impl<M: Module> Running<M> {
     }
 
     /// Runs its own module alone again; returns nothing if it does.
-    fn end_trial(&mut self, id: &ActorId) -> Option<TrialChange<M>> {
+    fn end_trial(&mut self) -> Option<TrialChange<M>> {
         self.trial.take()?;
         let (module, reference) = (self.module.clone(), self.reference.clone());
-        let groups = self.groups.views().to_vec();
-        Some(TrialChange { id: id.clone(), module, reference, view: None, groups })
+        let (id, groups) = (module.claims().subject.clone(), self.groups.views().to_vec());
+        Some(TrialChange { id, module, reference, view: None, groups })
     }
 
     /// Returns how it looks from outside.
