@@ -212,7 +212,7 @@ impl Reconciler {
     fn on_ended(&mut self, ended: Result<Outcome, JoinError>) {
         match ended {
             Ok(outcome) => self.on_outcome(outcome),
-            // What it was to do shows, or is given up in time.
+            // Its outcome shows, or is given up in time.
             Err(error) => error!(%error, "the sending of a command panicked; this is a bug"),
         }
     }

@@ -57,7 +57,7 @@ enum Keeper {
     Manager,
 }
 
-/// What a request is for: a change may have been made although nobody says so.
+/// The purpose of a request: a change may have been made although nobody says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Look,

@@ -32,7 +32,7 @@ pub struct HostContext {
     pub rpc_timeout: Duration,
     pub answers: Answers,
     pub store: Store,
-    /// What the lattice was asked to run, and the key that signs it.
+    /// The things that the lattice was asked to run, and the key that signs them.
     pub desired: Desired,
     pub authority: Arc<Authority>,
     pub links: Live,

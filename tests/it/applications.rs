@@ -797,7 +797,7 @@ async fn applications_of_an_earlier_manager_are_found_and_kept_from_the_next_dep
     assert_eq!(deployed.result, DeployResult::Acknowledged, "{}", deployed.message);
     assert_eq!(flags(&server.versions("old").await), [("", true), ("v2", false)]);
 
-    // What was purged there is gone here, and can be put again.
+    // A manifest that was purged there is gone here, and can be put again.
     bucket.purge(format!("{lattice}-old")).await.unwrap();
     let reply: GetModelResponse = server.get_response("model.get.old", "").await;
     assert_eq!(reply.result, GetResult::NotFound);

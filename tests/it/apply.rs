@@ -363,7 +363,7 @@ async fn what_runs_is_exported_as_a_manifest_that_can_be_applied() {
     assert_eq!(rows(&applied), [("exported", "create", "deployed")]);
     assert_eq!(instances(&server, &first, Some("exported")).await, 3);
     assert_eq!(instances(&server, &second, Some("exported")).await, 1);
-    // What was started by hand is still there, and no more.
+    // The start by hand is still there, and no more.
     assert_eq!(user.json(&["export"]).await, exported);
     let mut of_application = user.json(&["export", "--application", "exported"]).await;
     let metadata = of_application["metadata"].as_object_mut().unwrap();

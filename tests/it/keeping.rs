@@ -248,7 +248,7 @@ async fn an_entry_of_somebody_without_the_cluster_key_starts_nothing() {
     desired.put("APP_page", serde_json::to_vec(&forged).unwrap().into()).await.unwrap();
     // The same under another name, as it was signed.
     desired.put("APP_other", genuine).await.unwrap();
-    // What comes after it is heard after it.
+    // A later entry is heard after it.
     let scaling = json!({"instances": 4});
     api.deploy(&manifest("third", "v1", json!([actor(&example("pinger"), scaling)]))).await;
     api.spread("third", 4, 1).await;

@@ -1,4 +1,4 @@
-//! What an operator starts by hand comes back with its host: after a stop, after a kill, with the
+//! Starts by hand come back with their host: after a stop, after a kill, with the
 //! server or before it, and only from an entry that the host signed.
 
 use std::path::Path;
@@ -72,7 +72,7 @@ impl Running {
         self.accepted(server, "scale", body).await
     }
 
-    /// What runs: references with annotations and amounts or link names, in order.
+    /// Returns what runs: references with annotations and amounts or link names, in order.
     async fn runs(&self, server: &Server) -> Vec<String> {
         self.try_runs(server).await.expect("an answer")
     }
@@ -244,7 +244,7 @@ async fn without_jetstream_nothing_is_kept_until_there_is_one() {
     let told = host.accepted(&server, "la", json!({ "actor_ref": example("echo") })).await;
     assert!(text(&told, "/not_kept").contains("JetStream is switched off"), "{told}");
 
-    // What was kept comes back, and what was said meanwhile counts.
+    // The starts that were kept come back, and what was said meanwhile counts.
     server.kill();
     server.configure(with);
     server.resume().await;

@@ -60,7 +60,7 @@ fn take<'a>(placed: &mut BTreeMap<&'a str, u32>, wish: &Wish<'_, 'a>, surplus: u
 /// Gives to the emptiest hosts, of equal ones to the first by id; before that to those where what
 /// is replaced runs.
 fn give<'a>(placed: &mut BTreeMap<&'a str, u32>, wish: &Wish<'_, 'a>, missing: u64) {
-    // What has come already has taken its place.
+    // An instance that has come already has taken its place.
     let left = |(host, count): (&&'a str, &u32)| {
         (*host, count.saturating_sub(wish.current.get(host).copied().unwrap_or(0)))
     };

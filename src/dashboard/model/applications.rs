@@ -61,7 +61,7 @@ pub enum Keeper {
     Unavailable,
 }
 
-/// Who keeps the applications of the lattice, and why nothing can be done if so.
+/// The keeper of the lattice's applications, and why nothing can be done if so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Keeping {
     pub keeper: Keeper,
@@ -213,7 +213,7 @@ impl Follower {
             Answer::Host(all) | Answer::Manager(all) => {
                 all.into_iter().map(|one| (one.name.clone(), Arc::new(one))).collect()
             }
-            // What was known is old, but better than nothing.
+            // The list of before is old, but better than nothing.
             Answer::Silent(_) => {
                 self.model.shelf().known().map_or_else(BTreeMap::new, |known| known.all.clone())
             }

@@ -78,7 +78,7 @@ fn has_room((calls, served): (usize, u32), calls_max: u32) -> bool {
     calls < AT_A_TIME_MAX && served < calls_max
 }
 
-/// What a call found first.
+/// The thing that a call found first.
 enum Found<S> {
     /// Room in an instance, and it has a place there.
     Room(Arc<Worker>),

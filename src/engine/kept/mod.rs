@@ -116,7 +116,7 @@ struct Progress {
 #[must_use]
 pub struct Noted(Option<(Arc<Inner>, Note)>);
 
-/// What was noted of a command.
+/// The note of a command.
 #[derive(Clone, Debug)]
 enum Note {
     /// There is no room for it.
@@ -354,7 +354,7 @@ impl Inner {
                 if may_be_news {
                     self.list_changed(state);
                 }
-                // What is about nothing that is kept need not wait for anything to be written.
+                // A command about nothing that is kept need not wait for anything to be written.
                 let is_start = matches!(about, About::Start(_));
                 let (version, about) = match may_be_news || is_start {
                     true => (state.version, about),

@@ -190,7 +190,7 @@ fn relative_files(place: &str, text: &str) -> Vec<String> {
     told.collect()
 }
 
-/// What manifests would change, without changing anything
+/// Tells what manifests would change, without changing anything
 #[utoipa::path(post, path = "/api/v1/apply/preview", tag = "applications", request_body = Texts,
     responses((status = 200, body = Preview), (status = 413, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn preview(

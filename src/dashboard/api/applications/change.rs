@@ -91,7 +91,7 @@ pub async fn undeploy(
     }))
 }
 
-/// What is deleted of an application.
+/// The part of an application that is deleted.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WhatIsDeleted {

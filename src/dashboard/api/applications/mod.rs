@@ -152,7 +152,7 @@ fn standing(summary: &Summary) -> Standing {
     }
 }
 
-/// Who keeps the applications of the lattice, and why nothing can be done if so
+/// The keeper of the lattice's applications, and why nothing can be done if so
 #[utoipa::path(get, path = "/api/v1/keeping", tag = "applications", responses((status = 200, body = Keeping)))]
 pub async fn keeping(State(dashboard): State<Dashboard>) -> Json<Keeping> {
     dashboard.model().mark_viewed().await;
@@ -340,7 +340,7 @@ pub async fn one(
     let status = &summary.detailed_status;
     let seen = Seen { snapshot: &snapshot, table: &table, status };
     let told = status.rollout.as_ref().filter(|_| deployed.is_some());
-    // What an application ran that is not deployed is on its way out.
+    // The runs of an application that is not deployed are on their way out.
     let resolved = match (&deployed, &manifest) {
         (Some(target), _) => to_run(target, told),
         (None, Some(manifest)) if summary.deployed_version.is_some() => Resolved::of(manifest),

@@ -57,7 +57,7 @@ pub struct Noted {
 pub enum Ended {
     Failed,
     Worked {
-        /// What the host did exactly, if it can be told better than by the command.
+        /// The exact change that the host made, if it can be told better than by the command.
         exactly: Option<Command>,
         /// The public key of what it started.
         key: Option<String>,

@@ -599,7 +599,7 @@ mod tests {
             list.drop_superseded();
             assert_eq!(list, kept(after), "{promise}");
         }
-        // What runs is what counts, wherever it is in the list.
+        // The one that runs counts, wherever it is in the list.
         let mut list = kept(&[("c", 1), ("a", 1), ("b#M", 2), ("b#M t=x", 2)]);
         let place = item(("a", 1)).place();
         assert!(list.has_other(&place, "M") && !list.has_other(&place, "N"));

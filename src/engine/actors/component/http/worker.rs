@@ -344,7 +344,7 @@ impl Work {
             let mut polled = running.as_mut().poll(context);
             if polled.is_pending()
                 && !state.is_ready.load(Ordering::Acquire)
-                // Whoever lets others run is not to go on at once.
+                // A task that lets others run is not to go on at once.
                 && !turn.is_yielding()
                 && !background::is_here()
             {

@@ -7,6 +7,10 @@ use crate::{
     events::event::Annotations,
 };
 
+/// A name, what was read, the commands, and what is kept then.
+type Case =
+    (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+
 fn annotations(mark: &str) -> Annotations {
     mark.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -84,7 +88,7 @@ fn play(before: &[&str], script: &[&str]) -> CommandLog {
 
 #[test]
 fn a_command_that_fails_takes_back_what_it_did_and_nothing_else() {
-    let cases: [(&str, &[&str], &[&str], &[&str]); 17] = [
+    let cases: [Case; 17] = [
         ("a start is kept before it ends", &[], &["a =2"], &["a =2"]),
         ("one that fails is not", &[], &["a =2", "no 1"], &[]),
         ("what was there before it stays", &["a =1"], &["a =2", "no 1"], &["a =1"]),
