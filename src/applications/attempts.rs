@@ -113,8 +113,7 @@ impl Attempts {
 
     /// Notes a live update that failed on a host, by the actor.
     pub fn update_failed(&mut self, host: &str, key: &str, error: &str, now: Instant) {
-        let is_it = |command: &Command| matches!(command, Command::Update { host: at, key: of, .. } if at == host && of == key);
-        self.all_failed(is_it, error, now);
+        self.all_failed(|command| is_update_of(command, host, key), error, now);
     }
 
     fn all_failed(&mut self, which: impl Fn(&Command) -> bool, error: &str, now: Instant) {
@@ -251,6 +250,10 @@ fn is_start_of(command: &Command, at: &str, what: &str) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_update_of(command: &Command, at: &str, of: &str) -> bool {
+    matches!(command, Command::Update { host, key, .. } if host == at && key == of)
 }
 
 /// Whether something of a scaler runs on a host, or the host is gone.

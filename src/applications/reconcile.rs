@@ -1,8 +1,9 @@
 //! Keeps applications as they are wanted.
 //!
-//! One task per host, and the renewal of its leases ends with it. Flow: targets, leases, events, neighbours → which applications this host acts
-//! for → what runs → [`plan`](crate::plan) → commands to hosts, each as a child task with a
-//! deadline, whose outcome comes back → how it stands, published.
+//! One task per host, and the renewal of its leases ends with it. Flow: targets, leases, events,
+//! neighbours → which applications this host acts for → what runs → [`plan`](crate::plan) →
+//! commands to hosts, each as a child task with a deadline, whose outcome comes back → how it
+//! stands, published.
 //!
 //! A host that acts for no application observes nothing. What runs as it should costs no command.
 

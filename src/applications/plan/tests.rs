@@ -1,224 +1,17 @@
 //! The planner against a model of a lattice, and the faults of the old manager as cases (wadm,
 //! section 7).
 
-use std::{collections::BTreeSet, time::Duration};
+mod model;
+mod random;
 
-use proptest::{prelude::*, sample::select};
 use tokio::time::Instant;
 
 use super::*;
-use crate::attempts::{Attempts, apply};
-use lattice_protocol::applications::resolved::{self, Mode};
-
-/// Passes after which everything must be as demanded: each component may need an update, a start
-/// and an end on each host in turn.
-const PASSES_MAX: usize = 60;
-
-/// A lattice that carries commands out at once, by the rules of hosts: one module of an actor per
-/// host, a provider once per link name.
-struct Model {
-    seen: Observed,
-    /// Hosts where nothing starts.
-    broken: BTreeSet<String>,
-    refused: Refused,
-    own_links: Vec<LinkDefinition>,
-    trials: Vec<Trial>,
-}
-
-impl Model {
-    fn new(seen: Observed) -> Self {
-        let (broken, refused) = (BTreeSet::new(), Refused::default());
-        Self { seen, broken, refused, own_links: Vec::new(), trials: Vec::new() }
-    }
-
-    fn input<'a>(
-        &'a self,
-        application: &'a Application,
-        others: &'a [&'a Application],
-    ) -> Input<'a> {
-        Input {
-            application,
-            others,
-            observed: &self.seen,
-            expected: &self.seen,
-            own_links: &self.own_links,
-            trials: &self.trials,
-            refused: &self.refused,
-        }
-    }
-
-    fn plan(&self, application: &Application, others: &[&Application]) -> Plan {
-        plan(self.input(application, others))
-    }
-
-    /// Plans and carries out until nothing is planned; returns how often each thing was commanded.
-    fn settle(&mut self, application: &Application, others: &[&Application]) -> Plan {
-        for _ in 0..PASSES_MAX {
-            let plan = self.plan(application, others);
-            if plan.commands.is_empty() {
-                return plan;
-            }
-            for command in &plan.commands {
-                self.carry_out(command);
-            }
-        }
-        panic!("no end after {PASSES_MAX} passes: {:?}", self.plan(application, others).commands);
-    }
-
-    fn carry_out(&mut self, command: &Command) {
-        match command {
-            Command::Scale { scaler, host, image, count, .. } if *count > 0 => {
-                let key = key_of(image);
-                let is_taken = self.seen.hosts[host]
-                    .actors
-                    .iter()
-                    .any(|group| group.key == key && group.image != *image);
-                if is_taken || self.broken.contains(host) {
-                    self.refuse(scaler, host);
-                    return;
-                }
-                self.seen.keys.insert(image.clone(), key);
-            }
-            Command::Update { scaler, host, key, image, .. } if key_of(image) != *key => {
-                self.refuse_update(scaler, host);
-                return;
-            }
-            Command::Update { scaler, host, share: None, .. } if self.broken.contains(host) => {
-                self.refuse_update(scaler, host);
-                return;
-            }
-            Command::Update { image, key, .. } => {
-                self.seen.keys.insert(image.clone(), key.clone());
-            }
-            Command::StartProvider { scaler, host, image, link_name, .. } => {
-                let key = key_of(image);
-                let is_taken = self.seen.hosts[host]
-                    .providers
-                    .iter()
-                    .any(|run| run.key == key && run.link_name == *link_name);
-                assert!(!is_taken, "{image} runs on {host} already");
-                if self.broken.contains(host) {
-                    self.refuse(scaler, host);
-                    return;
-                }
-                self.seen.keys.insert(image.clone(), key);
-            }
-            Command::PutLink(link) => self.own_links.push(link.clone().into()),
-            _ => {}
-        }
-        apply(command, &mut self.seen);
-    }
-
-    fn refuse(&mut self, scaler: &str, host: &str) {
-        let at = (scaler.to_owned(), host.to_owned());
-        self.refused.errors.insert(at.clone(), "it does not start here".into());
-        self.refused.starts.insert(at);
-    }
-
-    /// A command reaches its host late: what the host refuses is told to who sent it.
-    fn arrive(&mut self, command: &Command, attempts: &mut Attempts, now: Instant) {
-        let before = std::mem::take(&mut self.refused);
-        let runs_already = match command {
-            Command::StartProvider { host, image, link_name, .. } => {
-                let runs = &self.seen.hosts[host].providers;
-                runs.iter().any(|run| run.key == key_of(image) && run.link_name == *link_name)
-            }
-            _ => false,
-        };
-        if !runs_already {
-            self.carry_out(command);
-        }
-        if runs_already || !self.refused.errors.is_empty() {
-            attempts.failed(command, "refused", now);
-        }
-        self.refused = before;
-    }
-
-    fn refuse_update(&mut self, scaler: &str, host: &str) {
-        let at = (scaler.to_owned(), host.to_owned());
-        self.refused.errors.insert(at.clone(), "it does not change over here".into());
-        self.refused.updates.insert(at);
-    }
-
-    fn foreign(&self, name: &str) -> Vec<(String, Vec<ActorGroup>, Vec<ProviderRun>)> {
-        let is_foreign = |annotations: &Annotations| {
-            annotations.get(ownership::APPLICATION).is_none_or(|owner| owner != name)
-        };
-        let hosts = self.seen.hosts.iter();
-        hosts
-            .map(|(host, view)| {
-                let actors = view.actors.iter().filter(|group| is_foreign(&group.annotations));
-                let providers = view.providers.iter().filter(|run| is_foreign(&run.annotations));
-                (host.clone(), actors.cloned().collect(), providers.cloned().collect())
-            })
-            .collect()
-    }
-
-    fn count_on(&self, host: &str, scaler: &Scaler, rule: &Rule, name: &str) -> u32 {
-        let groups = self.seen.hosts[host].actors.iter();
-        let own = groups.filter(|group| scaler.annotations(name, rule) == group.annotations);
-        own.map(|group| group.count).sum()
-    }
-}
-
-/// Images of the model are `NAME:TAG`, and the name is the key.
-fn key_of(image: &str) -> String {
-    image.split(':').next().unwrap_or_default().to_owned()
-}
-
-fn labels(zone: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([("zone".to_owned(), zone.to_owned())])
-}
-
-fn hosts(zones: &[&str]) -> Observed {
-    let host = |(number, zone): (usize, &&str)| {
-        (format!("N{number}"), HostView { labels: labels(zone), ..HostView::default() })
-    };
-    Observed { hosts: zones.iter().enumerate().map(host).collect(), ..Observed::default() }
-}
-
-fn rule(name: &str, zone: Option<&str>, count: u32) -> Rule {
-    Rule { name: name.into(), requirements: zone.map(labels).unwrap_or_default(), count }
-}
-
-fn actor(component: &str, image: &str, rules: Vec<Rule>) -> Scaler {
-    Scaler {
-        id: format!("actorspreadscaler-shop-{component}-{image}"),
-        old_id: None,
-        component: component.into(),
-        image: image.into(),
-        kind: ScalerKind::Actor,
-        mode: Mode::Spread,
-        rules,
-        rebalance: false,
-    }
-}
-
-fn provider(component: &str, image: &str, rules: Vec<Rule>) -> Scaler {
-    Scaler {
-        id: format!("providerspreadscaler-shop-{component}-{image}-default"),
-        kind: ScalerKind::Provider {
-            contract: Some("wasmcloud:httpserver".into()),
-            link_name: "default".into(),
-            configuration: None,
-        },
-        ..actor(component, image, rules)
-    }
-}
-
-fn shop(scalers: Vec<Scaler>) -> Application {
-    Application { name: "shop".into(), version: "v1".into(), scalers, links: Vec::new() }
-}
-
-fn foreign_provider(image: &str) -> ProviderRun {
-    ProviderRun {
-        key: key_of(image),
-        image: image.into(),
-        contract: "wasmcloud:httpserver".into(),
-        link_name: "default".into(),
-        annotations: Annotations::new(),
-    }
-}
+use crate::attempts::Attempts;
+use lattice_protocol::applications::resolved::Mode;
+use model::{
+    Model, PASSES_MAX, actor, foreign_provider, hosts, http_link, labels, provider, rule, shop,
+};
 
 #[test]
 fn a_spread_is_spread_and_stays_as_it_is() {
@@ -291,15 +84,8 @@ fn a_removed_or_renamed_spread_leaves_nothing_behind() {
 #[test]
 fn changed_link_values_are_put_and_links_of_others_are_left_alone() {
     let mut model = Model::new(hosts(&["a"]));
-    let link = |values: &[(&str, &str)]| resolved::Link {
-        actor_image: "echo:1".into(),
-        provider_image: "http:1".into(),
-        contract: Some("wasmcloud:httpserver".into()),
-        link_name: "default".into(),
-        values: values.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
-    };
     let version = |values: &[(&str, &str)]| Application {
-        links: vec![link(values)],
+        links: vec![http_link(values)],
         ..shop(vec![
             actor("front", "echo:1", vec![rule("all", None, 1)]),
             provider("web", "http:1", vec![rule("all", None, 1)]),
@@ -324,16 +110,7 @@ fn changed_link_values_are_put_and_links_of_others_are_left_alone() {
 #[test]
 fn a_link_is_put_as_soon_as_both_keys_are_known() {
     let mut model = Model::new(hosts(&["a"]));
-    let application = Application {
-        links: vec![resolved::Link {
-            actor_image: "echo:1".into(),
-            provider_image: "http:1".into(),
-            contract: Some("wasmcloud:httpserver".into()),
-            link_name: "default".into(),
-            values: BTreeMap::new(),
-        }],
-        ..shop(Vec::new())
-    };
+    let application = Application { links: vec![http_link(&[])], ..shop(Vec::new()) };
     assert!(model.plan(&application, &[]).commands.is_empty());
     model.seen.keys.insert("echo:1".into(), "echo".into());
     model.seen.keys.insert("http:1".into(), "http".into());
@@ -469,13 +246,7 @@ fn a_provider_that_does_not_start_is_replaced_on_one_host_only() {
 fn of_two_applications_with_one_link_the_first_by_name_has_it() {
     let version = |name: &str, port: &str| Application {
         name: name.into(),
-        links: vec![resolved::Link {
-            actor_image: "echo:1".into(),
-            provider_image: "http:1".into(),
-            contract: Some("wasmcloud:httpserver".into()),
-            link_name: "default".into(),
-            values: BTreeMap::from([("port".to_owned(), port.to_owned())]),
-        }],
+        links: vec![http_link(&[("port", port)])],
         ..shop(Vec::new())
     };
     let mut model = Model::new(hosts(&["a"]));
@@ -496,16 +267,7 @@ fn of_two_applications_with_one_link_the_first_by_name_has_it() {
 #[test]
 fn a_link_that_is_refused_says_why() {
     let mut model = Model::new(hosts(&["a"]));
-    let application = Application {
-        links: vec![resolved::Link {
-            actor_image: "echo:1".into(),
-            provider_image: "http:1".into(),
-            contract: Some("wasmcloud:httpserver".into()),
-            link_name: "default".into(),
-            values: BTreeMap::new(),
-        }],
-        ..shop(Vec::new())
-    };
+    let application = Application { links: vec![http_link(&[])], ..shop(Vec::new()) };
     model.seen.keys.insert("echo:1".into(), "echo".into());
     model.seen.keys.insert("http:1".into(), "http".into());
     let [Command::PutLink(link)] = &model.plan(&application, &[]).commands[..] else {
@@ -614,186 +376,5 @@ fn a_trial_is_given_its_share_where_the_actor_runs_and_taken_back_without_a_trac
         let count: u32 =
             model.seen.hosts.values().flat_map(|view| &view.actors).map(|one| one.count).sum();
         assert_eq!(count, 4);
-    }
-}
-
-fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
-    let zone = proptest::option::of(select(vec!["a", "b", "c"]));
-    prop::collection::vec((zone, 0_u32..6), 1..3).prop_map(|rules| {
-        let named = rules.into_iter().enumerate();
-        named.map(|(number, (zone, count))| rule(&format!("r{number}"), zone, count)).collect()
-    })
-}
-
-fn any_application() -> impl Strategy<Value = Application> {
-    let scaler = (any::<bool>(), any::<bool>(), any::<bool>(), 0..3_u32, any_rules());
-    prop::collection::vec(scaler, 0..4).prop_map(|scalers| {
-        let numbered = scalers.into_iter().enumerate();
-        let made = numbered.map(|(number, (is_actor, is_daemon, rebalance, tag, rules))| {
-            let component = format!("c{number}");
-            let made = if is_actor {
-                actor(&component, &format!("a{number}:{tag}"), rules)
-            } else {
-                provider(&component, &format!("p{number}:{tag}"), rules)
-            };
-            let (mode, word) =
-                if is_daemon { (Mode::Daemon, "daemon") } else { (Mode::Spread, "spread") };
-            Scaler { mode, rebalance, id: made.id.replace("spread", word), ..made }
-        });
-        shop(made.collect())
-    })
-}
-
-/// An event in a lattice between two versions.
-#[derive(Clone, Debug)]
-enum Turn {
-    Deploy(Application),
-    HostLost(usize),
-    HostBack(usize),
-    Label(usize, &'static str),
-    /// Somebody starts something by hand.
-    Foreign(usize, bool),
-}
-
-fn any_turn() -> impl Strategy<Value = Turn> {
-    prop_oneof![
-        any_application().prop_map(Turn::Deploy),
-        (0..5_usize).prop_map(Turn::HostLost),
-        (0..5_usize).prop_map(Turn::HostBack),
-        (0..5_usize, select(vec!["a", "b", "c"])).prop_map(|(host, zone)| Turn::Label(host, zone)),
-        (0..5_usize, any::<bool>()).prop_map(|(host, is_actor)| Turn::Foreign(host, is_actor)),
-    ]
-}
-
-/// Checks that everything is as demanded.
-fn check(model: &Model, application: &Application) {
-    for scaler in application.scalers.iter().filter(|one| one.kind == ScalerKind::Actor) {
-        for rule in &scaler.rules {
-            let fitting = eligible(&model.seen, rule);
-            for host in model.seen.hosts.keys() {
-                let count = model.count_on(host, scaler, rule, "shop");
-                match (fitting.contains(&host.as_str()), scaler.mode) {
-                    (false, _) => assert_eq!(count, 0, "{} on {host}", scaler.id),
-                    (true, Mode::Daemon) => {
-                        assert_eq!(count, rule.count, "{} on {host}", scaler.id)
-                    }
-                    (true, Mode::Spread) => {}
-                }
-            }
-            if scaler.mode == Mode::Spread && !fitting.is_empty() {
-                let sum: u32 =
-                    fitting.iter().map(|host| model.count_on(host, scaler, rule, "shop")).sum();
-                assert_eq!(sum, rule.count, "{}", scaler.id);
-            }
-        }
-    }
-    for (host, view) in &model.seen.hosts {
-        for annotations in view.actors.iter().map(|group| &group.annotations) {
-            assert!(
-                !is_of_application(application, annotations)
-                    || is_asked_for(application, annotations),
-                "left on {host}: {annotations:?}"
-            );
-        }
-        let left = view.providers.iter().filter(|run| {
-            is_of_application(application, &run.annotations)
-                && !is_asked_for(application, &run.annotations)
-        });
-        assert_eq!(left.count(), 0, "left on {host}");
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
-
-    #[test]
-    fn every_lattice_settles_as_demanded_and_nothing_foreign_is_touched(
-        zones in prop::collection::vec(select(vec!["a", "b", "c"]), 1..6),
-        turns in prop::collection::vec(any_turn(), 1..6),
-    ) {
-        let mut model = Model::new(hosts(&zones));
-        let mut application = shop(Vec::new());
-        let mut away: BTreeMap<String, HostView> = BTreeMap::new();
-        for turn in turns {
-            match turn {
-                Turn::Deploy(next) => application = next,
-                Turn::HostLost(number) => {
-                    away.extend(model.seen.hosts.remove_entry(&format!("N{number}")));
-                }
-                Turn::HostBack(number) => {
-                    model.seen.hosts.extend(away.remove_entry(&format!("N{number}")));
-                }
-                Turn::Label(number, zone) => {
-                    if let Some(view) = model.seen.hosts.get_mut(&format!("N{number}")) {
-                        view.labels = labels(zone);
-                    }
-                }
-                Turn::Foreign(number, is_actor) => {
-                    if let Some(view) = model.seen.hosts.get_mut(&format!("N{number}")) {
-                        if is_actor {
-                            let (key, image) = ("a9".to_owned(), "a9:1".to_owned());
-                            let annotations = Annotations::new();
-                            view.actors.push(ActorGroup { key, image, annotations, count: 1 });
-                        } else if !view.providers.iter().any(|run| run.key == "p9") {
-                            view.providers.push(foreign_provider("p9:1"));
-                        }
-                    }
-                }
-            }
-            let before = model.foreign("shop");
-            model.settle(&application, &[]);
-            prop_assert_eq!(before, model.foreign("shop"));
-            check(&model, &application);
-            prop_assert!(model.plan(&application, &[]).commands.is_empty());
-        }
-    }
-
-    /// Commands take their time, hosts that are broken refuse, and what runs shows later.
-    #[test]
-    fn every_slow_lattice_settles_as_demanded(
-        zones in prop::collection::vec(select(vec!["a", "b", "c"]), 1..5),
-        versions in prop::collection::vec(any_application(), 1..4),
-        delays in prop::collection::vec(0..4_usize, 1..40),
-    ) {
-        let mut model = Model::new(hosts(&zones));
-        let (mut now, mut delays) = (Instant::now(), delays.into_iter().cycle());
-        // The pass in which a command arrives; at one host they arrive in their order.
-        let mut on_their_way: Vec<(usize, Command)> = Vec::new();
-        for application in versions {
-            let mut attempts = Attempts::default();
-            for pass in 0.. {
-                prop_assert!(pass < PASSES_MAX * 10, "no end of {:?}", attempts);
-                attempts.look(&model.seen, now);
-                let expected = attempts.expected(&model.seen).into_owned();
-                let refused = attempts.refused(now);
-                let input = Input {
-                    expected: &expected,
-                    refused: &refused,
-                    ..model.input(&application, &[])
-                };
-                let plan = plan(input);
-                let is_waiting = !refused.starts.is_empty() || !refused.updates.is_empty();
-                if plan.commands.is_empty() && on_their_way.is_empty() && !is_waiting {
-                    break;
-                }
-                for command in plan.commands {
-                    if attempts.may_send(&command, now) {
-                        attempts.sent(&command, now);
-                        let before = on_their_way.iter().filter(|(_, one)| one.host() == command.host());
-                        let before = before.map(|(at, _)| *at).max().unwrap_or(pass);
-                        on_their_way.push((before.max(pass + delays.next().unwrap_or(0)), command));
-                    }
-                }
-                now += Duration::from_millis(100);
-                for (at, command) in std::mem::take(&mut on_their_way) {
-                    if at > pass {
-                        on_their_way.push((at, command));
-                    } else {
-                        model.arrive(&command, &mut attempts, now);
-                    }
-                }
-            }
-            check(&model, &application);
-        }
     }
 }
