@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
@@ -24,8 +25,9 @@ use lattice_protocol::{
 
 /// Hosts that are told of one rule.
 const PLACES_MAX: usize = 100;
-/// The words before those of a host that could not start something.
-const STARTS_NOT: &str = " does not start: ";
+/// The words before those of a host that could not start something, or refused a link: it quotes
+/// values then.
+const BEFORE_WORDS: [&str; 2] = [" does not start: ", " is not put: "];
 
 /// How an application, or a part of one, stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
@@ -141,6 +143,7 @@ pub struct DeclaredLink {
 impl Mask for DeclaredLink {
     fn mask(&mut self) {
         self.values.values_mut().for_each(|value| *value = None);
+        self.message = without_words(&self.message);
     }
 }
 
@@ -151,10 +154,11 @@ impl Mask for Part {
     }
 }
 
-/// Returns a sentence of ours without what a host said about a start.
+/// Returns a sentence of ours without what a host said.
 pub fn without_words(message: &str) -> String {
-    match message.split_once(STARTS_NOT) {
-        Some((ours, _)) => format!("{ours}{STARTS_NOT}{HIDDEN}"),
+    let ends = BEFORE_WORDS.iter().filter_map(|words| Some(message.find(words)? + words.len()));
+    match ends.min() {
+        Some(end) => format!("{}{HIDDEN}", &message[..end]),
         None => message.to_owned(),
     }
 }
@@ -185,21 +189,31 @@ fn shown_values(values: &BTreeMap<String, String>, is_operator: bool) -> BTreeMa
     values.keys().map(|key| (key.clone(), HIDDEN.to_owned())).collect()
 }
 
-/// Nothing tells what of a provider's configuration is a secret; only texts of an object have
-/// names.
+/// Nothing tells what of a provider's configuration is a secret but the names in it, however deep; a
+/// text has none, so all of it may be one.
 fn shown_config(config: &Config, is_operator: bool) -> Config {
-    let Config::Object(object) = config else { return Config::Text(HIDDEN.to_owned()) };
-    if !is_operator {
-        return Config::Text(HIDDEN.to_owned());
-    }
-    let mut object = object.clone();
-    for (name, value) in &mut object {
-        if let Some(text) = value.as_str() {
-            let masked = masks::shown(&BTreeMap::from([(name.clone(), text.to_owned())]));
-            *value = masked.into_values().next().into();
+    match config {
+        _ if !is_operator => Config::Text(HIDDEN.to_owned()),
+        Config::Text(_) => Config::Text(masks::MASK.to_owned()),
+        Config::Object(object) => {
+            let mut object = object.clone();
+            object.iter_mut().for_each(|(name, value)| mask_member(name, value));
+            Config::Object(object)
         }
     }
-    Config::Object(object)
+}
+
+fn mask_member(name: &str, value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let masked = masks::shown(&BTreeMap::from([(name.to_owned(), text.clone())]));
+            *text = masked.into_values().next().unwrap_or_default();
+        }
+        // The depth of what serde_json reads is bounded.
+        Value::Array(items) => items.iter_mut().for_each(|item| mask_member(name, item)),
+        Value::Object(members) => members.iter_mut().for_each(|(name, one)| mask_member(name, one)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// The lattice that an application is compared with.
@@ -589,9 +603,30 @@ spec:
     }
 
     #[test]
+    fn a_secret_of_a_providers_configuration_is_hidden_however_deep() {
+        let config = serde_json::json!({
+            "region": "east", "db": {"password": "hunter22", "host": "h"},
+            "users": [{"name": "ann", "token": "abcdefgh"}],
+        });
+        let Value::Object(object) = config else { panic!("an object") };
+        let shown = shown_config(&Config::Object(object), true);
+        let text = serde_json::to_string(&shown).unwrap();
+        for (part, is_there) in
+            [("hunter22", false), ("abcdefgh", false), ("east", true), ("ann", true)]
+        {
+            assert_eq!(text.contains(part), is_there, "{part} in {text}");
+        }
+        assert_eq!(shown_config(&Config::Text("k=v".into()), true), Config::Text("****".into()));
+    }
+
+    #[test]
     fn the_words_of_a_host_are_hidden_from_readers_and_ours_are_not() {
         for (message, expected) in [
             ("r/x:1 does not start: no such tag", format!("r/x:1 does not start: {HIDDEN}")),
+            (
+                "The link definition between A and B is not put: link value x is 7",
+                format!("The link definition between A and B is not put: {HIDDEN}"),
+            ),
             ("Scaling r/x:1", "Scaling r/x:1".to_owned()),
         ] {
             assert_eq!(without_words(message), expected);

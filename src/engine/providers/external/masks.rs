@@ -12,7 +12,8 @@ use std::{
 use parking_lot::RwLock;
 use serde_json::Value as Json;
 
-const MASK: &str = "****";
+/// Stands for a value that is not shown.
+pub const MASK: &str = "****";
 /// Shorter texts are words, not secrets; masking them would only garble the log.
 const SECRET_CHARS_MIN: usize = 5;
 /// Of a longer secret the beginning is searched for, and everything behind it is masked too.
