@@ -4,16 +4,22 @@ use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures::StreamExt as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use lattice_base::lattice::connection::confirm;
 
 /// More messages than are ever on their way to one subscription.
 const FURTHER_MAX: u64 = 16 * 1024;
-/// How long to look how many arrive at least, after a round trip.
+/// How long to look how many arrive at least, and at most, after a round trip.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long to wait for the agreed number.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// How long the server may take to confirm.
+const CONFIRM_MAX: Duration = Duration::from_millis(500);
+/// How long to wait for the agreed number at least.
 const COUNT: Duration = Duration::from_millis(700);
+/// How long leaving may take: the look, and the agreed number, which is three times as much, and a
+/// little more.
+pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(9);
 /// Messages that may be on their way however few have arrived lately: on a machine that has much to
 /// do they wait in the connection.
 const MARGIN: u64 = 64;
@@ -35,8 +41,10 @@ pub async fn leave(
     let began = Instant::now();
     let look = async {
         // On a slow line, or a machine that has much to do, more is on its way than on others.
-        let _ = confirm(nats).await;
-        tokio::time::sleep(LOOK.max(began.elapsed() * 4)).await;
+        let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
+        sleep((began.elapsed() * 4).clamp(LOOK, LOOK_MAX)).await;
+        // What came meanwhile may still wait in the connection.
+        let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
     };
     let Some(arrived) = end_after(subscription, total + FURTHER_MAX, look, &mut take_on).await
     else {
@@ -44,7 +52,8 @@ pub async fn leave(
     };
     if arrived > 0 {
         let agreed = total + arrived + MARGIN + arrived * 2;
-        let count = tokio::time::sleep(COUNT);
+        // Twice as many as came in the look take twice as long.
+        let count = sleep(COUNT.max(began.elapsed() * 3));
         if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
             return;
         }

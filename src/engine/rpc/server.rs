@@ -29,7 +29,7 @@ use super::{
     call::{Call, CallError, Chain},
     chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
     exchange::{self, Begun, Exchange, Running},
-    leave::leave,
+    leave::{LEAVE_TIMEOUT, leave},
     limits::{Limits, tell_transfers},
     pieces::{self, Form, Outlet, Outlets},
 };
@@ -56,8 +56,8 @@ const IN_WORK_MAX: usize = 4096;
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long handing a reply to the connection may take; it only waits when the server is away.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long leaving a queue group may take.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the rest may take that has come where leaving took too long.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest id of an invocation that is asked for; those of all peers are UUIDs.
 const ID_CHARS_MAX: usize = 128;
 /// A call that began on this host and came back over NATS counts as made by a waiting one.
@@ -253,9 +253,19 @@ impl Subscription {
         let Self { subscription, total, dispatcher } = self;
         let nats = dispatcher.inner.parts.context.rpc.client.clone();
         let leaving = leave(&nats, subscription, *total, |message| dispatcher.take_on(message));
-        if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_err() {
-            warn!(actor_id = %dispatcher.target, "left the queue group without a word of the NATS server");
+        if tokio::time::timeout(LEAVE_TIMEOUT, leaving).await.is_ok() {
+            return;
         }
+        warn!(actor_id = %dispatcher.target, "left the queue group without a word of the NATS server");
+        // The server sends calls here as long as the subscription lives.
+        let rest = async {
+            if subscription.drain().await.is_ok() {
+                while let Some(message) = subscription.next().await {
+                    dispatcher.take_on(message);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(REST_TIMEOUT, rest).await;
     }
 }
 
