@@ -11,6 +11,7 @@ use super::{
     engine::Engine,
     guest::{self, Abi, Guest},
     weight::{TooHeavy, Weight},
+    workers::Lines,
 };
 use lattice_protocol::{
     control::types::CodeInfo,
@@ -45,6 +46,7 @@ pub struct Artifact {
     /// As others see it.
     pub info: CodeInfo,
     pub(super) code: Code,
+    pub(super) lines: Lines,
 }
 
 /// The compiled code of an actor, by its kind.
@@ -85,7 +87,13 @@ impl Artifact {
             if twin.claims == claims {
                 return Ok(twin);
             }
-            return Ok(Arc::new(Self { claims, code_hash, info, code: twin.code.clone() }));
+            return Ok(Arc::new(Self {
+                claims,
+                code_hash,
+                info,
+                code: twin.code.clone(),
+                lines: Lines::default(),
+            }));
         }
         let wasm = &claims::code(wasm)?;
         let weight = Weight::of(wasm)?;
@@ -101,7 +109,7 @@ impl Artifact {
                 Code::Module(Arc::new(prepare(&module)?))
             }
         };
-        Ok(Arc::new(Self { claims, code_hash, info, code }))
+        Ok(Arc::new(Self { claims, code_hash, info, code, lines: Lines::default() }))
     }
 
     /// Says whether it is one of these, and not only the same code.
@@ -143,7 +151,13 @@ impl Artifact {
         let module = Module::new(&wasmtime::Engine::default(), wasm).expect("it compiles");
         let code = Code::Module(Arc::new(prepare(&module).expect("it links")));
         let claims = super::plan::claims_of("A@1");
-        Arc::new(Self { claims, code_hash: [0; 32], info: CodeInfo::of(None), code })
+        Arc::new(Self {
+            claims,
+            code_hash: [0; 32],
+            info: CodeInfo::of(None),
+            code,
+            lines: Lines::default(),
+        })
     }
 }
 

@@ -151,16 +151,15 @@ impl Idle {
         if self.calls_max(artifact) <= 1 || !artifact.can_reuse(operation) {
             return None;
         }
-        let (found, ended) = {
-            let mut state = self.state.lock();
-            let has_ended = |kept: &mut Kept| kept.instance.has_ended();
-            let ended: Vec<Kept> = state.kept.extract_if(.., has_ended).collect();
-            // Two revisions may run side by side.
-            let newest = state.kept.iter().rposition(|kept| Arc::ptr_eq(&kept.artifact, artifact));
-            (newest.map(|newest| state.kept.remove(newest).instance), ended)
-        };
-        drop(ended);
-        found
+        // One that has ended since is dropped here, without the lock.
+        std::iter::from_fn(|| self.take_newest(artifact)).find(|instance| !instance.has_ended())
+    }
+
+    fn take_newest(&self, artifact: &Arc<Artifact>) -> Option<Instance> {
+        let mut state = self.state.lock();
+        // Two revisions may run side by side.
+        let newest = state.kept.iter().rposition(|kept| Arc::ptr_eq(&kept.artifact, artifact))?;
+        Some(state.kept.remove(newest).instance)
     }
 
     /// Keeps one that has served, if it may serve again and there is a `slot` for it.

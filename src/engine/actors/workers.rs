@@ -33,18 +33,37 @@ use crate::rpc::call::CallError;
 use lattice_protocol::contracts::httpserver::HANDLE_REQUEST;
 
 /// The instances that serve calls now, and take more.
+#[derive(Default)]
 pub struct Workers {
     // Held for a few lines, never across an await.
     busy: Mutex<Vec<Busy>>,
     /// Told when one of them may have room.
     room: Arc<Notify>,
-    outside: Line,
-    actors: Line,
 }
 
-/// The line of calls that wait for a place. Only the first looks for one, so that room that becomes
-/// free does not wake all of them.
-struct Line(Semaphore);
+/// The lines of calls that wait for a place in the instances of one artifact. Only the first of a
+/// line looks for one, so that room that becomes free does not wake all of them.
+pub struct Lines {
+    outside: Semaphore,
+    /// Of calls that actors make.
+    actors: Semaphore,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { outside: Semaphore::new(1), actors: Semaphore::new(1) }
+    }
+}
+
+impl Lines {
+    /// The line of a call that so many calls of this host wait for.
+    fn of(&self, depth: u8) -> &Semaphore {
+        match SlotOf::of(depth) {
+            SlotOf::Outside => &self.outside,
+            SlotOf::Actors => &self.actors,
+        }
+    }
+}
 
 struct Busy {
     artifact: Arc<Artifact>,
@@ -86,13 +105,6 @@ enum Found<S> {
     Slot(S),
 }
 
-impl Default for Workers {
-    fn default() -> Self {
-        let line = || Line(Semaphore::new(1));
-        Self { busy: Mutex::default(), room: Arc::default(), outside: line(), actors: line() }
-    }
-}
-
 impl Workers {
     /// Waits for room in an instance of an artifact, or for what `slot` ends with. Calls from
     /// outside have depth zero. Safe to drop.
@@ -102,17 +114,12 @@ impl Workers {
         depth: u8,
         slot: impl Future<Output = S>,
     ) -> Found<S> {
-        let line = match SlotOf::of(depth) {
-            SlotOf::Outside => &self.outside,
-            SlotOf::Actors => &self.actors,
-        };
         // Never closed, so there is always a permit to wait for.
-        let _first = line.0.acquire().await;
+        let _first = artifact.lines.of(depth).acquire().await;
         let mut slot = pin!(slot);
         loop {
-            let mut room = pin!(self.room.notified());
-            // Before the look, or room that comes between would not be told.
-            room.as_mut().enable();
+            // Made before the look: it hears of all room from now on.
+            let room = self.room.notified();
             if let Some(worker) = self.join(artifact, depth, calls_max) {
                 return Found::Room(worker);
             }
@@ -150,8 +157,11 @@ impl Workers {
         busy[at].calls -= 1;
         let is_whole = how == Left::AtItsEnd && !worker.has_ended();
         if is_whole && busy[at].calls > 0 {
+            let was_full = busy[at].calls + 1 == AT_A_TIME_MAX;
             drop(busy);
-            self.room.notify_waiters();
+            if was_full {
+                self.room.notify_waiters();
+            }
             return None;
         }
         let left = busy.swap_remove(at);
@@ -315,6 +325,17 @@ mod tests {
         assert!((&mut outside).now_or_never().is_none());
         let found = workers.find((&artifact, 128), 1, ready(7)).now_or_never();
         assert!(matches!(found, Some(Found::Slot(7))));
+    }
+
+    #[tokio::test]
+    async fn calls_of_one_revision_do_not_wait_behind_those_of_another() {
+        let (stable, newer) = (Artifact::of_nothing(), Artifact::of_nothing());
+        let (workers, worker) = with_one(&stable);
+        let mut waiting = Box::pin(workers.find((&newer, 128), 0, pending::<()>()));
+        assert!((&mut waiting).now_or_never().is_none());
+        worker.waits();
+        let found = workers.find((&stable, 128), 0, pending::<()>()).now_or_never();
+        assert!(matches!(found, Some(Found::Room(_))));
     }
 
     #[tokio::test]

@@ -311,8 +311,12 @@ impl ResourceLimiter for Limits {
         &mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // Refused by the engine in any case: the memory itself may not have so much.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(true);
+        }
         let more = desired.saturating_sub(current);
         let allowed = self.used_bytes.saturating_add(more) <= self.memory_max_bytes;
         if allowed {

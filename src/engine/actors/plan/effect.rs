@@ -20,8 +20,10 @@ pub enum Effect<M, R> {
     /// Ask whether more of a module that runs here may start, then report with
     /// [`Plan::loaded`](super::Plan::loaded).
     AskPermission {
+        /// The reference that the start names.
         reference: String,
-        module: M,
+        /// The module that runs, with its reference.
+        own: (M, String),
         /// A newer revision that runs beside, with its reference.
         newer: Option<(M, String)>,
         issuer_change: IssuerChange,

@@ -254,7 +254,7 @@ impl<M: Module, R> Plan<M, R> {
         let newer = running.trial.as_ref();
         Needed::Effect(Effect::AskPermission {
             reference: reference.clone(),
-            module: running.module.clone(),
+            own: (running.module.clone(), running.reference.clone()),
             newer: newer.map(|newer| (newer.module.clone(), newer.view.reference.clone())),
             issuer_change: *issuer_change,
         })

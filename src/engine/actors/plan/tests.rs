@@ -222,10 +222,12 @@ impl Scene {
     fn words(&mut self, effect: Effect<TestModule, u32>) -> String {
         match effect {
             Effect::Load { reference, .. } => format!("load {reference}"),
-            Effect::AskPermission { reference, module, newer, .. } => {
-                let newer =
-                    newer.map(|(module, reference)| format!(" {reference} {}", version(&module)));
-                format!("ask {reference} {}{}", version(&module), newer.unwrap_or_default())
+            Effect::AskPermission { own, newer, .. } => {
+                let all: Vec<String> = std::iter::once(own)
+                    .chain(newer)
+                    .map(|(module, reference)| format!("{reference} {}", version(&module)))
+                    .collect();
+                format!("ask {}", all.join(" "))
             }
             Effect::Subscribe { start, reply, module } => {
                 let words = format!("subscribe {}", version(&module));
@@ -593,6 +595,11 @@ fn a_newer_revision_runs_beside_until_it_takes_all_or_is_taken_back() {
             (
                 "more of it is a matter of both claims",
                 "RUN; replace a:2 10%; loaded a:2 A@2x9; now 10; start a:1 =3",
+                "ask a:1 A@1 a:2 A@2",
+            ),
+            (
+                "each by its own reference, whichever is named",
+                "RUN; replace a:2 10%; loaded a:2 A@2x9; now 10; start a:2 =3",
                 "ask a:1 A@1 a:2 A@2",
             ),
             (

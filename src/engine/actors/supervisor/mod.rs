@@ -227,10 +227,9 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Load { reference, issuer_change } => self.load(reference, issuer_change),
-                Effect::AskPermission { reference, module, newer, issuer_change } => {
+                Effect::AskPermission { reference, own, newer, issuer_change } => {
                     let parts = Arc::clone(&self.parts);
                     self.children.spawn(async move {
-                        let own = (module, reference.clone());
                         let result = both_permitted(&parts, own, newer, issuer_change).await;
                         Done::Loaded { reference, result }
                     });
