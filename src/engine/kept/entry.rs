@@ -90,6 +90,8 @@ impl KeptEntry {
         if self.record.value.as_ref() == Some(&kept) {
             return Ok(());
         }
+        // A write that is not confirmed may have worked all the same.
+        self.record.value = None;
         let HostContext { desired, authority, .. } = &*self.context;
         if kept.items.is_empty() {
             desired.delete(&self.key, Expect::Anything).await?;

@@ -49,6 +49,8 @@ use lattice_protocol::{
 
 /// How long an answer waits for the entry to be written; clients give up after two seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1200);
+/// How long the end of a stop waits before that for the entry to be read.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pauses between attempts to reach the bucket grow from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(15);
@@ -330,7 +332,9 @@ impl Progress {
             return match is_kept {
                 None => Told::Nothing,
                 Some(true) => Told::Kept(place.to_owned()),
-                Some(false) => Told::NotKept("it has failed, or was stopped since".to_owned()),
+                Some(false) => Told::NotKept(
+                    "it has failed, was stopped since, or there was no room for it".to_owned(),
+                ),
             };
         }
         let cause = self.trouble.unwrap_or_else(|| format!("{place} does not answer in time"));
@@ -410,9 +414,12 @@ impl Inner {
         };
         let (inner, mut noted) = (Arc::clone(self), note.clone());
         self.context.tasks.spawn(async move {
-            // Without an outcome the host has stopped, and the start counts.
-            let Ok(outcome) = outcome.await else { return };
-            inner.end(&mut noted, end_of_start(outcome, &place, is_settled));
+            let ended = match outcome.await {
+                Ok(outcome) => end_of_start(outcome, &place, is_settled),
+                // The host has stopped, or the task has panicked: the start counts.
+                Err(_) => worked(None),
+            };
+            inner.end(&mut noted, ended);
         });
         Ok(Noted(Some((Arc::clone(self), note))))
     }
@@ -462,16 +469,16 @@ impl Inner {
             if is_refused {
                 return;
             }
-            // Without an end the host has stopped, and the start counts.
-            match ended.await {
-                Ok(Ok(id)) => inner
-                    .end(&mut noted, Ended::Worked { exactly: None, key: Some(id.to_string()) }),
+            let ended = match ended.await {
+                Ok(Ok(id)) => Ended::Worked { exactly: None, key: Some(id.to_string()) },
                 Ok(Err(error)) => {
                     info!(%error, "a start that failed is not kept");
-                    inner.end(&mut noted, Ended::Failed);
+                    Ended::Failed
                 }
-                Err(_) => {}
-            }
+                // The host has stopped, or the task has panicked: the start counts.
+                Err(_) => worked(None),
+            };
+            inner.end(&mut noted, ended);
         });
         (answer, Noted(Some((Arc::clone(self), note))))
     }
@@ -528,7 +535,7 @@ impl Inner {
     /// Whether a stop takes something from the list, or may do so when that is read.
     async fn is_about_kept(&self, note: &Note) -> bool {
         let Note::Taken { number, .. } = note else { return false };
-        self.wait_until_read(ANSWER_TIMEOUT).await;
+        self.wait_until_read(STOP_TIMEOUT).await;
         self.state.lock().log.is_news(*number) != Some(false)
     }
 
@@ -611,7 +618,9 @@ impl Inner {
         kept.learn(|reference| key_of(&table, reference));
         let mut state = self.state.lock();
         let read: Vec<Place> = kept.items.iter().map(Item::place).collect();
-        state.log.read(kept);
+        for full in state.log.read(kept) {
+            warn!(error = %full, "a command from before the list was read is not kept");
+        }
         let current = state.log.current();
         let places: Vec<Place> =
             read.into_iter().filter(|place| current.get(place).is_some()).collect();

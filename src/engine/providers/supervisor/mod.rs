@@ -600,14 +600,15 @@ impl Supervisor {
 
     /// Calls off the starts that a stop is about; returns whether there were any.
     fn call_off(&mut self, stop: &Stop) -> bool {
-        let meant = self.preparing.extract_if(|_, Preparing { start, .. }| {
-            start.reference == stop.provider
-                && start.link_name == stop.link_name
-                && stop.selects(start)
-        });
-        let meant: Vec<Preparing> = meant.map(|(_, preparing)| preparing).collect();
-        let is_any = !meant.is_empty();
-        for Preparing { start, end, work } in meant {
+        let preparing = self.preparing.iter();
+        let meant: Vec<Uuid> = preparing
+            .filter(|(_, preparing)| self.is_meant(&preparing.start, stop))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in &meant {
+            let Some(Preparing { start, end, work }) = self.preparing.remove(number) else {
+                continue;
+            };
             work.abort();
             self.parts.context.events.publish(Event::ProviderStartFailed {
                 provider_ref: start.reference,
@@ -616,7 +617,15 @@ impl Supervisor {
             });
             let _ = end.send(Err(NotStarted { id: None, cause: STOPPED_EARLY.into() }));
         }
-        is_any
+        !meant.is_empty()
+    }
+
+    /// Whether a stop is about a start, by the reference or by the key that this is known to lead to.
+    fn is_meant(&self, start: &Start, stop: &Stop) -> bool {
+        start.link_name == stop.link_name
+            && stop.selects(start)
+            && (start.reference == stop.provider
+                || self.known_key(start).is_some_and(|key| key.id.as_str() == stop.provider))
     }
 
     fn stop(&mut self, stop: &Stop) -> Result<(), ProviderError> {

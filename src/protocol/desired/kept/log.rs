@@ -69,7 +69,10 @@ pub enum Ended {
 pub enum Refused {
     #[error(transparent)]
     Full(#[from] Full),
-    #[error("{WAITING_MAX} commands are under way on this host already; try again later")]
+    #[error(
+        "{WAITING_MAX} commands are under way on this host already, or wait for the list of what it keeps to be read; \
+         try again later"
+    )]
     TooMany,
 }
 
@@ -90,9 +93,8 @@ impl CommandLog {
             return Err(Refused::TooMany);
         }
         let is_news = self.current.apply(&command);
-        let may_grow = command.place().is_some() || matches!(command, Command::UpdateActor { .. });
         if is_news
-            && may_grow
+            && may_grow(&command)
             && let Err(full) = self.current.check()
         {
             self.refresh();
@@ -123,21 +125,26 @@ impl CommandLog {
         self.refresh()
     }
 
-    /// Takes in the list that was read. Commands that there is no room for are left out.
-    pub fn read(&mut self, mut list: Kept) {
+    /// Takes in the list that was read. Commands that there is no room for are left out; returns
+    /// why.
+    pub fn read(&mut self, mut list: Kept) -> Vec<Full> {
+        let mut left_out = Vec::new();
         list.drop_superseded();
         self.current = list.clone();
         self.list = Some(list);
         for mut entry in std::mem::take(&mut self.commands) {
             let before = self.current.clone();
             entry.is_news = entry.apply(&mut self.current);
-            if entry.place.is_some() && self.current.check().is_err() {
-                self.current = before;
-            } else {
-                self.commands.push_back(entry);
+            match self.current.check() {
+                Err(full) if entry.commands.iter().any(may_grow) => {
+                    self.current = before;
+                    left_out.push(full);
+                }
+                _ => self.commands.push_back(entry),
             }
         }
         self.absorb();
+        left_out
     }
 
     /// Whether a command makes another list; `None` until that is known.
@@ -160,10 +167,7 @@ impl CommandLog {
 
     /// Notes public keys by references, see [`Kept::learn`].
     pub fn learn(&mut self, key_of: impl Fn(&str) -> Option<String>) {
-        self.change_list(|list| {
-            list.learn(key_of);
-            true
-        });
+        self.change_list(|list| list.learn(key_of));
     }
 
     /// Takes away what was read for a place, if something else of this key is kept.
@@ -193,6 +197,11 @@ impl CommandLog {
         self.current = current;
         is_news
     }
+}
+
+/// Whether a list may have more in it after a command.
+fn may_grow(command: &Command) -> bool {
+    command.place().is_some() || matches!(command, Command::UpdateActor { .. })
 }
 
 impl Entry {

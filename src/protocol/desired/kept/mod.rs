@@ -286,13 +286,20 @@ impl Kept {
         true
     }
 
-    /// Notes public keys that are known from elsewhere by their references.
-    pub fn learn(&mut self, key_of: impl Fn(&str) -> Option<String>) {
+    /// Notes public keys that are known from elsewhere by their references; returns whether there
+    /// are any. Of two of one key the later one is left.
+    pub fn learn(&mut self, key_of: impl Fn(&str) -> Option<String>) -> bool {
+        let mut is_news = false;
         for item in &mut self.items {
             if item.id_mut().is_none() {
                 *item.id_mut() = key_of(item.reference());
+                is_news |= item.id_mut().is_some();
             }
         }
+        if is_news {
+            self.drop_superseded();
+        }
+        is_news
     }
 
     /// Whether something else in the list is the actor or provider of this key that could run in

@@ -77,7 +77,7 @@ fn play(before: &[&str], script: &[&str]) -> CommandLog {
     }
     for step in script {
         match step.split_once(' ') {
-            None if *step == "read" => log.read(list(before)),
+            None if *step == "read" => _ = log.read(list(before)),
             Some(("ok", number)) => _ = log.end(number.parse().unwrap(), worked()),
             Some(("no", number)) => _ = log.end(number.parse().unwrap(), Ended::Failed),
             _ => _ = log.note(command(step)).unwrap(),
