@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::plan::{ActorGroup, Command, HostView, Observed, ProviderRun, Refused, TrialSeen};
 use lattice_base::backoff;
-use lattice_protocol::links::LinkDefinition;
+use lattice_protocol::{clock, links::LinkDefinition};
 
 /// How long an actor may take to start, or to stop.
 const ACTOR_PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +39,8 @@ struct Pending {
 struct Failure {
     count: u32,
     not_before: Instant,
+    /// The same for people, in Unix milliseconds.
+    next_at: u64,
     error: String,
 }
 
@@ -99,10 +101,13 @@ impl Attempts {
         let failure = self.failures.entry(About::of(command)).or_insert(Failure {
             count: 0,
             not_before: now,
+            next_at: 0,
             error: String::new(),
         });
         failure.count = failure.count.saturating_add(1);
-        failure.not_before = now + backoff::after(failure.count, PAUSE_MIN, PAUSE_MAX);
+        let pause = backoff::after(failure.count, PAUSE_MIN, PAUSE_MAX);
+        failure.not_before = now + pause;
+        failure.next_at = clock::now_ms() + clock::millis(pause);
         failure.error = error.to_owned();
     }
 
@@ -146,19 +151,22 @@ impl Attempts {
         refused
     }
 
-    /// Returns when a scaler that failed on a host is tried again, at the earliest.
-    pub fn next_attempt(&self, scaler: &str) -> Option<Instant> {
+    /// Returns when a scaler that failed on a host is tried again, at the earliest, in Unix
+    /// milliseconds.
+    pub fn next_attempt(&self, scaler: &str) -> Option<u64> {
         let of_scaler = self.failures.iter().filter(|(about, _)| match about {
             About::Start { scaler: of, .. } | About::Update { scaler: of, .. } => of == scaler,
             About::Same(_) => false,
         });
-        of_scaler.map(|(_, failure)| failure.not_before).min()
+        of_scaler.map(|(_, failure)| failure.next_at).min()
     }
 
-    /// Returns the last error of a host that was to run a newer image beside the one before.
-    pub fn trial_error(&self) -> Option<&str> {
+    /// Returns the last error of a host that was to run this newer image beside the one before.
+    pub fn trial_error(&self, image: &str) -> Option<&str> {
         let mut trials = self.failures.iter().filter(|(about, _)| match about {
-            About::Same(Command::Update { share, .. }) => share.is_some_and(|share| share > 0),
+            About::Same(Command::Update { share, image: of, .. }) => {
+                share.is_some_and(|share| share > 0) && of == image
+            }
             _ => false,
         });
         trials.next().map(|(_, failure)| failure.error.as_str())
@@ -434,9 +442,10 @@ mod tests {
         for (command, is_told) in [(scale(3), true), (update(None), true), (stop(), false)] {
             let mut attempts = Attempts::default();
             assert_eq!(attempts.next_attempt("s"), None);
+            let before = clock::now_ms();
             attempts.failed(&command, "no", now);
             let next = attempts.next_attempt("s");
-            assert_eq!(next.is_some_and(|next| next > now), is_told, "{command:?}");
+            assert_eq!(next.is_some_and(|next| next > before), is_told, "{command:?}");
             assert_eq!(attempts.next_attempt("other"), None);
         }
     }
@@ -484,7 +493,8 @@ mod tests {
     fn a_failed_trial_does_not_keep_it_from_being_taken_back() {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         attempts.failed(&update(Some(10)), "it traps", now);
-        assert_eq!(attempts.trial_error(), Some("it traps"));
+        assert_eq!(attempts.trial_error("echo:2"), Some("it traps"));
+        assert_eq!(attempts.trial_error("echo:3"), None);
         assert!(attempts.may_send(&update(Some(0)), now));
         assert!(attempts.refused(now).updates.is_empty());
     }

@@ -58,6 +58,8 @@ struct Table {
     free_since: BTreeMap<String, Instant>,
     /// When the last renewal of this host was sent that the bucket confirmed.
     confirmed: Option<Instant>,
+    /// This host acts for some application.
+    is_acting: bool,
 }
 
 impl Table {
@@ -172,6 +174,7 @@ impl Leases {
                 Step::Take(_) | Step::Leave => {}
             }
         }
+        self.0.table.lock().is_acting = !mine.is_empty();
         if !mine.is_empty() && !self.may_act() && !self.renew().await {
             mine.clear();
         }
@@ -201,8 +204,8 @@ impl Leases {
         table.may_act() && table.leases.get(application).is_some_and(|seen| seen.owner == self.0.me)
     }
 
-    /// Says in the bucket that this host acts, as long as it does, until `stop`. On its own, so
-    /// that nothing that the host waits for elsewhere costs it its leases.
+    /// Says in the bucket that this host acts, as long as it does, until `stop`. Polled beside all
+    /// else, so that nothing that the host waits for elsewhere costs it its leases.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut beat = tokio::time::interval(RENEWAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,7 +214,8 @@ impl Leases {
                 () = stop.cancelled() => return,
                 _ = beat.tick() => {}
             }
-            if !self.own().is_empty() {
+            let is_acting = self.0.table.lock().is_acting;
+            if is_acting {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     _ = self.renew() => {}
@@ -323,6 +327,7 @@ impl Leases {
 
     /// Gives all leases of this host back, so that others need not wait, and deletes its key.
     pub async fn give_back(&self) {
+        self.0.table.lock().is_acting = false;
         for (application, revision) in self.own() {
             if let Err(error) = self.write(&application, "", Expect::Revision(revision)).await {
                 debug!(application, %error, "the lease is not given back");

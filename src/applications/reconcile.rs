@@ -1,6 +1,6 @@
 //! Keeps applications as they are wanted.
 //!
-//! One task per host, and the renewal of its leases ends with it. Flow: targets, leases, events,
+//! One task per host, which renews its leases beside all else. Flow: targets, leases, events,
 //! neighbours → which applications this host acts for → what runs → [`plan`](crate::plan) →
 //! commands to hosts, each as a child task with a deadline, whose outcome comes back → how it
 //! stands, published.
@@ -139,8 +139,6 @@ pub struct Reconciler {
     planned: Option<Instant>,
     /// Of the snapshot beside it.
     wishes: (Snapshot, Arc<Wishes>),
-    /// The same moment on both clocks, so that a time to come is told alike each time.
-    began: (Instant, u64),
 }
 
 impl Reconciler {
@@ -153,7 +151,6 @@ impl Reconciler {
             is_changed: true,
             planned: None,
             wishes: Default::default(),
-            began: (Instant::now(), clock::now_ms()),
         }
     }
 
@@ -256,8 +253,12 @@ impl Reconciler {
 
     /// Does what is to be done now.
     async fn step(&mut self, snapshot: &Snapshot) {
-        if *self.parts.standing.borrow() != manager::Standing::Keeping {
+        let standing = *self.parts.standing.borrow();
+        if standing != manager::Standing::Keeping {
             (self.watching, self.kept) = (None, BTreeMap::new());
+            if standing != manager::Standing::Unknown {
+                self.parts.leases.give_back().await;
+            }
             return;
         }
         let live = self.parts.surroundings.neighbours().live;
@@ -370,6 +371,10 @@ impl Reconciler {
             warn!(application = target.name, "its links are not put: {error:#}");
             return;
         }
+        // The bucket may have given it to another host meanwhile.
+        if !self.parts.leases.holds(&target.name) {
+            return;
+        }
         let new = plan.commands.iter().filter(|command| kept.attempts.may_send(command, now));
         // Others follow when these are done.
         let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
@@ -416,17 +421,19 @@ impl Reconciler {
         kept.looked = Some(Instant::now());
         let Some(rollout) = kept.rollout.rollout.clone() else {
             info!(application = target.name, from = first.from, to = first.to, "a rollout begins");
-            return rollouts.save(&target.name, &mut kept.rollout, first).await;
+            return Ok(rollouts.save(&target.name, &mut kept.rollout, first).await?);
         };
         watching.observer.look_at_trials();
         if !kept.is_settled {
             // The calls are of the step before.
             return Ok(());
         }
-        let compared = watching.observer.compared(&rollouts::trials(target, &rollout));
-        let verdict = match kept.attempts.trial_error() {
-            Some(error) if compared.is_empty() => rollouts::nobody_runs_it(error),
-            _ => rollouts::verdict(target, &compared),
+        let trials = rollouts::trials(target, &rollout);
+        let compared = watching.observer.compared(&trials);
+        let mut unseen = trials.iter().filter(|trial| !compared.contains_key(&trial.image));
+        let verdict = match unseen.find_map(|trial| kept.attempts.trial_error(&trial.image)) {
+            Some(error) => rollouts::nobody_runs_it(error),
+            None => rollouts::verdict(target, &compared),
         };
         if let Some(next) = rollouts::advanced(target, &rollout, verdict) {
             info!(application = target.name, step = next.step, state = ?next.state, "the rollout goes on");
@@ -437,7 +444,7 @@ impl Reconciler {
     }
 
     async fn publish(&mut self, target: &Target, plan: &Plan) {
-        let (Some(kept), Some(watching)) = (self.kept.get(&target.name), &self.watching) else {
+        let (Some(kept), Some(watching)) = (self.kept.get_mut(&target.name), &self.watching) else {
             return;
         };
         let rollout = kept.rollout.rollout.as_ref().map(|rollout| {
@@ -447,10 +454,8 @@ impl Reconciler {
         let mut status = report::status_of(target, plan, rollout);
         for scaler in status.scalers.iter_mut().filter(|one| one.status.kind == StatusType::Failed)
         {
-            let next = kept.attempts.next_attempt(&scaler.id);
-            scaler.next_at = next.map(|next| self.began.1 + clock::millis(next - self.began.0));
+            scaler.next_at = kept.attempts.next_attempt(&scaler.id);
         }
-        let Some(kept) = self.kept.get_mut(&target.name) else { return };
         if kept.published.as_ref() == Some(&status) {
             return;
         }
@@ -542,14 +547,9 @@ async fn next_event(watching: &mut Option<Watching>) -> Option<Received> {
     }
 }
 
-/// Gives a command to its host, if this host still acts for the application. Ends within the time
-/// of a request.
+/// Gives a command to its host. Ends within the time of a request.
 async fn carry_out(parts: Arc<Parts>, application: String, command: Command) -> Outcome {
-    let result = if parts.leases.holds(&application) {
-        let sent = commands::send(&parts.lattice, command.clone()).await;
-        sent.map_err(|error| format!("{error:#}"))
-    } else {
-        Err("another host acts for the application".to_owned())
-    };
+    let sent = commands::send(&parts.lattice, command.clone()).await;
+    let result = sent.map_err(|error| format!("{error:#}"));
     Outcome { application, command, result }
 }

@@ -59,7 +59,7 @@ impl Rollouts {
         application: &str,
         stored: &mut Stored,
         rollout: Rollout,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), DesiredError> {
         let (key, expect) = (desired::rollout(application), stored.record.unchanged());
         let record = &mut stored.record;
         self.desired.put_signed(&self.authority, &key, record, rollout, expect).await?;

@@ -48,8 +48,8 @@ pub enum Refusal {
     OfAnother { application: String, version: String, cause: String },
     #[error("{0}")]
     Rollout(String),
-    #[error("the rollout is not written: {0:#}; look at it, and try again")]
-    NotSaved(anyhow::Error),
+    #[error("the rollout is not written: {0}; look at it, and try again")]
+    NotSaved(DesiredError),
     #[error("Internal storage error: {0}")]
     Bucket(#[from] DesiredError),
     #[error("make the stored form: {0}")]
@@ -62,10 +62,8 @@ impl Refusal {
         match self {
             Self::Store(StoreError::Bucket(error))
             | Self::Target(TargetError(error))
+            | Self::NotSaved(error)
             | Self::Bucket(error) => error.is_outcome_unknown(),
-            Self::NotSaved(error) => {
-                error.downcast_ref().is_some_and(DesiredError::is_outcome_unknown)
-            }
             _ => false,
         }
     }
@@ -112,9 +110,9 @@ mod tests {
             (Refusal::Store(late().into()), true),
             (Refusal::Target(late().into()), true),
             (Refusal::Bucket(late()), true),
-            (Refusal::NotSaved(late().into()), true),
+            (Refusal::NotSaved(late()), true),
             (Refusal::Store(DesiredError::Conflict.into()), false),
-            (Refusal::NotSaved(DesiredError::Conflict.into()), false),
+            (Refusal::NotSaved(DesiredError::Conflict), false),
             (Refusal::Rollout("it is over".into()), false),
         ] {
             assert_eq!(Failure::from(refusal).outcome_unknown, expected);

@@ -60,11 +60,11 @@ fn take<'a>(placed: &mut BTreeMap<&'a str, u32>, wish: &Wish<'_, 'a>, surplus: u
 /// Gives to the emptiest hosts, of equal ones to the first by id; before that to those where what
 /// is replaced runs.
 fn give<'a>(placed: &mut BTreeMap<&'a str, u32>, wish: &Wish<'_, 'a>, missing: u64) {
-    // An instance that has come already has taken its place.
-    let left = |(host, count): (&&'a str, &u32)| {
-        (*host, count.saturating_sub(wish.current.get(host).copied().unwrap_or(0)))
-    };
-    let mut former: BTreeMap<&str, u32> = wish.former.iter().map(left).collect();
+    let mut former = wish.former.clone();
+    for (host, count) in &mut former {
+        // An instance that has come already has taken its place.
+        *count = count.saturating_sub(wish.current.get(host).copied().unwrap_or(0));
+    }
     for _ in 0..missing {
         let open =
             |host: &&&str| placed[**host] < wish.per_host_max && !wish.refusing.contains(*host);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Command, Input, Plan, is_of_rule};
-use lattice_protocol::applications::resolved::ScalerKind;
+use lattice_protocol::{applications::resolved::ScalerKind, events::event::has_all};
 
 /// A newer image of a component, and the share of the calls that it is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Trial {
 impl Trial {
     /// Whether a host with these labels takes part.
     pub fn is_for(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|(key, value)| labels.get(key) == Some(value))
+        has_all(labels, &self.requirements)
     }
 }
 

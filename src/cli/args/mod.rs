@@ -211,7 +211,7 @@ pub enum Command {
             where a deployment manager (wadm 0.10) answers, hosts leave them to it, and the same commands speak to it."
     )]
     App(app::App),
-    /// Look at a new version that takes over step by step, and stop or end that
+    /// Look at a new version that takes over step by step, hold it, go on with it, or end it
     #[command(
         subcommand,
         long_about = "A new image of an actor with the trait `rollout` takes over step by step: it runs beside the old one, takes a share \

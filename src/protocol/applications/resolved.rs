@@ -7,6 +7,7 @@ use super::{
     manifest::{Capability, Component, Manifest, Properties, Scaling, Trait},
     ownership,
 };
+use crate::events::event::has_all;
 
 /// The rule of a scaler whose manifest names none.
 const DEFAULT_RULE: &str = "default";
@@ -113,7 +114,7 @@ impl Mode {
 impl Rule {
     /// Says whether a host with these labels is one that this rule means.
     pub fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|(key, value)| labels.get(key) == Some(value))
+        has_all(labels, &self.requirements)
     }
 }
 
