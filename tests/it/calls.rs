@@ -262,7 +262,7 @@ async fn delivered(monitor: u16) -> HashMap<String, u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_share_the_load_and_one_goes_on_alone() {
-    const CALLS: usize = 5_000;
+    const CALLS: usize = 10_000;
     let monitor = free_port();
     let config = format!(
         "http: \"127.0.0.1:{monitor}\"\njetstream {{ domain: core\n store_dir: \"@DIR@/js\" }}"

@@ -35,34 +35,42 @@ const MARGIN: u64 = 64;
 pub async fn leave(
     nats: &async_nats::Client,
     subscription: &mut Subscriber,
-    total: u64,
+    mut total: u64,
     mut take_on: impl FnMut(Message),
 ) {
-    let began = Instant::now();
-    let look = async {
-        // On a slow line, or a machine that has much to do, more is on its way than on others.
-        let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
-        sleep((began.elapsed() * 4).clamp(LOOK, LOOK_MAX)).await;
-        // What came meanwhile may still wait in the connection.
-        let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
-    };
-    let Some(arrived) = end_after(subscription, total + FURTHER_MAX, look, &mut take_on).await
-    else {
-        return;
-    };
-    if arrived > 0 {
-        let agreed = total + arrived + MARGIN + arrived * 2;
-        // Twice as many as came in the look take twice as long.
-        let count = sleep(COUNT.max(began.elapsed() * 3));
-        if end_after(subscription, agreed, count, &mut take_on).await.is_none() {
+    loop {
+        let began = Instant::now();
+        let further = total + FURTHER_MAX;
+        let looking = look(nats, began);
+        let Some(arrived) = end_after(subscription, further, looking, &mut take_on).await else {
             return;
+        };
+        if arrived == 0 {
+            break;
         }
+        total += arrived;
+        // Twice as many as came in the look take twice as long, unless fewer come than before.
+        let count = sleep(COUNT.max(began.elapsed() * 3));
+        let agreed = total + MARGIN + arrived * 2;
+        let Some(arrived) = end_after(subscription, agreed, count, &mut take_on).await else {
+            return;
+        };
+        total += arrived;
     }
     if subscription.drain().await.is_ok() {
         while let Some(message) = subscription.next().await {
             take_on(message);
         }
     }
+}
+
+/// Ends when it can be told how many messages come.
+async fn look(nats: &async_nats::Client, began: Instant) {
+    // On a slow line, or a machine that has much to do, more is on its way than on others.
+    let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
+    sleep((began.elapsed() * 4).clamp(LOOK, LOOK_MAX)).await;
+    // What came meanwhile may still wait in the connection.
+    let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
 }
 
 /// Asks the server to end a subscription after `count` messages in all, and takes on what arrives
