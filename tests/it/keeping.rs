@@ -20,6 +20,7 @@ use crate::harness::{
     nats::free_port,
     process::{Process, member},
 };
+use crate::{harness::client::Events, leaf_cut::Site};
 
 const HTTP: &str = "builtin://httpserver";
 
@@ -260,6 +261,43 @@ async fn an_entry_of_somebody_without_the_cluster_key_starts_nothing() {
     api.deploy(&next).await;
     api.spread("page", 5, 1).await;
     only.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sides_that_are_cut_off_start_and_stop_nothing_and_agree_afterwards() {
+    let mut site = Site::start().await;
+    let at_core = host(&site.core).label("side", "core").start().await;
+    let at_extender = host(&site.extender).label("side", "extender").start().await;
+    let (core, extender) = (Api::new(&site.core).await, Api::new(&site.extender).await);
+    let rule = |side: &str| json!({"name": side, "requirements": {"side": side}, "weight": 50});
+    let spread = json!({"instances": 4, "spread": [rule("core"), rule("extender")]});
+    core.deploy(&manifest("both", "v1", json!([actor(&example("echo"), spread)]))).await;
+    core.stands("both", "deployed").await;
+    let counts = core.spread("both", 4, 2).await;
+    let mut heard = [Events::all(&site.core).await, Events::all(&site.extender).await];
+
+    site.cut().await;
+    // The core's side plans anew once it misses the other's host.
+    eventually("the core misses a host", || async {
+        let status = core.ask(Request::Status("both"), &Value::Null).await;
+        (status["status"]["status"]["type"] != "deployed").then_some(())
+    })
+    .await;
+    assert_eq!(core.instances("both", None).await.values().sum::<u32>(), 2);
+    assert_eq!(extender.instances("both", None).await.values().sum::<u32>(), 2);
+
+    site.hub.resume().await;
+    for api in [&core, &extender] {
+        assert_eq!(api.spread("both", 4, 2).await, counts);
+        api.stands("both", "deployed").await;
+    }
+    stop_all([at_core, at_extender]).await;
+    for events in &mut heard {
+        // The hosts stop their instances before themselves, and tell of it once each.
+        let names = events.names_until("host_stopped").await;
+        let of_actors = |name: &&String| name.starts_with("actor") && *name != "actor_stopped";
+        assert_eq!(names.iter().find(of_actors), None, "{names:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

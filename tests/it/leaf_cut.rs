@@ -32,7 +32,7 @@ const CLIENT: Duration = Duration::from_secs(2);
 
 /// A hub without JetStream, and two leaves with a domain each.
 pub(crate) struct Site {
-    hub: Server,
+    pub(crate) hub: Server,
     pub(crate) core: Server,
     pub(crate) extender: Server,
 }
@@ -66,7 +66,7 @@ impl Site {
     }
 
     /// Takes the hub away; returns when the extender's server knows.
-    async fn cut(&mut self) {
+    pub(crate) async fn cut(&mut self) {
         self.hub.kill();
         eventually("the extender misses the core", || async {
             let asked = connections::open(&self.extender, Some("core")).await;
