@@ -17,8 +17,8 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 const CONFIRM_MAX: Duration = Duration::from_millis(500);
 /// How long to wait for the agreed number at least.
 const COUNT: Duration = Duration::from_millis(700);
-/// How long leaving may take: the look, and the agreed number, which is three times as much, and a
-/// little more.
+/// How long leaving may take: one look of the longest kind, the agreed number, which takes three
+/// times as much, and a little more.
 pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(9);
 /// Messages that may be on their way however few have arrived lately: on a machine that has much to
 /// do they wait in the connection.
@@ -30,8 +30,9 @@ const MARGIN: u64 = 64;
 /// The client forgets a drained subscription when it next wakes up, and drops messages that are
 /// still on their way. So the server is asked to end the subscription by itself, after a number of
 /// messages that both sides count to: first one so high that nothing on its way is cut off while we
-/// see how much arrives, then one that is reached soon and still beyond all that can be on its way.
-/// Where hardly anything arrives, hardly anything can be on its way, and draining is good enough.
+/// see how much arrives, then one that is reached soon and still beyond all that can be on its way;
+/// both once more if less arrives than it seemed, as long as anything does.
+/// Where nothing arrives, hardly anything can be on its way, and draining is good enough.
 pub async fn leave(
     nats: &async_nats::Client,
     subscription: &mut Subscriber,
@@ -57,6 +58,11 @@ pub async fn leave(
         };
         total += arrived;
     }
+    drain(subscription, take_on).await;
+}
+
+/// Ends a subscription at once and takes on what has arrived here.
+pub async fn drain(subscription: &mut Subscriber, mut take_on: impl FnMut(Message)) {
     if subscription.drain().await.is_ok() {
         while let Some(message) = subscription.next().await {
             take_on(message);
@@ -64,12 +70,12 @@ pub async fn leave(
     }
 }
 
-/// Ends when it can be told how many messages come.
+/// Waits as long as it takes to see how many messages come.
 async fn look(nats: &async_nats::Client, began: Instant) {
     // On a slow line, or a machine that has much to do, more is on its way than on others.
     let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
     sleep((began.elapsed() * 4).clamp(LOOK, LOOK_MAX)).await;
-    // What came meanwhile may still wait in the connection.
+    // Messages that came meanwhile may still wait in the connection.
     let _ = timeout(CONFIRM_MAX, confirm(nats)).await;
 }
 

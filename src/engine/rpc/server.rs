@@ -29,7 +29,7 @@ use super::{
     call::{Call, CallError, Chain},
     chunking::{BadName, ChunkError, Chunks, PayloadName, Reader},
     exchange::{self, Begun, Exchange, Running},
-    leave::{LEAVE_TIMEOUT, leave},
+    leave::{LEAVE_TIMEOUT, drain, leave},
     limits::{Limits, tell_transfers},
     pieces::{self, Form, Outlet, Outlets},
 };
@@ -258,13 +258,7 @@ impl Subscription {
         }
         warn!(actor_id = %dispatcher.target, "left the queue group without a word of the NATS server");
         // The server sends calls here as long as the subscription lives.
-        let rest = async {
-            if subscription.drain().await.is_ok() {
-                while let Some(message) = subscription.next().await {
-                    dispatcher.take_on(message);
-                }
-            }
-        };
+        let rest = drain(subscription, |message| dispatcher.take_on(message));
         let _ = tokio::time::timeout(REST_TIMEOUT, rest).await;
     }
 }
