@@ -445,10 +445,13 @@ async fn serve(
         started = Host::start(config.clone(), dirs, &lattice_dashboard::Opener, stop) => started,
         // It would wait for a server that does not come back.
         how = server_ended(&mut session) => anyhow::bail!(how),
-        // Told to stop while it waited for a server: that is an end in good order.
-        () = stop.cancelled() => return Ok(()),
+        () = overdue(stop, config.shutdown_timeout) => return Ok(()),
     };
-    let mut host = started?;
+    let mut host = match started {
+        // Told to stop before it was there: that is an end in good order.
+        Err(_) if stop.is_cancelled() => return Ok(()),
+        started => started?,
+    };
     info!("ready");
     let failed = host.failed();
     if let Some(session) = session.as_mut() {
@@ -491,6 +494,12 @@ async fn serve(
             anyhow::bail!(why)
         }
     }
+}
+
+/// Waits until the host was told to stop, and then for as long as its stop may take.
+async fn overdue(stop: &CancellationToken, shutdown_timeout: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(shutdown_timeout).await;
 }
 
 /// Waits until the server that was started for this host ends, and returns that in words; for ever

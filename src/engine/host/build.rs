@@ -103,10 +103,11 @@ impl Host {
     pub(super) async fn build<'a>(
         config: &'a Config,
         dirs: &'a Dirs,
+        lifeline: Lifeline,
         give_up: &CancellationToken,
     ) -> Result<Built<'a>> {
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
-        let (context, verifier, notices) = builder.context(give_up).await?;
+        let (context, verifier, notices) = builder.context(lifeline, give_up).await?;
         let bounds = builder.bounds(&context).await;
         deliver_links(&context, notices);
         let chunks = builder.chunks(&context);
@@ -163,6 +164,7 @@ impl Builder<'_> {
     /// Connects, opens the metadata, and makes what the parts share.
     async fn context(
         &self,
+        lifeline: Lifeline,
         give_up: &CancellationToken,
     ) -> Result<(Arc<HostContext>, Verifier, mpsc::Receiver<Notice>)> {
         let (config, stop) = (self.config, &self.stop);
@@ -202,7 +204,7 @@ impl Builder<'_> {
                 .payload_memory_max_bytes
                 .map_or_else(Budget::default, Budget::new),
             suspend: SuspendDetector::default(),
-            lifeline: Lifeline::default(),
+            lifeline,
             js_domain: config.js_domain.clone(),
             rpc_timeout: config.rpc_timeout,
             host_id,

@@ -19,7 +19,7 @@ mod run;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -47,6 +47,7 @@ use lattice_base::{
         self,
         credentials::{Logins, Registries},
     },
+    shutdown::Lifeline,
     store::Store,
 };
 use lattice_protocol::events::Event;
@@ -82,16 +83,25 @@ pub struct Host {
 }
 
 impl Host {
-    /// Builds and starts a host; returns when it is ready. `give_up` ends the wait for a server
-    /// that does not come.
+    /// Builds and starts a host; returns when it is ready. `give_up` ends the start with an error
+    /// as long as nobody can reach the host; later it comes up first, so that it can stop in order.
     pub async fn start(
         config: Config,
         dirs: &Dirs,
         face: &dyn Face,
         give_up: &CancellationToken,
     ) -> Result<Self> {
-        let built = Self::build(&config, dirs, give_up).await?;
-        Self::run(built, face).await
+        let lifeline = Lifeline::default();
+        // A start that fails or is given up is no failure of the tasks that run by then.
+        let unfinished = lifeline.closing.clone().drop_guard();
+        let built = tokio::select! {
+            biased;
+            () = give_up.cancelled() => bail!("told to stop before it had started"),
+            built = Self::build(&config, dirs, lifeline, give_up) => built?,
+        };
+        let host = Self::run(built, face).await?;
+        unfinished.disarm();
+        Ok(host)
     }
 
     /// This host as clients see it.
