@@ -359,6 +359,11 @@ pub enum Link {
     /// Delete a link definition
     #[command(alias = "delete")]
     Del(LinkDel),
+    /// Put a link definition back to what it was before its last change
+    #[command(after_help = "Examples:\n  \
+        host link undo kvcounter builtin://keyvalue wasmcloud:keyvalue\n\n\
+        A link that was deleted is put again, one that was new is deleted; a second undo takes the first one back.")]
+    Undo(LinkUndo),
     /// Show link definitions
     #[command(alias = "list")]
     Query(Query),
@@ -396,6 +401,28 @@ pub struct LinkPut {
     /// Values for the provider
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     pub values: Vec<Pair>,
+    /// Link name
+    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
+    pub link_name: String,
+    #[command(flatten)]
+    pub wait: LinkWait,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+#[derive(Args, Debug)]
+pub struct LinkUndo {
+    /// Actor by id, the beginning of it, name or call alias
+    #[arg(value_name = "ACTOR")]
+    pub actor: String,
+    /// Provider that the link leads to, or led to before
+    #[arg(value_name = "PROVIDER")]
+    pub provider: String,
+    /// Contract of the link
+    #[arg(value_name = "CONTRACT")]
+    pub contract: String,
     /// Link name
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
     pub link_name: String,
