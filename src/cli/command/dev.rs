@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{keys::find_keyring, pairs_of, sending::sign_saved};
+use super::{keys::find_keyring, pairs_of, sending::sign_saved, sign::note_slips};
 use crate::{
     args::{dev::Dev, flags::SettingArgs},
     session::Session,
@@ -33,6 +33,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<
     let session = Session::open(before, &args.connect)?;
     let sender = session.sender().await?;
     let (keyring, path) = (find_keyring(None)?, args.file.clone());
+    note_slips(terminal, &args.caps);
     let says = ActorToken {
         name: args.name.unwrap_or_default(),
         caps: args.caps,

@@ -19,6 +19,7 @@ use lattice_client::{
 };
 use lattice_engine::providers::builtin;
 use lattice_protocol::{
+    contracts,
     control::types::Inventory,
     identity::keys::{ActorId, ProviderId},
     links::{Claims, LinkDefinition},
@@ -186,6 +187,9 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
             "note: {} was not signed for {}, so it may not use this link; sign it with `--cap {}`",
             actor.name, link.contract_id, link.contract_id
         ));
+    }
+    if let Some(meant) = contracts::meant(&link.contract_id) {
+        doubts.push(format!("note: did you mean {meant} rather than {}?", link.contract_id));
     }
     let spec = builtin::by_key(&link.provider_id);
     let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);
