@@ -237,7 +237,9 @@ fn absence_text(name: &str, lattice: &str, explained: &[Explained]) -> Option<St
         ),
         None => "no host that answers knows where it ran".to_owned(),
     };
-    let fix = replicas.iter().find_map(|step| step.fix.as_deref());
+    // One without a reference that the lattice knows has a placeholder for it.
+    let mut fixes = replicas.iter().filter_map(|step| step.fix.as_deref());
+    let fix = fixes.find(|fix| !fix.contains('<'));
     let fix = fix.map(|fix| format!("; `{fix}` starts it")).unwrap_or_default();
     Some(format!("{name} runs on no host of lattice {lattice} that answers: {ran}{fix}"))
 }

@@ -7,7 +7,7 @@ use super::{get, pairs_of};
 use crate::{
     args::{
         flags::SettingArgs,
-        lattice::{Link, LinkDel, LinkPut, LinkUndo},
+        link::{Link, LinkDel, LinkPut, LinkUndo},
     },
     session::Session,
     terminal::{Message, Terminal},
