@@ -32,6 +32,8 @@ pub const LINK_WAIT: Duration = Duration::from_secs(12);
 
 /// How soon a host is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How long hosts may take to know the change of a link that one of them has noted.
+const AGREED_WITHIN: Duration = Duration::from_secs(1);
 /// Hosts that are asked at the same time what a link was before.
 const ASKED_MAX: usize = 64;
 
@@ -155,8 +157,6 @@ pub async fn undo(
 ) -> Result<(Undone, Option<Taken>)> {
     let Which { actor_id, provider_id, contract_id, link_name } = which;
     let change = last_change(lattice, which).await?;
-    let links = lattice.links_of(actor_id).await.context("ask for the links")?;
-    let now = links.into_iter().find(|link| link.is_of(actor_id, contract_id, link_name));
     if let (Some(change), Some(provider)) = (&change, provider_id) {
         let mut sides = change.before.iter().chain(&change.after);
         ensure!(
@@ -165,7 +165,17 @@ pub async fn undo(
             name_of(provider)
         );
     }
-    Ok(match back(change, now)? {
+    let until = Instant::now() + AGREED_WITHIN;
+    let undone = loop {
+        let links = lattice.links_of(actor_id).await.context("ask for the links")?;
+        let now = links.into_iter().find(|link| link.is_of(actor_id, contract_id, link_name));
+        match back(change.clone(), now) {
+            // The host that answers may be about to hear of the change.
+            Err(_) if change.is_some() && Instant::now() < until => sleep(AGAIN).await,
+            decided => break decided?,
+        }
+    };
+    Ok(match undone {
         Undone::PutBack(link) => {
             let taken = put(lattice, &link, wait).await?;
             (Undone::PutBack(link), taken)
