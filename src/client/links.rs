@@ -17,12 +17,12 @@ use tokio::time::{Instant, sleep};
 
 use super::lattice::{Lattice, RequestError};
 use lattice_protocol::{
+    builtin::name_of,
     control::{
         probe::link::{Answered, AskChange, Request, State},
         request::{DeleteLink, PutLink},
     },
     errors::OutcomeUnknown,
-    builtin::name_of,
     links::{LinkChange, LinkDefinition, link_option},
 };
 
@@ -80,7 +80,9 @@ impl fmt::Display for Refused {
         let Self { link, host, why, is_former_up } = self;
         let provider = name_of(&link.provider_id);
         let stays = match is_former_up {
-            true => "What the link was before stays in force there until the provider is started again",
+            true => {
+                "What the link was before stays in force there until the provider is started again"
+            }
             false => "What the link was before goes on where it can",
         };
         write!(
@@ -218,7 +220,9 @@ fn back(change: Option<LinkChange>, now: Option<LinkDefinition>) -> Result<Undon
     match (change.before, now) {
         (Some(before), _) => Ok(Undone::PutBack(before)),
         (None, Some(now)) => Ok(Undone::Deleted(now)),
-        (None, None) => bail!("there was no such link before its last change, and there is none now"),
+        (None, None) => {
+            bail!("there was no such link before its last change, and there is none now")
+        }
     }
 }
 

@@ -13,8 +13,7 @@ use lattice_applications::{
 use lattice_base::{config::Config, store::jetstream::making::Making};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{
-    host::face::Commander, host_context::HostContext, links::Live, peers::Peers,
-    providers::builtin,
+    host::face::Commander, host_context::HostContext, links::Live, peers::Peers, providers::builtin,
 };
 use lattice_protocol::links::{LinkDefinition, Table};
 

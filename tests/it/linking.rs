@@ -98,7 +98,10 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
 
     // What the command offered.
     user.prints(&["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"]).await;
-    assert_eq!(address_of(&user).await.as_deref(), url.strip_prefix("http://").map(|rest| &rest[..rest.len() - 1]));
+    assert_eq!(
+        address_of(&user).await.as_deref(),
+        url.strip_prefix("http://").map(|rest| &rest[..rest.len() - 1])
+    );
     host.stop().await;
 }
 
@@ -223,15 +226,8 @@ async fn names_of_earlier_years_are_named_and_what_nobody_can_tell_is_said() {
     let user = User::of(&server);
     start_provider(&server, &host, "builtin://httpserver").await;
     let port = format!("port={}", free_port());
-    let words = [
-        "link",
-        "put",
-        PINGER,
-        "builtin://httpserver",
-        "wasmcloud:httpserver",
-        &port,
-        "URL=y",
-    ];
+    let words =
+        ["link", "put", PINGER, "builtin://httpserver", "wasmcloud:httpserver", &port, "URL=y"];
     let output = user.run(&words).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let said = stderr(&output);

@@ -46,9 +46,7 @@ pub enum Refusal {
          {cause}. Put a version that they can use, deploy it, and undeploy or delete it then"
     )]
     OfAnother { application: String, version: String, cause: String },
-    #[error(
-        "{image} does not take the link of {actor} on, and nothing was stored: {cause}"
-    )]
+    #[error("{image} does not take the link of {actor} on, and nothing was stored: {cause}")]
     LinkValues { actor: String, image: String, cause: String },
     #[error("{0}")]
     Rollout(String),

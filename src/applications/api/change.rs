@@ -120,7 +120,9 @@ impl Server {
             };
             match self.surroundings.check_link(&definition) {
                 Ok(found) => {
-                    remarks.extend(found.into_iter().map(|text| format!("the link of {actor}: {text}")));
+                    remarks.extend(
+                        found.into_iter().map(|text| format!("the link of {actor}: {text}")),
+                    );
                 }
                 Err(cause) => return Err(Refusal::LinkValues { actor, image, cause }),
             }

@@ -221,8 +221,11 @@ async fn absence(session: &Session, word: &str, actor: &ActorId) -> Option<anyho
 
 /// Says that an actor runs nowhere, where it ran last, and how to start it.
 fn absence_text(name: &str, lattice: &str, explained: &[Explained]) -> Option<String> {
-    let replicas: Vec<&Step> =
-        explained.iter().flat_map(|told| &told.steps).filter(|step| step.step == "replica").collect();
+    let replicas: Vec<&Step> = explained
+        .iter()
+        .flat_map(|told| &told.steps)
+        .filter(|step| step.step == "replica")
+        .collect();
     if replicas.is_empty() || replicas.iter().any(|step| step.outcome == explain::Outcome::Ok) {
         return None;
     }
@@ -366,10 +369,16 @@ mod tests {
         for (explained, parts) in [
             (vec![], None),
             (vec![told(unknown, json!([])), told(explain::Outcome::Ok, json!([]))], None),
-            (vec![told(unknown, json!([]))], Some(["echo runs on no host of lattice default", "knows where"])),
+            (
+                vec![told(unknown, json!([]))],
+                Some(["echo runs on no host of lattice default", "knows where"]),
+            ),
             (
                 vec![told(unknown, json!([silent("N1", 9000), silent("N2", 4000)]))],
-                Some(["ran on host N2, of which nothing was heard for 4 s", "`host start actor echo:1`"]),
+                Some([
+                    "ran on host N2, of which nothing was heard for 4 s",
+                    "`host start actor echo:1`",
+                ]),
             ),
         ] {
             let text = absence_text("echo", "default", &explained);

@@ -16,9 +16,7 @@ use crate::{
     terminal::{Page, Terminal, View},
 };
 use lattice_protocol::{
-    contracts::{
-        self, LOGGING, NUMBERGEN, blobstore, httpclient, httpserver, keyvalue, messaging,
-    },
+    contracts::{self, LOGGING, NUMBERGEN, blobstore, httpclient, httpserver, keyvalue, messaging},
     errors::Usage,
     identity::{
         claims::now,
@@ -112,8 +110,8 @@ fn actor_keys(
     Ok((subject, issuer))
 }
 
-/// Tells of contracts that look like slips of the pen. They are signed for all the same: anybody may
-/// have contracts of their own.
+/// Tells of contracts that look like slips of the pen. They are signed for all the same: anybody
+/// may have contracts of their own.
 pub(super) fn note_slips(terminal: &Terminal, contracts: &[String]) {
     for contract in contracts {
         if let Some(meant) = contracts::meant(contract) {

@@ -78,7 +78,8 @@ impl LinkChanges {
             return false;
         }
         let (key, mut record) = (desired::link_change(id), Record::default());
-        let write = desired.put_signed(authority, &key, &mut record, change.clone(), Expect::Anything);
+        let write =
+            desired.put_signed(authority, &key, &mut record, change.clone(), Expect::Anything);
         let error = match timeout_at(deadline, write).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => error.to_string(),

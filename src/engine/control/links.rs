@@ -223,10 +223,7 @@ impl Server {
     }
 
     /// All attempts of a write together: after this time hosts that are late speak up.
-    async fn in_time<T>(
-        &self,
-        write: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
+    async fn in_time<T>(&self, write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(written) => written,
             Err(_) => Err(Error::TimedOut { place: self.parts.context.store.backend().place() }),

@@ -7,7 +7,8 @@
 //! * [`bounds`](lattice_protocol::control::bounds) says how much a request may ask for.
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
-//! * [`refusals`] tells of commands that were refused, [`link_changes`] notes how links were changed.
+//! * [`refusals`] tells of commands that were refused, [`link_changes`] notes how links were
+//!   changed.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`],
 //!   [`named_config`], [`probe`].
 

@@ -34,8 +34,7 @@ const SLIPS_MAX: usize = 2;
 pub fn meant(contract: &str) -> Option<&'static str> {
     let built_in = crate::builtin::CATALOGUE.iter().map(|known| known.contract_id);
     let known = built_in.chain([LOGGING, NUMBERGEN]);
-    let (slips, found) =
-        known.map(|known| (strsim::osa_distance(contract, known), known)).min()?;
+    let (slips, found) = known.map(|known| (strsim::osa_distance(contract, known), known)).min()?;
     (1..=SLIPS_MAX).contains(&slips).then_some(found)
 }
 

@@ -280,7 +280,8 @@ async fn a_wrong_link_value_has_one_outcome_and_is_undone_with_the_mouse() {
     send(&browser).await;
     browser.with_text("dialog[open] .dialog-stage [role=alert]", "stays in force").await;
     browser.picture("link-refused").await;
-    let notes = "return [...document.querySelectorAll('dialog[open] .note')].map((note) => note.className)";
+    let notes =
+        "return [...document.querySelectorAll('dialog[open] .note')].map((note) => note.className)";
     assert_eq!(browser.run(notes).await, json!(["note tone-error"]));
     assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
 

@@ -90,8 +90,7 @@ mod tests {
 
     #[test]
     fn a_link_is_done_when_its_provider_has_it_and_a_deleted_one_when_it_has_let_it_go() {
-        let refused =
-            || Some(LinkStatus::Refused { error: "why".into(), is_former_up: true });
+        let refused = || Some(LinkStatus::Refused { error: "why".into(), is_former_up: true });
         for (status, is_deleted, state) in [
             (Some(LinkStatus::Up), false, State::Done),
             (Some(LinkStatus::Pending), false, State::Pending),
