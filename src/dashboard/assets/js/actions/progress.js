@@ -111,7 +111,7 @@ function Stage({ stage, until, isLast, state }) {
     <${Took} key=${until === null} from=${stage.at_ms} to=${until} /></li>`;
 }
 
-/** An operation with its stages, times, and how it ended; `problem` is what stands in the way of one that went well. */
+/** An operation with its stages, times, and how it ended; `problem` is in the way of one that went well. */
 export function OperationProgress({ operation, bare, problem }) {
   const stages = mergedStages(operation.stages);
   const advice = adviceOf(operation);
@@ -120,10 +120,11 @@ export function OperationProgress({ operation, bare, problem }) {
   const last = stages.at(-1);
   return html`<div class="op">
     ${!bare && html`<div class="op-head"><${StateIcon} state=${isMarred ? "unknown" : operation.state} /><b>
-      ${operation.title}</b><${Took} key=${operation.state} from=${operation.began_ms} to=${operation.ended_ms} /></div>`}
+      ${operation.title}</b>
+      <${Took} key=${operation.state} from=${operation.began_ms} to=${operation.ended_ms} /></div>`}
     ${stages.length > 0 && html`<ol class="op-stages">${stages.map((stage, at) => html`<${Stage} key=${at}
       stage=${stage} until=${stages[at + 1]?.at_ms ?? operation.ended_ms} isLast=${at === stages.length - 1}
-      state=${operation.state} />`)}</ol>`}
+      state=${isMarred ? "unknown" : operation.state} />`)}</ol>`}
     ${operation.state === "running"
       ? html`<p class="sr-only" role="status">${last ? STAGES[last.name] || last.name : "Running"}</p>`
       : html`<div role=${tone === "good" ? "status" : "alert"}><${Note} tone=${tone}
