@@ -197,7 +197,8 @@ async fn last_change(lattice: &Lattice, which: Which<'_>) -> Result<Option<LinkC
         contract_id: which.contract_id.to_owned(),
         link_name: which.link_name.to_owned(),
     };
-    let asked = stream::iter(&hosts).map(|host| lattice.request_of(&host.id, &ask));
+    let (ids, ask) = (hosts.into_iter().map(|host| host.id), &ask);
+    let asked = stream::iter(ids).map(|id| async move { lattice.request_of(&id, ask).await });
     let told: Vec<_> = asked.buffer_unordered(ASKED_MAX).collect().await;
     // Hosts of earlier years do not know the question.
     let known = told.into_iter().filter_map(|told| told.ok()?.change);

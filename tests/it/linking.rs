@@ -153,6 +153,8 @@ async fn a_change_that_nobody_noted_is_not_undone() {
     // Clients of those years are served by this host, which notes it.
     ctl.advertise_link(ECHO, key, "wasmcloud:httpserver", "default", values).await.unwrap();
     client::store_link(&server, ECHO, &httpserver::SPEC, &[("address", "127.0.0.1:2")]).await;
+    let is_known = async || (address_of(&user).await? == "127.0.0.1:2").then_some(());
+    eventually("the host knows of the change", is_known).await;
     let undo = ["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
     let said = user.fails(1, &undo).await;
     assert!(said.contains("changed since"), "{said}");

@@ -14,7 +14,6 @@ use lattice_protocol::{
         codec,
         invocation::{Entity, Invocation, InvocationResponse, TraceContext},
     },
-    store::keys,
 };
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
@@ -416,31 +415,4 @@ pub async fn link_builtin(
     values: &[(&str, &str)],
 ) {
     link(server, actor, spec.known.public_key, spec.known.contract_id, values).await;
-}
-
-/// Puts a link into the bucket itself, as hosts of other years do; returns when the hosts of the
-/// lattice know it.
-pub async fn store_link(
-    server: &Server,
-    actor: &str,
-    spec: &builtin::Spec,
-    values: &[(&str, &str)],
-) {
-    let link = LinkDefinition {
-        actor_id: actor.to_owned(),
-        provider_id: spec.known.public_key.to_owned(),
-        link_name: "default".to_owned(),
-        contract_id: spec.known.contract_id.to_owned(),
-        values: values
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect(),
-    };
-    let mut events = Events::all(server).await;
-    let nats = async_nats::connect(server.address()).await.expect("connect");
-    let subject = format!("$KV.LATTICEDATA_{}.{}", server.lattice(), keys::link(&link.id()));
-    let body = serde_json::to_vec(&link.identified()).expect("JSON");
-    nats.publish(subject, body.into()).await.expect("publish");
-    nats.flush().await.expect("flush");
-    events.next("linkdef_set").await;
 }
