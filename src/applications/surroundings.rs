@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::watch;
 
-use lattice_protocol::links::Table;
+use lattice_protocol::links::{LinkDefinition, Table};
 
 /// The knowledge of a host about its lattice.
 pub trait Surroundings: Send + Sync + 'static {
@@ -17,6 +17,9 @@ pub trait Surroundings: Send + Sync + 'static {
     fn table(&self) -> Option<Arc<Table>>;
     /// Ticks whenever there is another table.
     fn table_changes(&self) -> watch::Receiver<()>;
+    /// Checks the values of a link to a built-in provider as a put of it does; returns remarks, or
+    /// why it would be refused.
+    fn check_link(&self, link: &LinkDefinition) -> Result<Vec<String>, String>;
 }
 
 /// The other hosts of this make that were heard of.

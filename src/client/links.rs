@@ -1,24 +1,29 @@
-//! Link definitions, put and deleted, and seen through to what their provider says.
+//! Link definitions, put, deleted and put back, and seen through to what their provider says.
 //!
 //! A link is acknowledged when it is stored. Then each host that runs its provider is asked what
 //! came of it, until all have said so or the time is over. Built-in providers say it surely; of a
 //! process, and of a provider on a host of earlier years, nobody knows more than that the link is
 //! sent to it.
+//!
+//! The host that stores a change notes what the link was before, so that it can be undone. A change
+//! that a host of earlier years stored has no note; then nothing is undone, rather than something
+//! else than what was asked for.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use futures::future::join_all;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 
 use super::lattice::{Lattice, RequestError};
 use lattice_protocol::{
+    builtin::name_of,
     control::{
-        probe::link::{Answered, Request, State},
+        probe::link::{Answered, AskChange, Request, State},
         request::{DeleteLink, PutLink},
     },
     errors::OutcomeUnknown,
-    links::{LinkDefinition, link_option},
+    links::{LinkChange, LinkDefinition, link_option},
 };
 
 /// How long to wait for providers unless told otherwise: as long as a built-in one may take for a
@@ -27,6 +32,10 @@ pub const LINK_WAIT: Duration = Duration::from_secs(12);
 
 /// How soon a host is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How long hosts may take to know the change of a link that one of them has noted.
+const AGREED_WITHIN: Duration = Duration::from_secs(1);
+/// Hosts that are asked at the same time what a link was before.
+const ASKED_MAX: usize = 64;
 
 /// The outcome of putting or deleting a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +65,67 @@ impl Taken {
     }
 }
 
+/// A host whose provider does not take a link on that is stored.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub link: LinkDefinition,
+    pub host: String,
+    pub why: String,
+    /// The link of before goes on there.
+    pub is_former_up: bool,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { link, host, why, is_former_up } = self;
+        let provider = name_of(&link.provider_id);
+        let stays = match is_former_up {
+            true => {
+                "What the link was before stays in force there until the provider is started again"
+            }
+            false => "What the link was before goes on where it can",
+        };
+        write!(
+            f,
+            "the link is stored, but {provider} on host {host} does not take it on: {why}. {stays}. Mend that, put other values, or \
+             take the change back with `host link undo {} {provider} {}{}`",
+            link.actor_id,
+            link.contract_id,
+            link_option(&link.link_name)
+        )
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The outcome of taking the last change of a link back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Undone {
+    /// It is what it was before the change.
+    PutBack(LinkDefinition),
+    /// There was none before the change; this one is deleted.
+    Deleted(LinkDefinition),
+}
+
+impl Undone {
+    /// Returns the link that was put back or deleted.
+    pub fn link(&self) -> &LinkDefinition {
+        match self {
+            Self::PutBack(link) | Self::Deleted(link) => link,
+        }
+    }
+}
+
+/// The link that is meant: by actor, contract and link name.
+#[derive(Clone, Copy, Debug)]
+pub struct Which<'a> {
+    pub actor_id: &'a str,
+    /// The provider that it leads to or led to before, to be sure of the link that is meant.
+    pub provider_id: Option<&'a str>,
+    pub contract_id: &'a str,
+    pub link_name: &'a str,
+}
+
 /// Puts a link and waits until the providers that run have taken it on; a refusal of one of them is
 /// an error with its reason. Without a time nobody is waited for.
 pub async fn put(
@@ -79,6 +149,84 @@ pub async fn delete(
     settled(lattice, Request { link: link.clone(), is_deleted: true }, wait).await.map(Some)
 }
 
+/// Takes the last change of a link back, and waits as [`put`] does: a link that was deleted is put
+/// again, one that was new is deleted. The change is refused where nobody knows what the link was,
+/// or somebody changed it since without a note.
+pub async fn undo(
+    lattice: &Lattice,
+    which: Which<'_>,
+    wait: Option<Duration>,
+) -> Result<(Undone, Option<Taken>)> {
+    let Which { actor_id, provider_id, contract_id, link_name } = which;
+    let change = last_change(lattice, which).await?;
+    if let (Some(change), Some(provider)) = (&change, provider_id) {
+        let mut sides = change.before.iter().chain(&change.after);
+        ensure!(
+            sides.any(|link| link.provider_id == provider),
+            "this link does not lead to {}, and did not before its last change; `host get links` shows where it leads",
+            name_of(provider)
+        );
+    }
+    let until = Instant::now() + AGREED_WITHIN;
+    let undone = loop {
+        let links = lattice.links_of(actor_id).await.context("ask for the links")?;
+        let now = links.into_iter().find(|link| link.is_of(actor_id, contract_id, link_name));
+        match back(change.clone(), now) {
+            // The host that answers may be about to hear of the change.
+            Err(_) if change.is_some() && Instant::now() < until => sleep(AGAIN).await,
+            decided => break decided?,
+        }
+    };
+    Ok(match undone {
+        Undone::PutBack(link) => {
+            let taken = put(lattice, &link, wait).await?;
+            (Undone::PutBack(link), taken)
+        }
+        Undone::Deleted(link) => {
+            let taken = delete(lattice, &link, wait).await?;
+            (Undone::Deleted(link), taken)
+        }
+    })
+}
+
+/// Returns the last change of a link that a host of the lattice knows.
+async fn last_change(lattice: &Lattice, which: Which<'_>) -> Result<Option<LinkChange>> {
+    let hosts = lattice.some_hosts().await?;
+    let ask = AskChange {
+        actor_id: which.actor_id.to_owned(),
+        contract_id: which.contract_id.to_owned(),
+        link_name: which.link_name.to_owned(),
+    };
+    let (ids, ask) = (hosts.into_iter().map(|host| host.id), &ask);
+    let asked = stream::iter(ids).map(|id| async move { lattice.request_of(&id, ask).await });
+    let told: Vec<_> = asked.buffer_unordered(ASKED_MAX).collect().await;
+    // Hosts of earlier years do not know the question.
+    let known = told.into_iter().filter_map(|told| told.ok()?.change);
+    Ok(known.max_by_key(|change| change.at_ms))
+}
+
+/// Decides what a link is to be, so that its last change is undone.
+fn back(change: Option<LinkChange>, now: Option<LinkDefinition>) -> Result<Undone> {
+    let change = change.ok_or_else(|| {
+        anyhow!(
+            "no host knows what this link was before: nobody has changed it, or a host or client of earlier years did. `host get \
+             links` shows what it is; put the values that it is to have"
+        )
+    })?;
+    ensure!(
+        change.after == now,
+        "the link was changed since by a host or client of earlier years, which does not note what it was; nothing is undone. \
+         `host get links` shows what it is now"
+    );
+    match (change.before, now) {
+        (Some(before), _) => Ok(Undone::PutBack(before)),
+        (None, Some(now)) => Ok(Undone::Deleted(now)),
+        (None, None) => {
+            bail!("there was no such link before its last change, and there is none now")
+        }
+    }
+}
+
 async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<Taken> {
     let until = Instant::now() + wait;
     let hosts = lattice.hosts().await?;
@@ -100,11 +248,12 @@ async fn settled(lattice: &Lattice, request: Request, wait: Duration) -> Result<
             State::Done => taken.done.push(host),
             State::Untold => taken.untold.push(host),
             State::Absent => {}
-            State::Refused => bail!(
-                "the link is stored, but the provider on host {host} does not take it on: {}. Mend that, or put other values; what \
-                 the link was before goes on where it can",
-                answered.error
-            ),
+            State::Refused => bail!(Refused {
+                link: request.link.clone(),
+                host,
+                why: answered.error,
+                is_former_up: answered.is_former_up,
+            }),
             State::Pending => bail!(OutcomeUnknown(format!(
                 "the link is stored, but the provider on host {host} has not said within {} ms what it does with it; `host doctor` \
                  tells whether it refuses it, `host explain {} {}{}` whether a call would be made",
@@ -146,15 +295,53 @@ async fn told(
 mod tests {
     use super::*;
 
-    #[test]
-    fn it_is_said_what_is_not_known_of_a_link() {
-        let link = LinkDefinition {
+    fn link() -> LinkDefinition {
+        LinkDefinition {
             actor_id: "M".into(),
             provider_id: "VX".into(),
             link_name: "default".into(),
             contract_id: "acme:thing".into(),
             values: Default::default(),
-        };
+        }
+    }
+
+    fn with(value: &str) -> LinkDefinition {
+        LinkDefinition { values: [("a".to_owned(), value.to_owned())].into(), ..link() }
+    }
+
+    #[test]
+    fn a_change_is_undone_only_where_the_link_is_as_it_was_left() {
+        for (before, after, now, undone) in [
+            (Some("1"), Some("2"), Some("2"), Some(Undone::PutBack(with("1")))),
+            (Some("1"), None, None, Some(Undone::PutBack(with("1")))),
+            (None, Some("2"), Some("2"), Some(Undone::Deleted(with("2")))),
+            (Some("1"), Some("2"), Some("3"), None),
+            (Some("1"), Some("2"), None, None),
+            (Some("1"), None, Some("2"), None),
+            (None, None, None, None),
+        ] {
+            let [before, after, now] = [before, after, now].map(|value| value.map(with));
+            let change = LinkChange { at_ms: 1, before, after };
+            assert_eq!(back(Some(change.clone()), now).ok(), undone, "{change:?}");
+        }
+        assert!(back(None, None).unwrap_err().to_string().contains("no host knows"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_stays_in_force_and_how_to_take_the_change_back() {
+        for (is_former_up, stays) in [(true, "stays in force"), (false, "goes on where it can")] {
+            let (host, why) = ("N".to_owned(), "it is taken".to_owned());
+            let text = Refused { link: link(), host, why, is_former_up }.to_string();
+            assert!(
+                text.contains(stays) && text.contains("`host link undo M VX acme:thing`"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn it_is_said_what_is_not_known_of_a_link() {
+        let link = link();
         let taken = |done: usize, untold: usize| {
             let hosts = |count| vec!["N".to_owned(); count];
             Taken { done: hosts(done), untold: hosts(untold) }.note(&link)

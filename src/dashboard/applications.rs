@@ -12,8 +12,10 @@ use lattice_applications::{
 };
 use lattice_base::{config::Config, store::jetstream::making::Making};
 use lattice_client::lattice::Lattice;
-use lattice_engine::{host::face::Commander, host_context::HostContext, links::Live, peers::Peers};
-use lattice_protocol::links::Table;
+use lattice_engine::{
+    host::face::Commander, host_context::HostContext, links::Live, peers::Peers, providers::builtin,
+};
+use lattice_protocol::links::{LinkDefinition, Table};
 
 /// The keeping of applications, as the host ends it.
 pub struct Keeper(pub Arc<Manager>);
@@ -51,6 +53,10 @@ impl Surroundings for Around {
 
     fn table_changes(&self) -> watch::Receiver<()> {
         self.links.changes()
+    }
+
+    fn check_link(&self, link: &LinkDefinition) -> Result<Vec<String>, String> {
+        builtin::check(link).map_err(|error| error.to_string())
     }
 }
 

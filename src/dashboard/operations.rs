@@ -18,7 +18,7 @@ use super::{
     mask::{HIDDEN, Mask, hide},
     model::Model,
 };
-use lattice_client::lattice::RequestError;
+use lattice_client::{lattice::RequestError, links};
 use lattice_protocol::{clock, errors::OutcomeUnknown, events::Step};
 
 /// Operations that can be read again.
@@ -61,8 +61,8 @@ pub struct Stage {
 pub struct Operation {
     pub id: String,
     /// `start_actor`, `start_provider`, `scale_actor`, `update_actor`, `stop_actor`,
-    /// `stop_provider`, `put_link`, `delete_link`, `put_label`, `delete_label`, `stop_host`, `apply`,
-    /// `deploy`, `undeploy`, `delete_application` or `rollout`.
+    /// `stop_provider`, `put_link`, `delete_link`, `undo_link`, `put_label`, `delete_label`,
+    /// `stop_host`, `apply`, `deploy`, `undeploy`, `delete_application` or `rollout`.
     pub kind: &'static str,
     pub title: String,
     pub state: Progress,
@@ -74,6 +74,10 @@ pub struct Operation {
     /// The actor or the provider, if it is known.
     pub target_id: String,
     pub link_name: String,
+    /// The contract of the link that it changes; empty if it changes none.
+    pub contract_id: String,
+    /// It has changed a link, whether the provider takes that on or not.
+    pub can_undo: bool,
     pub began_ms: u64,
     pub ended_ms: Option<u64>,
 }
@@ -151,6 +155,8 @@ impl Operations {
             host_id: new.host_id.to_owned(),
             target_id: new.target_id.to_owned(),
             link_name: new.link_name.to_owned(),
+            contract_id: new.contract_id.to_owned(),
+            can_undo: false,
             began_ms: clock::now_ms(),
             ended_ms: None,
         };
@@ -216,6 +222,7 @@ pub struct NewOperation<'a> {
     pub host_id: &'a str,
     pub target_id: &'a str,
     pub link_name: &'a str,
+    pub contract_id: &'a str,
 }
 
 impl OperationHandle {
@@ -289,6 +296,7 @@ impl OperationHandle {
                 model.invalidate(&operation.host_id);
             }
             operation.ended_ms = Some(clock::now_ms());
+            operation.can_undo = !operation.contract_id.is_empty() && is_stored(&outcome);
             match outcome {
                 Ok(end) => {
                     operation.state = Progress::Done;
@@ -306,6 +314,11 @@ impl OperationHandle {
             true
         });
     }
+}
+
+/// Whether the change of a link is in force, or at least stored.
+fn is_stored(outcome: &anyhow::Result<End>) -> bool {
+    outcome.as_ref().err().is_none_or(|error| error.is::<links::Refused>())
 }
 
 /// Whether an error says that nobody knows what came of it.

@@ -196,6 +196,19 @@ async fn a_version_that_is_stored_is_never_another_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn link_values_that_a_built_in_provider_refuses_are_no_version() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    let user = User::of(&server);
+    let manifest = page("page", &example("echo"), 1, free_port()).replace("{address:", "{adress:");
+    let file = write(user.dir(), "page.yaml", &manifest);
+    let said = user.fails(1, &["apply", "-f", &file]).await;
+    assert!(said.contains("did you mean address?"), "{said}");
+    assert!(names(&user).await.is_empty(), "nothing is stored");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_gone_from_the_files_of_a_set_is_pruned_and_nothing_else() {
     let server = Server::shared().await;
     let host = host(&server).start().await;

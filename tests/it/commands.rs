@@ -430,6 +430,13 @@ async fn a_call_is_signed_with_the_seed_of_the_settings_and_shows_its_answer() {
     assert!(error.contains("issuer") && !error.contains(&other), "{error}");
     let error = user.fails(1, &["call", PINGER, "Ping.Ping"]).await;
     assert!(error.contains("runs on no host") && error.contains(PINGER), "{error}");
+    client::start(&server, &host, &example("pinger"), 1).await;
+    user.prints(&["stop", "actor", PINGER]).await;
+    let error = user.fails(1, &["call", PINGER, "Ping.Ping"]).await;
+    assert!(
+        error.contains("inger runs on no host") && error.contains("host start actor"),
+        "{error}"
+    );
     assert!(
         user.fails(2, &["call", ECHO, "HttpServer.HandleRequest", "{broken"])
             .await

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fs, path::Path, time::Duration};
 
 use futures::StreamExt as _;
-use lattice_client::dev::{self, Change, Settings, Sign, Told};
+use lattice_client::dev::{self, Change, Linking, Settings, Sign, Told};
 use lattice_engine::providers::builtin::{blobstore, httpclient, httpserver, keyvalue};
 use lattice_protocol::{control::types::Pairs, identity::claims::ActorClaims};
 use rustix::process::Signal;
@@ -44,11 +44,13 @@ impl Dev {
         Self { process: Process::printing(&mut command), home }
     }
 
-    /// The next thing told that is no line of the actor's logs, which has to be this.
+    /// The next thing told that is no line of the actor's logs, and not what to go on with, which
+    /// has to be this.
     pub fn told(&mut self, event: &str) -> Value {
         loop {
             let told = self.process.json(event);
-            if told["event"] == "log" && event != "log" {
+            let is_beside = told["event"] == "log" || told["event"] == "ready";
+            if is_beside && told["event"] != event {
                 continue;
             }
             assert_eq!(told["event"], event, "{told}");
@@ -256,7 +258,7 @@ async fn an_actor_that_others_started_is_updated_and_left_running() {
     let mut dev = Dev::begin(&server, &file, &[]);
     let refused = dev.told("refused");
     let error = refused["error"].as_str().unwrap();
-    assert!(error.contains("higher revision") && error.contains("host stop actor"), "{error}");
+    assert!(error.contains("without --rev") && error.contains("host stop actor"), "{error}");
     dev.interrupt();
     assert_eq!(dev.exit_code(), Some(0));
     assert!(runs(&server, &host, ECHO).await);
@@ -278,7 +280,7 @@ fn settings(file: &Path) -> Settings {
         host: None,
         max: 1,
         annotations: Pairs::new(),
-        http: None,
+        linking: Linking::Off,
         patience: dev::PATIENCE,
         keep: false,
     }
@@ -346,7 +348,8 @@ async fn an_unsigned_module_is_signed_with_the_developers_keys_and_what_it_logs_
         wat::parse_str(wapc("(call $log (i32.const 0) (i32.const 5)) (i32.const 1)")).unwrap(),
     )
     .unwrap();
-    let mut dev = Dev::begin(&server, &file, &["--cap", "wasmcloud:keyvalue", "--name", "Talks"]);
+    let options = ["--cap", "wasmcloud:keyvalue", "--name", "Talks", "--no-links"];
+    let mut dev = Dev::begin(&server, &file, &options);
     let running = dev.told("running");
     let actor = running["actor_id"].as_str().expect("an id").to_owned();
     assert_eq!(running["name"], "Talks");
@@ -426,6 +429,53 @@ async fn an_address_makes_a_page_of_an_unsigned_component_and_nothing_stays_behi
     assert_eq!(dev.exit_code(), Some(0));
     assert_eq!(providers(&server, &host).await, Vec::<String>::new());
     assert_eq!(contracts(&server, &actor).await, Vec::<String>::new());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_address_the_page_is_at_a_free_port_and_the_start_ends_with_it() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let file = example("echo");
+    let file = Path::new(file.trim_start_matches("file://"));
+    let mut dev = Dev::begin(&server, file, &[]);
+    dev.told("running");
+    let page = dev.told("linked");
+    assert_eq!(page["contract_id"], "wasmcloud:httpserver", "{page}");
+    let ready = dev.told("ready");
+    assert_eq!(ready["url"], page["url"]);
+    let url = ready["url"].as_str().expect("an address");
+    assert!(url.starts_with("http://127.0.0.1:80"), "{url}");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert!(client.get(url).send().await.expect("an answer").status().is_success());
+    dev.interrupt();
+    dev.told("unlinked");
+    dev.told("provider_stopped");
+    dev.told("stopped");
+    assert_eq!(dev.exit_code(), Some(0));
+    assert_eq!(providers(&server, &host).await, Vec::<String>::new());
+    assert_eq!(contracts(&server, ECHO).await, Vec::<String>::new());
+
+    let mut dev = Dev::begin(&server, file, &["--no-links"]);
+    dev.told("running");
+    dev.interrupt();
+    dev.told("stopped");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_without_a_page_is_ready_to_be_called() {
+    let server = Server::start().await;
+    let host = host(&server).start().await;
+    let (dir, source) = (TempDir::new().unwrap(), Source::new());
+    let file = dir.path().join("saved.wasm");
+    fs::write(&file, source.signed(1)).unwrap();
+    let mut dev = Dev::begin(&server, &file, &[]);
+    dev.told("running");
+    let ready = dev.told("ready");
+    assert_eq!((&ready["url"], &ready["actor"]), (&Value::Null, &"saved".into()), "{ready}");
+    dev.interrupt();
+    dev.told("stopped");
     host.stop().await;
 }
 

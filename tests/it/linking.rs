@@ -13,7 +13,7 @@ use crate::{
     harness::{
         ECHO, Events, PINGER, PROVIDER, Server, TestHost,
         client::{self, ctl_2024, start, start_provider},
-        example, host,
+        eventually, example, host,
         nats::free_port,
         process::stderr,
         text,
@@ -21,7 +21,10 @@ use crate::{
 };
 
 /// Values that a built-in provider refuses, with what it complains of.
-const REFUSED: [(&Spec, &str, &str); 14] = [
+const REFUSED: [(&Spec, &str, &str); 17] = [
+    (&httpserver::SPEC, "adress=127.0.0.1:1", "did you mean address?"),
+    (&httpserver::SPEC, "config_json={\"adress\":\"127.0.0.1:1\"}", "did you mean address?"),
+    (&keyvalue::SPEC, "colour=red", "host inspect builtin://keyvalue"),
     (&httpserver::SPEC, "address=0.0.0.0:8080:80", "HOST:PORT"),
     (&httpserver::SPEC, "config_b64=???", "base64"),
     (&httpserver::SPEC, "config_json={\"address\":\"127.0.0.1:1\",}", "no JSON"),
@@ -81,6 +84,7 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
         .fails(1, &["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver", &address])
         .await;
     assert!(said.contains("cannot listen") && said.contains(&host.id), "{said}");
+    assert!(said.contains("stays in force") && said.contains("host link undo"), "{said}");
     assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
 
     let explained = user
@@ -91,6 +95,86 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
     let steps = explained["steps"].as_array().unwrap();
     let link = steps.iter().find(|step| step["step"] == "link").unwrap();
     assert!(link["outcome"] == "fails" && text(link, "/why").contains("cannot listen"), "{link}");
+
+    // What the command offered.
+    user.prints(&["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"]).await;
+    assert_eq!(
+        address_of(&user).await.as_deref(),
+        url.strip_prefix("http://").map(|rest| &rest[..rest.len() - 1])
+    );
+    host.stop().await;
+}
+
+/// The address of the only link there is.
+async fn address_of(user: &User) -> Option<String> {
+    let links = user.json(&["get", "links"]).await;
+    assert!(links["links"].as_array().is_some_and(|links| links.len() <= 1), "{links}");
+    Some(links["links"][0]["values"]["address"].as_str()?.to_owned())
+}
+
+#[tokio::test]
+async fn the_last_change_of_a_link_is_undone_by_any_host_and_an_undo_too() {
+    let server = Server::shared().await;
+    let (first, user) = (host(&server).start().await, User::of(&server));
+    let [one, other] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let link = ["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
+    let undo = ["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
+    let delete = ["link", "del", ECHO, "wasmcloud:httpserver"];
+    let at = |address: &str| format!("address={address}");
+    assert!(user.fails(1, &undo).await.contains("no host knows what this link was before"));
+    user.prints(&[&link[..], &[&at(&one)]].concat()).await;
+    user.prints(&[&link[..], &[&at(&other)]].concat()).await;
+    // Put again as it is, it has not changed.
+    user.prints(&[&link[..], &[&at(&other)]].concat()).await;
+    let second = host(&server).start().await;
+    first.stop().await;
+
+    for expected in [&one, &other, &one] {
+        user.prints(&undo).await;
+        assert_eq!(address_of(&user).await.as_ref(), Some(expected));
+    }
+    user.prints(&delete).await;
+    user.prints(&undo).await;
+    assert_eq!(address_of(&user).await.as_ref(), Some(&one), "a deleted link is put again");
+    user.prints(&delete).await;
+    user.prints(&[&link[..], &[&at(&other)]].concat()).await;
+    let undone = user.json(&undo).await;
+    assert_eq!((&undone["undone"], address_of(&user).await), (&"deleted".into(), None));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_noted_is_not_undone() {
+    let server = Server::shared().await;
+    let (host, user) = (host(&server).start().await, User::of(&server));
+    let ctl = ctl_2024(&server).await;
+    let values = [("address".to_owned(), "127.0.0.1:1".to_owned())].into();
+    let key = httpserver::SPEC.known.public_key;
+    // Clients of those years are served by this host, which notes it.
+    ctl.advertise_link(ECHO, key, "wasmcloud:httpserver", "default", values).await.unwrap();
+    client::store_link(&server, ECHO, &httpserver::SPEC, &[("address", "127.0.0.1:2")]).await;
+    let is_known = async || (address_of(&user).await? == "127.0.0.1:2").then_some(());
+    eventually("the host knows of the change", is_known).await;
+    let undo = ["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
+    let said = user.fails(1, &undo).await;
+    assert!(said.contains("changed since"), "{said}");
+    assert_eq!(address_of(&user).await.as_deref(), Some("127.0.0.1:2"));
+    let other = ["link", "undo", ECHO, PROVIDER, "wasmcloud:httpserver"];
+    assert!(user.fails(1, &other).await.contains("does not lead to"));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_in_the_bucket_is_taken_on_whatever_names_it_has() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 5).await;
+    start_provider(&server, &host, "builtin://httpserver").await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let values = [("address", &*address), ("adress", "x")];
+    client::store_link(&server, ECHO, &httpserver::SPEC, &values).await;
+    let url = format!("http://{address}/");
+    eventually("the page answers", || async { reqwest::get(&url).await.ok() }).await;
     host.stop().await;
 }
 
@@ -138,26 +222,17 @@ async fn what_became_of_a_link_is_announced_after_the_link_itself() {
 }
 
 #[tokio::test]
-async fn names_without_effect_are_named_and_what_nobody_can_tell_is_said() {
+async fn names_of_earlier_years_are_named_and_what_nobody_can_tell_is_said() {
     let server = Server::shared().await;
     let host = host(&server).start().await;
     let user = User::of(&server);
     start_provider(&server, &host, "builtin://httpserver").await;
     let port = format!("port={}", free_port());
-    let words = [
-        "link",
-        "put",
-        PINGER,
-        "builtin://httpserver",
-        "wasmcloud:httpserver",
-        &port,
-        "adress=x",
-        "URL=y",
-    ];
+    let words =
+        ["link", "put", PINGER, "builtin://httpserver", "wasmcloud:httpserver", &port, "URL=y"];
     let output = user.run(&words).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let said = stderr(&output);
-    assert!(said.contains("adress") && said.contains("did you mean address?"), "{said}");
     assert!(said.contains("URL") && said.contains("host inspect builtin://httpserver"), "{said}");
 
     // Nobody runs it.
@@ -189,10 +264,16 @@ async fn the_dashboard_tells_a_refused_link_as_one() {
     let ended = dashboard
         .change(Method::PUT, "/links", link(&taken.local_addr().unwrap().to_string()))
         .await;
-    assert_eq!(ended["state"], "failed", "{ended}");
+    assert_eq!((&ended["state"], &ended["can_undo"]), (&"failed".into(), &true.into()), "{ended}");
     assert!(text(&ended, "/text").contains("cannot listen"), "{ended}");
     let free = format!("127.0.0.1:{}", free_port());
     let ended = dashboard.change(Method::PUT, "/links", link(&free)).await;
-    assert_eq!(ended["state"], "done", "{ended}");
+    assert_eq!((&ended["state"], &ended["can_undo"]), (&"done".into(), &true.into()), "{ended}");
+    let ended = dashboard.change(Method::PUT, "/links", link(&free)).await;
+    assert_eq!(ended["can_undo"], false, "nothing was changed: {ended}");
+    drop(taken);
+    let which = json!({ "actor_id": ECHO, "contract_id": "wasmcloud:httpserver" });
+    let ended = dashboard.change(Method::POST, "/links/undo", which).await;
+    assert_eq!((&ended["state"], &ended["kind"]), (&"done".into(), &"undo_link".into()), "{ended}");
     dashboard.host.stop().await;
 }

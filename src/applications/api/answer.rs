@@ -46,6 +46,8 @@ pub enum Refusal {
          {cause}. Put a version that they can use, deploy it, and undeploy or delete it then"
     )]
     OfAnother { application: String, version: String, cause: String },
+    #[error("{image} does not take the link of {actor} on, and nothing was stored: {cause}")]
+    LinkValues { actor: String, image: String, cause: String },
     #[error("{0}")]
     Rollout(String),
     #[error("the rollout is not written: {0}; look at it, and try again")]

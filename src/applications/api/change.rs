@@ -35,7 +35,8 @@ use lattice_protocol::{
         stored::Stored,
         validate::{unmet, untagged, validate},
     },
-    clock,
+    builtin, clock,
+    links::LinkDefinition,
 };
 
 /// How long hosts may take to tell their labels, which only warnings need.
@@ -86,6 +87,7 @@ impl Server {
     ) -> Result<PutReply, Refusal> {
         let Decoded { mut manifest, mut warnings } = decode(body, format_of(headers)?)?;
         validate(&manifest)?;
+        warnings.extend(self.check_links(&manifest)?);
         if manifest.version().is_empty() {
             manifest.set_version(&ulid());
         }
@@ -99,6 +101,33 @@ impl Server {
         let result = if total_versions == 1 { PutResult::Created } else { PutResult::NewVersion };
         let message = PutReply::message_of(&name, &version, &warnings);
         Ok(PutReply { result, total_versions, current_version: version, message, name })
+    }
+
+    /// Refuses link values that a built-in provider would not take, while whoever wrote them is
+    /// there; returns remarks about the others. Those of other providers nobody knows.
+    fn check_links(&self, manifest: &Manifest) -> Result<Vec<String>, Refusal> {
+        let mut remarks = Vec::new();
+        for link in Application::of(manifest).links {
+            let Some(Ok(known)) = builtin::find(&link.provider_image) else { continue };
+            let (actor, image) = (link.actor_image, link.provider_image);
+            let definition = LinkDefinition {
+                // Known when it runs; the values are the same for every actor.
+                actor_id: String::new(),
+                provider_id: known.public_key.to_owned(),
+                link_name: link.link_name,
+                contract_id: known.contract_id.to_owned(),
+                values: link.values,
+            };
+            match self.surroundings.check_link(&definition) {
+                Ok(found) => {
+                    remarks.extend(
+                        found.into_iter().map(|text| format!("the link of {actor}: {text}")),
+                    );
+                }
+                Err(cause) => return Err(Refusal::LinkValues { actor, image, cause }),
+            }
+        }
+        Ok(remarks)
     }
 
     /// Returns what of a manifest cannot run on the hosts of now.

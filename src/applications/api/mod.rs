@@ -22,7 +22,10 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{rollouts::Rollouts, status::Statuses, store::Models, targets::Targets};
+use super::{
+    rollouts::Rollouts, status::Statuses, store::Models, surroundings::Surroundings,
+    targets::Targets,
+};
 use lattice_base::lattice::{
     answers::{Answers, Unsent},
     connection::confirm,
@@ -49,6 +52,7 @@ pub struct Server {
     pub targets: Targets,
     pub statuses: Statuses,
     pub rollouts: Rollouts,
+    pub surroundings: Arc<dyn Surroundings>,
 }
 
 /// Why the API is not served.

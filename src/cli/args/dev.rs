@@ -15,16 +15,20 @@ use crate::terminal::Form;
     host dev ./visitors.wasm --http 127.0.0.1:8080\n  \
     host dev target/wasm32-unknown-unknown/release/echo.wasm --cap wasmcloud:messaging\n  \
     host dev ./echo_s.wasm\n\n\
-    Save the file, and the next call runs what you saved. With --http the actor is linked to the HTTP server and to \
-    a provider of each other contract it is signed for; a built-in provider is started where none runs. Ctrl-C stops \
-    the actor, deletes those links and stops those providers.")]
+    Save the file, and the next call runs what you saved. The actor is linked to a provider of each contract it is \
+    signed for, or its component imports; a built-in provider is started where none runs, and the page, if it has one, \
+    is at the first free port from 8080 on. The last line of the start says what to open. Ctrl-C stops the actor, \
+    deletes those links and stops those providers.")]
 pub struct Dev {
     /// Module or component to watch; signed with your own keys at each save unless it is signed
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Serve its page at this address of its host, and link it to all it needs
+    /// Serve its page at this address of its host
     #[arg(long, value_name = "ADDR", value_parser = http_address)]
     pub http: Option<String>,
+    /// Put no links and start no providers
+    #[arg(long, action = ArgAction::SetTrue, conflicts_with = "http")]
+    pub no_links: bool,
     /// Host by id, the beginning of it, or a part of its friendly name
     #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
@@ -40,7 +44,7 @@ pub struct Dev {
     /// Annotation to start it with; may be repeated
     #[arg(short = 'a', long = "annotation", alias = "annotations", value_name = "KEY=VALUE", value_parser = pair)]
     pub annotations: Vec<Pair>,
-    /// Leave the actor running at the end, and with --http its links and providers
+    /// Leave the actor running at the end, with its links and providers
     #[arg(long, action = ArgAction::SetTrue)]
     pub keep: bool,
     #[command(flatten)]

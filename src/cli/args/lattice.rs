@@ -1,10 +1,10 @@
 //! Commands that speak to a lattice: the verbs of `wash`, long and short, and what it never had.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::connect::Connect;
+use super::{connect::Connect, link::Link};
 use crate::terminal::Form;
 
 /// `KEY=VALUE`, split at the first equals sign.
@@ -342,84 +342,6 @@ pub struct UpdateActor {
     /// yours on this machine
     #[arg(long)]
     pub allow_issuer_change: bool,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Link {
-    /// Put a link definition
-    #[command(after_help = "Examples:\n  \
-        host link put kvcounter builtin://keyvalue wasmcloud:keyvalue bucket=counters\n  \
-        host link put MBA7VIBP... VAIKANJ3... wasmcloud:httpserver address=127.0.0.1:8081\n\n\
-        `host inspect builtin://NAME` documents the values of a built-in provider.")]
-    Put(LinkPut),
-    /// Delete a link definition
-    #[command(alias = "delete")]
-    Del(LinkDel),
-    /// Show link definitions
-    #[command(alias = "list")]
-    Query(Query),
-}
-
-/// How long it is waited for what providers say.
-#[derive(Args, Debug)]
-pub struct LinkWait {
-    /// Return when the definition is stored, whatever the provider says
-    #[arg(long)]
-    pub skip_wait: bool,
-    /// How long the provider may take to say what it does with it, in milliseconds [default: 12000]
-    #[arg(long, value_name = "MS")]
-    pub wait_ms: Option<u64>,
-}
-
-impl LinkWait {
-    /// The time to wait; none if nobody is waited for.
-    pub fn duration(&self, default: Duration) -> Option<Duration> {
-        (!self.skip_wait).then(|| self.wait_ms.map_or(default, Duration::from_millis))
-    }
-}
-
-#[derive(Args, Debug)]
-pub struct LinkPut {
-    /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR")]
-    pub actor: String,
-    /// Provider by id, the beginning of it, name or builtin://NAME
-    #[arg(value_name = "PROVIDER")]
-    pub provider: String,
-    /// Contract the provider fulfils
-    #[arg(value_name = "CONTRACT")]
-    pub contract: String,
-    /// Values for the provider
-    #[arg(value_name = "KEY=VALUE", value_parser = pair)]
-    pub values: Vec<Pair>,
-    /// Link name
-    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
-    pub link_name: String,
-    #[command(flatten)]
-    pub wait: LinkWait,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
-}
-
-#[derive(Args, Debug)]
-pub struct LinkDel {
-    /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR")]
-    pub actor: String,
-    /// Contract of the link
-    #[arg(value_name = "CONTRACT")]
-    pub contract: String,
-    /// Link name
-    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
-    pub link_name: String,
-    #[command(flatten)]
-    pub wait: LinkWait,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]

@@ -13,6 +13,7 @@ pub mod connect;
 pub mod dev;
 pub mod flags;
 pub mod lattice;
+pub mod link;
 pub mod tools;
 
 use std::{
@@ -161,7 +162,7 @@ pub enum Command {
     Update(lattice::Update),
     /// Put, delete or show link definitions
     #[command(subcommand, alias = "links")]
-    Link(lattice::Link),
+    Link(link::Link),
     /// Set or delete labels of a host
     #[command(alias = "tag")]
     Label(lattice::Label),

@@ -162,7 +162,7 @@ pub struct ActorClaims {
     /// Tag; may be repeated
     #[arg(short = 't', long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
-    /// Revision; a live update takes only a higher one
+    /// Revision; a live update takes only a higher one [default: the time, in seconds since 1970]
     #[arg(short = 'r', long = "rev", value_name = "N")]
     pub revision: Option<i32>,
     /// Version for people
@@ -240,7 +240,7 @@ pub struct ProviderToken {
     /// Vendor that made it
     #[arg(short = 'v', long)]
     pub vendor: String,
-    /// Revision
+    /// Revision [default: the time, in seconds since 1970]
     #[arg(short = 'r', long, value_name = "N")]
     pub revision: Option<i32>,
     /// Version for people
@@ -367,7 +367,7 @@ pub struct ParCreate {
     /// Its target, like x86_64-linux [default: that of this machine]
     #[arg(short = 'a', long, value_name = "ARCH-OS")]
     pub arch: Option<String>,
-    /// Revision
+    /// Revision [default: the time, in seconds since 1970]
     #[arg(short = 'r', long, value_name = "N")]
     pub revision: Option<i32>,
     /// Version for people

@@ -4,10 +4,11 @@
 //! this machine, which holds it. It goes over NATS to whoever runs the actor; hosts see the actor
 //! itself as its caller, as they did with `wash`.
 
-use std::{io::Read as _, path::Path, sync::atomic::AtomicBool};
+use std::{io::Read as _, path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -28,6 +29,7 @@ use lattice_engine::{
     },
 };
 use lattice_protocol::{
+    control::probe::explain::{self, Explained, Step},
     errors::{OutcomeUnknown, Usage},
     identity::keys::{ActorId, HostId},
     rpc::{
@@ -36,6 +38,9 @@ use lattice_protocol::{
         readable::{Binary, from_json, to_json},
     },
 };
+
+/// Hosts that are asked where an actor ran.
+const HOSTS_ASKED_MAX: usize = 16;
 
 pub async fn run(terminal: &Terminal, mut before: SettingArgs, args: Args) -> Result<()> {
     if let Some(seed) = &args.cluster_seed {
@@ -49,7 +54,12 @@ pub async fn run(terminal: &Terminal, mut before: SettingArgs, args: Args) -> Re
             ActorId::parse(&find(&session, &args.actor).await?).context("read the actor's key")?
         }
     };
-    let answer = call(&session, &actor, &args.operation, payload).await?;
+    let answer = match call(&session, &actor, &args.operation, payload).await {
+        Err(error) if error.is::<Nobody>() => {
+            return Err(absence(&session, &args.actor, &actor).await.unwrap_or(error));
+        }
+        answer => answer?,
+    };
     if let Some(path) = &args.save {
         return std::fs::write(path, &answer)
             .with_context(|| format!("write the answer to {}", path.display()));
@@ -179,6 +189,64 @@ pub(super) async fn signed_here(
         .encoded_claims)
 }
 
+/// A call that found nobody who listens.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nobody listens on {subject} in lattice {lattice}: {target} runs on no host there, the lattice is another one \
+     (--lattice), or the leaf node between is down. `host get inventory` shows what runs; `host doctor` looks at the rest"
+)]
+struct Nobody {
+    subject: String,
+    lattice: String,
+    target: String,
+}
+
+/// Returns why nobody listens for an actor, in the words of the hosts that answer; nothing if none
+/// does, or one runs it by now.
+async fn absence(session: &Session, word: &str, actor: &ActorId) -> Option<anyhow::Error> {
+    let lattice = session.lattice().await.ok()?;
+    let hosts = lattice.hosts().await.ok()?;
+    let ask = explain::Request {
+        origin: Entity::actor(actor),
+        namespace: actor.to_string(),
+        ..explain::Request::default()
+    };
+    let asked = hosts.iter().take(HOSTS_ASKED_MAX).map(|host| lattice.request_of(&host.id, &ask));
+    let explained: Vec<_> = join_all(asked).await.into_iter().filter_map(Result::ok).collect();
+    let claims = lattice.claims().await.unwrap_or_default();
+    let named = claims.iter().find(|claims| claims.subject == actor.as_str());
+    let name = named.map(|claims| claims.name.as_str()).filter(|name| !name.is_empty());
+    absence_text(name.unwrap_or(word), lattice.name(), &explained).map(anyhow::Error::msg)
+}
+
+/// Says that an actor runs nowhere, where it ran last, and how to start it.
+fn absence_text(name: &str, lattice: &str, explained: &[Explained]) -> Option<String> {
+    let replicas: Vec<&Step> = explained
+        .iter()
+        .flat_map(|told| &told.steps)
+        .filter(|step| step.step == "replica")
+        .collect();
+    if replicas.is_empty() || replicas.iter().any(|step| step.outcome == explain::Outcome::Ok) {
+        return None;
+    }
+    let runners = replicas.iter().filter_map(|step| step.data["hosts"].as_array()).flatten();
+    let last = runners
+        .filter_map(|runner| Some((runner["silence_ms"].as_u64()?, runner["host_id"].as_str()?)))
+        .min();
+    let ran = match last {
+        Some((ms, host)) => format!(
+            "it ran on host {host}, of which nothing was heard for {} s",
+            Duration::from_millis(ms).as_secs()
+        ),
+        None => "no host that answers knows where it ran".to_owned(),
+    };
+    // One without a reference that the lattice knows has a placeholder for it.
+    let mut fixes = replicas.iter().filter_map(|step| step.fix.as_deref());
+    let fix = fixes.find(|fix| !fix.contains('<'));
+    let fix = fix.map(|fix| format!("; `{fix}` starts it")).unwrap_or_default();
+    Some(format!("{name} runs on no host of lattice {lattice} that answers: {ran}{fix}"))
+}
+
 /// A call that may still be carried out is told from one that failed.
 fn explained(error: CallError) -> anyhow::Error {
     match error {
@@ -187,10 +255,9 @@ fn explained(error: CallError) -> anyhow::Error {
              what it says; --timeout-ms gives it more time"
         ))
         .into(),
-        CallError::NoResponders { subject, lattice, target } => anyhow::anyhow!(
-            "nobody listens on {subject} in lattice {lattice}: {target} runs on no host there, the lattice is another one \
-             (--lattice), or the leaf node between is down. `host get inventory` shows what runs; `host doctor` looks at the rest"
-        ),
+        CallError::NoResponders { subject, lattice, target } => {
+            Nobody { subject, lattice, target }.into()
+        }
         error => error.into(),
     }
 }
@@ -277,5 +344,48 @@ impl View for Tests {
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|result| result.name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(outcome: explain::Outcome, hosts: Value) -> Explained {
+        let step = Step {
+            step: "replica".into(),
+            outcome,
+            fix: Some("host start actor echo:1".into()),
+            data: json!({ "hosts": hosts }),
+            ..Step::default()
+        };
+        Explained { steps: vec![step], ..Explained::default() }
+    }
+
+    #[test]
+    fn an_actor_that_is_down_is_told_by_name_with_the_host_it_ran_on_last() {
+        let unknown = explain::Outcome::Unknown;
+        let silent = |host: &str, ms: u64| json!({ "host_id": host, "silence_ms": ms });
+        for (explained, parts) in [
+            (vec![], None),
+            (vec![told(unknown, json!([])), told(explain::Outcome::Ok, json!([]))], None),
+            (
+                vec![told(unknown, json!([]))],
+                Some(["echo runs on no host of lattice default", "knows where"]),
+            ),
+            (
+                vec![told(unknown, json!([silent("N1", 9000), silent("N2", 4000)]))],
+                Some([
+                    "ran on host N2, of which nothing was heard for 4 s",
+                    "`host start actor echo:1`",
+                ]),
+            ),
+        ] {
+            let text = absence_text("echo", "default", &explained);
+            assert_eq!(text.is_some(), parts.is_some(), "{text:?}");
+            for part in parts.into_iter().flatten() {
+                assert!(text.as_ref().is_some_and(|text| text.contains(part)), "{text:?}");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{keys::find_keyring, pairs_of, sending::sign_saved};
+use super::{keys::find_keyring, pairs_of, sending::sign_saved, sign::note_slips};
 use crate::{
     args::{dev::Dev, flags::SettingArgs},
     session::Session,
@@ -15,7 +15,7 @@ use crate::{
 };
 use lattice_base::shutdown;
 use lattice_client::{
-    dev::{self, Change, Linked, Running, Settings, Told},
+    dev::{self, Change, Linked, Linking, Running, Settings, Told},
     lattice::Lattice,
     logs,
     upload::amount,
@@ -33,6 +33,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<
     let session = Session::open(before, &args.connect)?;
     let sender = session.sender().await?;
     let (keyring, path) = (find_keyring(None)?, args.file.clone());
+    note_slips(terminal, &args.caps);
     let says = ActorToken {
         name: args.name.unwrap_or_default(),
         caps: args.caps,
@@ -56,7 +57,11 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Dev) -> Result<
         host: args.host_id,
         max: args.max,
         annotations: pairs_of("annotation", args.annotations)?,
-        http: args.http,
+        linking: match args.http {
+            Some(address) => Linking::At(address),
+            None if args.no_links => Linking::Off,
+            None => Linking::Claimed,
+        },
         patience: dev::PATIENCE,
         keep: args.keep,
     };
@@ -105,10 +110,6 @@ fn shown(line: &Line) -> Text {
     Tone::Faint.paint(&format!("{:>5} |", line.level.name())) + " " + &*line.text
 }
 
-fn name(running: &Running) -> &str {
-    if running.name.is_empty() { &running.actor } else { &running.name }
-}
-
 /// Adds to the page what is told.
 fn show(page: &mut Page, file: &str, told: &Told) {
     if let Told::Logged(line) = told {
@@ -125,7 +126,7 @@ fn text(file: &str, told: &Told) -> String {
         Told::Waiting => format!("waiting for {file}, which does not exist yet"),
         Told::Running(running) => {
             let (name, place, revision, took) =
-                (name(running), running.place(), running.revision, running.took.as_millis());
+                (running.label(), running.place(), running.revision, running.took.as_millis());
             match running.change {
                 Change::Started => format!(
                     "{name} ({}) started on {place}, running revision {revision}, took {took} ms; save {file} to exchange it, Ctrl-C \
@@ -158,13 +159,22 @@ fn text(file: &str, told: &Told) -> String {
             format!("{contract}: was linked to {provider} already{}", at(url.as_deref()))
         }
         Told::NotLinked { contract, why } => format!("{contract} is not linked: {why}"),
+        Told::Ready { url: Some(url), .. } => format!("open {url}"),
+        Told::Ready { actor, url: None } => {
+            format!("it has no page to open; call it with `host call {} OPERATION`", quoted(actor))
+        }
         Told::Unlinked { contract } => format!("{contract}: link deleted"),
         Told::ProviderStopped { provider } => format!("{provider} stopped"),
         Told::NotRemoved { what, why } => format!("{what} stays: {why}"),
-        Told::Stopped(running) => format!("{} stopped", name(running)),
-        Told::LeftRunning(running) => format!("{} goes on on {}", name(running), running.place()),
+        Told::Stopped(running) => format!("{} stopped", running.label()),
+        Told::LeftRunning(running) => format!("{} goes on on {}", running.label(), running.place()),
         Told::Sending { bytes, of } => amount(*bytes, *of),
     }
+}
+
+/// A name as a shell takes it for one word.
+fn quoted(name: &str) -> String {
+    if name.contains(char::is_whitespace) { format!("{name:?}") } else { name.to_owned() }
 }
 
 /// The page of a link, to go on with.
@@ -186,6 +196,7 @@ fn json(told: &Told) -> Value {
         Told::NotLinked { contract, why } => {
             json!({ "event": "not_linked", "contract_id": contract, "error": why })
         }
+        Told::Ready { actor, url } => json!({ "event": "ready", "actor": actor, "url": url }),
         Told::Unlinked { contract } => json!({ "event": "unlinked", "contract_id": contract }),
         Told::ProviderStopped { provider } => {
             json!({ "event": "provider_stopped", "provider": provider })

@@ -27,8 +27,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
     let path = std::path::Path::new(&args.reference);
     // Hosts take absolute paths only, and so does what fetches for them.
     let path = std::path::absolute(path).unwrap_or(path.to_owned());
-    // No image has a name that begins with a dot, so that is a path even if nothing is there.
-    let is_path = path.is_file() || args.reference.starts_with('.');
+    // A name that is written like that of a file is a path even if nothing is there.
+    let is_path = upload::local_file(&args.reference).is_some();
     let reference = if is_path { path.display().to_string() } else { args.reference };
     let mut registry = open(&session, &args.login, &reference, |settings| {
         settings.allow_files = true;

@@ -7,14 +7,19 @@ use super::{get, pairs_of};
 use crate::{
     args::{
         flags::SettingArgs,
-        lattice::{Link, LinkDel, LinkPut},
+        link::{Link, LinkDel, LinkPut, LinkUndo},
     },
     session::Session,
     terminal::{Message, Terminal},
 };
-use lattice_client::{lattice::Lattice, links, names};
+use lattice_client::{
+    lattice::Lattice,
+    links::{self, Undone, Which},
+    names,
+};
 use lattice_engine::providers::builtin;
 use lattice_protocol::{
+    contracts,
     control::types::Inventory,
     identity::keys::{ActorId, ProviderId},
     links::{Claims, LinkDefinition},
@@ -24,6 +29,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result
     match link {
         Link::Put(args) => put(terminal, &Session::open(before, &args.connect)?, args).await,
         Link::Del(args) => delete(terminal, &Session::open(before, &args.connect)?, args).await,
+        Link::Undo(args) => undo(terminal, &Session::open(before, &args.connect)?, args).await,
         Link::Query(query) => get::links(terminal, &Session::open(before, &query.connect)?).await,
     }
 }
@@ -85,6 +91,46 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     terminal.show(&Message::new(text, link.id(), members))
 }
 
+async fn undo(terminal: &Terminal, session: &Session, args: LinkUndo) -> Result<()> {
+    let lattice = session.lattice().await?;
+    let known = Known::ask(&lattice, &args.actor, &args.provider).await?;
+    let actor_id = names::actor(&args.actor, &known.claims, &known.inventories)?;
+    let provider_id = names::provider(&args.provider, &known.claims, &known.inventories)?;
+    let (contract_id, link_name) = (args.contract, args.link_name);
+    let which = Which {
+        actor_id: &actor_id,
+        provider_id: Some(&provider_id),
+        contract_id: &contract_id,
+        link_name: &link_name,
+    };
+    let wait = args.wait.duration(links::LINK_WAIT);
+    let (undone, taken) = links::undo(&lattice, which, wait).await?;
+    let link = undone.link();
+    if let Some(note) = taken.and_then(|taken| taken.note(link)) {
+        terminal.note(&note);
+    }
+    let (text, change) = match undone {
+        Undone::PutBack(_) => (
+            format!(
+                "Link ({contract_id}, {link_name}) of ({actor_id}) to ({}) is what it was before its last change",
+                link.provider_id
+            ),
+            "put_back",
+        ),
+        Undone::Deleted(_) => (
+            format!(
+                "Deleted link for {actor_id} on {contract_id} ({link_name}): there was none before its last change"
+            ),
+            "deleted",
+        ),
+    };
+    let members = json!({
+        "actor_id": actor_id, "provider_id": link.provider_id, "contract_id": contract_id, "link_name": link_name,
+        "undone": change,
+    });
+    terminal.show(&Message::new(text, link.id(), members))
+}
+
 async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result<()> {
     let lattice = session.lattice().await?;
     let actor_id = match ActorId::parse(&args.actor) {
@@ -141,6 +187,9 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
             "note: {} was not signed for {}, so it may not use this link; sign it with `--cap {}`",
             actor.name, link.contract_id, link.contract_id
         ));
+    }
+    if let Some(meant) = contracts::meant(&link.contract_id) {
+        doubts.push(format!("note: did you mean {meant} rather than {}?", link.contract_id));
     }
     let spec = builtin::by_key(&link.provider_id);
     let claimed = claims.iter().find(|claims| claims.subject == link.provider_id);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     files,
     keys::{Signers, find_keyring, told},
+    sign::note_slips,
 };
 use crate::{
     args::tools::{ParCreate, ParInsert, ParKeys},
@@ -28,6 +29,7 @@ use lattice_protocol::{
 
 /// Packs an executable into a new archive.
 pub fn create(terminal: &Terminal, args: &ParCreate) -> Result<()> {
+    note_slips(terminal, std::slice::from_ref(&args.contract));
     let target = args.arch.clone().unwrap_or_else(this_target);
     let mut draft = Draft::new(ProviderToken {
         name: args.name.clone(),

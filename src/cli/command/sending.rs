@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::keys::find_keyring;
+use super::{keys::find_keyring, sign::note_slips};
 use crate::{
     keyring::{self, Keyring},
     session::Session,
@@ -89,6 +89,7 @@ impl Sending<'_> {
             revision: Some(revision()),
             ..ActorToken::default()
         };
+        note_slips(self.terminal, self.caps);
         let signed = keyring::sign_module(&find_keyring(None)?, path, wasm, says)?;
         signed.made.iter().for_each(|made| self.terminal.note(made.to_string()));
         Ok(signed.wasm)

@@ -16,7 +16,7 @@ use crate::{
     terminal::{Page, Terminal, View},
 };
 use lattice_protocol::{
-    contracts::{LOGGING, NUMBERGEN, blobstore, httpclient, httpserver, keyvalue, messaging},
+    contracts::{self, LOGGING, NUMBERGEN, blobstore, httpclient, httpserver, keyvalue, messaging},
     errors::Usage,
     identity::{
         claims::now,
@@ -33,6 +33,7 @@ const EVENT_STREAMS: &str = "wasmcloud:eventstreams";
 /// Signs a module with the keys of whoever runs this.
 pub fn sign(terminal: &Terminal, args: &Sign) -> Result<()> {
     let wasm = files::read(&args.source)?;
+    note_slips(terminal, &args.claims.caps);
     let mut says = says(&args.claims, || keyring::stem(&args.source));
     let refused = |error| unsigned(error).context(format!("sign {}", args.source.display()));
     let info = wasm::inspect_component(&wasm).map_err(|error| refused(error.into()))?;
@@ -109,6 +110,18 @@ fn actor_keys(
     Ok((subject, issuer))
 }
 
+/// Tells of contracts that look like slips of the pen. They are signed for all the same: anybody
+/// may have contracts of their own.
+pub(super) fn note_slips(terminal: &Terminal, contracts: &[String]) {
+    for contract in contracts {
+        if let Some(meant) = contracts::meant(contract) {
+            terminal.note(format!(
+                "note: {contract} is no contract of the providers of this host; did you mean {meant}?"
+            ));
+        }
+    }
+}
+
 /// Tells when a module was another actor before: that may have been meant, or the wrong key was
 /// taken.
 fn note_change(terminal: &Terminal, before: &[u8], subject: &SigningKey) {
@@ -166,6 +179,7 @@ fn actor(terminal: &Terminal, args: &ActorClaims) -> Result<(String, String)> {
     let Some(name) = &args.name else {
         bail!(Usage("the token of an actor needs a name: --name".into()))
     };
+    note_slips(terminal, &args.caps);
     let (subject, issuer) = actor_keys(terminal, args, Path::new(name))?;
     let token = sign::actor(&says(args, String::new), &subject, &issuer, &term(&args.signing)?)
         .map_err(unsigned)?;
@@ -173,6 +187,7 @@ fn actor(terminal: &Terminal, args: &ActorClaims) -> Result<(String, String)> {
 }
 
 fn provider(terminal: &Terminal, args: &ProviderToken) -> Result<(String, String)> {
+    note_slips(terminal, std::slice::from_ref(&args.contract));
     let signing = &args.signing;
     let keys = Signers::of(terminal, signing);
     let issuer =

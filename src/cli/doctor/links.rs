@@ -125,7 +125,8 @@ impl<'a> Scene<'a> {
                 self.link.contract_id
             ),
             format!(
-                "host claims sign FILE --cap {} --rev N (with its other contracts too), then host update actor {} REFERENCE",
+                "host claims sign FILE --cap {} (with its other contracts too; without --rev it is newer than what runs), then \
+                 host update actor {} REFERENCE",
                 self.link.contract_id, self.link.actor_id
             ),
         ))

@@ -192,8 +192,8 @@ pub(super) fn claims(facts: &Facts) -> Found {
 
 fn expiring_actor(host: &HostReply, actor: &ActorHealth, now: u64) -> Option<Finding> {
     let fix = format!(
-        "sign the module again with a later expiry (host claims sign FILE --expires DAYS --rev N), then host update actor {} \
-         REFERENCE",
+        "sign the module again with a later expiry (host claims sign FILE --expires DAYS; without --rev it is newer than what \
+         runs), then host update actor {} REFERENCE",
         actor.id
     );
     let who = format!("actor {} ({}) on {}", actor.name, actor.id, named(host));

@@ -41,9 +41,8 @@ const TIDY_TIME: Duration = Duration::from_secs(3);
 /// A module that an actor cannot be updated to.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{actor} runs revision {running} on {host}, the file has revision {offered}; sign it with a higher revision (`host claims sign \
-     --rev {}`), or stop the actor first (`host stop actor {actor}`)",
-    running.saturating_add(1)
+    "{actor} runs revision {running} on {host}, the file has revision {offered}; sign it again without --rev, so that the time of \
+     now is its revision (`host claims sign`), or stop the actor first (`host stop actor {actor}`)"
 )]
 pub(super) struct NotNewer {
     actor: String,

@@ -57,13 +57,23 @@ pub struct Settings {
     pub max: u32,
     /// Annotations of the actor, besides [`ANNOTATION`].
     pub annotations: Pairs,
-    /// Where the page of the actor is to be, as `127.0.0.1:8080`: with it the actor is linked to
-    /// all it needs, and providers that are missing are started.
-    pub http: Option<String>,
+    pub linking: Linking,
     /// How long a start may take before it is said to be late, mostly [`PATIENCE`].
     pub patience: Duration,
     /// Leave the actor running at the end.
     pub keep: bool,
+}
+
+/// How the actor is linked; built-in providers that are missing are started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Linking {
+    /// Not at all.
+    Off,
+    /// To a provider of each contract that its claims name; its page, if it has one, is at a free
+    /// port.
+    Claimed,
+    /// The same, and its page is at this address, as `127.0.0.1:8080`.
+    At(String),
 }
 
 /// Signs a module with the developer's keys, so that it has this revision. The claims are those the
@@ -105,6 +115,13 @@ pub enum Told {
         contract: String,
         why: String,
     },
+    /// All links are put: here is what to go on with.
+    Ready {
+        /// The actor's name, or its public key if it has none.
+        actor: String,
+        /// Its page; `None` if it has none.
+        url: Option<String>,
+    },
     /// A link that was put here is deleted.
     Unlinked {
         contract: String,
@@ -138,6 +155,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its name, or its public key if it has none.
+    pub fn label(&self) -> &str {
+        if self.name.is_empty() { &self.actor } else { &self.name }
+    }
+
     /// The name of its host, or its id if it has none.
     pub fn place(&self) -> &str {
         if self.host_name.is_empty() { &self.host_id } else { &self.host_name }
@@ -169,10 +191,13 @@ pub async fn run(
     if !tokio::fs::try_exists(&settings.file).await.unwrap_or(false) {
         tell(Told::Waiting);
     }
-    let surroundings = settings
-        .http
-        .clone()
-        .map(|address| Surroundings::new(lattice.clone(), address, &settings.file_name()));
+    let page = match &settings.linking {
+        Linking::Off => None,
+        Linking::Claimed => Some(None),
+        Linking::At(address) => Some(Some(address.clone())),
+    };
+    let surroundings =
+        page.map(|page| Surroundings::new(lattice.clone(), page, &settings.file_name()));
     let mut dev = Dev { deployment, surroundings, claims: None, sign, revision: 0, tell };
     // The error of a file that may be half of a module, and until when the rest is waited for.
     let mut half: Option<(Instant, ContentError)> = None;

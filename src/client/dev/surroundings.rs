@@ -5,21 +5,28 @@
 //! claims ─▶ plan (links and inventories of now) ─▶ start, put ─▶ Told
 //! ```
 //!
+//! Nobody needs to name an address for a page: the first free port is taken, and where somebody on
+//! the host's machine has that one, the next.
+//!
 //! Links that were there stay as they are. At the end the links that were put here are deleted, and
 //! the providers that were started here are stopped, unless others are linked to them by then. Such
 //! providers are known by [`ANNOTATION`], as the actor is; so those of a process for the same file
 //! that was killed are taken over.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, TcpListener},
+    ops::RangeInclusive,
+};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tracing::debug;
 
 use super::{ANNOTATION, Running, Told};
 use crate::{
     commands::{HostCommands, START_WAIT, STOP_WAIT},
     lattice::Lattice,
-    links::{self, LINK_WAIT},
+    links::{self, LINK_WAIT, Refused},
 };
 use lattice_protocol::{
     builtin::{self, Known, name_of},
@@ -33,6 +40,8 @@ use lattice_protocol::{
 const LINK_NAME: &str = LinkName::DEFAULT;
 /// The link value with the address of an HTTP server.
 const ADDRESS: &str = "address";
+/// The ports that a page without an address is tried at, one after the other.
+const PORTS: RangeInclusive<u16> = 8080..=8111;
 /// Begins the contracts that hosts fulfil themselves, without a link.
 const IN_HOST: &str = "wasmcloud:builtin:";
 
@@ -73,33 +82,39 @@ struct Begun {
 /// The surroundings of one actor.
 pub(super) struct Surroundings {
     lattice: Lattice,
-    /// Where the HTTP server listens.
-    address: String,
+    /// Where the HTTP server listens; at a free port if not given.
+    address: Option<String>,
     /// The file that all this is for.
     file: String,
     /// Contracts that are dealt with, as long as the actor stays on its host.
     settled: BTreeSet<String>,
     host: String,
+    /// The page, once it is known.
+    url: Option<String>,
+    /// The page that was told last; `None` inside if there is none.
+    told_url: Option<Option<String>>,
     /// Links that were put here.
     links: Vec<LinkDefinition>,
     begun: Vec<Begun>,
 }
 
 impl Surroundings {
-    pub(super) fn new(lattice: Lattice, address: String, file: &str) -> Self {
+    pub(super) fn new(lattice: Lattice, address: Option<String>, file: &str) -> Self {
         Self {
             lattice,
             address,
             file: file.to_owned(),
             settled: BTreeSet::new(),
             host: String::new(),
+            url: None,
+            told_url: None,
             links: Vec::new(),
             begun: Vec::new(),
         }
     }
 
-    /// Puts what the actor lacks. A contract that cannot be linked is reported, and tried again
-    /// with the next save.
+    /// Puts what the actor lacks, and tells last what to go on with. A contract that cannot be
+    /// linked is reported, and tried again with the next save.
     pub(super) async fn complete(
         &mut self,
         actor: &Running,
@@ -110,7 +125,9 @@ impl Surroundings {
             self.settled.clear();
             self.host.clone_from(&actor.host_id);
         }
-        for contract in wanted(&claims.caps) {
+        let mut has_page = false;
+        for contract in wanted(&claims.caps, self.address.is_some()) {
+            has_page |= contract == httpserver::CONTRACT;
             if self.settled.contains(contract) {
                 continue;
             }
@@ -124,6 +141,11 @@ impl Surroundings {
                     why: format!("{error:#}"),
                 }),
             }
+        }
+        let is_known = !has_page || self.url.is_some();
+        if is_known && self.told_url.as_ref() != Some(&self.url) {
+            self.told_url = Some(self.url.clone());
+            tell(Told::Ready { actor: actor.label().to_owned(), url: self.url.clone() });
         }
     }
 
@@ -161,23 +183,56 @@ impl Surroundings {
                 (provider.to_owned(), Some(actor.place().to_owned()))
             }
         };
-        let values = match contract {
-            httpserver::CONTRACT => Pairs::from([(ADDRESS.to_owned(), self.address.clone())]),
-            _ => Pairs::new(),
-        };
         let link = LinkDefinition {
             actor_id: actor.actor.clone(),
             provider_id: provider,
             link_name: LINK_NAME.to_owned(),
             contract_id: contract.to_owned(),
-            values,
+            values: Pairs::new(),
         };
-        // Noted first: a link whose provider refuses it is stored all the same.
-        if !self.links.contains(&link) {
-            self.links.push(link.clone());
-        }
-        links::put(&lattice, &link, Some(LINK_WAIT)).await?;
+        let link = match (contract, self.address.clone()) {
+            (httpserver::CONTRACT, Some(address)) => self.put(at(&link, &address)).await?,
+            (httpserver::CONTRACT, None) => self.put_at_free_port(&link, &links).await?,
+            _ => self.put(link).await?,
+        };
         Ok(self.told_of(&link, started_on, Told::Linked))
+    }
+
+    async fn put(&mut self, link: LinkDefinition) -> Result<LinkDefinition> {
+        // Noted first: a link whose provider refuses it is stored all the same.
+        self.links.retain(|other| other.id() != link.id());
+        self.links.push(link.clone());
+        links::put(&self.lattice, &link, Some(LINK_WAIT)).await?;
+        Ok(link)
+    }
+
+    /// Puts the link of a page at the first port that is free; one that a process left which was
+    /// killed stays where it is.
+    async fn put_at_free_port(
+        &mut self,
+        link: &LinkDefinition,
+        before: &[LinkDefinition],
+    ) -> Result<LinkDefinition> {
+        let left = before.iter().find(|other| other.id() == link.id());
+        if let Some(address) = left.and_then(|left| left.values.get(ADDRESS)) {
+            return self.put(at(link, address)).await;
+        }
+        let mut refused = None;
+        for port in PORTS.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()) {
+            let address = format!("{}:{port}", Ipv4Addr::LOCALHOST);
+            match self.put(at(link, &address)).await {
+                // The host may run on another machine, or somebody was faster.
+                Err(error) if error.is::<Refused>() => refused = Some(error),
+                put => return put,
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            anyhow!(
+                "no port from {} to {} is free on this machine; name an address with --http",
+                PORTS.start(),
+                PORTS.end()
+            )
+        }))
     }
 
     async fn start(&self, host: &str, provider: &str) -> Result<()> {
@@ -201,7 +256,7 @@ impl Surroundings {
     }
 
     fn told_of(
-        &self,
+        &mut self,
         link: &LinkDefinition,
         started_on: Option<String>,
         told: fn(Linked) -> Told,
@@ -209,11 +264,15 @@ impl Surroundings {
         // Other values may move the page elsewhere.
         let is_page = link.contract_id == httpserver::CONTRACT && has_address_alone(link);
         let address = link.values.get(ADDRESS).filter(|_| is_page);
+        let url = address.map(|address| format!("http://{address}/"));
+        if is_page {
+            self.url.clone_from(&url);
+        }
         told(Linked {
             contract: link.contract_id.clone(),
             provider: name_of(&link.provider_id),
             started_on,
-            url: address.map(|address| format!("http://{address}/")),
+            url,
         })
     }
 
@@ -280,11 +339,13 @@ impl Surroundings {
     }
 }
 
-/// Returns the contracts that need a link: the page's first, then the others of the claims.
-fn wanted(caps: &[String]) -> impl Iterator<Item = &str> {
-    let others = caps.iter().map(String::as_str);
-    let others = others.filter(|cap| *cap != httpserver::CONTRACT && !cap.starts_with(IN_HOST));
-    std::iter::once(httpserver::CONTRACT).chain(others)
+/// Returns the contracts that need a link: the page's first, if it is asked for or the claims name
+/// it, then the others of the claims.
+fn wanted(caps: &[String], is_page_asked_for: bool) -> impl Iterator<Item = &str> {
+    let caps = caps.iter().map(String::as_str);
+    let has_page = is_page_asked_for || caps.clone().any(|cap| cap == httpserver::CONTRACT);
+    let others = caps.filter(|cap| *cap != httpserver::CONTRACT && !cap.starts_with(IN_HOST));
+    has_page.then_some(httpserver::CONTRACT).into_iter().chain(others)
 }
 
 /// Decides about one contract. Any host may run a provider, but a page is to be served where its
@@ -338,6 +399,12 @@ fn left_on(link: &LinkDefinition, file: &str, inventories: &[Inventory]) -> Opti
 /// Says whether a process for this file started a provider.
 fn is_marked(run: &InventoryProvider, file: &str) -> bool {
     run.annotations.get(ANNOTATION).is_some_and(|marked| marked == file)
+}
+
+/// Returns the link of a page, at an address.
+fn at(link: &LinkDefinition, address: &str) -> LinkDefinition {
+    let values = Pairs::from([(ADDRESS.to_owned(), address.to_owned())]);
+    LinkDefinition { values, ..link.clone() }
 }
 
 /// Says whether a link has no value but the address of a page.
@@ -478,7 +545,16 @@ mod tests {
     fn contracts_of_the_host_itself_need_no_link() {
         let caps = ["wasmcloud:builtin:logging", KEYVALUE, httpserver::CONTRACT];
         let caps = caps.map(str::to_owned);
-        assert_eq!(wanted(&caps).collect::<Vec<_>>(), [httpserver::CONTRACT, KEYVALUE]);
-        assert_eq!(wanted(&[]).collect::<Vec<_>>(), [httpserver::CONTRACT]);
+        let page = httpserver::CONTRACT;
+        for (caps, is_page_asked_for, expected) in [
+            (&caps[..], false, &[page, KEYVALUE][..]),
+            (&caps[..], true, &[page, KEYVALUE]),
+            (&caps[..2], false, &[KEYVALUE]),
+            (&[], true, &[page]),
+            (&[], false, &[]),
+        ] {
+            let wanted: Vec<&str> = wanted(caps, is_page_asked_for).collect();
+            assert_eq!(wanted, expected, "{caps:?} {is_page_asked_for}");
+        }
     }
 }

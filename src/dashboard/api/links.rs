@@ -1,4 +1,4 @@
-//! Link definitions: the list with what is wrong with each, put, delete.
+//! Link definitions: the list with what is wrong with each, put, delete, undo.
 
 use std::{
     cmp::Ordering,
@@ -279,6 +279,7 @@ pub async fn put(
         }
     }
     let link = LinkDefinition { actor_id, provider_id, link_name, contract_id, values: kept };
+    let is_changed = before.is_none_or(|before| **before != link);
     let [actor, provider] = [&link.actor_id, &link.provider_id].map(|id| name_or_short(&table, id));
     let title = format!("Link {actor} to {provider} for {}", link.contract_id);
     let operation = NewOperation {
@@ -286,6 +287,7 @@ pub async fn put(
         title,
         target_id: &link.actor_id,
         link_name: &link.link_name,
+        contract_id: if is_changed { &link.contract_id } else { "" },
         ..NewOperation::default()
     };
     // Before anything begins: a mistake is answered while the form is still open.
@@ -341,6 +343,7 @@ pub async fn delete(
         title,
         target_id: &actor_id,
         link_name: &link_name,
+        contract_id: &contract_id,
         ..NewOperation::default()
     };
     let lattice = dashboard.lattice().clone();
@@ -351,6 +354,59 @@ pub async fn delete(
             text: format!("{actor} is not linked for {} any more", link.contract_id),
             ..End::default()
         })
+    }))
+}
+
+/// The link whose last change is undone.
+#[derive(Deserialize, ToSchema)]
+pub struct UndoLink {
+    actor_id: String,
+    contract_id: String,
+    #[serde(default = "default_link_name")]
+    link_name: String,
+}
+
+/// Puts a link back to what it was before its last change
+#[utoipa::path(post, path = "/api/v1/links/undo", tag = "links", request_body = UndoLink, responses((status = 202, body = Accepted)))]
+pub async fn undo(
+    State(dashboard): State<Dashboard>,
+    Body(which): Body<UndoLink>,
+) -> Result<(StatusCode, Json<Accepted>), Refusal> {
+    let UndoLink { actor_id, contract_id, link_name } = which;
+    let actor = name_or_short(&dashboard.parts().context.links.table(), &actor_id);
+    let operation = NewOperation {
+        kind: "undo_link",
+        title: format!("Undo the last change of the link of {actor} for {contract_id}"),
+        target_id: &actor_id,
+        link_name: &link_name,
+        contract_id: &contract_id,
+        ..NewOperation::default()
+    };
+    let (at, lattice) = (dashboard.clone(), dashboard.lattice().clone());
+    let (id, contract, name) = (actor_id.clone(), contract_id.clone(), link_name.clone());
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        let which = client::Which {
+            actor_id: &id,
+            provider_id: None,
+            contract_id: &contract,
+            link_name: &name,
+        };
+        let (undone, taken) = client::undo(&lattice, which, Some(client::LINK_WAIT)).await?;
+        let link = undone.link();
+        let mut text = match undone {
+            client::Undone::PutBack(_) => {
+                let provider = name_or_short(&at.parts().context.links.table(), &link.provider_id);
+                format!("{actor} is linked to {provider} for {contract} as it was before")
+            }
+            client::Undone::Deleted(_) => {
+                format!("{actor} is not linked for {contract} any more, as it was before")
+            }
+        };
+        if let Some(note) = taken.and_then(|taken| taken.note(link)) {
+            text = format!("{text}; {note}");
+        }
+        Ok(End { text, ..End::default() })
     }))
 }
 

@@ -179,6 +179,7 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(applications::change::undeploy))
         .routes(routes!(applications::change::rollout))
         .routes(routes!(links::list, links::put, links::delete))
+        .routes(routes!(links::undo))
         .routes(routes!(claims::list))
         .routes(routes!(events::list))
         .routes(routes!(events::pulls))

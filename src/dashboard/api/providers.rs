@@ -427,6 +427,7 @@ pub async fn stop(
         host_id: &host,
         target_id: &id,
         link_name: &link_name,
+        ..NewOperation::default()
     };
     let (lattice, id, link_name, host) =
         (dashboard.lattice().clone(), id.clone(), link_name.clone(), host.clone());

@@ -3,16 +3,22 @@
 //! A link is written with compare-and-swap on the revision this host knows, so that two hosts that
 //! are asked at the same time do not overwrite each other unseen; the loser reads again. The ack
 //! leaves after the bucket confirmed. The effects of a change (providers, events) come from the
-//! watch of the bucket, on every host.
+//! watch of the bucket, on every host. The host that wrote notes what the link was before
+//! ([`super::link_changes`]).
+//!
+//! Values for a built-in provider are read before they are stored, by the provider's own reader, so
+//! that a slip of the pen never takes the place of values that work. A link that is in the bucket
+//! already is not judged again: hosts of earlier years write there too.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use serde::{Serialize, Serializer};
+use tokio::time::Instant;
 use tracing::info;
 
-use super::server::{Answer, Server, json as encode, json_within, now};
+use super::server::{ANSWER_TIMEOUT, Answer, Server, json as encode, json_within, now};
 use crate::providers::builtin;
 use lattice_base::store::{Error, Expect, Update, WRITE_TIMEOUT};
 use lattice_protocol::{
@@ -58,6 +64,9 @@ const CONFLICT_RETRIES: usize = 5;
 /// How long a listing waits until this host knows all that happened: less than clients wait for an
 /// answer.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long an answer may wait for the note of what a link was before.
+const NOTED_WITHIN: Duration = ANSWER_TIMEOUT.saturating_sub(Duration::from_millis(150));
 
 impl Server {
     pub(super) fn get_claims(self: &Arc<Self>) -> Answer {
@@ -164,7 +173,7 @@ impl Server {
             )));
         }
         let server = Arc::clone(self);
-        async move { encode(&Ack::from(server.in_time(server.store_link(&link)).await)) }.boxed()
+        async move { encode(&Ack::from(server.change_link(link).await)) }.boxed()
     }
 
     /// Whether a link has sizes that a host takes, and the lattice has room for it.
@@ -182,7 +191,7 @@ impl Server {
             return now(&Ack::accepted());
         }
         let server = Arc::clone(self);
-        async move { encode(&Ack::from(server.in_time(server.remove_link(&id)).await)) }.boxed()
+        async move { encode(&Ack::from(server.drop_link(&id).await)) }.boxed()
     }
 
     /// A link that has this id and is not that of the three: an id is a hash of them run together,
@@ -197,15 +206,32 @@ impl Server {
         (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
     }
 
+    /// Stores a link, and notes what it was before.
+    async fn change_link(&self, link: LinkDefinition) -> Result<(), Error> {
+        let deadline = Instant::now() + NOTED_WITHIN;
+        let before = self.in_time(self.store_link(&link)).await?;
+        self.link_changes.note(before, Some(link), deadline).await;
+        Ok(())
+    }
+
+    /// Deletes a link, and notes what it was.
+    async fn drop_link(&self, id: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + NOTED_WITHIN;
+        let before = self.in_time(self.remove_link(id)).await?;
+        self.link_changes.note(before, None, deadline).await;
+        Ok(())
+    }
+
     /// All attempts of a write together: after this time hosts that are late speak up.
-    async fn in_time(&self, write: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    async fn in_time<T>(&self, write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(written) => written,
             Err(_) => Err(Error::TimedOut { place: self.parts.context.store.backend().place() }),
         }
     }
 
-    async fn store_link(&self, link: &LinkDefinition) -> Result<(), Error> {
+    /// Stores a link; returns the one in whose place it is.
+    async fn store_link(&self, link: &LinkDefinition) -> Result<Option<LinkDefinition>, Error> {
         let id = link.id();
         let key = keys::link(&id);
         let value = Bytes::from(
@@ -220,6 +246,7 @@ impl Server {
             } else {
                 Expect::Anything
             };
+            let before = self.stored(&id);
             match self.parts.context.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
@@ -228,7 +255,7 @@ impl Server {
                         .links
                         .apply(Update::Put(Entry { key, value, revision }))
                         .await;
-                    return Ok(());
+                    return Ok(before);
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
                     attempts += 1;
@@ -239,8 +266,8 @@ impl Server {
         }
     }
 
-    /// Deletes a link. One that is not there is as good as deleted.
-    async fn remove_link(&self, id: &str) -> Result<(), Error> {
+    /// Deletes a link and returns it. One that is not there is as good as deleted.
+    async fn remove_link(&self, id: &str) -> Result<Option<LinkDefinition>, Error> {
         let key = keys::link(id);
         let mut attempts = 0;
         loop {
@@ -250,6 +277,7 @@ impl Server {
                 Some(stored) if attempts < CONFLICT_RETRIES => Expect::Revision(stored.revision),
                 _ => Expect::Anything,
             };
+            let before = self.stored(id);
             match self.parts.context.store.delete(&key, known).await {
                 Ok(()) => {
                     info!(link_id = %id, "link definition deleted");
@@ -257,7 +285,7 @@ impl Server {
                     if let Expect::Revision(revision) = known {
                         self.parts.context.links.apply(Update::Delete { key, revision }).await;
                     }
-                    return Ok(());
+                    return Ok(before);
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
                     attempts += 1;
@@ -266,6 +294,12 @@ impl Server {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The link with an id, as this host knows it.
+    fn stored(&self, id: &str) -> Option<LinkDefinition> {
+        let table = self.parts.context.links.table();
+        table.stored_link(id).map(|stored| LinkDefinition::clone(&stored.link))
     }
 
     fn known_revision(&self, key: &str) -> Expect {

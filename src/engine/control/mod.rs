@@ -7,12 +7,14 @@
 //! * [`bounds`](lattice_protocol::control::bounds) says how much a request may ask for.
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
-//! * [`refusals`] tells of commands that were refused.
+//! * [`refusals`] tells of commands that were refused, [`link_changes`] notes how links were
+//!   changed.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`],
 //!   [`named_config`], [`probe`].
 
 pub mod actors;
 pub mod labels;
+pub mod link_changes;
 pub mod links;
 pub mod named_config;
 pub mod probe;

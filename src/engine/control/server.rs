@@ -30,7 +30,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals};
+use super::{
+    link_changes::LinkChanges, named_config::NamedConfig, probe::health::ProbeContext,
+    refusals::Refusals,
+};
 use crate::{
     actors,
     host_context::HostContext,
@@ -51,7 +54,7 @@ use lattice_protocol::{
 };
 
 /// Clients give up after two seconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(1900);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1900);
 /// Requests of one subscription that may wait for their answers.
 const WAITING_MAX: usize = 256;
 /// How long leaving a subscription may take.
@@ -129,6 +132,8 @@ struct Listening {
 pub struct Server {
     pub(super) parts: Parts,
     refusals: Refusals,
+    /// What links were before.
+    pub(super) link_changes: LinkChanges,
     /// A heartbeat is wanted before the next is due.
     heartbeat_wanted: Notify,
 }
@@ -139,7 +144,9 @@ impl Server {
         let lifeline = parts.context.lifeline.clone();
         let refusals =
             Refusals::new(parts.context.state.facts().id.to_string(), parts.context.events.clone());
-        let server = Arc::new(Self { parts, refusals, heartbeat_wanted: Notify::new() });
+        let link_changes = LinkChanges::new(Arc::clone(&parts.context));
+        let server =
+            Arc::new(Self { parts, refusals, link_changes, heartbeat_wanted: Notify::new() });
         let host = &server.parts.context.state.facts().id;
         let client = &server.parts.context.ctl.client;
         let mut synced = server.parts.context.links.synced();
@@ -389,6 +396,9 @@ impl Server {
                 read("page", or_empty(payload), |ask| self.probe_claims(ask))
             }
             Control::ProbeLink { .. } => read("link", payload, |ask| self.probe_link(ask)),
+            Control::ProbeLinkChange { .. } => {
+                read("link change", payload, |ask| self.probe_link_change(ask))
+            }
         }
     }
 

@@ -138,16 +138,23 @@ impl Local for InProcess {
                     .is_some();
             return match attempted.len() {
                 _ if !is_wanted => None,
-                LINKS_MAX.. => Some(LinkStatus::Refused(format!(
-                    "the provider has {LINKS_MAX} links on this host, the most it takes; start it on another host as well, or \
-                     delete links that nobody uses"
-                ))),
+                LINKS_MAX.. => Some(LinkStatus::Refused {
+                    error: format!(
+                        "the provider has {LINKS_MAX} links on this host, the most it takes; start it on another host as well, or \
+                         delete links that nobody uses"
+                    ),
+                    is_former_up: false,
+                }),
                 _ => Some(LinkStatus::Pending),
             };
         };
         Some(match &tried.refusal {
             _ if tried.is_in_work || *tried.definition != *link => LinkStatus::Pending,
-            Some(error) => LinkStatus::Refused(error.to_string()),
+            Some(error) => {
+                let states = self.states.borrow();
+                let is_former_up = matches!(states.get(&*link.actor_id), Some(LinkState::Up(_)));
+                LinkStatus::Refused { error: error.to_string(), is_former_up }
+            }
             None => LinkStatus::Up,
         })
     }

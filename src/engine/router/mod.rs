@@ -133,8 +133,12 @@ pub trait Local: Send + Sync + 'static {
 pub enum LinkStatus {
     /// Calls go by it.
     Up,
-    /// It is not taken on, and why. One with other values may be up meanwhile.
-    Refused(String),
+    /// It is not taken on, and why.
+    Refused {
+        error: String,
+        /// The definition of before is up meanwhile.
+        is_former_up: bool,
+    },
     /// It is being taken on, or another definition is in its place.
     Pending,
 }

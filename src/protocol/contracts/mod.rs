@@ -26,6 +26,18 @@ pub const LOGGING: &str = "wasmcloud:builtin:logging";
 /// The contract by which every host makes random numbers.
 pub const NUMBERGEN: &str = "wasmcloud:builtin:numbergen";
 
+/// How many letters of a contract's name may be wrong for it to be taken for a slip of the pen.
+const SLIPS_MAX: usize = 2;
+
+/// Returns the contract that one of another name is most likely to be a slip of the pen of; nothing
+/// for a contract that is known here, or like none.
+pub fn meant(contract: &str) -> Option<&'static str> {
+    let built_in = crate::builtin::CATALOGUE.iter().map(|known| known.contract_id);
+    let known = built_in.chain([LOGGING, NUMBERGEN]);
+    let (slips, found) = known.map(|known| (strsim::osa_distance(contract, known), known)).min()?;
+    (1..=SLIPS_MAX).contains(&slips).then_some(found)
+}
+
 /// Begins a payload whose rest is CBOR.
 const CBOR_MARKER: u8 = 0x7f;
 /// Begins a payload whose rest is MessagePack.
@@ -77,4 +89,24 @@ pub fn encode<T: Serialize>(value: &T) -> Bytes {
 /// `Service.Method` of a service as its method; 2021's callers leave the service out.
 pub fn method<'a>(operation: &'a str, service: &str) -> &'a str {
     operation.strip_prefix(service).and_then(|rest| rest.strip_prefix('.')).unwrap_or(operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_in_a_contract_is_told_from_a_contract_of_others() {
+        for (contract, expected) in [
+            ("wasmcloud:htpserver", Some("wasmcloud:httpserver")),
+            ("wasmcloud:httpsrever", Some("wasmcloud:httpserver")),
+            ("wasmcloud:keyvalues", Some("wasmcloud:keyvalue")),
+            ("wasmcloud:builtin:loging", Some(LOGGING)),
+            ("wasmcloud:httpclient", None),
+            ("wasmcloud:sqldb", None),
+            ("acme:ledger", None),
+        ] {
+            assert_eq!(meant(contract), expected, "{contract}");
+        }
+    }
 }

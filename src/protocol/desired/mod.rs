@@ -10,7 +10,9 @@
 //! An entry that holds nothing is deleted: that of a host that keeps no starts, and the key of a
 //! host that does not renew it any more. What is to run of an application stays, of one that was
 //! undeployed as well, so that its serial numbers go on growing; so do its lease, its links and its
-//! rollout. A host that is gone for good leaves what was started on it: it may come back.
+//! rollout. A host that is gone for good leaves what was started on it: it may come back. The last
+//! changes of links share a fixed number of keys: each is there until one of another link with the
+//! same key comes.
 
 pub mod kept;
 pub mod signed;
@@ -25,6 +27,9 @@ const LEASE: &str = "LEASE_";
 const RENEWAL: &str = "HOST_";
 const LINKS: &str = "LINKS_";
 const ROLLOUT: &str = "ROLLOUT_";
+const LINK_CHANGE: &str = "LINKCHANGE_";
+/// How much of a link's id the key of its last change has: 4,096 keys in all.
+const LINK_CHANGE_DIGITS: usize = 3;
 
 /// A key of the bucket, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub enum Key<'a> {
     Links(&'a str),
     /// How far a new version of an application has got, by its name; a [`Signed`] entry.
     Rollout(&'a str),
+    /// The last change of a link, by the beginning of the link's id; a [`Signed`] entry.
+    LinkChange(&'a str),
     /// Somebody else's; left alone.
     Unknown,
 }
@@ -60,6 +67,8 @@ impl<'a> Key<'a> {
             Self::Links(name)
         } else if let Some(name) = key.strip_prefix(ROLLOUT) {
             Self::Rollout(name)
+        } else if let Some(begin) = key.strip_prefix(LINK_CHANGE) {
+            Self::LinkChange(begin)
         } else {
             Self::Unknown
         }
@@ -101,6 +110,12 @@ pub fn rollout(application: &str) -> String {
     format!("{ROLLOUT}{application}")
 }
 
+/// Returns the key of the last change of a link, by the link's id.
+pub fn link_change(link_id: &str) -> String {
+    let begin: String = link_id.chars().take(LINK_CHANGE_DIGITS).collect();
+    format!("{LINK_CHANGE}{begin}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +128,7 @@ mod tests {
         assert_eq!(Key::parse(&renewal("NABC")), Key::Renewal("NABC"));
         assert_eq!(Key::parse(&links("shop")), Key::Links("shop"));
         assert_eq!(Key::parse(&rollout("shop")), Key::Rollout("shop"));
+        assert_eq!(Key::parse(&link_change("B40411AD")), Key::LinkChange("B40"));
         assert_eq!(Key::parse("LINKDEF_1"), Key::Unknown);
     }
 }

@@ -105,4 +105,6 @@ controls! {
     ProbeClaims { host } = "probe".host."claims", Query("asking for claims in pages");
     /// Whether its provider has taken a link on.
     ProbeLink { host } = "probe".host."link", Query("waiting for links");
+    /// What a link was before its last change.
+    ProbeLinkChange { host } = "probe".host."link_change", Query("undoing changes of links");
 }

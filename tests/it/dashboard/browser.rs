@@ -257,6 +257,52 @@ async fn an_application_is_put_together_with_the_mouse() {
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_link_value_has_one_outcome_and_is_undone_with_the_mouse() {
+    let server = Server::shared().await;
+    let (dashboard, url) = furnished(&server).await;
+    let before = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let browser = Browser::start().await;
+    dashboard.enter(&browser).await;
+    browser.open(dashboard.url.join("/links").unwrap().as_str()).await;
+    let menu = "main [role=row] button[aria-haspopup], main tbody button[aria-haspopup]";
+    choose(&browser, menu, "Edit").await;
+
+    // A mistake is told in the form, and nothing is stored.
+    replace_value(&browser, "address", "127.0.0.1:8080x").await;
+    send(&browser).await;
+    browser.with_text("dialog[open] [role=alert]", "HOST:PORT").await;
+    assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
+
+    // A port that somebody else has is refused by the provider: one box says so, in red.
+    replace_value(&browser, "address", &taken.local_addr().unwrap().to_string()).await;
+    send(&browser).await;
+    browser.with_text("dialog[open] .dialog-stage [role=alert]", "stays in force").await;
+    browser.picture("link-refused").await;
+    let notes =
+        "return [...document.querySelectorAll('dialog[open] .note')].map((note) => note.className)";
+    assert_eq!(browser.run(notes).await, json!(["note tone-error"]));
+    assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
+
+    browser.click("dialog[open] button", "Undo").await;
+    browser.click("dialog[open] button[type=submit]", "Undo it").await;
+    browser.with_text("dialog[open] .dialog-stage", "as it was before").await;
+    dashboard
+        .until("/links", |links| {
+            (links["items"][0]["values"]["address"] == before.as_str()).then_some(())
+        })
+        .await;
+}
+
+/// Gives a value of a link in the open form another text.
+async fn replace_value(browser: &Browser, name: &str, value: &str) {
+    let field = browser.see(&format!("dialog[open] input[data-value=\"{name}\"]")).await;
+    field.click().await.expect("the field takes the focus");
+    browser.press(&format!("{CONTROL}a{CONTROL}")).await;
+    field.send_keys(value).await.expect("the field takes text");
+}
+
 /// Gives the file field of an open dialog a file.
 async fn upload(browser: &Browser, file: &str) {
     let field = eventually("a field for a file", || async {

@@ -122,9 +122,11 @@ fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
         ("stop actor", "actor") => running_actors(),
         ("stop provider", "provider") => running_providers(),
         ("update actor", "names") => updates(),
-        ("scale actor" | "link put" | "link del" | "call" | "spy", "actor") => actors(),
-        ("link put", "provider") => providers(),
-        ("link put" | "link del", "contract") | ("dev", "caps") => contracts(),
+        ("scale actor" | "link put" | "link del" | "link undo" | "call" | "spy", "actor") => {
+            actors()
+        }
+        ("link put" | "link undo", "provider") => providers(),
+        ("link put" | "link del" | "link undo", "contract") | ("dev", "caps") => contracts(),
         ("logs", "entity") | ("explain", "origin") | ("claims forget", "name") => entities(),
         ("explain", "target") => targets(),
         ("app deploy", "source") | ("export", "application") => apps(),
@@ -229,13 +231,14 @@ mod tests {
             " update actor names",
             " link put contract",
             " link del actor",
+            " link undo provider",
         ] {
             for form in ["", " ctl"] {
                 let argument = format!("{form}{argument}");
                 assert!(found.contains(&argument), "{argument}");
             }
         }
-        assert_eq!(found.len(), 67, "{found:#?}");
+        assert_eq!(found.len(), 73, "{found:#?}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Whether a provider of this host has taken a link on, or let it go: `probe.{host}.link`.
+//! Whether a provider of this host has taken a link on, or let it go: `probe.{host}.link`; and the
+//! last change of a link: `probe.{host}.link_change`.
 //!
 //! The acknowledgement of a link says that its definition is stored. The client that put it wants
 //! to know the outcome, which only the provider's host knows: for a built-in provider it is
@@ -14,7 +15,7 @@ use crate::{
     providers::builtin,
     router::LinkStatus,
 };
-use lattice_protocol::control::probe::link::{Answered, Request, State};
+use lattice_protocol::control::probe::link::{Answered, AskChange, LastChange, Request, State};
 
 /// How long an answer waits for the provider. The client asks again.
 const PATIENCE: Duration = Duration::from_millis(1200);
@@ -46,27 +47,41 @@ impl Server {
         });
         let spec = builtin::by_key(&link.provider_id);
         match spec {
-            _ if !runs => Answered { state: State::Absent, error: String::new() },
-            None => Answered { state: State::Untold, error: String::new() },
+            _ if !runs => Answered { state: State::Absent, ..Answered::default() },
+            None => Answered { state: State::Untold, ..Answered::default() },
             Some(spec) if spec.known.contract_id != link.contract_id => {
-                let why =
+                let error =
                     format!("it fulfils {}, not {}", spec.known.contract_id, link.contract_id);
-                answered((!is_deleted).then_some(LinkStatus::Refused(why)), *is_deleted)
+                let refused = LinkStatus::Refused { error, is_former_up: false };
+                answered((!is_deleted).then_some(refused), *is_deleted)
             }
             Some(_) => answered(self.parts.router.link_status(link), *is_deleted),
         }
     }
+
+    /// Answers with the last change of a link that this host knows of.
+    pub(in crate::control) fn probe_link_change(self: &Arc<Self>, ask: AskChange) -> Answer {
+        let server = Arc::clone(self);
+        async move {
+            let AskChange { actor_id, contract_id, link_name } = ask;
+            let change = server.link_changes.last(&actor_id, &contract_id, &link_name).await;
+            json(&LastChange { change })
+        }
+        .boxed()
+    }
 }
 
 fn answered(status: Option<LinkStatus>, is_deleted: bool) -> Answered {
-    let (state, error) = match status {
-        None if is_deleted => (State::Done, String::new()),
-        _ if is_deleted => (State::Pending, String::new()),
-        Some(LinkStatus::Up) => (State::Done, String::new()),
-        Some(LinkStatus::Refused(error)) => (State::Refused, error),
-        Some(LinkStatus::Pending) | None => (State::Pending, String::new()),
+    let state = match status {
+        None if is_deleted => State::Done,
+        _ if is_deleted => State::Pending,
+        Some(LinkStatus::Up) => State::Done,
+        Some(LinkStatus::Refused { error, is_former_up }) => {
+            return Answered { state: State::Refused, error, is_former_up };
+        }
+        Some(LinkStatus::Pending) | None => State::Pending,
     };
-    Answered { state, error }
+    Answered { state, ..Answered::default() }
 }
 
 #[cfg(test)]
@@ -75,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_link_is_done_when_its_provider_has_it_and_a_deleted_one_when_it_has_let_it_go() {
-        let refused = || Some(LinkStatus::Refused("why".into()));
+        let refused = || Some(LinkStatus::Refused { error: "why".into(), is_former_up: true });
         for (status, is_deleted, state) in [
             (Some(LinkStatus::Up), false, State::Done),
             (Some(LinkStatus::Pending), false, State::Pending),
@@ -85,8 +100,10 @@ mod tests {
             (Some(LinkStatus::Up), true, State::Pending),
             (refused(), true, State::Pending),
         ] {
-            let error = if state == State::Refused { "why" } else { "" };
-            assert_eq!(answered(status, is_deleted), Answered { state, error: error.into() });
+            let is_refused = state == State::Refused;
+            let error = if is_refused { "why".to_owned() } else { String::new() };
+            let expected = Answered { state, error, is_former_up: is_refused };
+            assert_eq!(answered(status, is_deleted), expected);
         }
     }
 }

@@ -73,9 +73,11 @@ pub struct Spec {
     pub build: fn(Context) -> Arc<dyn Provider>,
 }
 
-/// Checks the values of a link to a built-in provider before anybody takes it on; returns what is
-/// odd about them, such as names that the provider does not know. A problem that only the
-/// provider's machine can see, such as a missing file, is no mistake here.
+/// Checks the values of a link to a built-in provider before it is stored, whether that runs or
+/// not; returns what is odd about them. A name that the provider does not know is a mistake, unless
+/// clients of earlier years send it. A problem that only the provider's machine can see, such as a
+/// missing file, is no mistake here. Links that are stored already are not asked about: their
+/// provider takes them on without the names that it does not know.
 pub fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let spec = CATALOGUE.iter().find(|spec| {
         spec.known.public_key == link.provider_id && spec.known.contract_id == link.contract_id

@@ -16,6 +16,28 @@ use lattice_protocol::links::LinkDefinition;
 const SHOWN_CHARS: usize = 80;
 /// How much alike names must be, of 1, to be taken for a slip of the pen.
 const LIKE: f64 = 0.85;
+/// Names that are told one by one in a refusal.
+const REFUSED_TOLD_MAX: usize = 8;
+/// The names of the Redis and S3 providers of earlier years (wasmbus protocol, sections 5.4 and
+/// 5.7). Manifests and clients of those years send them to whatever provider has the contract, so
+/// they are no reason to refuse a link.
+const OF_EARLIER_YEARS: [&str; 13] = [
+    "url",
+    "config_json",
+    "config_b64",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "max_attempts",
+    "endpoint",
+    "sts_config",
+    "aliases",
+    "max_chunk_size_bytes",
+    "tls_use_webpki_roots",
+];
+/// Begins further ones, `alias_NAME` for the bucket of a name.
+const ALIAS_OF_EARLIER_YEARS: &str = "alias_";
 
 /// The values of one link, by their documented names.
 #[derive(Debug)]
@@ -39,6 +61,28 @@ impl Unknown {
     pub(super) fn new(spec: &Spec, name: &str) -> Self {
         Self { name: name.to_owned(), meant: closest(spec, name), provider: spec.known.name }
     }
+
+    /// Whether a provider of earlier years had a value of this name.
+    fn is_of_earlier_years(&self) -> bool {
+        let name = self.name.to_ascii_lowercase();
+        OF_EARLIER_YEARS.contains(&&*name) || name.starts_with(ALIAS_OF_EARLIER_YEARS)
+    }
+}
+
+/// Decides about names that a provider does not know, before a link is stored: those of earlier
+/// years are remarks, all others are mistakes.
+pub(super) fn remarks(unknown: &[Unknown]) -> Result<Vec<String>, LinkError> {
+    let mistakes: Vec<&Unknown> =
+        unknown.iter().filter(|unknown| !unknown.is_of_earlier_years()).collect();
+    if mistakes.is_empty() {
+        return Ok(unknown.iter().map(Unknown::to_string).collect());
+    }
+    let mut texts: Vec<String> =
+        mistakes.iter().take(REFUSED_TOLD_MAX).map(|unknown| unknown.to_string()).collect();
+    if let Some(further @ 1..) = mistakes.len().checked_sub(REFUSED_TOLD_MAX) {
+        texts.push(format!("{further} more are unknown"));
+    }
+    Err(LinkError::Values(texts.join(". ")))
 }
 
 impl fmt::Display for Unknown {
@@ -137,9 +181,9 @@ impl Values {
         Ok(values)
     }
 
-    /// Returns the remarks about values that the provider does not know.
-    pub fn oddities(&self) -> Vec<String> {
-        self.unknown.iter().map(Unknown::to_string).collect()
+    /// Returns the remarks about values that the provider does not know, see [`remarks`].
+    pub fn oddities(&self) -> Result<Vec<String>, LinkError> {
+        remarks(&self.unknown)
     }
 
     /// A text: the single value, or the JSON member of that name.
@@ -354,6 +398,30 @@ pub(super) mod tests {
         let long = "x\r\n".repeat(1000);
         let shown = values(&[(&long, "x")]).unwrap().unknown[0].to_string();
         assert!(shown.len() < 400 && !shown.contains('\n'), "{shown}");
+    }
+
+    #[test]
+    fn unknown_names_are_mistakes_but_for_those_of_earlier_years() {
+        for (names, refused) in [
+            (&[][..], None),
+            (&["URL", "alias_images", "region"][..], None),
+            (&["subscripton"][..], Some("did you mean subscription?")),
+            (&["URL", "colour"][..], Some("\"colour\" is none of builtin://messaging")),
+        ] {
+            let pairs: Vec<(&str, &str)> = names.iter().map(|name| (*name, "x")).collect();
+            let told = values(&pairs).unwrap().oddities();
+            match refused {
+                None => assert_eq!(told.unwrap().len(), names.len(), "{names:?}"),
+                Some(text) => {
+                    let error = told.unwrap_err().to_string();
+                    assert!(error.contains(text) && !error.contains("URL"), "{error}");
+                }
+            }
+        }
+        let many: Vec<String> = (0..2000).map(|number| format!("value{number}")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "x")).collect();
+        let error = values(&many).unwrap().oddities().unwrap_err().to_string();
+        assert!(error.contains("1992 more are unknown") && error.len() < 2000, "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 import { ActOnRollout, DeleteApplication, DeployVersion, UndeployApplication } from "./application.js";
 import { ApplyManifests, readFiles } from "./apply.js";
 import { EditLabels, ScaleActor, UpdateActor } from "./change.js";
-import { PutLink } from "./link.js";
+import { PutLink, undoLink } from "./link.js";
 import { openChange } from "./login.js";
 import { StartActor, StartProvider } from "./start.js";
 import { DeleteLink, StopActor, StopHost, StopProvider } from "./stop.js";
@@ -12,6 +12,8 @@ import { DeleteLink, StopActor, StopHost, StopProvider } from "./stop.js";
 export { isLoggedIn, leave, openLogin } from "./login.js";
 
 export { useDrop } from "./apply.js";
+
+export { undoLink };
 
 /** Opens the dialog with files that were dropped, or without any. */
 export async function applyManifests(files) {

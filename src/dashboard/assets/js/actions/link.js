@@ -1,12 +1,14 @@
-// Owns the dialog that links an actor to a provider: who, by which contract, and the values as a form.
+// Owns the dialog that links an actor to a provider (who, by which contract, and the values as a form), and the one
+// that puts a link back to what it was.
 import { html, useCallback, useEffect, useRef, useState } from "../../vendor/htm-preact.js";
-import { apiPath, get, put, withQuery } from "../api.js";
+import { apiPath, get, post, put, withQuery } from "../api.js";
 import { shortKey } from "../format.js";
 import { useResource } from "../live.js";
 import { Button, ExternalLink, Facts, IconButton, Note } from "../ui/basic.js";
 import { Combobox, Field, SelectField, TextField } from "../ui/form.js";
 import { Icon } from "../ui/icons.js";
 import { nameOf } from "./change.js";
+import { openChange } from "./login.js";
 import { ActionDialog } from "./progress.js";
 
 const isKey = (text, letter) => new RegExp(`^${letter}[A-Z2-7]{55}$`).test(text);
@@ -108,15 +110,25 @@ function Values({ rows, setRows, known }) {
   </fieldset>`;
 }
 
-/** What became of the link: its addresses, or what is wrong. */
-function Outcome({ link }) {
-  const { data } = useResource(withQuery("/links", { q: link.actor_id, limit: 1000 }), ["links", "providers"]);
-  const found = data?.items.find((each) => each.actor_id === link.actor_id && each.contract_id === link.contract_id
-    && each.link_name === link.link_name);
-  if (!found) return null;
-  return html`${found.problem && html`<${Note} tone="warning">${found.problem}</>`}
-    ${found.urls.map((url) => html`<p key=${url}><${ExternalLink} url=${url}>Open ${url}</></p>`)}`;
+/** Where the pages are that the link has brought. */
+const Pages = ({ urls }) => html`${urls.map((url) => html`<p key=${url}><${ExternalLink} url=${url}>Open ${url}</>
+  </p>`)}`;
+
+/** The link of a preset, put back to what it was before its last change. */
+export function UndoLink({ link, close }) {
+  const run = () => post("/links/undo", { actor_id: link.actor_id, contract_id: link.contract_id,
+    link_name: link.link_name || "default" });
+  return html`<${ActionDialog} title="Undo the last change of the link" close=${close} run=${run} submitText="Undo it"
+    busyText="Putting it back …">
+    <p>The link of <b>${nameOf(link.actor_name, link.actor_id)}</b> becomes what it was before its last change, with the
+      values it had then. One that was deleted is put again, one that was new is deleted.</p>
+    <${Facts} items=${[["Contract", html`<span class="mono">${link.contract_id}</span>`],
+      ["Link name", link.link_name || "default"]]} />
+  </>`;
 }
+
+/** link: {actor_id, contract_id, link_name, actor_name?} */
+export const undoLink = (link) => openChange(UndoLink, { link });
 
 export function PutLink({ preset = {}, close }) {
   const isEdit = !!preset.values;
@@ -130,8 +142,8 @@ export function PutLink({ preset = {}, close }) {
     wasSecret: value === null })));
   const { data: claims } = useResource(actor && !actor.caps ? withQuery("/claims", { q: actor.value, limit: 5 })
     : null);
-  const { data: links } = useResource(actor && !isEdit ? withQuery("/links", { q: actor.value, limit: 1000 }) : null,
-    ["links"]);
+  const { data: links } = useResource(actor ? withQuery("/links", { q: actor.value, limit: 1000 }) : null,
+    ["links", "providers"]);
   const caps = actor?.caps || claims?.items.find((each) => each.id === actor?.value)?.caps || [];
   const known = useKnownValues(provider, contract);
   const search = useCallback((q, signal) => searchProviders(contract.trim(), q, signal), [contract]);
@@ -167,7 +179,8 @@ export function PutLink({ preset = {}, close }) {
   return html`<${ActionDialog} title=${isEdit ? "Edit the link definition" : "Link an actor to a provider"}
     close=${close}
     run=${run} submitText=${isEdit ? "Save" : "Link"} isReady=${isReady} class="roomy"
-    after=${() => html`<${Outcome} link=${link} />`}>
+    undo=${() => undoLink({ ...link, actor_name: actor?.text })} problem=${there?.state === "dangling"
+      ? there.problem : null} after=${() => there && html`<${Pages} urls=${there.urls} />`}>
     ${isEdit ? html`<${Facts} items=${[["Actor", html`<b>${actor?.text}</b>`], ["Provider", html`<b>
       ${provider?.text}</b>`],
         ["Contract", html`<span class="mono">${contract}</span>`], ["Link name", html`<span

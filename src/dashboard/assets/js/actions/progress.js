@@ -111,23 +111,26 @@ function Stage({ stage, until, isLast, state }) {
     <${Took} key=${until === null} from=${stage.at_ms} to=${until} /></li>`;
 }
 
-/** An operation with its stages, times, and how it ended. */
-export function OperationProgress({ operation, bare }) {
+/** An operation with its stages, times, and how it ended; `problem` is in the way of one that went well. */
+export function OperationProgress({ operation, bare, problem }) {
   const stages = mergedStages(operation.stages);
   const advice = adviceOf(operation);
-  const [tone] = STATES[operation.state] || STATES.unknown;
+  const isMarred = operation.state === "done" && !!problem;
+  const [tone] = isMarred ? ["warning"] : STATES[operation.state] || STATES.unknown;
   const last = stages.at(-1);
   return html`<div class="op">
-    ${!bare && html`<div class="op-head"><${StateIcon} state=${operation.state} /><b>${operation.title}</b>
+    ${!bare && html`<div class="op-head"><${StateIcon} state=${isMarred ? "unknown" : operation.state} /><b>
+      ${operation.title}</b>
       <${Took} key=${operation.state} from=${operation.began_ms} to=${operation.ended_ms} /></div>`}
     ${stages.length > 0 && html`<ol class="op-stages">${stages.map((stage, at) => html`<${Stage} key=${at}
       stage=${stage} until=${stages[at + 1]?.at_ms ?? operation.ended_ms} isLast=${at === stages.length - 1}
-      state=${operation.state} />`)}</ol>`}
+      state=${isMarred ? "unknown" : operation.state} />`)}</ol>`}
     ${operation.state === "running"
       ? html`<p class="sr-only" role="status">${last ? STAGES[last.name] || last.name : "Running"}</p>`
       : html`<div role=${tone === "good" ? "status" : "alert"}><${Note} tone=${tone}
           action=${tone !== "good" && html`<${CopyButton} text=${textOf(operation)} label="Copy what happened" />`}>
           <p>${operation.text || `Its state is ${STATES[operation.state]?.[1] || operation.state}.`}</p>
+          ${isMarred && html`<p>${problem}</p>`}
           ${advice && html`<p class="op-advice">${advice}</p>`}
           ${operation.state === "done" && html`<${Results} operation=${operation} />`}</></div>`}
   </div>`;
@@ -136,9 +139,10 @@ export function OperationProgress({ operation, bare }) {
 /**
  * The frame of a dialog that begins operations: a form, then how they go. After a failure there is a way back.
  * `run` resolves to the operation or the operations that began. `after(operation)` is shown below what went well, and
- * `next(operation, leave)` is more buttons then.
+ * `next(operation, leave)` is more buttons then. `problem` is what stands in the way of what went well, and `undo()`
+ * begins to take a change back.
  */
-export function ActionDialog({ close, run, after, next, children, ...rest }) {
+export function ActionDialog({ close, run, after, next, problem, undo, children, ...rest }) {
   const [ids, setIds] = useState(null);
   const all = useStore(operations).items;
   const shown = ids?.map((id) => all.find((item) => item.id === id));
@@ -158,12 +162,17 @@ export function ActionDialog({ close, run, after, next, children, ...rest }) {
   const isBad = shown?.some((each) => each && each.state !== "running" && each.state !== "done");
   const isDone = shown?.every((each) => each?.state === "done");
   const stage = shown && html`${shown.map((each, at) => (each
-    ? html`<${OperationProgress} key=${each.id} operation=${each} />`
+    ? html`<${OperationProgress} key=${each.id} operation=${each} problem=${problem} />`
     : html`<${Note} key=${at} tone="warning">The host was started again and knows nothing of this operation any more.
       Look at the events for what became of it.</>`))}
-    ${isDone && after?.(shown[0])}`;
+    ${isDone && !problem && after?.(shown[0])}`;
+  const startUndo = () => {
+    leave();
+    undo();
+  };
   const footer = html`${isRunning && html`<span class="muted small">It goes on when this is closed.</span>`}
     <span class="grow"></span>
+    ${undo && !isRunning && shown?.[0]?.can_undo && html`<${Button} icon="undo" onClick=${startUndo}>Undo</>`}
     ${isBad && !isRunning && html`<${Button} onClick=${() => setIds(null)}>Back</>`}
     ${isDone && next?.(shown[0], leave)}
     <${Button} kind=${isRunning ? "" : "primary"} onClick=${leave}>${isRunning ? "Close (goes on)" : "Close"}</>`;

@@ -5,6 +5,7 @@ import { formatCount, plural, shortKey } from "../format.js";
 import { useResource } from "../live.js";
 import { Badge, Facts, Note, Skeleton } from "../ui/basic.js";
 import { nameOf, usePlace } from "./change.js";
+import { undoLink } from "./link.js";
 import { ActionDialog } from "./progress.js";
 
 /** At most so many names are written out. */
@@ -95,9 +96,9 @@ export function DeleteLink({ link, close }) {
   const run = () => del(withQuery("/links", { actor_id: link.actor_id, link_name: link.link_name,
     contract_id: link.contract_id }));
   return html`<${ActionDialog} title="Delete the link definition" close=${close} run=${run} submitText="Delete the link"
-    danger busyText="Deleting …">
-    <p><b>${actor}</b> can no longer call <b>${provider}</b>, and gets nothing from it. The values of the link are lost;
-      to link them again they must be given again.</p>
+    danger busyText="Deleting …" undo=${() => undoLink(link)}>
+    <p><b>${actor}</b> can no longer call <b>${provider}</b>, and gets nothing from it. An undo puts the link again,
+      with its values.</p>
     <${Facts} items=${[["Contract", html`<span class="mono">${link.contract_id}</span>`], ["Link name", link.link_name],
       ["Values", Object.keys(link.values || {}).join(", ") || "none"]]} />
     ${link.urls?.length > 0 && html`<${Note} tone="warning">Nobody answers at ${link.urls.join(", ")} after this.</>`}

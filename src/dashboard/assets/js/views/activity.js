@@ -4,7 +4,7 @@ import {
   RelativeTime, Segmented, useResource, useState, useStore,
 } from "../ui/index.js";
 import { OperationProgress, STAGES, StateIcon, STATES, textOf, Took } from "../actions/progress.js";
-import { startActor, startProvider } from "../actions/index.js";
+import { startActor, startProvider, undoLink } from "../actions/index.js";
 
 /** Ended operations that are shown at first, and how many more at a time. */
 const STEP = 50;
@@ -18,7 +18,17 @@ function Pull({ pull }) {
     <${Meter} value=${pull.bytes} of=${pull.of} text=${`${STAGES[pull.stage] || pull.stage}, ${share}`} /></li>`;
 }
 
-function Ended({ operation }) {
+const linkOf = ({ target_id, contract_id, link_name }) => contract_id && `${target_id} ${contract_id} ${link_name}`;
+
+/** Takes the change of a link back, if no later one of this page is known. */
+function Undo({ operation, items }) {
+  const last = items.find((each) => linkOf(each) === linkOf(operation) && each.can_undo);
+  return operation.can_undo && last === operation && html`<${Button} size="small" icon="undo" onClick=${() =>
+    undoLink({ actor_id: operation.target_id, contract_id: operation.contract_id,
+      link_name: operation.link_name })}>Undo</>`;
+}
+
+function Ended({ operation, items }) {
   const [isOpen, setOpen] = useState(false);
   const [tone, word] = STATES[operation.state] || STATES.unknown;
   return html`<li><details class="ended" open=${isOpen} onToggle=${(event) => setOpen(event.currentTarget.open)}>
@@ -29,6 +39,7 @@ function Ended({ operation }) {
       <${Took} from=${operation.began_ms} to=${operation.ended_ms ?? operation.began_ms} />
       <span class="ended-at muted small"><${RelativeTime} at=${operation.began_ms} /></span></summary>
     ${isOpen && html`<div class="ended-body"><${OperationProgress} operation=${operation} bare />
+      <${Undo} operation=${operation} items=${items} />
       ${operation.state === "done" && html`<span class="inline-label"><${CopyButton} text=${textOf(operation)}
         label="Copy what happened" /> Copy what happened</span>`}</div>`}</details></li>`;
 }
@@ -56,7 +67,7 @@ export function Activity() {
       label="Which operations" value=${filter} onInput=${setFilter} options=${[["all", "All"], ["failed",
         `Not well (${failed.length})`]]} />`}>
       ${shown.length ? html`<ul class="ended-list">${shown.slice(0, limit).map((each) => html`<${Ended} key=${each.id}
-          operation=${each} />`)}</ul>
+          operation=${each} items=${items} />`)}</ul>
           ${shown.length > limit && html`<div class="pad"><${Button} onClick=${() => setLimit(limit + STEP)}>Show ${
             plural(Math.min(STEP, shown.length - limit), "more", "more")}</></div>`}`
         : ended.length ? html`<${EmptyState} icon="good" title="Nothing failed">All operations that this host remembers

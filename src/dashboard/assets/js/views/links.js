@@ -5,7 +5,7 @@ import {
   useListQuery, useMemo, useResource, useState, VirtualTable, withQuery,
 } from "../ui/index.js";
 import { LinkGraph } from "../ui/graph.js";
-import { deleteLink, isLoggedIn, putLink } from "../actions/index.js";
+import { deleteLink, isLoggedIn, putLink, undoLink } from "../actions/index.js";
 
 const linkKey = (link) => `${link.actor_id} ${link.contract_id} ${link.link_name}`;
 
@@ -42,6 +42,7 @@ function Urls({ urls, max = Infinity }) {
 const LinkMenu = ({ link }) => html`<${Menu} label=${`Actions of the link of ${link.actor_name
   || shortKey(link.actor_id)} for ${link.contract_id}`} items=${[
   { text: "Edit", icon: "edit", onSelect: () => putLink(link) },
+  { text: "Undo the last change", icon: "undo", onSelect: () => undoLink(link) },
   { text: "Delete", icon: "trash", danger: true, onSelect: () => deleteLink(link) }]} />`;
 
 const ACTOR = { key: "actor", title: "Actor", sort: "actor_name", min: "150px", render: (link) => html`<${ActorLink}
@@ -92,7 +93,8 @@ function LinkDialog({ close, link: first }) {
     await run(link);
   };
   return html`<${Dialog} title="Link definition" close=${close} wide footer=${html`<${Button} kind="ghost" icon="trash"
-      onClick=${act(deleteLink)}>Delete</><span class="grow"></span><${Button} onClick=${() => close()}>Close</>
+      onClick=${act(deleteLink)}>Delete</><${Button} kind="ghost" icon="undo" onClick=${act(undoLink)}>Undo the last
+      change</><span class="grow"></span><${Button} onClick=${() => close()}>Close</>
       <${Button} kind="primary" icon="edit" onClick=${act(putLink)}>Edit</>`}>
     ${data && !now && html`<${Note} tone="warning">This link was deleted meanwhile.</>`}
     ${link.problem && html`<${Note} tone=${link.state === "refused" ? "error" : "warning"}>${link.problem}</>`}

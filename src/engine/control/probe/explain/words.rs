@@ -483,7 +483,8 @@ fn step(name: &str, outcome: Outcome, why: String) -> Step {
 
 fn sign_command(actor: &str, contract: &str) -> String {
     format!(
-        "host claims sign FILE --cap {contract} --rev N (with its other contracts too), then host update actor {actor} REFERENCE"
+        "host claims sign FILE --cap {contract} (with its other contracts too; without --rev it is newer than what runs), then \
+         host update actor {actor} REFERENCE"
     )
 }
 

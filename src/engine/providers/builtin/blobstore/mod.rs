@@ -86,7 +86,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
         }
         Placement::read(&values, None)?;
     }
-    Ok(values.oddities())
+    values.oddities()
 }
 
 /// The values of a link, as far as both places for objects have them in common.

@@ -80,7 +80,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let values = Values::read(&SPEC, link)?;
     // The sockets of the provider's host are known there.
     Settings::read(&values, &Bounds::default())?.check_authorities()?;
-    Ok(values.oddities())
+    values.oddities()
 }
 
 fn build(context: Context) -> Arc<dyn Provider> {

@@ -54,7 +54,10 @@ use self::{
     settings::Settings,
     table::{Added, Removal, Table},
 };
-use super::{Context, Link, LinkError, Provider, Spec, unknown_operation};
+use super::{
+    Context, Link, LinkError, Provider, Spec, unknown_operation,
+    values::{Values, remarks},
+};
 use crate::rpc::call::{Call, CallError};
 use lattice_protocol::{builtin, journal::Level, links::LinkDefinition, rpc::invocation::Entity};
 
@@ -75,10 +78,11 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     // The file is on the provider's machine.
     let has_file = link.values.keys().any(|key| key.eq_ignore_ascii_case("config_file"));
     if has_file {
-        return Ok(Vec::new());
+        return Values::read(&SPEC, link)?.oddities();
     }
-    let Settings { warnings, unknown, .. } = Settings::read(&SPEC, link, Duration::ZERO)?;
-    Ok(warnings.into_iter().chain(unknown.iter().map(ToString::to_string)).collect())
+    let Settings { mut warnings, unknown, .. } = Settings::read(&SPEC, link, Duration::ZERO)?;
+    warnings.extend(remarks(&unknown)?);
+    Ok(warnings)
 }
 
 /// Where the pages of a link are: `http` or `https`, the address as the link has it, and its path.

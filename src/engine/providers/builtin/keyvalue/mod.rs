@@ -85,7 +85,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
         jetstream::check_bucket_name(&name, None)?;
     }
     Placement::read(&values, None)?;
-    Ok(values.oddities())
+    values.oddities()
 }
 
 /// Sets read at a time for one intersection or union.

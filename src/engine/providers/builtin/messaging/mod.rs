@@ -81,7 +81,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let reserved = if own_server.is_none() { reserved_there } else { Reserved::Nothing };
     subscriptions(&values, &reserved)?;
     timeout(&values, Duration::ZERO)?;
-    Ok(values.oddities())
+    values.oddities()
 }
 
 const VALUES: &[Value] = &[
