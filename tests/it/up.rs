@@ -649,8 +649,8 @@ async fn several_lattices_share_a_machine_and_keep_their_ports() {
     is_gone(&b).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_ends_with_its_server_and_says_so() {
+#[test]
+fn a_server_on_another_machine_is_not_started() {
     let machine = Machine::new();
     let up = output(&mut machine.host("b", &["up", "--nats-host", "192.0.2.1"]));
     assert_eq!(up.status.code(), Some(1));
@@ -661,13 +661,53 @@ async fn a_host_ends_with_its_server_and_says_so() {
     ] {
         assert!(stderr(&up).contains(part), "{part} in {}", stderr(&up));
     }
+}
+
+/// Kills the server that a second `host up` tells of.
+fn kill_server(machine: &Machine) -> u32 {
+    let told = stdout(&output(&mut machine.host("a", &["up"])));
+    let server = pid(&told, "NATS");
+    let process = rustix::process::Pid::from_raw(server as i32).unwrap();
+    rustix::process::kill_process(process, Signal::KILL).unwrap();
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_is_started_again_and_its_host_stays() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let mut host = machine.start("a", &["up", "--nats-port", &port]);
+    host.line("ready");
+    let id = || {
+        let hosts = output(&mut machine.host("a", &["get", "hosts", "-o", "name"]));
+        Some(stdout(&hosts)).filter(|told| told.trim().len() == 56)
+    };
+    let before = eventually("the host answers", || async { id() }).await;
+    let killed = kill_server(&machine);
+    host.line("the NATS server ended");
+    let again = host.line("NATS server started again");
+    assert!(again.contains(&port), "{again}");
+    let after = eventually("the host answers again", || async { id() }).await;
+    assert_eq!(after, before);
+    let told = stdout(&output(&mut machine.host("a", &["up"])));
+    assert_ne!(pid(&told, "NATS"), killed, "{told}");
+    assert_eq!(machine.down("a", &[])[0]["server_pid"], pid(&told, "NATS"));
+    assert_eq!(host.exit_code(), Some(0));
+    is_gone(&format!("127.0.0.1:{port}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_dying_is_given_up_with_the_end_of_its_log() {
+    let machine = Machine::new();
     let mut host = machine.start("a", &["up", "--nats-port", &free_port().to_string()]);
     host.line("ready");
-    let told = stdout(&output(&mut machine.host("a", &["up"])));
-    let server = rustix::process::Pid::from_raw(pid(&told, "NATS") as i32).unwrap();
-    rustix::process::kill_process(server, Signal::KILL).unwrap();
-    host.line("the NATS server ended; the host stops");
-    host.line("the NATS server ended (signal: 9");
+    for _ in 0..6 {
+        kill_server(&machine);
+        host.line("NATS server started again");
+    }
+    kill_server(&machine);
+    host.line("is given up after 6 starts in a row");
+    host.line("Server is ready");
     assert_eq!(host.exit_code(), Some(1));
     assert!(machine.down("a", &[]).is_empty());
 }
