@@ -48,7 +48,10 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
     // A second host of the same directory counts the first one's consumer, and shares its seed
     // without a warning.
     let mut second = Process::start(
-        command_in(dir.path(), &server).env("NATS_PORT", &port).env("HOST_machine", "second"),
+        command_in(dir.path(), &server)
+            .arg("foreground")
+            .env("NATS_PORT", &port)
+            .env("HOST_machine", "second"),
     );
     second.line("(1 consumers)");
     second.line("ready");

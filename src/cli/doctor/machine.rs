@@ -153,7 +153,7 @@ pub(super) fn machine(facts: &Facts) -> Found {
         }
         let Some(room) = *room else { continue };
         let seen = format!("the disk of {path} ({what}) has {} MiB left", room >> 20);
-        let fix = "make room; `host drain` throws caches away";
+        let fix = "make room; `host cache clear` throws caches away";
         if room < ROOM_MIN {
             found.push(Finding::wrong(seen, fix));
         } else if room < ROOM {

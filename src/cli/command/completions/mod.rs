@@ -113,7 +113,7 @@ fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
         (_, "context") | ("ctx edit" | "ctx default" | "ctx del" | "ctx show", "name") => {
             contexts()
         }
-        (_, "host_id") | ("get inventory" | "stop host" | "scale actor" | "label", "host") => {
+        (_, "host_id") | ("get inventory" | "stop host" | "scale actor" | "label" | "drain", "host") => {
             hosts()
         }
         (_, "constraints") => constraints(),
@@ -235,7 +235,7 @@ mod tests {
                 assert!(found.contains(&argument), "{argument}");
             }
         }
-        assert_eq!(found.len(), 67, "{found:#?}");
+        assert_eq!(found.len(), 69, "{found:#?}");
     }
 
     #[test]
