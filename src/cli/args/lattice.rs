@@ -64,8 +64,25 @@ pub enum Get {
     Links(Query),
 }
 
+/// How often it is looked.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// Look again and again until Ctrl-C, with so many seconds in between [default: 2]
+    #[arg(
+        short = 'w',
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2"
+    )]
+    pub watch: Option<f64>,
+}
+
 #[derive(Args, Debug)]
 pub struct Query {
+    #[command(flatten)]
+    pub watch: Watch,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]
@@ -77,6 +94,8 @@ pub struct Inventory {
     /// Host by id, the beginning of it, or a part of its friendly name; all hosts if not given
     #[arg(value_name = "HOST")]
     pub host: Option<String>,
+    #[command(flatten)]
+    pub watch: Watch,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]

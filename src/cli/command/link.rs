@@ -24,7 +24,9 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result
     match link {
         Link::Put(args) => put(terminal, &Session::open(before, &args.connect)?, args).await,
         Link::Del(args) => delete(terminal, &Session::open(before, &args.connect)?, args).await,
-        Link::Query(query) => get::links(terminal, &Session::open(before, &query.connect)?).await,
+        Link::Query(query) => {
+            get::links(terminal, &Session::open(before, &query.connect)?, &query.watch).await
+        }
     }
 }
 

@@ -34,6 +34,7 @@ mod permit;
 mod registry;
 mod rollout;
 mod scale;
+mod screen;
 mod sending;
 mod sign;
 mod spy;
@@ -41,6 +42,7 @@ mod start;
 mod stop;
 mod top;
 mod update;
+mod watch;
 
 use std::{
     io::{ErrorKind, Write as _},
