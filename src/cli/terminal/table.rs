@@ -2,8 +2,8 @@
 //!
 //! Cells that do not fit are shortened, in the order of how little that takes away: ids first, in
 //! the middle, where they differ least to the eye; then columns that are only shown where there is
-//! room are left out, from the right; then texts are cut at their end, or at their beginning where
-//! that is what all have in common; names last. If even that leaves columns without sense, each row
+//! room are left out, from the right; then texts whose beginning is what all have in common are cut
+//! there, others at their end; names last. If even that leaves columns without sense, each row
 //! becomes a block of lines, one for each column.
 //!
 //! The crates for tables that most use, comfy-table and tabled, wrap a cell or cut it at its end,
@@ -177,28 +177,28 @@ impl Table {
     fn fit(&self, mut shown: Vec<usize>, width: usize) -> Option<(Vec<usize>, Vec<usize>)> {
         loop {
             let mut widths = self.natural_widths(&shown);
-            if self.take(&shown, &mut widths, width, &[Kind::Id]) {
+            if self.take(&shown, &mut widths, width, Kind::Id) {
                 return Some((shown, widths));
             }
             match shown.iter().rposition(|at| self.columns[*at].if_room) {
                 Some(last) => _ = shown.remove(last),
                 None => {
-                    let fits = self.take(&shown, &mut widths, width, &[Kind::Text, Kind::Tail])
-                        || self.take(&shown, &mut widths, width, &[Kind::Name]);
+                    let fits = [Kind::Tail, Kind::Text, Kind::Name]
+                        .into_iter()
+                        .any(|kind| self.take(&shown, &mut widths, width, kind));
                     return fits.then_some((shown, widths));
                 }
             }
         }
     }
 
-    /// Takes from the widest column of these kinds that can give until all fit; whether they do.
-    fn take(&self, shown: &[usize], widths: &mut [usize], width: usize, kinds: &[Kind]) -> bool {
+    /// Takes from the widest column of this kind that can give until all fit; whether they do.
+    fn take(&self, shown: &[usize], widths: &mut [usize], width: usize, kind: Kind) -> bool {
         let gaps = GAP * shown.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > width {
             let can_give = (0..widths.len()).filter(|at| {
                 let column = &self.columns[shown[*at]];
-                kinds.contains(&column.kind)
-                    && column.least().is_some_and(|least| widths[*at] > least)
+                column.kind == kind && column.least().is_some_and(|least| widths[*at] > least)
             });
             let Some(widest) = can_give.max_by_key(|at| widths[*at]) else { return false };
             widths[widest] -= 1;
@@ -367,7 +367,7 @@ mod tests {
             "order-service-one  wasmcloud:httpserver  address=127.0.0.1:8080  NCATS5Y…GZZJWVF"
         );
         assert_eq!(row(70), "order-service-one  wasmcloud:httpserver  address=127.0.0.1:8080");
-        assert_eq!(row(56), "order-service-one  …mcloud:httpserver  address=127.0.0.…");
+        assert_eq!(row(56), "order-service-one  …d:httpserver  address=127.0.0.1:8080");
         let all = table.render(None, Columns::Usual);
         assert!(all.contains(HOST), "{all}");
     }

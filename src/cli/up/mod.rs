@@ -27,6 +27,7 @@ mod install;
 pub mod instance;
 mod login;
 pub mod nats_server;
+mod neighbours;
 pub mod process;
 mod settle;
 mod summary;
@@ -147,6 +148,7 @@ impl Session {
             background_log: options.in_background.then(|| detached::log_of(&instance)),
             stop_within_ms: clock::millis(STOP_MARGIN),
             host_id: None,
+            host_name: None,
             summary: None,
         };
         let session = Self {
@@ -465,11 +467,39 @@ impl Session {
                 started => started?,
             }
         }
-        let summary = self.summarize(host, config);
+        let mut summary = self.summarize(host, config);
+        for warning in self.warnings(host, config).await {
+            warn!("{warning}");
+            summary.row("WARNING", warning);
+        }
         self.record.host_id = Some(host.state().facts().id.to_string());
+        self.record.host_name = Some(host.state().facts().friendly_name.clone());
         self.record.summary = Some(summary.clone());
         self.note().context("note what runs")?;
         Ok(summary)
+    }
+
+    /// Returns what other hosts of the lattice show to be wrong with the settings of this one. They
+    /// are asked where there may be some: at a server that was not started for this host alone.
+    async fn warnings(&self, host: &Host, config: &Config) -> Vec<String> {
+        let is_alone = self.server.is_some() && self.options.hub.is_none();
+        if is_alone && host.peers().others().is_empty() {
+            return Vec::new();
+        }
+        let facts = host.state().facts();
+        let own = neighbours::Own {
+            host_id: facts.id.to_string(),
+            issuer: facts.issuer.clone(),
+            cluster_issuers: facts.cluster_issuers.clone(),
+            server: self.record.server.as_ref().map(|of| (of.name.clone(), of.domain.clone())),
+        };
+        match neighbours::ask(config, &own).await {
+            Ok(others) => neighbours::warnings(&own, &others, &self.record.directory),
+            Err(error) => {
+                info!("other hosts of the lattice were not compared with this one: {error:#}");
+                Vec::new()
+            }
+        }
     }
 
     /// Whether the demonstration is to start: it was asked for, or it ran before and was not stopped.
