@@ -82,11 +82,13 @@ fn events(
             return Some((Ok(event), (first, view, dashboard, reader, is_told)));
         }
         let event = tokio::select! {
-            () = dashboard.0.stop.cancelled() => return None,
+            // That it stops comes before its end.
+            biased;
             () = dashboard.parts().context.lifeline.closing.cancelled(), if !is_told => {
                 is_told = true;
                 stopping(&dashboard)
             }
+            () = dashboard.0.stop.cancelled() => return None,
             news = view.news.recv() => match news {
                 Ok(_) if !reader.is_still_in(&dashboard) => return None,
                 Ok(news) => event(news.name, news.data(reader.access)),

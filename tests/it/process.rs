@@ -174,6 +174,18 @@ fn a_broken_file_is_an_error_and_not_silently_empty() {
 }
 
 #[test]
+fn host_alone_is_help_and_a_word_that_is_no_command_is_answered_with_those_that_there_are() {
+    let dir = TempDir::new().unwrap();
+    let alone = output(&mut command(dir.path()));
+    assert_eq!((alone.status.code(), alone.stdout.len()), (Some(2), 0), "{alone:?}");
+    assert!(stderr(&alone).starts_with("Begin with:\n  host up "), "{alone:?}");
+    assert!(!dir.path().join("host_config.json").exists(), "it ran nothing");
+    let unknown = output(command(dir.path()).args(["get", "nosuch"]));
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("hosts, inventory, claims, links"), "{unknown:?}");
+}
+
+#[test]
 fn config_show_tells_where_each_value_comes_from() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join(".env"), "WASMCLOUD_JS_DOMAIN=core\n").unwrap();

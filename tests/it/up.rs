@@ -820,6 +820,7 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
     assert_eq!(up_second.status.code(), Some(0), "{up_second:?}");
     let told = stdout(&up_second);
     assert!(told.contains("domain core; the server of this machine is domain extender-"), "{told}");
+    assert!(!told.contains("WARNING"), "{told}");
     assert_ne!(first.address("a"), second.address("a"));
     assert!(
         stderr(&up_second)
@@ -859,6 +860,39 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
         let again = output(&mut machine.host("a", &up));
         assert!(stdout(&again).contains(domain), "{again:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_without_the_settings_of_the_first_says_so() {
+    let (_hub, port) = hub().await;
+    let url = format!("nats-leaf://leaf:water@127.0.0.1:{port}");
+    let up = ["up", "-d", "--free-ports", "--hub", &url];
+    let (first, second) = (Machine::new(), Machine::new());
+    let alone = stdout(&output(&mut first.host("a", &up)));
+    assert!(!alone.contains("WARNING"), "{alone}");
+    let stranger = stdout(&output(&mut second.host("a", &up)));
+    for part in ["another cluster seed than", "JetStream domain core is here and beside"] {
+        assert!(stranger.contains(part), "{part} in {stranger}");
+    }
+    assert!(stranger.contains("copy host_config.json from there"), "{stranger}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_run_in_another_directory_are_named_where_nobody_answers() {
+    let machine = Machine::new();
+    let up = output(&mut machine.host("a", &["up", "-d", "--free-ports"]));
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    let nowhere = free_port().to_string();
+    let lost = output(&mut machine.host("b", &["get", "hosts", "--ctl-port", &nowhere]));
+    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
+    let told = stderr(&lost);
+    for part in [&machine.address("a"), "--context", &*machine.dir("a").to_string_lossy()] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    let context = told.split("`--context ").nth(1).and_then(|rest| rest.split('`').next());
+    let context = context.unwrap_or_default();
+    let led = output(&mut machine.host("b", &["get", "hosts", "--context", context]));
+    assert_eq!(led.status.code(), Some(0), "{led:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

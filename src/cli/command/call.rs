@@ -49,7 +49,8 @@ pub async fn run(terminal: &Terminal, mut before: SettingArgs, args: Args) -> Re
             ActorId::parse(&find(&session, &args.actor).await?).context("read the actor's key")?
         }
     };
-    let answer = call(&session, &actor, &args.operation, payload).await?;
+    let answer = call(&session, &actor, &args.operation, payload).await;
+    let answer = answer.map_err(|error| explained(error, &args.actor))?;
     if let Some(path) = &args.save {
         return std::fs::write(path, &answer)
             .with_context(|| format!("write the answer to {}", path.display()));
@@ -141,7 +142,7 @@ async fn call(
     };
     // Chunks that nobody fetched would stay.
     chunks.tidy().await;
-    result.map_err(explained)
+    Ok(result?)
 }
 
 /// Lets a host of this machine sign, which has the seed that is not in the settings: an operation
@@ -179,19 +180,21 @@ pub(super) async fn signed_here(
         .encoded_claims)
 }
 
-/// A call that may still be carried out is told from one that failed.
-fn explained(error: CallError) -> anyhow::Error {
-    match error {
-        CallError::TimedOut { subject, lattice, waited_ms } => OutcomeUnknown(format!(
-            "no reply on {subject} in lattice {lattice} within {waited_ms} ms; the actor may still be working. `host logs` shows \
-             what it says; --timeout-ms gives it more time"
+/// A call that may still be carried out is told from one that failed. `word` is what the user calls
+/// the actor.
+fn explained(error: anyhow::Error, word: &str) -> anyhow::Error {
+    match error.downcast_ref::<CallError>() {
+        Some(CallError::TimedOut { subject, lattice, waited_ms }) => OutcomeUnknown(format!(
+            "no reply of {word} in lattice {lattice} within {waited_ms} ms ({subject}); the actor may still be working. \
+             `host logs {word}` shows what it says; --timeout-ms gives it more time"
         ))
         .into(),
-        CallError::NoResponders { subject, lattice, target } => anyhow::anyhow!(
-            "nobody listens on {subject} in lattice {lattice}: {target} runs on no host there, the lattice is another one \
-             (--lattice), or the leaf node between is down. `host get inventory` shows what runs; `host doctor` looks at the rest"
+        Some(CallError::NoResponders { subject, lattice, .. }) => anyhow::anyhow!(
+            "{word} runs on no host of lattice {lattice}: nobody listens on {subject}. `host get inventory` shows what runs, and \
+             `host start actor` starts it; `host doctor` looks whether the lattice is another one (--lattice) or a leaf node \
+             between is down"
         ),
-        error => error.into(),
+        _ => error,
     }
 }
 

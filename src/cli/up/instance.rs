@@ -331,6 +331,7 @@ mod tests {
             background_log: None,
             stop_within_ms: 0,
             host_id: None,
+            host_name: None,
             summary: None,
         }
     }
