@@ -29,7 +29,7 @@ use lattice_protocol::{
 };
 
 /// How long emptying a host may take unless told otherwise.
-pub const DRAIN_WAIT: Duration = Duration::from_secs(120);
+pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
 /// How long hosts may take to offer.
 const AUCTION_WAIT: Duration = Duration::from_secs(2);
 

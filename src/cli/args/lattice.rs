@@ -498,7 +498,7 @@ pub struct Drain {
         value_parser = pair
     )]
     pub constraints: Vec<Pair>,
-    /// How long it may take in all, in milliseconds, downloads included [default: 120000]
+    /// How long it may take in all, in milliseconds, downloads included [default: 60000]
     #[arg(long, value_name = "MS")]
     pub wait_ms: Option<u64>,
     #[command(flatten)]

@@ -119,7 +119,7 @@ pub async fn links(terminal: &Terminal, session: &Session, watch: &Watch) -> Res
 }
 
 /// The health of those hosts that tell it, by host.
-async fn healths(lattice: &Lattice, hosts: impl Iterator<Item = &str>) -> Vec<Health> {
+async fn healths<'a>(lattice: &Lattice, hosts: impl Iterator<Item = &'a str>) -> Vec<Health> {
     let asked = hosts.map(|host| async move {
         // Hosts of earlier years do not know the question, and states are a courtesy.
         lattice.request_of(host, &health::Request { ask: false }).await.ok()

@@ -51,11 +51,13 @@ pub(super) async fn ask(config: &Config, own: &Own) -> Result<Vec<Other>> {
         let subjects = Subjects::new(name, &config.ctl_topic_prefix);
         let lattice = Lattice::new(nats.client, subjects, ANSWER, config.js_domain.clone());
         let hosts = lattice.hosts().await?;
-        let others = hosts.into_iter().filter(|host| host.id != own.host_id).map(async |host| {
+        let others = hosts.into_iter().filter(|host| host.id != own.host_id);
+        let lattice = &lattice;
+        let asked = others.map(|host| async move {
             let health = lattice.request_of(&host.id, &health::Request { ask: false }).await.ok();
             (host, health)
         });
-        Ok(join_all(others).await)
+        anyhow::Ok(join_all(asked).await)
     };
     timeout(LOOK, asked).await.context("the other hosts do not answer in time")?
 }
