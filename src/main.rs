@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 use lattice_base::telemetry;
 use lattice_cli::{
-    args::{self, Cli},
+    args::{self, Cli, help},
     command,
 };
 use lattice_engine::providers::external::keeper;
@@ -16,7 +16,11 @@ fn main() -> ExitCode {
     }
     // A shell that asks for completions is answered here, and the process ends.
     command::completions::answer();
-    let matches = args::command().get_matches_from(args::in_our_words(std::env::args_os()));
+    let words = args::in_our_words(std::env::args_os());
+    let matches = match args::command().try_get_matches_from(&words) {
+        Ok(matches) => matches,
+        Err(error) => help::with_commands(error, &args::command(), &words).exit(),
+    };
     let form = args::form_of(&matches);
     let told = args::exposed(&matches);
     match args::is_daemon(&matches) {

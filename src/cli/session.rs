@@ -5,20 +5,24 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::OnceCell;
 
 use crate::{
     args::{connect::Connect, flags::SettingArgs},
     context,
+    up::{self, instance},
 };
 use lattice_base::{
-    config::{Config, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR},
+    config::{self, Config, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR},
     dirs::Dirs,
-    lattice::connection::{Nats, Purpose, connect_once},
+    lattice::connection::{ConnectError, Nats, Purpose, connect_once},
 };
 use lattice_client::{CLIENT_NAME, TIMEOUT, lattice::Lattice, upload::Sender};
 use lattice_protocol::{identity::keys::LatticeName, lattice::subject::Subjects};
+
+/// Hosts that are named where nobody answers.
+const HOSTS_NAMED: usize = 3;
 
 /// The session of a command: settings, directories, and the lattice they lead to.
 pub struct Session {
@@ -113,18 +117,44 @@ impl Session {
 
     /// The control connection, made when it is first needed.
     pub async fn ctl(&self) -> Result<&Nats> {
-        Ok(self
-            .ctl
-            .get_or_try_init(|| connect_once(Purpose::Control, &self.config.ctl, CLIENT_NAME))
-            .await?)
+        Ok(self.ctl.get_or_try_init(|| self.connected(Purpose::Control, &self.config.ctl)).await?)
+    }
+
+    /// Connects. Where nobody answers, the hosts of this user that run elsewhere are named.
+    async fn connected(&self, purpose: Purpose, to: &config::Connection) -> Result<Nats> {
+        let error = match connect_once(purpose, to, CLIENT_NAME).await {
+            Ok(nats) => return Ok(nats),
+            Err(error) => error,
+        };
+        let hint = match &error {
+            ConnectError::Unreachable { .. } => self.elsewhere(),
+            _ => None,
+        };
+        let error = anyhow::Error::from(error);
+        Err(match hint {
+            Some(hint) => anyhow!("{error:#}\n{hint}"),
+            None => error,
+        })
+    }
+
+    /// Names the hosts of this user that run on this machine at another NATS server, and how to
+    /// reach them.
+    fn elsewhere(&self) -> Option<String> {
+        let hosts = instance::elsewhere(&self.dirs, &up::place(&self.config));
+        let (context, first) = hosts.first()?;
+        let named: Vec<String> =
+            hosts.iter().take(HOSTS_NAMED).map(|(_, record)| record.told()).collect();
+        Some(format!(
+            "hosts of yours run on this machine: {}. Give the command in the directory of one, or with --context, as in \
+             `--context {context}` for {}",
+            named.join("; "),
+            first.host_name.as_deref().unwrap_or("the first")
+        ))
     }
 
     /// The connection for calls, made when it is first needed.
     pub async fn rpc(&self) -> Result<&Nats> {
-        Ok(self
-            .rpc
-            .get_or_try_init(|| connect_once(Purpose::Rpc, &self.config.rpc, CLIENT_NAME))
-            .await?)
+        Ok(self.rpc.get_or_try_init(|| self.connected(Purpose::Rpc, &self.config.rpc)).await?)
     }
 
     /// Returns what sends files into the lattice.

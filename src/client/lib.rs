@@ -9,7 +9,8 @@
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
 //! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
 //!   they are as they are to be; [`apply`] makes them as manifests say.
-//! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs,
+//! * [`placement`] tells on which hosts something may run, and [`drain`] empties a host with it.
+//!   [`commands`] changes what a host runs,
 //!   and sees it through to its end with [`watch`]: by events and by looking, whichever tells
 //!   first.
 //!
@@ -24,6 +25,7 @@ pub mod apply;
 pub mod calls;
 pub mod commands;
 pub mod dev;
+pub mod drain;
 pub mod lattice;
 pub mod links;
 mod listing;

@@ -9,7 +9,7 @@ use super::{lattice::Lattice, upload::Readers};
 use lattice_base::registry::reference::Reference;
 use lattice_protocol::control::{
     request::{AuctionActor, AuctionProvider},
-    types::{HostReply, Pairs},
+    types::{HostReply, Pairs, is_drained},
 };
 
 /// The actor or provider that a host is looked for.
@@ -93,6 +93,12 @@ impl Wanted<'_> {
 
     /// The first rule that keeps a host from offering, as far as it can be told from here.
     fn rule(&self, host: &HostReply) -> Option<Obstacle> {
+        if is_drained(&host.labels) {
+            return Some(Obstacle::new(
+                "it is drained and takes nothing new",
+                "`host drain HOST --undo` lets a host take work again.",
+            ));
+        }
         for (key, value) in self.constraints {
             let advice = "Set the label with `host label HOST KEY=VALUE`, or start a host with HOST_KEY=VALUE.";
             match host.labels.get(key) {

@@ -60,8 +60,10 @@ pub async fn ready(
         checks.iter_mut().for_each(|check| check.why = None);
     }
     let ready = checks.iter().all(|check| check.ok);
+    let stopping = dashboard.parts().context.lifeline.closing.is_cancelled();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": ready, "checks": checks }))).into_response()
+    let told = json!({ "ready": ready, "stopping": stopping, "checks": checks });
+    (status, Json(told)).into_response()
 }
 
 async fn checks(dashboard: &Dashboard) -> [Check; 5] {

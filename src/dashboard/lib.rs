@@ -72,6 +72,8 @@ struct Inner {
     manager: Arc<Manager>,
     /// Tells one start of the host from the next.
     life: String,
+    /// Ends what goes on after the host has finished its work.
+    stop: CancellationToken,
     /// Where commands find the dashboard; none if there is no place to note it.
     _noted: Option<entry::Noted>,
 }
@@ -165,7 +167,18 @@ impl Dashboard {
             js_domain.clone(),
         );
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let inner = Inner { parts, lattice, auth, model, operations, manager, life, _noted: noted };
+        let stopped = stop.clone();
+        let inner = Inner {
+            parts,
+            lattice,
+            auth,
+            model,
+            operations,
+            manager,
+            life,
+            stop: stopped,
+            _noted: noted,
+        };
         let dashboard = Self(Arc::new(inner));
         dashboard.spawn(listener, tasks, stop);
         Ok(place)

@@ -1,8 +1,9 @@
 //! `GET /api/v1/stream`: what changes, as server-sent events, so that the page asks for nothing
 //! that did not change.
 //!
-//! A stream that cannot keep up is told to fetch everything, and goes on. It ends when the host
-//! stops, and the page connects again to whatever comes then.
+//! A stream that cannot keep up is told to fetch everything, and goes on. A host that is told to
+//! stop says so at once (`stopping`), and goes on telling what changes until it has finished its
+//! calls. Then the stream ends, and the page connects again to whatever comes then.
 
 use std::{convert::Infallible, net::IpAddr, time::Duration};
 
@@ -32,7 +33,7 @@ const STREAMS_MAX: usize = 256;
 /// Proxies close what is silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Streams changes, as server-sent events: hello, change, overview, event, operation, tick
+/// Streams changes, as server-sent events: hello, stopping, change, overview, event, operation, tick
 #[utoipa::path(get, path = "/api/v1/stream", tag = "lattice",
     responses((status = 200, content_type = "text/event-stream", description = "events without end")))]
 pub async fn stream(
@@ -75,13 +76,19 @@ fn events(
     reader: Reader,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let first = vec![hello(&dashboard, reader.access), everything(&dashboard)];
-    let state = (first.into_iter(), view, dashboard, reader);
-    stream::unfold(state, |(mut first, mut view, dashboard, reader)| async move {
+    let state = (first.into_iter(), view, dashboard, reader, false);
+    stream::unfold(state, |(mut first, mut view, dashboard, reader, mut is_told)| async move {
         if let Some(event) = first.next() {
-            return Some((Ok(event), (first, view, dashboard, reader)));
+            return Some((Ok(event), (first, view, dashboard, reader, is_told)));
         }
         let event = tokio::select! {
-            () = dashboard.parts().context.lifeline.closing.cancelled() => return None,
+            // That it stops comes before its end.
+            biased;
+            () = dashboard.parts().context.lifeline.closing.cancelled(), if !is_told => {
+                is_told = true;
+                stopping(&dashboard)
+            }
+            () = dashboard.0.stop.cancelled() => return None,
             news = view.news.recv() => match news {
                 Ok(_) if !reader.is_still_in(&dashboard) => return None,
                 Ok(news) => event(news.name, news.data(reader.access)),
@@ -93,7 +100,7 @@ fn events(
                 Err(RecvError::Closed) => return None,
             },
         };
-        Some((Ok(event), (first, view, dashboard, reader)))
+        Some((Ok(event), (first, view, dashboard, reader, is_told)))
     })
 }
 
@@ -107,8 +114,20 @@ fn hello(dashboard: &Dashboard, access: Access) -> Event {
         "version": lattice_engine::control::state::VERSION,
         "life": dashboard.0.life,
         "is_logged_in": access == Access::Operator,
+        "state": dashboard.parts().context.state.readiness().word(),
     });
     event("hello", &hello.to_string())
+}
+
+/// Tells that this host stops, and since when.
+fn stopping(dashboard: &Dashboard) -> Event {
+    let state = &dashboard.parts().context.state;
+    let stopping = json!({
+        "host_id": state.facts().id.as_str(),
+        "host_name": state.facts().friendly_name,
+        "since_ms": state.stopping_since_ms(),
+    });
+    event("stopping", &stopping.to_string())
 }
 
 /// All revisions, so that the page fetches whatever it shows.

@@ -539,7 +539,7 @@ fn caches_are_thrown_away_and_executables_kept_while_a_host_runs() {
     let dir = workshop();
     let dir = dir.path();
     // The directories are made by the first command.
-    assert_eq!(json(dir, &["drain"])["drained"], serde_json::json!([]));
+    assert_eq!(json(dir, &["cache", "clear"])["drained"], serde_json::json!([]));
     let home = dir.join("home");
     let dirs = Dirs::find(&Vec::<(String, String)>::new(), Some(&home));
     let fill = || {
@@ -568,6 +568,13 @@ fn caches_are_thrown_away_and_executables_kept_while_a_host_runs() {
     assert_eq!(json(dir, &["drain", "smithy"])["drained"], serde_json::json!([]));
 
     fill();
+    let listed = json(dir, &["cache"]);
+    let listed = listed["caches"].as_array().unwrap();
+    assert_eq!(
+        listed.iter().map(|cache| cache["bytes"].as_u64()).collect::<Vec<_>>(),
+        [Some(10); 3]
+    );
+    assert_eq!(left(), [true; 3], "a list removes nothing");
     let presence = Presence::announce(&presence_dir(&dirs), "NABC").unwrap();
     let all = output(&mut ann(dir, &["drain", "all"]));
     assert!(all.status.success() && stderr(&all).contains("NABC"), "{}", stderr(&all));

@@ -3,7 +3,7 @@
 
 use std::{
     path::Path,
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::harness::{
     eventually, example,
     guests::{Signing, sign_as, wapc, write},
     host,
-    process::{command, stderr},
+    process::{Process, command, stderr},
 };
 
 const HTTPSERVER: &str = "builtin://httpserver";
@@ -44,11 +44,17 @@ impl User {
         self.run_reading(words, Stdio::null()).await
     }
 
-    /// The same for a command that reads its standard input.
-    pub(crate) async fn run_reading(&self, words: &[&str], input: impl Into<Stdio>) -> Output {
+    /// A command that is not run yet.
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = command(self.dir.path());
         command.args(words).env("NATS_PORT", &self.port).env("WASMCLOUD_JS_DOMAIN", "core");
         command.env("WASMCLOUD_CLUSTER_SEED", CLUSTER_SEED).env("WASMCLOUD_LATTICE", &self.lattice);
+        command
+    }
+
+    /// The same for a command that reads its standard input.
+    pub(crate) async fn run_reading(&self, words: &[&str], input: impl Into<Stdio>) -> Output {
+        let command = self.command(words);
         let command = tokio::process::Command::from(command).stdin(input).output();
         command.await.expect("host runs")
     }
@@ -118,6 +124,24 @@ async fn hosts_are_shown_in_every_form() {
     second.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_watched_until_ctrl_c_which_is_no_failure() {
+    let server = Server::start().await;
+    let first = host(&server).start().await;
+    let user = User::of(&server);
+    let mut watching =
+        Process::printing(&mut user.command(&["get", "hosts", "--watch=0.2", "-o", "json"]));
+    let count = |told: Value| told["hosts"].as_array().map_or(0, Vec::len);
+    assert_eq!(count(watching.json("a first look")), 1);
+    let second = host(&server).start().await;
+    while count(watching.json("two hosts")) < 2 {}
+    watching.signal(rustix::process::Signal::INT);
+    assert_eq!(watching.exit_code(), Some(0));
+    assert!(user.fails(2, &["get", "hosts", "--watch=0"]).await.contains("--watch is between"));
+    first.stop().await;
+    second.stop().await;
+}
+
 #[tokio::test]
 async fn an_actor_and_a_provider_are_started_linked_shown_and_stopped() {
     let server = Server::shared().await;
@@ -154,6 +178,12 @@ async fn an_actor_and_a_provider_are_started_linked_shown_and_stopped() {
     assert!(same.contains("was there already"), "{same}");
     let text = user.prints(&["get", "links"]).await;
     assert!(text.contains("echo") && text.contains("HTTP server"), "{text}");
+    let state = |told: &Value| told["states"].as_object()?.values().next().cloned();
+    eventually("the provider takes the link on", || async {
+        let told = user.json(&["get", "links"]).await;
+        (state(&told) == Some(json!("ok"))).then_some(())
+    })
+    .await;
     let claims = user.json(&["get", "claims"]).await;
     assert!(
         claims["claims"]

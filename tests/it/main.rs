@@ -32,6 +32,7 @@ mod decoders;
 mod deputies;
 mod dev;
 mod doctor;
+mod drain;
 mod explain;
 mod external;
 mod failover;

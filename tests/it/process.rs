@@ -48,7 +48,10 @@ async fn the_log_tells_what_the_walk_shows_in_its_order() {
     // A second host of the same directory counts the first one's consumer, and shares its seed
     // without a warning.
     let mut second = Process::start(
-        command_in(dir.path(), &server).env("NATS_PORT", &port).env("HOST_machine", "second"),
+        command_in(dir.path(), &server)
+            .arg("foreground")
+            .env("NATS_PORT", &port)
+            .env("HOST_machine", "second"),
     );
     second.line("(1 consumers)");
     second.line("ready");
@@ -168,6 +171,18 @@ fn a_broken_file_is_an_error_and_not_silently_empty() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn host_alone_is_help_and_a_word_that_is_no_command_is_answered_with_those_that_there_are() {
+    let dir = TempDir::new().unwrap();
+    let alone = output(&mut command(dir.path()));
+    assert_eq!((alone.status.code(), alone.stdout.len()), (Some(2), 0), "{alone:?}");
+    assert!(stderr(&alone).starts_with("Begin with:\n  host up "), "{alone:?}");
+    assert!(!dir.path().join("host_config.json").exists(), "it ran nothing");
+    let unknown = output(command(dir.path()).args(["get", "nosuch"]));
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("hosts, inventory, claims, links"), "{unknown:?}");
 }
 
 #[test]

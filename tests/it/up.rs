@@ -649,8 +649,8 @@ async fn several_lattices_share_a_machine_and_keep_their_ports() {
     is_gone(&b).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_ends_with_its_server_and_says_so() {
+#[test]
+fn a_server_on_another_machine_is_not_started() {
     let machine = Machine::new();
     let up = output(&mut machine.host("b", &["up", "--nats-host", "192.0.2.1"]));
     assert_eq!(up.status.code(), Some(1));
@@ -661,13 +661,53 @@ async fn a_host_ends_with_its_server_and_says_so() {
     ] {
         assert!(stderr(&up).contains(part), "{part} in {}", stderr(&up));
     }
+}
+
+/// Kills the server that a second `host up` tells of.
+fn kill_server(machine: &Machine) -> u32 {
+    let told = stdout(&output(&mut machine.host("a", &["up"])));
+    let server = pid(&told, "NATS");
+    let process = rustix::process::Pid::from_raw(server as i32).unwrap();
+    rustix::process::kill_process(process, Signal::KILL).unwrap();
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_is_started_again_and_its_host_stays() {
+    let machine = Machine::new();
+    let port = free_port().to_string();
+    let mut host = machine.start("a", &["up", "--nats-port", &port]);
+    host.line("ready");
+    let id = || {
+        let hosts = output(&mut machine.host("a", &["get", "hosts", "-o", "name"]));
+        Some(stdout(&hosts)).filter(|told| told.trim().len() == 56)
+    };
+    let before = eventually("the host answers", || async { id() }).await;
+    let killed = kill_server(&machine);
+    host.line("the NATS server ended");
+    let again = host.line("NATS server started again");
+    assert!(again.contains(&port), "{again}");
+    let after = eventually("the host answers again", || async { id() }).await;
+    assert_eq!(after, before);
+    let told = stdout(&output(&mut machine.host("a", &["up"])));
+    assert_ne!(pid(&told, "NATS"), killed, "{told}");
+    assert_eq!(machine.down("a", &[])[0]["server_pid"], pid(&told, "NATS"));
+    assert_eq!(host.exit_code(), Some(0));
+    is_gone(&format!("127.0.0.1:{port}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_dying_is_given_up_with_the_end_of_its_log() {
+    let machine = Machine::new();
     let mut host = machine.start("a", &["up", "--nats-port", &free_port().to_string()]);
     host.line("ready");
-    let told = stdout(&output(&mut machine.host("a", &["up"])));
-    let server = rustix::process::Pid::from_raw(pid(&told, "NATS") as i32).unwrap();
-    rustix::process::kill_process(server, Signal::KILL).unwrap();
-    host.line("the NATS server ended; the host stops");
-    host.line("the NATS server ended (signal: 9");
+    for _ in 0..6 {
+        kill_server(&machine);
+        host.line("NATS server started again");
+    }
+    kill_server(&machine);
+    host.line("is given up after 6 starts in a row");
+    host.line("Server is ready");
     assert_eq!(host.exit_code(), Some(1));
     assert!(machine.down("a", &[]).is_empty());
 }
@@ -780,6 +820,7 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
     assert_eq!(up_second.status.code(), Some(0), "{up_second:?}");
     let told = stdout(&up_second);
     assert!(told.contains("domain core; the server of this machine is domain extender-"), "{told}");
+    assert!(!told.contains("WARNING"), "{told}");
     assert_ne!(first.address("a"), second.address("a"));
     assert!(
         stderr(&up_second)
@@ -819,6 +860,39 @@ async fn two_machines_with_the_same_command_share_a_lattice_over_a_hub() {
         let again = output(&mut machine.host("a", &up));
         assert!(stdout(&again).contains(domain), "{again:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_without_the_settings_of_the_first_says_so() {
+    let (_hub, port) = hub().await;
+    let url = format!("nats-leaf://leaf:water@127.0.0.1:{port}");
+    let up = ["up", "-d", "--free-ports", "--hub", &url];
+    let (first, second) = (Machine::new(), Machine::new());
+    let alone = stdout(&output(&mut first.host("a", &up)));
+    assert!(!alone.contains("WARNING"), "{alone}");
+    let stranger = stdout(&output(&mut second.host("a", &up)));
+    for part in ["another cluster seed than", "JetStream domain core is here and beside"] {
+        assert!(stranger.contains(part), "{part} in {stranger}");
+    }
+    assert!(stranger.contains("copy host_config.json from there"), "{stranger}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_run_in_another_directory_are_named_where_nobody_answers() {
+    let machine = Machine::new();
+    let up = output(&mut machine.host("a", &["up", "-d", "--free-ports"]));
+    assert_eq!(up.status.code(), Some(0), "{up:?}");
+    let nowhere = free_port().to_string();
+    let lost = output(&mut machine.host("b", &["get", "hosts", "--ctl-port", &nowhere]));
+    assert_eq!(lost.status.code(), Some(1), "{lost:?}");
+    let told = stderr(&lost);
+    for part in [&machine.address("a"), "--context", &*machine.dir("a").to_string_lossy()] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    let context = told.split("`--context ").nth(1).and_then(|rest| rest.split('`').next());
+    let context = context.unwrap_or_default();
+    let led = output(&mut machine.host("b", &["get", "hosts", "--context", context]));
+    assert_eq!(led.status.code(), Some(0), "{led:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

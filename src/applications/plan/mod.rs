@@ -35,6 +35,7 @@ use lattice_protocol::{
         ownership,
         resolved::{Application, Mode, Rule, Scaler, ScalerKind},
     },
+    control::types::is_drained,
     events::event::{Annotations, has_all},
     links::LinkDefinition,
 };
@@ -321,10 +322,14 @@ fn is_of_rule(
     })
 }
 
-/// Returns the hosts that a rule means, by id.
+/// Returns the hosts that a rule means, by id: those that are not drained, or all, if there is no
+/// other.
 fn eligible<'a>(observed: &'a Observed, rule: &Rule) -> Vec<&'a str> {
-    let fitting = observed.hosts.iter().filter(|(_, view)| rule.fits(&view.labels));
-    fitting.map(|(id, _)| id.as_str()).collect()
+    let fitting = || observed.hosts.iter().filter(|(_, view)| rule.fits(&view.labels));
+    let open = fitting().filter(|(_, view)| !is_drained(&view.labels));
+    let open: Vec<&str> = open.map(|(id, _)| id.as_str()).collect();
+    // What can go nowhere else stays where it is.
+    if open.is_empty() { fitting().map(|(id, _)| id.as_str()).collect() } else { open }
 }
 
 /// Returns the scaler that takes the place of what has these annotations: that of the same

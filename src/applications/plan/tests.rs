@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::attempts::Attempts;
-use lattice_protocol::applications::resolved::Mode;
+use lattice_protocol::{applications::resolved::Mode, control::types::DRAINED_LABEL};
 use model::{
     Model, PASSES_MAX, actor, foreign_provider, hosts, http_link, labels, provider, rule, shop,
 };
@@ -34,6 +34,21 @@ fn what_runs_on_hosts_that_no_longer_fit_is_removed_and_started_elsewhere() {
     model.settle(&application, &[]);
     let on = |host| model.count_on(host, &front, &front.rules[0], "shop");
     assert_eq!([on("N0"), on("N1")], [0, 2]);
+}
+
+#[test]
+fn a_drained_host_gives_what_it_runs_to_others_unless_there_is_none() {
+    let mut model = Model::new(hosts(&["a", "a"]));
+    let front = actor("front", "echo:1", vec![rule("all", None, 4)]);
+    let application = shop(vec![front.clone()]);
+    model.settle(&application, &[]);
+    for (drained, expected) in [("N0", [0, 4]), ("N1", [0, 4])] {
+        let labels = &mut model.seen.hosts.get_mut(drained).unwrap().labels;
+        labels.insert(DRAINED_LABEL.to_owned(), "true".to_owned());
+        model.settle(&application, &[]);
+        let on = |host| model.count_on(host, &front, &front.rules[0], "shop");
+        assert_eq!([on("N0"), on("N1")], expected, "{drained}");
+    }
 }
 
 #[test]

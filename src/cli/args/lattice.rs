@@ -64,8 +64,25 @@ pub enum Get {
     Links(Query),
 }
 
+/// How often it is looked.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// Look again and again until Ctrl-C, with so many seconds in between [default: 2]
+    #[arg(
+        short = 'w',
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2"
+    )]
+    pub watch: Option<f64>,
+}
+
 #[derive(Args, Debug)]
 pub struct Query {
+    #[command(flatten)]
+    pub watch: Watch,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]
@@ -77,6 +94,8 @@ pub struct Inventory {
     /// Host by id, the beginning of it, or a part of its friendly name; all hosts if not given
     #[arg(value_name = "HOST")]
     pub host: Option<String>,
+    #[command(flatten)]
+    pub watch: Watch,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]
@@ -362,6 +381,48 @@ pub struct Label {
     /// Delete the labels
     #[arg(long)]
     pub delete: bool,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Empties a host, for an update of its machine or for good: the host takes nothing new, and what runs on it is \
+        started on other hosts that may run it before it is stopped here. What an application keeps is moved by the \
+        application. The constraints that something was started with are not known any more; --constraint says which hosts \
+        may get it.\n\n\
+        What can go nowhere else is told with the reason, runs on, and makes the exit code 1. The host goes on taking nothing \
+        new until --undo, or until it starts again.\n\n\
+        `host drain all`, `oci`, `lib`, `compiled` and `downloads` throw caches away, as `wash drain` does; \
+        `host cache clear` does the same.",
+    after_help = "Examples:\n  \
+        host drain lucky-reef                      move everything to other hosts\n  \
+        host drain lucky-reef -c zone=a            only to hosts with this label\n  \
+        host drain lucky-reef --undo               let it take work again\n  \
+        host get hosts                             shows it as drained\n\n\
+        Exit codes: 0 nothing runs there any more; 1 something runs on, or it failed; 2 usage."
+)]
+pub struct Drain {
+    /// Host by id, the beginning of it, or a part of its friendly name
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    /// Let the host take work again; what was moved stays where it is
+    #[arg(long, visible_alias = "uncordon", conflicts_with_all = ["constraints", "wait_ms"])]
+    pub undo: bool,
+    /// Only hosts with this label get what is moved; may be repeated
+    #[arg(
+        short = 'c',
+        long = "constraint",
+        alias = "constraints",
+        value_name = "LABEL=VALUE",
+        value_parser = pair
+    )]
+    pub constraints: Vec<Pair>,
+    /// How long it may take in all, in milliseconds, downloads included [default: 60000]
+    #[arg(long, value_name = "MS")]
+    pub wait_ms: Option<u64>,
     #[command(flatten)]
     pub form: Form,
     #[command(flatten)]

@@ -3,7 +3,8 @@
 //! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that
 //!   speak to a lattice, [`dev`] the one that runs what is saved, [`app`] those for applications,
 //!   [`tools`] those that need neither; [`connect`] is what they share: where the lattice is.
-//! * [`command`] is the whole as clap knows it, with the commands in groups.
+//! * [`command`] is the whole as clap knows it; [`help`] has the commands in groups, in a screen with
+//!   `-h`, in whole with `--help`.
 //!
 //! Settings are flags of every command that runs a host, and may stand before or after its name.
 //! This module only reads; [`lattice_base::config`] decides, and [`crate::command`] acts.
@@ -12,6 +13,7 @@ pub mod app;
 pub mod connect;
 pub mod dev;
 pub mod flags;
+pub mod help;
 pub mod lattice;
 pub mod link;
 pub mod tools;
@@ -41,23 +43,11 @@ pub const EXIT_CONFIG: u8 = 64;
     about = "Runs signed WebAssembly actors and their capability providers in a lattice over NATS, and operates the lattice",
     long_about = "Runs signed WebAssembly actors and their capability providers in a lattice over NATS, and operates the \
         lattice: every verb of `wash` works here too.\n\n\
-        Without a command it runs a host in the foreground, like `host foreground`.\n\
         Settings come from flags, then the environment, then .env files, then ./host_config.json, then defaults. Commands that \
         speak to a lattice take them from the same places, so on a machine that runs a host they need no flags; elsewhere \
         `host ctx` keeps contexts.\n\n\
         A host serves a dashboard at http://127.0.0.1:4000, or at the next free port, which its log names; `host dashboard` \
-        logs in to it.",
-    after_help = "Examples:\n  \
-        host up                                        a NATS server and a host, nothing else needed\n  \
-        host up --detached; host down                  the same in the background, until told to stop\n  \
-        host up --demo                                 with an application to look at\n  \
-        host up --hub tls://hub.example --creds FILE   joined with other machines\n  \
-        WASMCLOUD_JS_DOMAIN=core host foreground       a host beside a NATS server with this JetStream domain\n  \
-        HOST_machine=second host foreground            the same with a label to start things by\n  \
-        host start actor ./echo_s.wasm                 run an actor somewhere in the lattice\n  \
-        host get inventory                             what runs where\n  \
-        host dashboard                                 open the page, logged in\n  \
-        host doctor                                    what is wrong, and how to mend it"
+        logs in to it."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -252,8 +242,10 @@ pub enum Command {
     Push(tools::Push),
     /// Fetch an artifact from a registry
     Pull(tools::Pull),
-    /// Throw caches away
-    Drain(tools::Drain),
+    /// Empty a host: start elsewhere what runs on it, and let it take nothing new
+    Drain(lattice::Drain),
+    /// List caches, or throw them away
+    Cache(tools::Cache),
     /// Contexts: where lattices are
     #[command(subcommand, alias = "context", alias = "contexts")]
     Ctx(tools::Ctx),
@@ -263,56 +255,9 @@ pub enum Command {
     Man(tools::Man),
 }
 
-/// The commands in the groups of `host --help`.
-pub const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run a host", &["up", "down", "foreground", "dashboard", "ping", "config"]),
-    (
-        "Operate a lattice",
-        &[
-            "get", "start", "stop", "scale", "update", "link", "label", "call", "ctl", "apply",
-            "export", "app", "rollout",
-        ],
-    ),
-    ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
-    (
-        "Make and keep",
-        &[
-            "dev",
-            "inspect",
-            "claims",
-            "keys",
-            "par",
-            "reg",
-            "push",
-            "pull",
-            "drain",
-            "ctx",
-            "completions",
-            "man",
-        ],
-    ),
-];
-
 /// The command line as clap knows it.
 pub fn command() -> clap::Command {
-    let command = Cli::command();
-    let mut commands = String::new();
-    for (heading, names) in GROUPS {
-        commands.push_str(&format!("{heading}:\n"));
-        for name in names {
-            let about = command.find_subcommand(name).and_then(|command| command.get_about());
-            let about = about.map(ToString::to_string).unwrap_or_default();
-            commands.push_str(&format!("  {name:<12} {about}\n"));
-        }
-        commands.push('\n');
-    }
-    // Flags of a host only fill the page of those who did not ask for them.
-    command
-        .mut_args(|arg| if arg.get_long() == Some("help") { arg } else { arg.hide_short_help(true) })
-        .help_template(format!(
-            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{commands}`host COMMAND --help` explains a command, \
-             `host --help` also lists the settings of a host.\n\n{{options}}{{after-help}}"
-        ))
+    help::with_help(Cli::command())
 }
 
 #[derive(Debug, Args)]
@@ -415,7 +360,7 @@ pub fn form_of(matches: &clap::ArgMatches) -> Form {
 
 /// Whether the command is one that logs: all it says is in the form of the log.
 pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
-    matches!(matches.subcommand_name(), None | Some("foreground" | "up" | "daemon" | "restart"))
+    matches!(matches.subcommand_name(), Some("foreground" | "up" | "daemon" | "restart"))
 }
 
 /// Returns warnings about secrets on the command line: every user of a machine can read the command
@@ -476,18 +421,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_is_in_a_group() {
-        let grouped: Vec<&str> =
-            GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-        for command in command()
-            .get_subcommands()
-            .filter(|command| command.get_name() != "help" && !command.is_hide_set())
-        {
-            assert!(grouped.contains(&command.get_name()), "{}", command.get_name());
-        }
     }
 
     #[test]

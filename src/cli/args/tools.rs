@@ -513,7 +513,7 @@ pub struct RegPing {
 
 /// Caches that can be thrown away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum DrainWhat {
+pub enum CacheWhat {
     /// Everything below
     All,
     /// Images of registries
@@ -528,12 +528,27 @@ pub enum DrainWhat {
 }
 
 #[derive(Args, Debug)]
-pub struct Drain {
-    /// Caches to throw away
-    #[arg(value_enum, default_value_t = DrainWhat::All)]
-    pub what: DrainWhat,
+#[command(after_help = "Examples:\n  \
+    host cache                what is kept, and how much\n  \
+    host cache clear          throw everything away; it is fetched and compiled again when it is needed\n  \
+    host cache clear oci      images only")]
+pub struct Cache {
+    /// What to do with caches
+    #[arg(value_enum, default_value_t = CacheDeed::List)]
+    pub deed: CacheDeed,
+    /// Cache that is meant
+    #[arg(value_enum, default_value_t = CacheWhat::All)]
+    pub what: CacheWhat,
     #[command(flatten)]
     pub form: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheDeed {
+    /// Show what is in them
+    List,
+    /// Throw them away
+    Clear,
 }
 
 #[derive(Debug, Subcommand)]

@@ -55,10 +55,15 @@ pub async fn run(terminal: &Terminal, mut before: SettingArgs, args: Args) -> Re
         }
     };
     let answer = match call(&session, &actor, &args.operation, payload).await {
-        Err(error) if error.is::<Nobody>() => {
-            return Err(absence(&session, &args.actor, &actor).await.unwrap_or(error));
+        Ok(answer) => answer,
+        Err(error) => {
+            let found_nobody = matches!(error.downcast_ref(), Some(CallError::NoResponders { .. }));
+            let absent = match found_nobody {
+                true => absence(&session, &args.actor, &actor).await,
+                false => None,
+            };
+            return Err(absent.unwrap_or_else(|| explained(error, &args.actor)));
         }
-        answer => answer?,
     };
     if let Some(path) = &args.save {
         return std::fs::write(path, &answer)
@@ -151,7 +156,7 @@ async fn call(
     };
     // Chunks that nobody fetched would stay.
     chunks.tidy().await;
-    result.map_err(explained)
+    Ok(result?)
 }
 
 /// Lets a host of this machine sign, which has the seed that is not in the settings: an operation
@@ -187,18 +192,6 @@ pub(super) async fn signed_here(
              with --cluster-seed or WASMCLOUD_CLUSTER_SEED, or run a host of the lattice on this machine",
         )?
         .encoded_claims)
-}
-
-/// A call that found nobody who listens.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "nobody listens on {subject} in lattice {lattice}: {target} runs on no host there, the lattice is another one \
-     (--lattice), or the leaf node between is down. `host get inventory` shows what runs; `host doctor` looks at the rest"
-)]
-struct Nobody {
-    subject: String,
-    lattice: String,
-    target: String,
 }
 
 /// Returns why nobody listens for an actor, in the words of the hosts that answer; nothing if none
@@ -247,18 +240,21 @@ fn absence_text(name: &str, lattice: &str, explained: &[Explained]) -> Option<St
     Some(format!("{name} runs on no host of lattice {lattice} that answers: {ran}{fix}"))
 }
 
-/// A call that may still be carried out is told from one that failed.
-fn explained(error: CallError) -> anyhow::Error {
-    match error {
-        CallError::TimedOut { subject, lattice, waited_ms } => OutcomeUnknown(format!(
-            "no reply on {subject} in lattice {lattice} within {waited_ms} ms; the actor may still be working. `host logs` shows \
-             what it says; --timeout-ms gives it more time"
+/// A call that may still be carried out is told from one that failed. `word` is what the user calls
+/// the actor.
+fn explained(error: anyhow::Error, word: &str) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(CallError::TimedOut { subject, lattice, waited_ms }) => OutcomeUnknown(format!(
+            "no reply of {word} in lattice {lattice} within {waited_ms} ms ({subject}); the actor may still be working. \
+             `host logs {word}` shows what it says; --timeout-ms gives it more time"
         ))
         .into(),
-        CallError::NoResponders { subject, lattice, target } => {
-            Nobody { subject, lattice, target }.into()
-        }
-        error => error.into(),
+        Some(CallError::NoResponders { subject, lattice, .. }) => anyhow::anyhow!(
+            "{word} runs on no host of lattice {lattice}: nobody listens on {subject}. `host get inventory` shows what runs, and \
+             `host start actor` starts it; `host doctor` looks whether the lattice is another one (--lattice) or a leaf node \
+             between is down"
+        ),
+        _ => error,
     }
 }
 

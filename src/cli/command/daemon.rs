@@ -444,7 +444,7 @@ async fn serve(
     let started = tokio::select! {
         started = Host::start(config.clone(), dirs, &lattice_dashboard::Opener, stop) => started,
         // It would wait for a server that does not come back.
-        how = server_ended(&mut session) => anyhow::bail!(how),
+        why = keep_server(&mut session) => anyhow::bail!(why),
         () = overdue(stop, config.shutdown_timeout) => return Ok(()),
     };
     let mut host = match started {
@@ -479,10 +479,7 @@ async fn serve(
         () = stop.cancelled() => End::Asked(None),
         request = host.stop_requested() => End::Asked(request.timeout),
         () = failed.cancelled() => End::Failed("the host failed, see above".into()),
-        how = server_ended(&mut session) => {
-            error!("the NATS server ended; the host stops");
-            End::Failed(how)
-        }
+        why = keep_server(&mut session) => End::Failed(why),
     };
     match end {
         End::Asked(timeout) => {
@@ -502,11 +499,11 @@ async fn overdue(stop: &CancellationToken, shutdown_timeout: Duration) {
     tokio::time::sleep(shutdown_timeout).await;
 }
 
-/// Waits until the server that was started for this host ends, and returns that in words; for ever
-/// if there is none.
-async fn server_ended(session: &mut Option<&mut Session>) -> String {
+/// Keeps the server that was started for this host running, and returns why when that is given up;
+/// waits for ever if there is none.
+async fn keep_server(session: &mut Option<&mut Session>) -> String {
     match session {
-        Some(session) => session.server_ended().await,
+        Some(session) => session.keep_server().await,
         None => std::future::pending().await,
     }
 }

@@ -1,194 +1,156 @@
-//! `host drain`: throws caches away.
+//! `host drain`: empties a host, or lets it take work again.
 //!
-//! | argument | what goes | when it is missed |
-//! |---|---|---|
-//! | `oci` | images of registries | they are pulled again; hosts read them whole, so none is in use for longer than that |
-//! | `compiled` | compiled code of actors | it is compiled again at the next start; what runs is in memory |
-//! | `lib` | executables of providers | they are unpacked again at the next start of the provider |
-//!
-//! Only files go, never directories, and never one that is just being written: a host may be at it.
-//! Executables stay while a host of this user runs on this machine. The running process would not
-//! mind, but a provider that crashes is started again from its file, and without the file it would
-//! stay away.
-//!
-//! Files that earlier tools left in the directory for temporary files are not ours and are not
-//! touched.
+//! With the words of `wash` (`all`, `oci`, `lib`, `compiled`, `smithy`, `downloads`) it throws
+//! caches away, which [`cache`] does.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::files;
+use super::{cache, pairs_of};
 use crate::{
-    args::tools::{Drain, DrainWhat},
-    terminal::{Cell, Column, Page, Table, Terminal, View},
+    args::{flags::SettingArgs, lattice::Drain as Args, tools::CacheWhat},
+    session::Session,
+    terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };
-use lattice_base::{
-    dirs::{Dirs, UNFINISHED},
-    presence,
+use lattice_client::{
+    drain::{self, DRAIN_WAIT, Drain, Fate, Item, ItemKind, Wish},
+    lattice::Lattice,
 };
 
-/// A file that is not finished by then never will be.
-const UNFINISHED_AGE: Duration = Duration::from_secs(3600);
-/// Caches nest three or four levels deep.
-const DEPTH_MAX: usize = 16;
-
-pub fn run(terminal: &Terminal, args: &Drain) -> Result<()> {
-    let dirs = Dirs::of_process();
-    let hosts = presence::running(&presence::presence_dir(&dirs));
-    let mut drained = Vec::new();
-    for (what, dir) in [
-        (DrainWhat::Oci, dirs.images()),
-        (DrainWhat::Compiled, dirs.compiled_code()),
-        (DrainWhat::Lib, dirs.executables()),
-    ] {
-        if args.what != what && args.what != DrainWhat::All {
-            continue;
-        }
-        if what == DrainWhat::Lib && !hosts.is_empty() && dir.exists() {
-            let (path, hosts) = (dir.display(), hosts.join(", "));
-            terminal.note(format!(
-                "{path} is kept: running hosts start providers from it when those crash ({hosts}); stop them first"
-            ));
-            continue;
-        }
-        let mut cache = Cache { path: dir, files: 0, bytes: 0 };
-        let dir = cache.path.clone();
-        clear(&dir, 0, &mut cache).with_context(|| format!("clear the cache {}", dir.display()))?;
-        // One that was never used is not worth a line.
-        if dir.exists() {
-            drained.push(cache);
-        }
+pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
+    if let Ok(what) = CacheWhat::from_str(&args.host, true) {
+        return cache::clear(terminal, what);
     }
-    if args.what == DrainWhat::Smithy {
-        terminal.note("this host keeps neither models nor downloads; nothing was removed");
+    let session = Session::open(before, &args.connect)?;
+    let lattice = session.lattice().await?;
+    let host = lattice.find_host(&args.host).await?;
+    if args.undo {
+        drain::mark(&lattice, &host, Wish::Undo).await?;
+        let text = format!("Host {} takes work again", args.host);
+        return terminal.show(&Message::new(
+            text,
+            &host,
+            json!({ "host_id": host, "drained": false }),
+        ));
     }
-    terminal.show(&Drained(drained))
-}
-
-/// Removes the files below a directory.
-fn clear(dir: &Path, depth: usize, cache: &mut Cache) -> io::Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        // Hosts make room in their caches, too: what is gone is gone.
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        if metadata.is_dir() {
-            if depth < DEPTH_MAX {
-                clear(&entry.path(), depth + 1, cache)?;
-            }
-            continue;
-        }
-        if is_unfinished(&entry, &metadata) {
-            continue;
-        }
-        match fs::remove_file(entry.path()) {
-            Ok(()) => {
-                cache.files += 1;
-                cache.bytes += metadata.len();
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+    let drained = emptied(terminal, &lattice, &host, &args).await?;
+    terminal.show(&drained)?;
+    let left = drained.left();
+    if left > 0 {
+        bail!(
+            "{left} of {} go nowhere else and run on; host {} takes nothing new. `host drain {} --undo` lets it take work again",
+            drained.fates.len(),
+            drained.name,
+            args.host
+        );
     }
     Ok(())
 }
 
-fn is_unfinished(entry: &fs::DirEntry, metadata: &fs::Metadata) -> bool {
-    if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-        return false;
+/// Empties the host, item by item.
+async fn emptied(
+    terminal: &Terminal,
+    lattice: &Lattice,
+    host: &str,
+    args: &Args,
+) -> Result<Drained> {
+    let wait = args.wait_ms.map_or(DRAIN_WAIT, std::time::Duration::from_millis);
+    let until = Instant::now() + wait;
+    let constraints = pairs_of("constraint", args.constraints.clone())?;
+    let hosts = drain::mark(lattice, host, Wish::Drain).await?;
+    let drain = Drain { lattice, host, hosts: &hosts, constraints: &constraints, until };
+    let (managed, own): (Vec<Item>, Vec<Item>) =
+        drain.items().await?.into_iter().partition(|item| item.application.is_some());
+    let mut progress = terminal.progress();
+    let mut fates = Vec::with_capacity(own.len() + managed.len());
+    for (number, item) in own.iter().enumerate() {
+        progress.stage("moving", format!("{} ({} of {})", item.name, number + 1, own.len()));
+        fates.push((item.clone(), drain.empty(item).await));
     }
-    let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-    age.is_none_or(|age| age < UNFINISHED_AGE)
+    if !managed.is_empty() {
+        progress.stage("waiting for applications", "");
+    }
+    fates.extend(drain.replaced(managed).await?);
+    drop(progress);
+    let reply = hosts.iter().find(|reply| reply.id == host);
+    let name = reply.map_or(&args.host, |reply| &reply.friendly_name).clone();
+    Ok(Drained { host_id: host.to_owned(), name, fates })
 }
 
-/// A cache, and what was removed from it.
-struct Cache {
-    path: PathBuf,
-    files: u64,
-    bytes: u64,
+/// A host that was emptied, and what became of all that ran there.
+struct Drained {
+    host_id: String,
+    name: String,
+    fates: Vec<(Item, Fate)>,
 }
 
-struct Drained(Vec<Cache>);
+impl Drained {
+    /// How much runs on.
+    fn left(&self) -> usize {
+        self.fates.iter().filter(|(_, fate)| matches!(fate, Fate::Left { .. })).count()
+    }
+}
 
 impl View for Drained {
     fn json(&self) -> Value {
-        let paths: Vec<String> = self.names();
-        let caches: Vec<Value> = (self.0.iter())
-            .map(
-                |cache| json!({ "path": cache.path.display().to_string(), "files": cache.files, "bytes": cache.bytes }),
-            )
+        let items: Vec<Value> = self
+            .fates
+            .iter()
+            .map(|(item, fate)| {
+                let (mut told, fate) = (json!(item), json!(fate));
+                if let (Some(told), Value::Object(fate)) = (told.as_object_mut(), fate) {
+                    told.extend(fate);
+                }
+                told
+            })
             .collect();
-        let bytes: u64 = self.0.iter().map(|cache| cache.bytes).sum();
-        json!({ "drained": paths, "bytes": bytes, "caches": caches })
+        json!({
+            "success": self.left() == 0, "host_id": self.host_id, "host_name": self.name, "drained": true,
+            "left": self.left(), "items": items,
+        })
     }
 
     fn text(&self, page: &mut Page) {
-        let mut table =
-            Table::new([Column::text("CACHE"), Column::number("FILES"), Column::number("REMOVED")]);
-        for cache in &self.0 {
-            table.row([
-                Cell::from(cache.path.display()),
-                Cell::from(cache.files),
-                Cell::from(files::size(cache.bytes)),
+        if !self.fates.is_empty() {
+            let mut table = Table::new([
+                Column::name("NAME"),
+                Column::fixed("KIND"),
+                Column::fixed("STATE"),
+                Column::text("WHERE, OR WHY NOT"),
+                Column::id("ID").if_room(),
             ]);
+            for (item, fate) in &self.fates {
+                let kind = match item.kind {
+                    ItemKind::Actor => "actor",
+                    ItemKind::Provider => "provider",
+                };
+                let (state, tone, place) = match fate {
+                    Fate::Moved { host_name, .. } => ("moved", Tone::Good, host_name.clone()),
+                    Fate::Replaced => ("moved", Tone::Good, "by its application".to_owned()),
+                    Fate::Left { why } => ("runs on", Tone::Bad, why.clone()),
+                };
+                let name = if item.name.is_empty() { &item.id } else { &item.name };
+                table.row([
+                    Cell::toned(name, Tone::Strong),
+                    Cell::from(kind),
+                    Cell::toned(state, tone),
+                    Cell::from(place),
+                    Cell::from(&item.id),
+                ]);
+            }
+            page.table(&table, "");
         }
-        page.table(&table, "nothing to remove");
+        if self.left() == 0 {
+            page.line(format!(
+                "Host {} is empty and takes nothing new; `host drain {} --undo` lets it take work again",
+                self.name, self.name
+            ));
+        }
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|cache| cache.path.display().to_string()).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_go_and_directories_and_what_is_being_written_stay() {
-        let dir = tempfile::tempdir().unwrap();
-        let deep = dir.path().join("blobs/sha256");
-        fs::create_dir_all(&deep).unwrap();
-        for name in ["a", "b", ".new-c"] {
-            fs::write(deep.join(name), b"12345").unwrap();
-        }
-        let mut cache = Cache { path: dir.path().to_owned(), files: 0, bytes: 0 };
-        clear(dir.path(), 0, &mut cache).unwrap();
-        assert_eq!((cache.files, cache.bytes), (2, 10));
-        assert!(deep.join(".new-c").exists() && !deep.join("a").exists());
-        fs::File::options()
-            .write(true)
-            .open(deep.join(".new-c"))
-            .unwrap()
-            .set_modified(std::time::SystemTime::now() - UNFINISHED_AGE * 2)
-            .unwrap();
-        clear(dir.path(), 0, &mut cache).unwrap();
-        assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
-        clear(&dir.path().join("none"), 0, &mut cache).unwrap();
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_link_is_removed_and_not_what_it_leads_to() {
-        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::write(elsewhere.path().join("precious"), b"x").unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
-        clear(dir.path(), 0, &mut Cache { path: dir.path().to_owned(), files: 0, bytes: 0 })
-            .unwrap();
-        assert!(elsewhere.path().join("precious").exists() && !dir.path().join("link").exists());
+        self.fates.iter().map(|(item, _)| item.id.clone()).collect()
     }
 }

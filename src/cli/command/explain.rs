@@ -5,7 +5,7 @@
 //! their peers nothing) come from inventories. If no host can be asked, the lattice's claims and
 //! links are put through the same functions, and the output says that this is a conclusion.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use futures::future::join;
@@ -376,17 +376,20 @@ impl View for Told {
     }
 
     fn text(&self, page: &mut Page) {
+        let mut once = Once { seen: HashSet::new(), always: page.is_wide() };
         match &self.asked {
-            Some(host) => page.line(Tone::Faint.paint(&format!("decided by host {host}"))),
+            Some(host) => {
+                page.line(Tone::Faint.paint(&once.told(&format!("decided by host {host}"))))
+            }
             None => page.line(Tone::Faint.paint("concluded, no host was asked")),
         }
         for note in &self.notes {
-            page.line(Tone::Faint.paint(note));
+            page.line(Tone::Faint.paint(&once.told(note)));
         }
         page.gap();
         for step in &self.explained.steps {
             let before = mark(step.outcome) + format!(" {:<9} ", step.step);
-            page.hanging(before, 18, &step.why, Tone::Plain);
+            page.hanging(before, 18, &once.told(&step.why), Tone::Plain);
             if let Some(fix) = step.fix.as_deref().filter(|_| step.outcome != Outcome::Ok) {
                 page.hanging(format!("{:18}-> ", ""), 21, fix, Tone::Strong);
             }
@@ -395,11 +398,12 @@ impl View for Told {
         page.hanging(
             mark(self.explained.verdict) + " ",
             8,
-            &self.explained.conclusion,
+            &once.told(&self.explained.conclusion),
             Tone::Plain,
         );
         if let Some(error) = &self.explained.call_error {
-            page.hanging("        ", 8, &format!("the caller is told: {error}"), Tone::Plain);
+            let told = once.told(&format!("the caller is told: {error}"));
+            page.hanging("        ", 8, &told, Tone::Plain);
         }
     }
 
@@ -408,10 +412,68 @@ impl View for Told {
     }
 }
 
+/// Letters and digits of a public key.
+const ID_LENGTH: usize = 56;
+/// What is left of one that was told before: enough for commands to know it by.
+const ID_BEGINNING: usize = 8;
+
+/// Tells every public key in full once, or each time.
+struct Once {
+    seen: HashSet<String>,
+    always: bool,
+}
+
+impl Once {
+    /// Returns the text with a key that was told before by its beginning only, or not at all where
+    /// its name stands before it.
+    fn told(&mut self, text: &str) -> String {
+        let mut told = String::with_capacity(text.len());
+        for piece in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+            let word = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            if self.always || !is_id(word) || self.seen.insert(word.to_owned()) {
+                told.push_str(piece);
+                continue;
+            }
+            let end = &piece[word.len()..];
+            match told.strip_suffix(" (").map(str::len) {
+                Some(named) if end == ")" => told.truncate(named),
+                _ => told.extend([&word[..ID_BEGINNING], "…", end]),
+            }
+        }
+        told
+    }
+}
+
+fn is_id(word: &str) -> bool {
+    word.len() == ID_LENGTH
+        && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+}
+
 fn mark(outcome: Outcome) -> Text {
     match outcome {
         Outcome::Ok => Tone::Good.paint("ok     "),
         Outcome::Fails => Tone::Bad.paint("fails  "),
         Outcome::Unknown => Tone::Warning.paint("unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_in_full_once() {
+        let key = format!("MB3S{}", "A".repeat(ID_LENGTH - 4));
+        let mut once = Once { seen: HashSet::new(), always: false };
+        assert_eq!(once.told(&format!("echo ({key}) runs")), format!("echo ({key}) runs"));
+        assert_eq!(
+            once.told(&format!("echo ({key}) is called by echo ({key}).")),
+            "echo is called by echo."
+        );
+        assert_eq!(
+            once.told(&format!("key {key}, subject a.{key}")),
+            "key MB3SAAAA…, subject a.MB3SAAAA…"
+        );
+        assert_eq!(once.told("nothing (else)"), "nothing (else)");
     }
 }

@@ -1,12 +1,20 @@
 //! `host get`: hosts, what runs on them, claims and links, as the lattice tells them now.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use futures::future::join_all;
 use serde_json::{Value, json};
 
+use super::watch::{self, Looked};
 use crate::{
-    args::{flags::SettingArgs, lattice::Get},
+    args::{
+        flags::SettingArgs,
+        lattice::{Get, Watch},
+    },
     session::Session,
     terminal::{
         Cell, Column, Page, Table, Terminal, Tone, View,
@@ -19,7 +27,10 @@ use lattice_client::{
 };
 use lattice_engine::providers::external::masks;
 use lattice_protocol::{
-    control::types::{HostReply, Inventory, InventoryActor, Pairs},
+    control::{
+        probe::health::{self, Health},
+        types::{HostReply, Inventory, InventoryActor, InventoryProvider, Pairs, is_drained},
+    },
     links::{Claims, LinkDefinition},
 };
 
@@ -32,89 +43,88 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, get: Get) -> Result<(
     match get {
         Get::Hosts(query) => {
             let lattice = Session::open(before, &query.connect)?.lattice().await?;
-            hosts(terminal, &lattice).await
+            watch::run(terminal, &query.watch, async || hosts(&lattice).await).await
         }
         Get::Inventory(args) => {
-            let session = Session::open(before, &args.connect)?;
-            inventory(terminal, &session, args.host.as_deref()).await
+            let lattice = Session::open(before, &args.connect)?.lattice().await?;
+            let word = args.host.as_deref();
+            watch::run(terminal, &args.watch, async || inventory(&lattice, word).await).await
         }
         Get::Claims(query) => {
             let lattice = Session::open(before, &query.connect)?.lattice().await?;
-            terminal.show(&AllClaims(lattice.claims().await?))
+            watch::run(terminal, &query.watch, async || {
+                let mut claims = lattice.claims().await?;
+                claims.sort_by(|a, b| by_name(&a.name, &b.name, &a.subject, &b.subject));
+                Ok(Looked::all(AllClaims(claims)))
+            })
+            .await
         }
         Get::Links(query) => {
             let session = Session::open(before, &query.connect)?;
-            links(terminal, &session).await
+            links(terminal, &session, &query.watch).await
         }
     }
 }
 
-async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -> Result<()> {
-    let lattice = session.lattice().await?;
+/// Compares by name without regard to case, then by id.
+fn by_name(a: &str, b: &str, a_id: &str, b_id: &str) -> Ordering {
+    (a.to_lowercase(), a_id).cmp(&(b.to_lowercase(), b_id))
+}
+
+async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
     if let Some(word) = word {
         let host = lattice.find_host(word).await?;
         let inventory = lattice
             .inventory(&host)
             .await
-            .with_context(|| format!("ask host {host} what it runs"))?;
-        return terminal.show(&Inventories(vec![inventory]));
+            .with_context(|| format!("ask host {word} what it runs"))?;
+        return Ok(Looked::all(Inventories::told(lattice, vec![inventory]).await));
     }
     let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
+    let name = |id: &str| hosts.iter().find(|host| host.id == id).map(|host| &*host.friendly_name);
     let mut inventories = Vec::with_capacity(hosts.len());
-    let mut refused = refusals;
+    let (mut refused, mut notes) = (refusals, Vec::new());
     for (host, asked) in lattice.asked_inventories(&hosts).await {
+        let called = name(&host).unwrap_or(&host).to_owned();
         match asked {
             Ok(inventory) => inventories.push(inventory),
             Err(RequestError::Refused { error, .. }) => {
-                refused.push(format!("host {host}: {error}"))
+                refused.push(format!("host {called}: {error}"))
             }
-            Err(error) => terminal.note(format!("host {host} did not tell what it runs: {error}")),
+            Err(error) => notes.push(format!("host {called} did not tell what it runs: {error}")),
         }
     }
-    terminal.show(&Inventories(inventories))?;
-    complete(&refused)
+    let view = Inventories::told(lattice, inventories).await;
+    Ok(Looked { view: Box::new(view), notes, refusals: refused })
 }
 
-async fn hosts(terminal: &Terminal, lattice: &Lattice) -> Result<()> {
+async fn hosts(lattice: &Lattice) -> Result<Looked> {
     let Found { mut hosts, twins, refusals, .. } = lattice.found_hosts().await?;
-    for twin in &twins {
-        terminal.note(format!(
+    let notes = twins.iter().map(|twin| {
+        format!(
             "several hosts answer as {}: they have the same host_seed (WASMCLOUD_HOST_SEED), and commands reach now the \
              one, now the other. Give each a seed of its own, or none",
             twin.id
-        ));
-    }
+        )
+    });
+    let notes = notes.collect();
     hosts.extend(twins);
-    terminal.show(&Hosts(hosts))?;
-    complete(&refusals)
-}
-
-/// Fails if hosts refused to tell: then not all was shown, and a caller that counts on it has to
-/// know.
-fn complete(refusals: &[String]) -> Result<()> {
-    ensure!(refusals.is_empty(), "this is not all, hosts refuse to tell: {}", refusals.join("; "));
-    Ok(())
+    Ok(Looked { view: Box::new(Hosts(hosts)), notes, refusals })
 }
 
 /// Shows the link definitions of the lattice, with the names of who is linked.
-pub async fn links(terminal: &Terminal, session: &Session) -> Result<()> {
+pub async fn links(terminal: &Terminal, session: &Session, watch: &Watch) -> Result<()> {
     let lattice = session.lattice().await?;
-    let (links, claims) = tokio::join!(lattice.links(), lattice.claims());
-    let mut links = links?;
-    links.sort_by(|a, b| {
-        (&a.actor_id, &a.contract_id, &a.link_name).cmp(&(
-            &b.actor_id,
-            &b.contract_id,
-            &b.link_name,
-        ))
+    watch::run(terminal, watch, async || Ok(Looked::all(Links::ask(&lattice).await?))).await
+}
+
+/// The health of those hosts that tell it, by host.
+async fn healths<'a>(lattice: &Lattice, hosts: impl Iterator<Item = &'a str>) -> Vec<Health> {
+    let asked = hosts.map(|host| async move {
+        // Hosts of earlier years do not know the question, and states are a courtesy.
+        lattice.request_of(host, &health::Request { ask: false }).await.ok()
     });
-    // Names are a courtesy; a host that does not tell claims tells links all the same.
-    let names = claims
-        .unwrap_or_default()
-        .into_iter()
-        .map(|claims| (claims.subject, claims.name))
-        .collect();
-    terminal.show(&Links { links, names })
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 struct Hosts(Vec<HostReply>);
@@ -126,11 +136,12 @@ impl View for Hosts {
 
     fn text(&self, page: &mut Page) {
         let mut table = Table::new([
-            Column::text("NAME"),
-            Column::id("HOST"),
+            Column::name("NAME"),
+            Column::fixed("STATE"),
             Column::fixed("UPTIME"),
             Column::text("LABELS"),
             Column::fixed("VERSION"),
+            Column::id("HOST"),
             Column::fixed("DOMAIN").only_wide(),
             Column::fixed("LATTICE").only_wide(),
             Column::id("CLUSTER").only_wide(),
@@ -140,10 +151,11 @@ impl View for Hosts {
                 if host.lattice.is_empty() { &host.lattice_prefix } else { &host.lattice };
             table.row([
                 Cell::toned(&host.friendly_name, Tone::Strong),
-                Cell::from(&host.id),
+                state(host.state.as_deref().unwrap_or("ok")),
                 Cell::from(uptime(host.uptime_seconds)),
                 Cell::from(labels_on(page, &host.labels)),
                 Cell::from(&host.version),
+                Cell::from(&host.id),
                 Cell::from(host.js_domain.as_deref().unwrap_or("-")),
                 Cell::from(lattice),
                 Cell::from(&host.issuer),
@@ -157,15 +169,48 @@ impl View for Hosts {
     }
 }
 
-struct Inventories(Vec<Inventory>);
+/// A state in a word; one that is not as it usually is stands out.
+fn state(word: &str) -> Cell {
+    let tone = match word {
+        "ok" | "running" => Tone::Plain,
+        "refused" | "expired" | "unhealthy" | "not running" => Tone::Bad,
+        _ => Tone::Warning,
+    };
+    Cell::toned(word, tone)
+}
+
+struct Inventories {
+    told: Vec<Inventory>,
+    /// The health of those hosts that tell it.
+    healths: Vec<Health>,
+}
+
+impl Inventories {
+    /// Asks the hosts how what they run is, and sorts it by name.
+    async fn told(lattice: &Lattice, mut told: Vec<Inventory>) -> Self {
+        let healths = healths(lattice, told.iter().map(|host| &*host.host_id)).await;
+        for host in &mut told {
+            host.actors.sort_by(|a, b| by_name(&a.name, &b.name, &a.id, &b.id));
+            host.providers.sort_by(|a, b| {
+                by_name(&a.name, &b.name, &a.id, &b.id).then_with(|| a.link_name.cmp(&b.link_name))
+            });
+        }
+        Self { told, healths }
+    }
+
+    fn health(&self, host: &str) -> Option<&Health> {
+        self.healths.iter().find(|health| health.host_id == host)
+    }
+}
 
 impl View for Inventories {
     fn json(&self) -> Value {
-        json!({ "inventories": self.0 })
+        json!({ "inventories": self.told })
     }
 
     fn text(&self, page: &mut Page) {
-        for host in &self.0 {
+        for host in &self.told {
+            let health = self.health(&host.host_id);
             let room = page
                 .width()
                 .map_or(usize::MAX, |width| width.saturating_sub(host.friendly_name.len() + 2));
@@ -174,6 +219,9 @@ impl View for Inventories {
                 host.friendly_name,
                 middle(&host.host_id, room.max(ID_MIN))
             ));
+            if is_drained(&host.labels) {
+                page.line(Tone::Warning.paint("drained: takes nothing new"));
+            }
             let labels = labels_on(page, &host.labels);
             if !labels.is_empty() {
                 page.line(Tone::Faint.paint(&labels));
@@ -183,17 +231,17 @@ impl View for Inventories {
                 continue;
             }
             if !host.actors.is_empty() {
-                page.table(&actors(host), "no actor");
+                page.table(&actors(host, health), "no actor");
             }
             if !host.providers.is_empty() {
-                page.table(&providers(host), "no provider");
+                page.table(&providers(host, health), "no provider");
             }
         }
     }
 
     fn names(&self) -> Vec<String> {
         let mut ids = Vec::new();
-        for host in &self.0 {
+        for host in &self.told {
             ids.extend(host.actors.iter().map(|actor| actor.id.clone()));
             ids.extend(host.providers.iter().map(|provider| provider.id.clone()));
         }
@@ -201,13 +249,14 @@ impl View for Inventories {
     }
 }
 
-fn actors(host: &Inventory) -> Table {
+fn actors(host: &Inventory, health: Option<&Health>) -> Table {
     let mut table = Table::new([
-        Column::id("ACTOR"),
-        Column::text("NAME"),
+        Column::name("NAME"),
+        Column::fixed("STATE"),
         Column::fixed("KIND"),
         Column::number("MAX"),
-        Column::text("REFERENCE"),
+        Column::tail("REFERENCE"),
+        Column::id("ACTOR"),
         Column::number("REVISION").only_wide(),
         Column::text("EXPORTS").only_wide(),
         Column::text("ANNOTATIONS").only_wide(),
@@ -221,11 +270,12 @@ fn actors(host: &Inventory) -> Table {
         }
         for (annotations, (max, revision)) in groups {
             table.row([
-                Cell::from(&actor.id),
                 Cell::toned(&actor.name, Tone::Strong),
+                state(&actor_state(actor, health)),
                 Cell::from(kind(actor)),
                 Cell::from(bound(max)),
                 Cell::from(&actor.image_ref),
+                Cell::from(&actor.id),
                 Cell::from(revision),
                 Cell::from(exports(actor)),
                 Cell::from(pairs(annotations)),
@@ -233,6 +283,28 @@ fn actors(host: &Inventory) -> Table {
         }
     }
     table
+}
+
+/// How an actor is on a host, as far as that host tells.
+fn actor_state(actor: &InventoryActor, health: Option<&Health>) -> String {
+    let told = health.and_then(|health| health.actors.iter().find(|told| told.id == actor.id));
+    let now_s = health.map_or(0, |health| health.now_ms / 1000);
+    match (told, &actor.trial) {
+        (Some(told), _) if told.expires.is_some_and(|at| at <= now_s) => "expired".to_owned(),
+        (_, Some(trial)) => format!("trial {} %", trial.share),
+        (Some(told), _) if told.waiting > 0 => "calls wait".to_owned(),
+        _ => "running".to_owned(),
+    }
+}
+
+/// How a provider is on a host, as far as that host tells.
+fn provider_state<'a>(provider: &InventoryProvider, health: Option<&'a Health>) -> &'a str {
+    let told = health.and_then(|health| health.provider(&provider.id, &provider.link_name));
+    match told {
+        Some(told) if told.is_healthy == Some(false) => "unhealthy",
+        Some(told) if !told.phase.is_empty() => &told.phase,
+        _ => "running",
+    }
 }
 
 /// The kind of an actor's code; hosts of other makes do not tell it.
@@ -244,23 +316,25 @@ fn exports(actor: &InventoryActor) -> String {
     actor.code.as_ref().map(|code| code.exports.join(" ")).unwrap_or_default()
 }
 
-fn providers(host: &Inventory) -> Table {
+fn providers(host: &Inventory, health: Option<&Health>) -> Table {
     let mut table = Table::new([
-        Column::id("PROVIDER"),
-        Column::text("NAME"),
+        Column::name("NAME"),
+        Column::fixed("STATE"),
         Column::fixed("LINK"),
-        Column::text("REFERENCE"),
-        Column::text("CONTRACT"),
+        Column::tail("CONTRACT"),
+        Column::tail("REFERENCE"),
+        Column::id("PROVIDER"),
         Column::number("REVISION").only_wide(),
         Column::text("ANNOTATIONS").only_wide(),
     ]);
     for provider in &host.providers {
         table.row([
-            Cell::from(&provider.id),
             Cell::toned(&provider.name, Tone::Strong),
+            state(provider_state(provider, health)),
             Cell::from(&provider.link_name),
-            Cell::from(&provider.image_ref),
             Cell::from(&provider.contract_id),
+            Cell::from(&provider.image_ref),
+            Cell::from(&provider.id),
             Cell::from(provider.revision),
             Cell::from(pairs(&provider.annotations)),
         ]);
@@ -277,12 +351,12 @@ impl View for AllClaims {
 
     fn text(&self, page: &mut Page) {
         let mut table = Table::new([
-            Column::id("SUBJECT"),
-            Column::text("NAME"),
+            Column::name("NAME"),
             Column::fixed("VERSION"),
             Column::number("REVISION"),
             Column::text("MAY USE, OR FULFILS"),
-            Column::text("ALIAS"),
+            Column::text("ALIAS").if_room(),
+            Column::id("SUBJECT"),
             Column::id("ISSUER").only_wide(),
             Column::text("TAGS").only_wide(),
         ]);
@@ -293,12 +367,12 @@ impl View for AllClaims {
                 claims.capabilities.join(",")
             };
             table.row([
-                Cell::from(&claims.subject),
                 Cell::toned(&claims.name, Tone::Strong),
                 Cell::from(&claims.version),
                 Cell::from(&claims.revision),
                 Cell::from(contracts),
                 Cell::from(&claims.call_alias),
+                Cell::from(&claims.subject),
                 Cell::from(&claims.issuer),
                 Cell::from(claims.tags.join(",")),
             ]);
@@ -314,45 +388,117 @@ impl View for AllClaims {
 struct Links {
     links: Vec<LinkDefinition>,
     names: BTreeMap<String, String>,
+    /// What runs in the lattice, as its hosts tell.
+    running: BTreeSet<String>,
+    /// Links that their providers do not take on, with the reason.
+    refused: BTreeMap<String, String>,
 }
 
 impl Links {
-    fn name(&self, id: &str) -> String {
-        self.names.get(id).cloned().unwrap_or_default()
+    async fn ask(lattice: &Lattice) -> Result<Self> {
+        let (links, claims, hosts) =
+            tokio::join!(lattice.links(), lattice.claims(), lattice.hosts());
+        // Names and states are a courtesy; a host that does not tell them tells links all the same.
+        let hosts = hosts.unwrap_or_default();
+        let ids = hosts.iter().map(|host| &*host.id);
+        let (inventories, healths) =
+            tokio::join!(lattice.inventories(&hosts), healths(lattice, ids));
+        let mut told = Self {
+            links: links?,
+            names: claims
+                .unwrap_or_default()
+                .into_iter()
+                .map(|claims| (claims.subject, claims.name))
+                .collect(),
+            running: BTreeSet::new(),
+            refused: BTreeMap::new(),
+        };
+        for inventory in &inventories {
+            told.running.extend(inventory.actors.iter().map(|actor| actor.id.clone()));
+            told.running.extend(inventory.providers.iter().map(|provider| provider.id.clone()));
+        }
+        for refused in healths.into_iter().flat_map(|health| health.links) {
+            let link = LinkDefinition {
+                actor_id: refused.actor_id,
+                provider_id: refused.provider_id,
+                link_name: refused.link_name,
+                contract_id: refused.contract_id,
+                values: Pairs::new(),
+            };
+            told.refused.insert(link.id(), refused.error);
+        }
+        told.sort();
+        Ok(told)
+    }
+
+    fn sort(&mut self) {
+        let mut links = std::mem::take(&mut self.links);
+        links.sort_by_cached_key(|link| {
+            let name = self.called(&link.actor_id).to_lowercase();
+            (name, link.actor_id.clone(), link.contract_id.clone(), link.link_name.clone())
+        });
+        self.links = links;
+    }
+
+    /// The name of an actor or a provider; its id if it has none.
+    fn called<'a>(&'a self, id: &'a str) -> &'a str {
+        self.names.get(id).filter(|name| !name.is_empty()).map_or(id, |name| name)
+    }
+
+    /// How a link is, in a word.
+    fn state(&self, link: &LinkDefinition) -> &'static str {
+        let runs = |id: &str| self.running.contains(id);
+        match () {
+            () if self.refused.contains_key(&link.id()) => "refused",
+            // Nobody told what runs.
+            () if self.running.is_empty() => "-",
+            () if runs(&link.actor_id) && runs(&link.provider_id) => "ok",
+            () => "not running",
+        }
     }
 }
 
 impl View for Links {
     fn json(&self) -> Value {
-        json!({ "links": self.links })
+        let states: BTreeMap<String, &str> =
+            self.links.iter().map(|link| (link.id(), self.state(link))).collect();
+        json!({ "links": self.links, "states": states, "refused": self.refused })
     }
 
     fn text(&self, page: &mut Page) {
         let mut table = Table::new([
-            Column::text("ACTOR"),
-            Column::id("ACTOR ID"),
-            Column::text("PROVIDER"),
-            Column::id("PROVIDER ID"),
-            Column::text("CONTRACT"),
+            Column::name("ACTOR"),
+            Column::name("PROVIDER"),
+            Column::tail("CONTRACT"),
             Column::fixed("LINK"),
+            Column::fixed("STATE"),
             Column::text("VALUES"),
+            Column::id("ACTOR ID").if_room(),
+            Column::id("PROVIDER ID").if_room(),
         ]);
         for link in &self.links {
             let values = masks::shown(&link.values);
             table.row([
-                Cell::toned(self.name(&link.actor_id), Tone::Strong),
-                Cell::from(&link.actor_id),
-                Cell::toned(self.name(&link.provider_id), Tone::Strong),
-                Cell::from(&link.provider_id),
+                Cell::toned(self.called(&link.actor_id), Tone::Strong),
+                Cell::toned(self.called(&link.provider_id), Tone::Strong),
                 Cell::from(&link.contract_id),
                 Cell::from(&link.link_name),
+                state(self.state(link)),
                 Cell::from(pairs(&if page.is_wide() { values } else { short(values) })),
+                Cell::from(&link.actor_id),
+                Cell::from(&link.provider_id),
             ]);
         }
         page.table(
             &table,
             "no links; put one with `host link put ACTOR PROVIDER CONTRACT KEY=VALUE`",
         );
+        for (link, error) in
+            self.links.iter().filter_map(|link| Some((link, self.refused.get(&link.id())?)))
+        {
+            let (actor, contract) = (self.called(&link.actor_id), &link.contract_id);
+            page.line(Tone::Bad.paint(&format!("refused: {actor} for {contract}: {error}")));
+        }
     }
 
     fn names(&self) -> Vec<String> {

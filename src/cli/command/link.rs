@@ -30,7 +30,9 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result
         Link::Put(args) => put(terminal, &Session::open(before, &args.connect)?, args).await,
         Link::Del(args) => delete(terminal, &Session::open(before, &args.connect)?, args).await,
         Link::Undo(args) => undo(terminal, &Session::open(before, &args.connect)?, args).await,
-        Link::Query(query) => get::links(terminal, &Session::open(before, &query.connect)?).await,
+        Link::Query(query) => {
+            get::links(terminal, &Session::open(before, &query.connect)?, &query.watch).await
+        }
     }
 }
 

@@ -75,16 +75,15 @@ fn page_name(words: &[String]) -> Result<String> {
 /// The command line, as pages show it: with everything that short help leaves out, and other names
 /// of flags.
 fn root() -> Command {
-    let mut root = with_aliases(
-        args::command().disable_help_subcommand(true).mut_args(|arg| arg.hide_short_help(false)),
-    );
+    let mut root = with_aliases(args::command().disable_help_subcommand(true));
     root.build();
     root
 }
 
-/// Tells the other names of flags in their help.
+/// Tells the other names of flags in their help, and hides none that the short help hides.
 fn with_aliases(command: Command) -> Command {
     let command = command.mut_args(|arg| {
+        let arg = arg.hide_short_help(false);
         let aliases = arg.get_visible_aliases().unwrap_or_default();
         let Some(help) = arg.get_help().filter(|_| !aliases.is_empty()) else { return arg };
         let aliases: Vec<String> = aliases.iter().map(|alias| format!("--{alias}")).collect();
@@ -180,7 +179,7 @@ fn synopsis(command: &Command) -> Roff {
 
 /// Lists the commands of the binary itself in their groups.
 fn groups(name: &str, command: &Command, roff: &mut Roff) {
-    for (heading, inners) in args::GROUPS {
+    for (heading, inners) in args::help::GROUPS {
         roff.control("SS", [heading]);
         for inner in inners.iter().filter_map(|inner| command.find_subcommand(inner)) {
             entry(name, inner, roff);

@@ -2,10 +2,11 @@
 //!
 //! A command gets its arguments, the settings given before its name, and the [`Terminal`] to print
 //! on. It returns an error or nothing; the type of the error decides the exit code ([`exit_code`]):
-//! 1 failed, 2 wrong use, 3 the time was over and the outcome is unknown. Errors go to standard
+//! 1 failed, 2 wrong use (no command at all is that too), 3 the time was over and the outcome is unknown. Errors go to standard
 //! error, as sentences or, where data was asked for, as JSON.
 
 mod apply;
+mod cache;
 mod call;
 mod clock;
 pub mod completions;
@@ -33,6 +34,7 @@ mod permit;
 mod registry;
 mod rollout;
 mod scale;
+mod screen;
 mod sending;
 mod sign;
 mod spy;
@@ -40,6 +42,7 @@ mod start;
 mod stop;
 mod top;
 mod update;
+mod watch;
 
 use std::{
     io::{ErrorKind, Write as _},
@@ -54,10 +57,11 @@ use crate::{
     args::{
         self, Cli, Command, Up,
         flags::SettingArgs,
+        help,
         lattice::Ctl,
         tools::{Claims, Par, Reg},
     },
-    terminal::{Form, Terminal, complain},
+    terminal::{Form, Terminal, Text, complain},
 };
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
 use lattice_protocol::{
@@ -74,7 +78,10 @@ const EXIT_UNKNOWN: u8 = 3;
 pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
     let terminal = Terminal::new(form);
     match command {
-        None => daemon::foreground(settings),
+        None => {
+            terminal.note(Text::block(&help::without_command()));
+            ExitCode::from(EXIT_USAGE)
+        }
         Some(Command::Foreground(own)) => daemon::foreground(args::merged(settings, own.settings)),
         Some(Command::Up(own)) => daemon::up(settings, own),
         Some(Command::Down(own)) => daemon::down(&terminal, &own),
@@ -143,7 +150,8 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
             registry::pull(terminal, settings, pull).await
         }
         Command::Reg(Reg::Ping(ping)) => registry::ping(terminal, settings, ping).await,
-        Command::Drain(drain) => drain::run(terminal, &drain),
+        Command::Drain(drain) => drain::run(terminal, settings, drain).await,
+        Command::Cache(args) => cache::run(terminal, &args),
         Command::Dashboard(args) => dashboard::run(terminal, &args),
         Command::Ctx(ctx) => contexts::run(terminal, settings, ctx),
         Command::Completions(completions) => completions::run(terminal, &completions),

@@ -7,6 +7,7 @@ use super::{
     facts::Facts,
     jetstream::{Api, Stream, is_open},
 };
+use lattice_base::store::jetstream::is_clustered;
 
 /// The metadata bucket: is it as the protocol wants it, does it outlive a server, can it be used.
 pub(super) fn bucket(facts: &Facts) -> Found {
@@ -166,7 +167,11 @@ fn copies(info: &Value, name: &str, members: usize) -> Vec<Finding> {
     let cluster = &info["cluster"];
     let replicas = info["config"]["num_replicas"].as_u64().unwrap_or(1);
     let mut found = Vec::new();
-    let is_clustered = cluster["name"].as_str().is_some_and(|name| !name.is_empty());
+    let is_clustered = is_clustered(
+        cluster["name"].as_str(),
+        cluster["leader"].as_str(),
+        cluster["replicas"].as_array().map_or(0, Vec::len),
+    );
     if is_clustered && replicas < 2 {
         let size = if members > 1 {
             format!("a cluster of {members} servers")
@@ -336,6 +341,11 @@ mod tests {
             "{full:?}"
         );
         assert!(full[0].fix.as_ref().unwrap().contains("--max-bytes=2000"));
+    }
+
+    #[test]
+    fn a_server_that_is_called_a_cluster_for_its_leaf_node_connection_needs_no_copies() {
+        assert_eq!(copies(&info(|info| info["cluster"]["name"] = "up-1".into()), NAME, 0), []);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! already.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,10 +9,13 @@ use std::{
 use tokio::time::timeout;
 
 use super::{Finding, Found, facts::Facts};
-use crate::up::{
-    self, hub,
-    instance::{Instance, Record},
-    nats_server,
+use crate::{
+    terminal::table::{ID_MIN, middle},
+    up::{
+        self, hub,
+        instance::{Instance, Record},
+        nats_server,
+    },
 };
 use lattice_base::{
     config::ProcessEnvironment,
@@ -61,6 +63,8 @@ pub struct Up {
     /// The server it started still runs.
     pub server_runs: bool,
     pub host_id: Option<String>,
+    /// The host in words.
+    pub name: String,
 }
 
 #[derive(Clone, Debug)]
@@ -105,9 +109,12 @@ async fn hub_of(own: &Instance) -> Option<Hub> {
 }
 
 fn up_of(instance: &Instance) -> Option<Up> {
-    let Record { directory, address, server, host_id, .. } = instance.record()?;
+    let record = instance.record()?;
+    let name = record.told();
+    let Record { directory, address, server, host_id, .. } = record;
     let server = server.and_then(|server| server.process);
     Some(Up {
+        name,
         is_running: instance.is_running(),
         server_runs: server.is_some_and(|process| process.is_alive()),
         directory,
@@ -153,7 +160,7 @@ pub(super) fn machine(facts: &Facts) -> Found {
         }
         let Some(room) = *room else { continue };
         let seen = format!("the disk of {path} ({what}) has {} MiB left", room >> 20);
-        let fix = "make room; `host drain` throws caches away";
+        let fix = "make room; `host cache clear` throws caches away";
         if room < ROOM_MIN {
             found.push(Finding::wrong(seen, fix));
         } else if room < ROOM {
@@ -189,22 +196,29 @@ pub(super) fn processes(facts: &Facts) -> Found {
         Ok(seen) => seen.hosts.iter().map(|host| host.id.as_str()).collect(),
         Err(_) => Vec::new(),
     };
-    let elsewhere: Vec<&String> =
-        machine.running.iter().filter(|id| !answering.contains(&id.as_str())).collect();
-    let places: BTreeMap<&str, &Path> = machine
-        .ups
-        .iter()
-        .filter_map(|up| Some((up.host_id.as_deref()?, up.directory.as_path())))
-        .collect();
-    for id in elsewhere {
-        let place = places
-            .get(id.as_str())
-            .map(|path| format!(", started in {}", path.display()))
-            .unwrap_or_default();
-        found.push(Finding::note(format!(
-            "host {id} runs on this machine{place} and does not answer in this lattice: it is in another one, at another NATS server, or \
-             cut off"
-        )));
+    let elsewhere: Vec<&str> =
+        machine.running.iter().map(String::as_str).filter(|id| !answering.contains(id)).collect();
+    let here = facts.settings.config.as_ref().map(up::place);
+    let up_of = |id: &str| machine.ups.iter().find(|up| up.host_id.as_deref() == Some(id));
+    let is_at_this_server =
+        |id: &&str| up_of(id).is_some_and(|up| up.address.is_some() && up.address == here);
+    let (cut_off, others): (Vec<&str>, Vec<&str>) =
+        elsewhere.into_iter().partition(is_at_this_server);
+    found.extend(cut_off.iter().map(|id| {
+        Finding::warning(
+            format!(
+                "host {} runs on this machine at this NATS server and does not answer",
+                up_of(id).map_or_else(|| (*id).to_owned(), |up| up.name.clone())
+            ),
+            "its log tells why; it may be frozen, or of another lattice at the same server",
+        )
+    }));
+    if !others.is_empty() {
+        let told: Vec<String> = others
+            .iter()
+            .map(|id| up_of(id).map_or_else(|| middle(id, ID_MIN), |up| up.name.clone()))
+            .collect();
+        found.push(Finding::note(format!("other lattices on this machine: {}", told.join(", "))));
     }
     if found.is_empty() {
         found.push(Finding::ok(match machine.running.len() {

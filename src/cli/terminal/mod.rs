@@ -104,7 +104,7 @@ impl Terminal {
     }
 
     /// Prints a view. A reader that has seen enough (`| head`) is no error.
-    pub fn show(&self, view: &impl View) -> Result<()> {
+    pub fn show(&self, view: &(impl View + ?Sized)) -> Result<()> {
         match self.output {
             Output::Text | Output::Wide => {
                 let mut page = self.page();

@@ -1,8 +1,10 @@
 //! Tables without lines, as wide as their content and never wider than the terminal.
 //!
-//! Cells that do not fit are shortened: ids in the middle, where they differ least to the eye,
-//! texts at the end. If even that leaves columns without sense, each row becomes a block of lines,
-//! one for each column.
+//! Cells that do not fit are shortened, in the order of how little that takes away: ids first, in
+//! the middle, where they differ least to the eye; then columns that are only shown where there is
+//! room are left out, from the right; then texts whose beginning is what all have in common are cut
+//! there, others at their end; names last. If even that leaves columns without sense, each row
+//! becomes a block of lines, one for each column.
 //!
 //! The crates for tables that most use, comfy-table and tabled, wrap a cell or cut it at its end,
 //! and go over to blocks only when they are told to, not when the terminal is too narrow.
@@ -18,6 +20,8 @@ const GAP: usize = 2;
 pub const ID_MIN: usize = 9;
 /// The least that is left of a text.
 const TEXT_MIN: usize = 10;
+/// The least that is left of a name before each row becomes a block.
+const NAME_MIN: usize = 16;
 
 /// How a column gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,9 @@ enum Kind {
     Fixed,
     Id,
     Text,
+    /// Its beginning says the least.
+    Tail,
+    Name,
     Number,
 }
 
@@ -43,34 +50,47 @@ pub struct Column {
     kind: Kind,
     /// Only in wide tables.
     wide_only: bool,
+    /// Only where all others fit.
+    if_room: bool,
 }
 
 impl Column {
     /// Is never shortened.
     pub fn fixed(heading: &'static str) -> Self {
-        Self { heading, kind: Kind::Fixed, wide_only: false }
+        Self { heading, kind: Kind::Fixed, wide_only: false, if_room: false }
     }
 
     /// Is shortened in the middle.
     pub fn id(heading: &'static str) -> Self {
-        Self { heading, kind: Kind::Id, wide_only: false }
+        Self { kind: Kind::Id, ..Self::fixed(heading) }
     }
 
     /// Is shortened at the end.
     pub fn text(heading: &'static str) -> Self {
-        Self { heading, kind: Kind::Text, wide_only: false }
+        Self { kind: Kind::Text, ..Self::fixed(heading) }
+    }
+
+    /// Is shortened at the beginning: of contracts and references that says the least.
+    pub fn tail(heading: &'static str) -> Self {
+        Self { kind: Kind::Tail, ..Self::fixed(heading) }
+    }
+
+    /// Is shortened at the end, after everything else.
+    pub fn name(heading: &'static str) -> Self {
+        Self { kind: Kind::Name, ..Self::fixed(heading) }
     }
 
     /// Is never shortened, and stands at the right.
     pub fn number(heading: &'static str) -> Self {
-        Self { heading, kind: Kind::Number, wide_only: false }
+        Self { kind: Kind::Number, ..Self::fixed(heading) }
     }
 
     /// The width that it may be shortened to, if it may.
     fn least(&self) -> Option<usize> {
         match self.kind {
             Kind::Id => Some(ID_MIN.max(self.heading.width())),
-            Kind::Text => Some(TEXT_MIN.max(self.heading.width())),
+            Kind::Text | Kind::Tail => Some(TEXT_MIN.max(self.heading.width())),
+            Kind::Name => Some(NAME_MIN.max(self.heading.width())),
             Kind::Fixed | Kind::Number => None,
         }
     }
@@ -78,6 +98,12 @@ impl Column {
     /// Only shown with `-o wide`.
     pub fn only_wide(mut self) -> Self {
         self.wide_only = true;
+        self
+    }
+
+    /// Left out where the others would have to be cut for it.
+    pub fn if_room(mut self) -> Self {
+        self.if_room = true;
         self
     }
 }
@@ -129,14 +155,17 @@ impl Table {
         let shown: Vec<usize> = (0..self.columns.len())
             .filter(|at| columns == Columns::All || !self.columns[*at].wide_only)
             .collect();
-        let natural: Vec<usize> = shown.iter().map(|at| self.natural_width(*at)).collect();
         match width {
-            None => self.grid(&shown, &natural),
-            Some(width) => match self.fit(&shown, natural, width) {
-                Some(widths) => self.grid(&shown, &widths),
+            None => self.grid(&shown, &self.natural_widths(&shown)),
+            Some(width) => match self.fit(shown.clone(), width) {
+                Some((shown, widths)) => self.grid(&shown, &widths),
                 None => self.blocks(&shown, width),
             },
         }
+    }
+
+    fn natural_widths(&self, shown: &[usize]) -> Vec<usize> {
+        shown.iter().map(|at| self.natural_width(*at)).collect()
     }
 
     fn natural_width(&self, column: usize) -> usize {
@@ -144,17 +173,37 @@ impl Table {
         cells.chain([self.columns[column].heading.width()]).max().unwrap_or(0)
     }
 
-    /// Takes from the widest column that can give until all fit; `None` if they cannot.
-    fn fit(&self, shown: &[usize], mut widths: Vec<usize>, width: usize) -> Option<Vec<usize>> {
+    /// The columns that are shown in this width, and how wide each is; `None` if they do not fit.
+    fn fit(&self, mut shown: Vec<usize>, width: usize) -> Option<(Vec<usize>, Vec<usize>)> {
+        loop {
+            let mut widths = self.natural_widths(&shown);
+            if self.take(&shown, &mut widths, width, Kind::Id) {
+                return Some((shown, widths));
+            }
+            match shown.iter().rposition(|at| self.columns[*at].if_room) {
+                Some(last) => _ = shown.remove(last),
+                None => {
+                    let fits = [Kind::Tail, Kind::Text, Kind::Name]
+                        .into_iter()
+                        .any(|kind| self.take(&shown, &mut widths, width, kind));
+                    return fits.then_some((shown, widths));
+                }
+            }
+        }
+    }
+
+    /// Takes from the widest column of this kind that can give until all fit; whether they do.
+    fn take(&self, shown: &[usize], widths: &mut [usize], width: usize, kind: Kind) -> bool {
         let gaps = GAP * shown.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > width {
             let can_give = (0..widths.len()).filter(|at| {
-                self.columns[shown[*at]].least().is_some_and(|least| widths[*at] > least)
+                let column = &self.columns[shown[*at]];
+                column.kind == kind && column.least().is_some_and(|least| widths[*at] > least)
             });
-            let widest = can_give.max_by_key(|at| widths[*at])?;
+            let Some(widest) = can_give.max_by_key(|at| widths[*at]) else { return false };
             widths[widest] -= 1;
         }
-        Some(widths)
+        true
     }
 
     fn grid(&self, shown: &[usize], widths: &[usize]) -> String {
@@ -211,7 +260,8 @@ fn shortened(text: &str, width: usize, kind: Kind) -> String {
     match kind {
         _ if text.width() <= width => text.to_owned(),
         Kind::Id => middle(text, width),
-        Kind::Fixed | Kind::Number | Kind::Text => end(text, width),
+        Kind::Tail => tail(text, width),
+        Kind::Fixed | Kind::Number | Kind::Text | Kind::Name => end(text, width),
     }
 }
 
@@ -222,8 +272,17 @@ pub fn middle(text: &str, width: usize) -> String {
     }
     let left = width.saturating_sub(1).div_ceil(2);
     let right = width.saturating_sub(1) - left;
-    let tail: Vec<char> = text.chars().rev().take(right).collect();
-    format!("{}…{}", take(text, left), tail.into_iter().rev().collect::<String>())
+    format!("{}…{}", take(text, left), take_last(text, right))
+}
+
+/// The end of a text, at most so wide.
+fn tail(text: &str, width: usize) -> String {
+    format!("…{}", take_last(text, width.saturating_sub(1)))
+}
+
+fn take_last(text: &str, width: usize) -> String {
+    let reversed: String = text.chars().rev().collect();
+    take(&reversed, width).chars().rev().collect()
 }
 
 /// The beginning of a text, at most so wide.
@@ -282,6 +341,35 @@ mod tests {
             Some("NCATS5Y…GZZJWVF  lucky-reef-8888      12"),
             "{narrow}"
         );
+    }
+
+    #[test]
+    fn names_give_way_last_and_columns_that_need_not_be_there_first() {
+        let mut table = Table::new([
+            Column::name("NAME"),
+            Column::tail("CONTRACT"),
+            Column::text("VALUES"),
+            Column::id("ID").if_room(),
+        ]);
+        table.row([
+            Cell::from("order-service-one"),
+            "wasmcloud:httpserver".into(),
+            "address=127.0.0.1:8080".into(),
+            HOST.into(),
+        ]);
+        let row = |width| {
+            let text = anstream::adapter::strip_str(&table.render(Some(width), Columns::Usual))
+                .to_string();
+            text.lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(
+            row(80),
+            "order-service-one  wasmcloud:httpserver  address=127.0.0.1:8080  NCATS5Y…GZZJWVF"
+        );
+        assert_eq!(row(70), "order-service-one  wasmcloud:httpserver  address=127.0.0.1:8080");
+        assert_eq!(row(56), "order-service-one  …d:httpserver  address=127.0.0.1:8080");
+        let all = table.render(None, Columns::Usual);
+        assert!(all.contains(HOST), "{all}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use lattice_base::{
     lattice::connection::without_passwords,
     trusted::{self, Holds, Trusted},
 };
+use lattice_engine::providers::bounds::OwnSockets;
 
 /// The schemes a leaf node connects with.
 const SCHEMES: [&str; 5] = ["nats-leaf", "tls", "nats", "ws", "wss"];
@@ -344,10 +345,16 @@ impl Watch {
         }
     }
 
-    /// Tells of every change from `link` on; never returns. Cancel safe.
-    pub async fn follow(self, mut link: Link) {
+    /// Tells of every change from `link` on; never returns. Adds the monitoring port of the server
+    /// to the sockets that no actor reaches, as soon as the server has noted it. Cancel safe.
+    pub async fn follow(self, mut link: Link, own: OwnSockets) {
         let client = client();
+        let mut is_guarded = false;
         loop {
+            if !is_guarded && let Some(address) = self.monitoring() {
+                own.add(address);
+                is_guarded = true;
+            }
             tokio::time::sleep(FOLLOW_POLL).await;
             match (self.is_connected(client.as_ref()).await, &link) {
                 (true, Link::Away(_)) => {
@@ -376,7 +383,7 @@ impl Watch {
     }
 
     /// Where the server tells how it is, which is nobody's business but this process's.
-    pub fn monitoring(&self) -> Option<SocketAddr> {
+    fn monitoring(&self) -> Option<SocketAddr> {
         let url = monitoring(&self.ports_dir, self.pid)?;
         url.trim_start_matches("http://").trim_end_matches('/').parse().ok()
     }

@@ -76,6 +76,9 @@ pub struct Record {
     /// How long it may take to stop.
     pub stop_within_ms: u64,
     pub host_id: Option<String>,
+    /// The friendly name of the host.
+    #[serde(default)]
+    pub host_name: Option<String>,
     /// Present once the host is ready.
     pub summary: Option<Summary>,
 }
@@ -91,6 +94,24 @@ pub struct ServerRecord {
     pub store: PathBuf,
     /// Missing between the decision to start it and the start.
     pub process: Option<Process>,
+}
+
+impl Record {
+    /// The host in words: its name or id, where it was started, and where its NATS server is.
+    pub fn told(&self) -> String {
+        let name = self.host_name.as_deref().or(self.host_id.as_deref()).unwrap_or("a host");
+        let place = self.address.as_ref().map(|at| format!(", NATS {at}")).unwrap_or_default();
+        format!("{name} ({}{place})", self.directory.display())
+    }
+}
+
+/// Returns the hosts of this user that run on this machine at other addresses than `place`, with
+/// the names of the contexts that lead to them.
+pub fn elsewhere(dirs: &Dirs, place: &str) -> Vec<(String, Record)> {
+    let running = Instance::all(dirs).into_iter().filter(Instance::is_running);
+    let records = running.filter_map(|of| Some((of.key().to_owned(), of.record()?)));
+    let others = records.filter(|(_, record)| record.address.as_deref() != Some(place));
+    others.filter(|(_, record)| record.host_id.is_some()).collect()
 }
 
 /// Why a directory cannot be claimed.
@@ -310,6 +331,7 @@ mod tests {
             background_log: None,
             stop_within_ms: 0,
             host_id: None,
+            host_name: None,
             summary: None,
         }
     }

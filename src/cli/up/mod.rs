@@ -12,6 +12,8 @@
 //!        finish    stops what was started here
 //! ```
 //!
+//! Meanwhile [`Session::keep_server`] starts the server again whenever it dies.
+//!
 //! Always true: only what an `up` of this directory started is ever stopped. If a NATS server
 //! listens where the settings say and nobody's `up` started it, it is used as it is and left alone.
 //! A server that is started lets nobody in without its [`login`], unless `--open` was given.
@@ -25,9 +27,11 @@ mod install;
 pub mod instance;
 mod login;
 pub mod nats_server;
+mod neighbours;
 pub mod process;
 mod settle;
 mod summary;
+mod supervise;
 
 use std::{
     fs,
@@ -47,13 +51,14 @@ use lattice_base::{
     config::{Config, Loaded, Origin, ProcessEnvironment, Sources},
     dirs::Dirs,
 };
-use lattice_engine::host::Host;
+use lattice_engine::{host::Host, providers::bounds::OwnSockets};
 use lattice_protocol::clock;
 use login::Login;
 use nats_server::{NatsServer, Probe, Settings};
 use process::Process;
 use settle::{Domains, Lattice};
 use summary::Summary;
+use supervise::{Change, Supervised};
 
 /// The time a stop takes beside the host's own: last events, providers, the server.
 const STOP_MARGIN: Duration = Duration::from_secs(20);
@@ -108,7 +113,7 @@ pub struct Session {
     claim: Claim,
     record: Record,
     domains: Domains,
-    server: Option<NatsServer>,
+    server: Option<Supervised>,
     /// The login that the server accepts; `None` with `--open`, or if no server was started.
     login: Option<Login>,
     /// The name of the contexts that lead to the server, or why they could not be written.
@@ -118,6 +123,8 @@ pub struct Session {
     /// Present with a hub.
     link: Option<(Watch, Link)>,
     follower: Option<JoinHandle<()>>,
+    /// The sockets that no actor reaches; known once the host is ready.
+    sockets: Option<OwnSockets>,
     /// Whether the demonstration was started in this directory before.
     has_demo: bool,
     demo: Option<Demo>,
@@ -141,6 +148,7 @@ impl Session {
             background_log: options.in_background.then(|| detached::log_of(&instance)),
             stop_within_ms: clock::millis(STOP_MARGIN),
             host_id: None,
+            host_name: None,
             summary: None,
         };
         let session = Self {
@@ -155,6 +163,7 @@ impl Session {
             not_written: None,
             link: None,
             follower: None,
+            sockets: None,
             has_demo: false,
             demo: None,
         };
@@ -388,15 +397,21 @@ impl Session {
     async fn use_server(&mut self, server: NatsServer, settings: &Settings) -> Result<()> {
         self.record.server = Some(server_record(settings, Some(server.process().clone())));
         let pid = server.process().pid;
-        self.server = Some(server);
+        self.server = Some(Supervised::new(self.dirs.clone(), settings.clone(), server));
         self.note().context("note what was started")?;
         if let Some(hub) = self.options.hub.clone() {
-            let watch = Watch { hub, log: settings.log(), ports_dir: settings.dir.clone(), pid };
+            let watch = self.watch(hub, pid);
             info!(hub = %watch.hub, "waiting for the connection to the hub");
             let link = watch.first().await;
             self.link = Some((watch, link));
         }
         Ok(())
+    }
+
+    /// How the hub connection of the server with this process number is watched.
+    fn watch(&self, hub: Hub, pid: u32) -> Watch {
+        let folder = self.claim.instance().folder();
+        Watch { hub, log: nats_server::log_in(folder), ports_dir: folder.to_owned(), pid }
     }
 
     /// A server that this directory's `up` did not start is used only as it is, and only if it does
@@ -443,9 +458,8 @@ impl Session {
     /// The host is ready: starts the demonstration, notes everything, and returns what to tell the
     /// user.
     pub async fn ready(&mut self, host: &Host, config: &Config) -> Result<Summary> {
-        if let Some(address) = self.link.as_ref().and_then(|(watch, _)| watch.monitoring()) {
-            host.own_sockets().add(address);
-        }
+        self.sockets = Some(host.own_sockets().clone());
+        self.follow_hub();
         if self.wants_demo(host).await {
             match self.start_demo(host).await {
                 // Nobody has asked for it this time, and the host is of use without it.
@@ -453,14 +467,39 @@ impl Session {
                 started => started?,
             }
         }
-        let summary = self.summarize(host, config);
+        let mut summary = self.summarize(host, config);
+        for warning in self.warnings(host, config).await {
+            warn!("{warning}");
+            summary.row("WARNING", warning);
+        }
         self.record.host_id = Some(host.state().facts().id.to_string());
+        self.record.host_name = Some(host.state().facts().friendly_name.clone());
         self.record.summary = Some(summary.clone());
         self.note().context("note what runs")?;
-        if let Some((watch, link)) = self.link.take() {
-            self.follower = Some(tokio::spawn(watch.follow(link)));
-        }
         Ok(summary)
+    }
+
+    /// Returns what other hosts of the lattice show to be wrong with the settings of this one. They
+    /// are asked where there may be some: at a server that was not started for this host alone.
+    async fn warnings(&self, host: &Host, config: &Config) -> Vec<String> {
+        let is_alone = self.server.is_some() && self.options.hub.is_none();
+        if is_alone && host.peers().others().is_empty() {
+            return Vec::new();
+        }
+        let facts = host.state().facts();
+        let own = neighbours::Own {
+            host_id: facts.id.to_string(),
+            issuer: facts.issuer.clone(),
+            cluster_issuers: facts.cluster_issuers.clone(),
+            server: self.record.server.as_ref().map(|of| (of.name.clone(), of.domain.clone())),
+        };
+        match neighbours::ask(config, &own).await {
+            Ok(others) => neighbours::warnings(&own, &others, &self.record.directory),
+            Err(error) => {
+                info!("other hosts of the lattice were not compared with this one: {error:#}");
+                Vec::new()
+            }
+        }
     }
 
     /// Whether the demonstration is to start: it was asked for, or it ran before and was not stopped.
@@ -479,10 +518,10 @@ impl Session {
 
     async fn start_demo(&mut self, host: &Host) -> Result<()> {
         info!("starting the demonstration");
-        let log = nats_server::log_in(self.claim.instance().folder());
+        let dirs = self.dirs.clone();
         let demo = tokio::select! {
-            demo = demo::start(host, &self.dirs) => demo.context("start the demonstration")?,
-            how = ended(&mut self.server, &log) => bail!(told_ended(&how)),
+            demo = demo::start(host, &dirs) => demo.context("start the demonstration")?,
+            why = self.keep_server() => bail!(why),
         };
         fs::write(self.demo_mark(), []).context("note that the demonstration runs")?;
         self.record.page = Some(demo.page.clone());
@@ -495,11 +534,49 @@ impl Session {
         self.claim.instance().folder().join("demo")
     }
 
-    /// Waits until the server ends by itself, and returns the end in words; for ever if none was
-    /// started. Cancel safe.
-    pub async fn server_ended(&mut self) -> String {
-        let log = nats_server::log_in(self.claim.instance().folder());
-        told_ended(&ended(&mut self.server, &log).await)
+    /// Starts the server again whenever it dies; returns why, when that is given up. Waits for ever
+    /// if none was started. Cancel safe.
+    pub async fn keep_server(&mut self) -> String {
+        loop {
+            let change = match &mut self.server {
+                Some(server) => server.changed().await,
+                None => std::future::pending().await,
+            };
+            match change {
+                Change::StartedAgain(process) => self.server_came_back(process),
+                Change::GivenUp(why) => return why,
+            }
+        }
+    }
+
+    /// Notes the new process of the server, and watches its connection to the hub.
+    fn server_came_back(&mut self, process: Process) {
+        let pid = process.pid;
+        if let Some(server) = &mut self.record.server {
+            server.process = Some(process);
+        }
+        let row = self.server_row(pid);
+        if let Some(summary) = &mut self.record.summary {
+            summary.correct(summary::NATS, row);
+        }
+        if let Err(error) = self.note() {
+            warn!(%error, "the new process of the NATS server is not noted; a kill of this one leaves it behind");
+        }
+        info!(address = self.record.address, pid, "NATS server started again");
+        let Some(hub) = self.options.hub.clone() else { return };
+        self.link = Some((self.watch(hub, pid), Link::Away(None)));
+        // Before the host is ready nobody follows the connection.
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+            self.follow_hub();
+        }
+    }
+
+    /// Tells of every change of the connection to the hub from now on.
+    fn follow_hub(&mut self) {
+        if let (Some((watch, link)), Some(sockets)) = (self.link.clone(), self.sockets.clone()) {
+            self.follower = Some(tokio::spawn(watch.follow(link, sockets)));
+        }
     }
 
     /// The host has stopped: stops what its last calls may have needed, then the server, and
@@ -529,20 +606,6 @@ impl Session {
     fn note(&self) -> std::io::Result<()> {
         self.claim.write(&self.record)
     }
-}
-
-/// How a server ended, with its reason if it gave one; for ever if there is none. Cancel safe.
-async fn ended(server: &mut Option<NatsServer>, log: &Path) -> String {
-    let Some(server) = server else { return std::future::pending().await };
-    let how = server.ended().await;
-    match nats_server::fatal_words(log) {
-        Some(reason) => format!("{how}: {reason}"),
-        None => how,
-    }
-}
-
-fn told_ended(how: &str) -> String {
-    format!("the NATS server ended ({how}), so the host did too")
 }
 
 impl ServerRecord {

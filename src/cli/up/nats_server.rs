@@ -2,7 +2,8 @@
 //!
 //! Each start gives the server a name made up for it, which the server tells everybody who
 //! connects. So nobody mistakes another server on the same port for this one, and a server that
-//! outlived its `host up` can be taken over by the next.
+//! outlived its `host up` can be taken over by the next. One that is started again because it died
+//! keeps its name.
 
 use std::{
     fs, io,
@@ -93,7 +94,7 @@ pub fn is_here(host: &str) -> bool {
 /// How the server is to run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Different for every server of a lattice, and for every start.
+    /// Different for every server of a lattice, and for every `host up`.
     pub name: String,
     /// `host:port` for clients.
     pub address: String,
@@ -363,6 +364,13 @@ fn last_words(log: &Path) -> String {
     let mut lines = tail.lines().rev().filter(|line| !line.trim().is_empty());
     let bad = lines.clone().find(|line| line.contains("[FTL]") || line.contains("[ERR]"));
     words(bad.or_else(|| lines.next()).unwrap_or("it gave no reason"))
+}
+
+/// The last lines of a log, at most so many.
+pub(super) fn last_lines(log: &Path, lines_max: usize) -> String {
+    let tail = tail(log).unwrap_or_default();
+    let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(lines_max)..].join("\n")
 }
 
 /// Why a server gave up, in its own words; `None` if it did not: somebody else ended it.

@@ -14,6 +14,8 @@ use lattice_engine::host::Host;
 
 /// The row of the summary about the hub.
 pub(super) const HUB: &str = "hub";
+/// The row of the summary about the NATS server.
+pub(super) const NATS: &str = "NATS";
 
 /// Rows of label and text, then commands with what they do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,19 +99,13 @@ impl Session {
     /// The rows about the NATS server, its hub and the contexts that lead to it.
     fn add_server(&self, summary: &mut Summary) {
         let place = self.record.address.as_deref().unwrap_or_default();
-        match &self.server {
-            Some(server) => {
-                let open = match &self.login {
-                    Some(_) => "",
-                    None => {
-                        "; without a login (--open): who reaches it may operate this lattice and its hosts"
-                    }
-                };
-                summary.row("NATS", format!("{place}, pid {}{open}", server.process().pid));
+        match self.record.server.as_ref().and_then(|server| server.process.as_ref()) {
+            Some(process) => {
+                summary.row(NATS, self.server_row(process.pid));
                 let log = nats_server::log_in(self.claim.instance().folder());
                 summary.row("NATS log", log.display().to_string());
             }
-            None => summary.row("NATS", format!("{place}, which ran before and stays")),
+            None => summary.row(NATS, format!("{place}, which ran before and stays")),
         }
         if let Some((watch, link)) = &self.link {
             summary.row(HUB, hub_row(*link == Link::Connected, &watch.hub.to_string()));
@@ -124,6 +120,18 @@ impl Session {
             Some(Err(cause)) => summary.row("clients", format!("have no contexts: {cause:#}")),
             None => {}
         }
+    }
+
+    /// The address of the server that was started, and its process.
+    pub(super) fn server_row(&self, pid: u32) -> String {
+        let place = self.record.address.as_deref().unwrap_or_default();
+        let open = match &self.login {
+            Some(_) => "",
+            None => {
+                "; without a login (--open): who reaches it may operate this lattice and its hosts"
+            }
+        };
+        format!("{place}, pid {pid}{open}")
     }
 
     fn settings_file(&self) -> String {

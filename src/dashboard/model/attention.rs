@@ -194,7 +194,7 @@ fn store(dashboard: &Dashboard) -> Option<Attention> {
 
 fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
     match host.state {
-        State::Ok => {}
+        State::Ok | State::Stopping => {}
         State::Silent => attention.push(
             Attention::new(
                 Grade::Warning,

@@ -215,6 +215,8 @@ pub enum State {
     Ok,
     /// A host of earlier years whose heartbeats are missing.
     Silent,
+    /// It has said that it stops, and finishes its calls.
+    Stopping,
     /// It vanished without a goodbye.
     Lost,
 }

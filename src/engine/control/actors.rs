@@ -11,7 +11,7 @@ use crate::actors::supervisor::{ActorError, Amount, Replace, Revisions, Start, S
 use lattice_protocol::control::{
     bounds,
     request::{AuctionActor, LaunchActor, ScaleActor, StopActor, StopHost, UpdateActor},
-    types::{Ack, ActorBid},
+    types::{Ack, ActorBid, Pairs},
 };
 
 /// An update that takes longer is acknowledged and goes on: its client gives up after two seconds.
@@ -22,7 +22,8 @@ impl Server {
         &self,
         AuctionActor { actor_ref, constraints }: AuctionActor,
     ) -> Option<ActorBid> {
-        let could_start = bounds::reference(&actor_ref).is_ok()
+        let could_start = self.refusal().is_none()
+            && bounds::reference(&actor_ref).is_ok()
             && bounds::constraints(&constraints).is_ok()
             && self.parts.context.state.matches(&constraints)
             && self.parts.registry.could_fetch(&actor_ref);
@@ -33,6 +34,9 @@ impl Server {
     pub(super) fn launch_actor(&self, mut request: LaunchActor) -> Answer {
         if let Err(error) = bounds::start(&request.actor_ref, &request.annotations) {
             return now(&Ack::rejected(error));
+        }
+        if let Some(refusal) = self.refusal() {
+            return now(&refusal);
         }
         // Zero meant one to the clients that sent it.
         let more = request.count.unwrap_or(1).max(1);
@@ -71,7 +75,13 @@ impl Server {
         } else {
             request.actor_ref
         };
-        let amount = Amount::Exactly(count.unwrap_or(UNBOUNDED));
+        let count = count.unwrap_or(UNBOUNDED);
+        if let Some(refusal) = self.refusal()
+            && count > self.calls_at_a_time(&reference, &request.annotations)
+        {
+            return now(&refusal);
+        }
+        let amount = Amount::Exactly(count);
         match self.parts.context.issuers.permission(&mut request.annotations, &reference) {
             Ok(issuer_change) => {
                 let annotations = request.annotations;
@@ -88,6 +98,15 @@ impl Server {
         let running = self.parts.actors.running();
         let actor = running.iter().find(|actor| actor.is_from(&named));
         actor.map(|actor| actor.reference.clone()).unwrap_or(named)
+    }
+
+    /// Returns how many calls an actor takes at a time under these annotations; 0 if it does not
+    /// run here.
+    fn calls_at_a_time(&self, named: &str, annotations: &Pairs) -> u32 {
+        let running = self.parts.actors.running();
+        let groups = running.iter().filter(|actor| actor.is_from(named)).flat_map(|of| &of.groups);
+        let of_them = groups.filter(|group| group.annotations == *annotations);
+        of_them.fold(0, |sum: u32, group| sum.saturating_add(group.max))
     }
 
     fn start_actor(&self, start: Start) -> Answer {

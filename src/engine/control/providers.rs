@@ -30,6 +30,7 @@ impl Server {
         let is_bounded = bounds::reference(&request.provider_ref).is_ok()
             && bounds::constraints(&request.constraints).is_ok();
         if !is_bounded
+            || self.refusal().is_some()
             || !could_start
             || self.runs(&request)
             || !self.parts.context.state.matches(&request.constraints)
@@ -64,6 +65,9 @@ impl Server {
             .and_then(|()| bounds::configuration(request.configuration.as_deref()));
         if let Err(error) = bounded {
             return now(&Ack::rejected(error));
+        }
+        if let Some(refusal) = self.refusal() {
+            return now(&refusal);
         }
         let link_name = match LinkName::parse(&link_name(request.link_name.clone())) {
             Ok(link_name) => link_name,

@@ -32,7 +32,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{
     link_changes::LinkChanges, named_config::NamedConfig, probe::health::ProbeContext,
-    refusals::Refusals,
+    refusals::Refusals, state::Readiness,
 };
 use crate::{
     actors,
@@ -408,6 +408,18 @@ impl Server {
             return silence();
         }
         now(&Ack::rejected(format!("unsupported subject {subject}")))
+    }
+
+    /// Returns the refusal of everything new, if this host is drained.
+    pub(super) fn refusal(&self) -> Option<Ack> {
+        let state = &self.parts.context.state;
+        (state.readiness() == Readiness::Drained).then(|| {
+            let name = &state.facts().friendly_name;
+            Ack::rejected(format!(
+                "host {name} is drained and takes nothing new; `host drain {name} --undo` lets it take work again, and so \
+                 does its next start"
+            ))
+        })
     }
 
     fn ping(&self) -> Answer {

@@ -1,6 +1,10 @@
 //! This host as others see it: in ping replies, inventories and heartbeats.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -10,8 +14,10 @@ use tokio::time::Instant;
 use crate::{actors::supervisor::ActorView, providers::supervisor::ProviderView};
 use lattice_base::config::labels::{LABELS_MAX, LabelError};
 use lattice_protocol::{
+    clock,
     control::types::{
         HostReply, Inventory, InventoryActor, InventoryInstance, InventoryProvider, Pairs,
+        is_drained,
     },
     identity::keys::HostId,
 };
@@ -40,12 +46,40 @@ pub struct Facts {
     pub prov_rpc_host: String,
 }
 
+/// Whether a host takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Running,
+    /// It keeps what it runs and takes nothing new.
+    Drained,
+    /// It finishes its calls and ends.
+    Stopping,
+}
+
+impl Readiness {
+    /// Returns its word for others.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Drained => "drained",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// Returns its word where nothing is said of a host that takes work.
+    fn told(self) -> Option<&'static str> {
+        Some(self.word()).filter(|_| self != Self::Running)
+    }
+}
+
 /// The facts, the labels and the time since start. Cheap to clone.
 #[derive(Clone)]
 pub struct HostState {
     facts: Arc<Facts>,
     labels: Arc<ArcSwap<Pairs>>,
     started: Instant,
+    /// When the host began to stop, in milliseconds since 1970.
+    stopping: Arc<OnceLock<u64>>,
 }
 
 impl HostState {
@@ -54,6 +88,27 @@ impl HostState {
             facts: Arc::new(facts),
             labels: Arc::new(ArcSwap::from_pointee(labels)),
             started: Instant::now(),
+            stopping: Arc::default(),
+        }
+    }
+
+    /// Notes that the host begins to stop.
+    pub fn begin_stop(&self) {
+        // The first one counts.
+        let _ = self.stopping.set(clock::now_ms());
+    }
+
+    /// When the host began to stop, in milliseconds since 1970, if it did.
+    pub fn stopping_since_ms(&self) -> Option<u64> {
+        self.stopping.get().copied()
+    }
+
+    /// Whether the host takes work.
+    pub fn readiness(&self) -> Readiness {
+        match self.stopping.get() {
+            Some(_) => Readiness::Stopping,
+            None if is_drained(&self.labels.load()) => Readiness::Drained,
+            None => Readiness::Running,
         }
     }
 
@@ -129,6 +184,7 @@ impl HostState {
             lattice: facts.lattice.clone(),
             peer_count: Some(peers.len()),
             peers: (peers.len() <= PEERS_TOLD_MAX).then_some(peers),
+            state: self.readiness().told().map(str::to_owned),
         }
     }
 
@@ -168,7 +224,7 @@ impl HostState {
             })
         });
         let providers: Vec<Value> = providers.collect();
-        json!({
+        let mut heartbeat = json!({
             "host_id": self.facts.id.as_str(),
             "issuer": self.facts.issuer,
             "friendly_name": self.facts.friendly_name,
@@ -178,7 +234,11 @@ impl HostState {
             "uptime_human": human(self.started.elapsed()),
             "actors": counts,
             "providers": providers,
-        })
+        });
+        if let Some(state) = self.readiness().told() {
+            heartbeat["state"] = state.into();
+        }
+        heartbeat
     }
 }
 
@@ -207,6 +267,7 @@ fn inventory_provider(provider: &ProviderView) -> InventoryProvider {
         revision: provider.revision,
         annotations: provider.annotations.clone(),
         instance_id: provider.instance_id.clone(),
+        is_configured: provider.is_configured,
     }
 }
 
@@ -260,7 +321,7 @@ mod tests {
     use super::*;
     use crate::actors::supervisor::GroupView;
     use lattice_protocol::{
-        control::types::CodeInfo,
+        control::types::{CodeInfo, DRAINED_LABEL},
         identity::keys::{ActorId, LinkName, ProviderId},
     };
 
@@ -306,6 +367,7 @@ mod tests {
             revision: 1,
             annotations: Pairs::new(),
             instance_id: "i".into(),
+            is_configured: false,
         }]
     }
 
@@ -370,6 +432,19 @@ mod tests {
                 "providers": [{"public_key": PROVIDER, "link_name": "default", "contract_id": "wasmcloud:httpserver",
                     "annotations": {}, "instance_id": "i"}]})
         );
+    }
+
+    #[test]
+    fn a_host_that_is_drained_or_stops_says_so() {
+        let state = state();
+        let told = |state: &HostState| {
+            (state.ping(Vec::new()).state, state.heartbeat(&[], &[])["state"].clone())
+        };
+        state.put_label(DRAINED_LABEL, "by hand", 10_000).unwrap();
+        assert_eq!(told(&state), (Some("drained".into()), json!("drained")));
+        state.begin_stop();
+        assert_eq!(told(&state), (Some("stopping".into()), json!("stopping")));
+        assert!(state.stopping_since_ms().is_some());
     }
 
     #[test]

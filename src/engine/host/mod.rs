@@ -5,7 +5,7 @@
 //! `host_started`. Ready means that every link and claim is known and every subscription is
 //! confirmed by the server.
 //!
-//! Stop, under one deadline: no more commands of its own → no more commands and auctions → providers that bring work in from
+//! Stop, under one deadline: the others are told that it stops → no more commands of its own → no more commands and auctions → providers that bring work in from
 //! outside end, while actors still answer → actors leave their queue groups and finish their calls
 //! → the other providers end → goodbye to the other hosts → `host_stopped` → both connections
 //! flushed. Written once, in [`Host::stop`].
@@ -185,6 +185,10 @@ impl Host {
     /// Stops in order, within `timeout` or the configured time.
     pub async fn stop(mut self, timeout: Option<Duration>) {
         let deadline = Instant::now() + timeout.unwrap_or(self.shutdown_timeout);
+        let state = &self.context.state;
+        state.begin_stop();
+        let heartbeat = state.heartbeat(&self.actors.running(), &self.providers.running());
+        self.context.events.publish(Event::HostHeartbeat(heartbeat));
         if let Some(manager) = self.manager.take() {
             manager.stop().await;
         }

@@ -25,6 +25,16 @@ const EXPORT_BYTES_MAX: usize = 128;
 /// Key/value pairs; missing or null means none.
 pub type Pairs = BTreeMap<String, String>;
 
+/// The label of a host that is drained: it keeps what it runs and takes nothing new. Its value is
+/// for people. Clients of all years see it and can take it away; hosts that do not know it go on
+/// taking work, and do not tell [`HostReply::state`].
+pub const DRAINED_LABEL: &str = "lattice.host/drained";
+
+/// Whether a host with these labels takes nothing new.
+pub fn is_drained(labels: &Pairs) -> bool {
+    labels.contains_key(DRAINED_LABEL)
+}
+
 /// How many calls at a time a start of an actor asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
@@ -161,6 +171,10 @@ pub struct HostReply {
     /// How many other hosts this one hears.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_count: Option<usize>,
+    /// `drained` or `stopping`; nothing while it takes work. Clients of earlier years do not look at
+    /// it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 impl HostReply {
@@ -352,6 +366,10 @@ pub struct InventoryProvider {
     pub annotations: Pairs,
     #[serde(deserialize_with = "null_as_default")]
     pub instance_id: String,
+    /// It was started with a configuration, which no host tells. Clients of earlier years do not
+    /// look at it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_configured: bool,
 }
 
 #[cfg(test)]

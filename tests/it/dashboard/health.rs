@@ -47,6 +47,27 @@ async fn readiness_follows_the_nats_server_and_liveness_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stops_says_so_in_the_stream_before_that_ends() {
+    let server = Server::start().await;
+    let dashboard = Dashboard::start(&server).await;
+    let (id, stream) = (dashboard.host.id.clone(), dashboard.at("/stream"));
+    let mut answer = dashboard.without_login().get(stream).send().await.expect("a stream");
+    let mut told = String::new();
+    while !told.contains("event: change") {
+        let piece = answer.chunk().await.expect("a piece").expect("it goes on");
+        told.push_str(&String::from_utf8_lossy(&piece));
+    }
+    assert!(told.contains("\"state\":\"running\""), "{told}");
+    let stopping = tokio::spawn(dashboard.host.stop());
+    while let Ok(Some(piece)) = answer.chunk().await {
+        told.push_str(&String::from_utf8_lossy(&piece));
+    }
+    let after = told.split("event: stopping").nth(1).unwrap_or_else(|| panic!("{told}"));
+    assert!(after.contains(&id) && after.contains("since_ms"), "{told}");
+    stopping.await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_of_this_host() {
     let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;

@@ -172,6 +172,8 @@ async fn a_leaf_node_that_is_cut_off_is_named_and_told_from_a_wrong_domain() {
     let diagnosis = desk.diagnosed("hosts", "ok", &["2 hosts answer"]).await;
     diagnosis.says("leaf", "ok", &["domain extender", "reaches the one with core"]);
     diagnosis.is_content("domains");
+    // The server of the bucket stands alone, and no copy is asked for.
+    diagnosis.is_content("bucket");
 
     hub.kill();
     let diagnosis = desk.diagnosed("leaf", "wrong", &["does not reach one with domain core"]).await;

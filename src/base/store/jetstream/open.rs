@@ -132,7 +132,9 @@ impl Bucket {
             (info.state.consumer_count, info.config.num_replicas);
         let found_bytes = u64::try_from(info.config.max_bytes).ok().filter(|bytes| *bytes > 0);
         let bound = found_bytes.map_or(making.bound, Bound::Set);
-        let is_clustered = info.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
+        let is_clustered = info.cluster.as_ref().is_some_and(|cluster| {
+            is_clustered(cluster.name.as_deref(), cluster.leader.as_deref(), cluster.replicas.len())
+        });
         let kv = context.get_key_value(bucket).await;
         let kv = kv.map_err(|e| refused(bucket, e.to_string()))?;
         Ok(Self {
@@ -149,6 +151,14 @@ impl Bucket {
             is_clustered,
         })
     }
+}
+
+/// Whether a stream lives on a cluster of servers, by what its information tells of the cluster:
+/// the name, the leader, and how many other servers have copies. A server that stands alone and has
+/// leaf node connections calls itself a cluster of its own name.
+pub fn is_clustered(name: Option<&str>, leader: Option<&str>, replicas: usize) -> bool {
+    let name = name.filter(|name| !name.is_empty());
+    replicas > 0 || (name.is_some() && name != leader)
 }
 
 fn refused(bucket: &str, cause: String) -> OpenError {
@@ -243,4 +253,23 @@ fn denied(nats: &Nats) -> Option<String> {
 
 fn shown(domain: Option<&str>) -> String {
     domain.map_or_else(|| "none".to_owned(), |domain| format!("{domain:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_node_connection_makes_no_cluster() {
+        for (name, leader, replicas, expected) in [
+            (None, Some("alone"), 0, false),
+            (Some(""), Some("alone"), 0, false),
+            (Some("leaf"), Some("leaf"), 0, false),
+            (Some("C"), Some("s1"), 0, true),
+            (Some("C"), None, 0, true),
+            (Some("s1"), Some("s1"), 2, true),
+        ] {
+            assert_eq!(is_clustered(name, leader, replicas), expected, "{name:?} {leader:?}");
+        }
+    }
 }

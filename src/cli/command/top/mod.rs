@@ -1,12 +1,11 @@
 //! `host top`: actors and providers by calls, errors and latency, over all hosts.
 //!
 //! * [`rows`] sorts and prints what [`rates`] makes of two looks at what hosts have counted;
-//! * [`screen`] is the terminal when it is taken over as a whole.
+//! * [`screen`](super::screen) is the terminal when it is taken over as a whole.
 //!
 //! The first look only begins: what is shown is always of the time since the look before.
 
 mod rows;
-mod screen;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,7 +22,11 @@ use crate::{
         flags::SettingArgs,
         lattice::{Top as Args, TopOrder},
     },
-    command::clock,
+    command::{
+        clock,
+        screen::{Screen, Wish},
+        watch,
+    },
     session::Session,
     terminal::{Cell, Column, Columns, Output, Page, Table, Terminal, Text, Tone, View},
 };
@@ -34,21 +37,14 @@ use lattice_client::{
 };
 use lattice_protocol::{
     control::{probe::calls::Look, types::HostReply},
-    errors::Usage,
     escape,
 };
-use screen::{Screen, Wish};
 
 /// How often to look for hosts that came.
 const SEARCH: Duration = Duration::from_secs(5);
-const DELAY_MIN: f64 = 0.1;
-const DELAY_MAX: f64 = 3600.0;
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
-    if !(DELAY_MIN..=DELAY_MAX).contains(&args.delay) {
-        return Err(Usage(format!("--delay is between {DELAY_MIN} and {DELAY_MAX} seconds")).into());
-    }
-    let delay = Duration::from_secs_f64(args.delay);
+    let delay = watch::delay("--delay", args.delay)?;
     let session = Session::open(before, &args.connect)?;
     let mut observer = tokio::select! {
         observer = Observer::begin(&session, &args) => observer?,
@@ -319,8 +315,7 @@ impl Seen {
     }
 
     fn table(&self) -> Table {
-        let mut columns =
-            vec![Column::text("NAME"), Column::id("ID"), Column::fixed("LINK").only_wide()];
+        let mut columns = vec![Column::name("NAME"), Column::fixed("LINK").only_wide()];
         if self.by_operation {
             columns.push(Column::text("OPERATION"));
         }
@@ -329,6 +324,7 @@ impl Seen {
                 .map(Column::number),
         );
         columns.extend([Column::number("P90").only_wide(), Column::number("LOCAL %").only_wide()]);
+        columns.push(Column::id("ID").if_room());
         let mut table = Table::new(columns);
         for row in &self.rows {
             table.row(self.cells(row));
@@ -340,8 +336,7 @@ impl Seen {
         let tone = if row.errors_per_second > 0.0 { Tone::Bad } else { Tone::Plain };
         let name_tone = if row.calls_per_second > 0.0 { Tone::Strong } else { Tone::Plain };
         let mut cells = vec![
-            Cell::toned(&*row.name, name_tone),
-            Cell::toned(&*row.id, Tone::Faint),
+            Cell::toned(if row.name.is_empty() { &*row.id } else { &*row.name }, name_tone),
             Cell::from(&row.link_name),
         ];
         if self.by_operation {
@@ -358,6 +353,7 @@ impl Seen {
             Cell::from(row.total),
             took(row, 0.9),
             Cell::from(percent(row.local_percent())),
+            Cell::toned(&*row.id, Tone::Faint),
         ]);
         cells
     }

@@ -6,9 +6,10 @@ use tokio::time::Instant;
 
 use super::{Collector, HOSTS_MAX, ask::says_the_same};
 use crate::model::{
-    Collection, Pull,
+    Collection, Pull, State,
     events::{Entry, short},
 };
+use lattice_engine::control::state::Readiness;
 use lattice_protocol::{
     clock,
     control::types::Pairs,
@@ -109,6 +110,13 @@ impl Collector {
         known.is_stale |= is_start || !says_the_same(data, &known.view.inventory);
         if is_start {
             (known.is_mute, known.ask_at) = (false, Instant::now());
+        }
+        if data["state"] == Readiness::Stopping.word() {
+            return self.mark_stopping(id);
+        }
+        // A beat without it is one of the next start.
+        if known.view.state == State::Stopping {
+            self.mark_present(id);
         }
         self.mark_heard(id);
     }

@@ -45,7 +45,9 @@ impl Collector {
         let left: Vec<Arc<str>> = self
             .hosts
             .values()
-            .filter(|known| hears && known.was_peer && known.view.state == State::Ok)
+            .filter(|known| {
+                hears && known.was_peer && matches!(known.view.state, State::Ok | State::Stopping)
+            })
             .filter(|known| !peers.iter().any(|peer| peer.id == known.view.id))
             .map(|known| Arc::clone(&known.view.id))
             .collect();
@@ -68,7 +70,9 @@ impl Collector {
             (known.view.is_ours, known.was_peer) = (true, true);
             known.view.heard_ms = clock::now_ms().saturating_sub(silence);
             match (peer.is_lost(), known.view.state) {
-                (true, State::Ok | State::Silent) if self.hears() => self.mark_lost(&peer.id),
+                (true, State::Ok | State::Silent | State::Stopping) if self.hears() => {
+                    self.mark_lost(&peer.id)
+                }
                 (false, State::Lost | State::Silent) => self.mark_present(&peer.id),
                 _ => {}
             }
@@ -103,9 +107,18 @@ impl Collector {
             .known()
             .iter()
             .any(|peer| peer.id == *id && peer.is_lost());
-        if self.known(id).view.state != State::Ok && !is_lost_peer {
+        // One that stops may still be heard; only its next start ends that.
+        let is_away = matches!(self.known(id).view.state, State::Silent | State::Lost);
+        if is_away && !is_lost_peer {
             self.mark_present(id);
         }
+    }
+
+    /// It has said that it stops.
+    pub(super) fn mark_stopping(&mut self, id: &Arc<str>) {
+        let known = self.known(id);
+        known.is_changed |= known.view.state != State::Stopping;
+        known.view.state = State::Stopping;
     }
 
     /// Takes a host out of the snapshot; its name is kept for what it still says.

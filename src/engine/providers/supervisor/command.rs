@@ -106,6 +106,8 @@ pub struct ProviderView {
     pub revision: i32,
     pub annotations: Annotations,
     pub instance_id: String,
+    /// It was started with a configuration, which nobody is told.
+    pub is_configured: bool,
 }
 
 /// The condition of a provider, beyond that it runs.

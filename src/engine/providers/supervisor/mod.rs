@@ -212,6 +212,7 @@ impl Entry {
             revision: i32::try_from(claims.effective_revision()).unwrap_or(i32::MAX),
             annotations: self.start.annotations.clone(),
             instance_id: self.instance.to_string(),
+            is_configured: self.start.configuration.is_some(),
         }
     }
 }

@@ -32,9 +32,10 @@ impl Scene<'_> {
     pub fn explained(&self, explanation: &Explanation) -> Explained {
         let mut steps = Vec::new();
         if self.request.arrived_at.is_none() {
-            steps.push(self.known(explanation));
+            // In the order in which a call meets them; what is known of both ends decides nothing.
             steps.push(self.link(explanation));
             steps.push(self.claim(explanation));
+            steps.push(self.known(explanation));
         }
         steps.push(self.check(explanation));
         steps.push(self.policy(explanation));

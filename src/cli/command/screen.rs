@@ -1,4 +1,5 @@
-//! The terminal as a whole screen: taken over, drawn on, and given back whatever happens.
+//! The terminal as a whole screen, of `host top` and of `--watch`: taken over, drawn on, and given
+//! back whatever happens.
 //!
 //! It is given back when [`Screen`] is dropped, before the message of a panic is printed, and when
 //! a signal ends the command ([`Screen::next`] tells of it and the caller returns). Keys are read
