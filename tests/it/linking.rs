@@ -120,12 +120,12 @@ async fn the_last_change_of_a_link_is_undone_by_any_host_and_an_undo_too() {
     let link = ["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
     let undo = ["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
     let delete = ["link", "del", ECHO, "wasmcloud:httpserver"];
-    let at = |address: &str| format!("address={address}");
+    let [at_one, at_other] = [&one, &other].map(|address| format!("address={address}"));
     assert!(user.fails(1, &undo).await.contains("no host knows what this link was before"));
-    user.prints(&[&link[..], &[&at(&one)]].concat()).await;
-    user.prints(&[&link[..], &[&at(&other)]].concat()).await;
+    user.prints(&[&link[..], &[&*at_one]].concat()).await;
+    user.prints(&[&link[..], &[&*at_other]].concat()).await;
     // Put again as it is, it has not changed.
-    user.prints(&[&link[..], &[&at(&other)]].concat()).await;
+    user.prints(&[&link[..], &[&*at_other]].concat()).await;
     let second = host(&server).start().await;
     first.stop().await;
 
@@ -137,7 +137,7 @@ async fn the_last_change_of_a_link_is_undone_by_any_host_and_an_undo_too() {
     user.prints(&undo).await;
     assert_eq!(address_of(&user).await.as_ref(), Some(&one), "a deleted link is put again");
     user.prints(&delete).await;
-    user.prints(&[&link[..], &[&at(&other)]].concat()).await;
+    user.prints(&[&link[..], &[&*at_other]].concat()).await;
     let undone = user.json(&undo).await;
     assert_eq!((&undone["undone"], address_of(&user).await), (&"deleted".into(), None));
     second.stop().await;

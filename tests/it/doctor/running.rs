@@ -132,6 +132,8 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     client::store_link(&server, ECHO, http, &[("address", &address), ("adress", "x")]).await;
     // Nothing of it ever ran here.
     client::link(&server, ECHO, PROVIDER, "acme:ledger", &[]).await;
+    let slip = &["adress", "host inspect builtin://httpserver"];
+    Desk::at(&server).diagnosed("links", "warning", slip).await;
     let diagnosis = Desk::at(&server).diagnosis().await;
     diagnosis.says(
         "links",
@@ -140,7 +142,6 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     );
     diagnosis.says("links", "wrong", &[ECHO, "acme:web", "not signed for", "--cap acme:web"]);
     diagnosis.says("links", "wrong", &["another contract, wasmcloud:httpserver", "host link del"]);
-    diagnosis.says("links", "warning", &["adress", "host inspect builtin://httpserver"]);
     diagnosis.says("links", "wrong", &[PROVIDER, "leads nowhere"]);
     host.stop().await;
 }
