@@ -9,7 +9,7 @@ const PAGES_MAX: usize = 1000;
 /// Asks a host for all its numbers, of each operation or of all together. Hosts of earlier years
 /// have nobody who responds.
 pub async fn look(lattice: &Lattice, host: &str, operations: bool) -> Result<Look, RequestError> {
-    let mut ask = Ask { operations, after: None };
+    let mut ask = Ask { operations, edges: true, after: None };
     let mut all = lattice.request_of(host, &ask).await?;
     for _ in 0..PAGES_MAX {
         ask.after = all.next.take();
@@ -19,6 +19,7 @@ pub async fn look(lattice: &Lattice, host: &str, operations: bool) -> Result<Loo
         let more = lattice.request_of(host, &ask).await?;
         all.served.extend(more.served);
         all.called.extend(more.called);
+        all.edges.extend(more.edges);
         all.next = more.next;
     }
     Ok(all)

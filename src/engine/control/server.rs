@@ -368,6 +368,9 @@ impl Server {
             Control::StopHost { .. } => {
                 read("stop host", or_empty(payload), |ask| self.stop_host(ask))
             }
+            Control::ForgetHost { .. } => {
+                read("forget host", payload, |ask| self.forget_host(&ask))
+            }
             Control::LabelPut { .. } => read("label", payload, |ask| self.put_label(ask)),
             Control::LabelDel { .. } => read("label", payload, |ask| self.delete_label(ask)),
             Control::RegistriesPut => self.put_registries(payload),
@@ -389,6 +392,10 @@ impl Server {
                 read("page", or_empty(payload), |ask| self.probe_claims(ask))
             }
             Control::ProbeLink { .. } => read("link", payload, |ask| self.probe_link(ask)),
+            Control::ProbeFailures { .. } => {
+                read("failures", or_empty(payload), |ask| self.probe_failures(&ask))
+            }
+            Control::ProbeLost { .. } => self.probe_lost(),
         }
     }
 
