@@ -8,6 +8,7 @@
 //!   at each save of one.
 //! * [`calls`], [`failures`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares
 //!   two looks, [`failing`] says which calls fail now.
+//! * [`expiry`] tells when claims are over.
 //! * [`lost`] asks for hosts that vanished, and starts elsewhere what only they ran.
 //! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
 //!   they are as they are to be; [`apply`] makes them as manifests say.
@@ -26,6 +27,7 @@ pub mod apply;
 pub mod calls;
 pub mod commands;
 pub mod dev;
+pub mod expiry;
 pub mod failing;
 pub mod failures;
 pub mod lattice;

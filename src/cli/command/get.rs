@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use super::lost::{gone_for, missing_json, missing_table};
 use crate::{
     args::{flags::SettingArgs, lattice::Get},
     session::Session,
@@ -14,12 +15,18 @@ use crate::{
     },
 };
 use lattice_client::{
+    expiry,
     lattice::{Found, Lattice, RequestError},
+    lost::{self, Missing},
     watch::count,
 };
 use lattice_engine::providers::external::masks;
 use lattice_protocol::{
-    control::types::{HostReply, Inventory, InventoryActor, Pairs},
+    clock,
+    control::{
+        probe::lost::LostHost,
+        types::{HostReply, Inventory, InventoryActor, Pairs},
+    },
     links::{Claims, LinkDefinition},
 };
 
@@ -40,7 +47,10 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, get: Get) -> Result<(
         }
         Get::Claims(query) => {
             let lattice = Session::open(before, &query.connect)?.lattice().await?;
-            terminal.show(&AllClaims(lattice.claims().await?))
+            let claims = lattice.claims().await?;
+            // A courtesy of the hosts that run something.
+            let hosts = lattice.hosts().await.unwrap_or_default();
+            terminal.show(&AllClaims { claims, expires: expiry::ask(&lattice, &hosts).await })
         }
         Get::Links(query) => {
             let session = Session::open(before, &query.connect)?;
@@ -57,7 +67,7 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
             .inventory(&host)
             .await
             .with_context(|| format!("ask host {host} what it runs"))?;
-        return terminal.show(&Inventories(vec![inventory]));
+        return terminal.show(&Inventories { told: vec![inventory], missing: Vec::new() });
     }
     let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
     let mut inventories = Vec::with_capacity(hosts.len());
@@ -71,7 +81,12 @@ async fn inventory(terminal: &Terminal, session: &Session, word: Option<&str>) -
             Err(error) => terminal.note(format!("host {host} did not tell what it runs: {error}")),
         }
     }
-    terminal.show(&Inventories(inventories))?;
+    // Only who knows what runs everywhere knows what runs nowhere.
+    let missing = match inventories.len() == hosts.len() {
+        true => lost::missing(&lost::lost(&lattice, &hosts).await, &inventories),
+        false => Vec::new(),
+    };
+    terminal.show(&Inventories { told: inventories, missing })?;
     complete(&refused)
 }
 
@@ -84,8 +99,9 @@ async fn hosts(terminal: &Terminal, lattice: &Lattice) -> Result<()> {
             twin.id
         ));
     }
+    let lost = lost::lost(lattice, &hosts).await;
     hosts.extend(twins);
-    terminal.show(&Hosts(hosts))?;
+    terminal.show(&Hosts { there: hosts, lost })?;
     complete(&refusals)
 }
 
@@ -117,17 +133,28 @@ pub async fn links(terminal: &Terminal, session: &Session) -> Result<()> {
     terminal.show(&Links { links, names })
 }
 
-struct Hosts(Vec<HostReply>);
+struct Hosts {
+    there: Vec<HostReply>,
+    lost: Vec<LostHost>,
+}
 
 impl View for Hosts {
     fn json(&self) -> Value {
-        json!({ "hosts": self.0 })
+        let lost = self.lost.iter().map(|host| {
+            let Inventory { friendly_name, actors, providers, .. } = &host.inventory;
+            json!({
+                "id": host.id, "friendly_name": friendly_name, "lost_ms": host.lost_ms,
+                "actors": actors.len(), "providers": providers.len(),
+            })
+        });
+        json!({ "hosts": self.there, "lost_hosts": lost.collect::<Vec<_>>() })
     }
 
     fn text(&self, page: &mut Page) {
         let mut table = Table::new([
             Column::text("NAME"),
             Column::id("HOST"),
+            Column::fixed("STATE"),
             Column::fixed("UPTIME"),
             Column::text("LABELS"),
             Column::fixed("VERSION"),
@@ -135,12 +162,13 @@ impl View for Hosts {
             Column::fixed("LATTICE").only_wide(),
             Column::id("CLUSTER").only_wide(),
         ]);
-        for host in &self.0 {
+        for host in &self.there {
             let lattice =
                 if host.lattice.is_empty() { &host.lattice_prefix } else { &host.lattice };
             table.row([
                 Cell::toned(&host.friendly_name, Tone::Strong),
                 Cell::from(&host.id),
+                Cell::from("ok"),
                 Cell::from(uptime(host.uptime_seconds)),
                 Cell::from(labels_on(page, &host.labels)),
                 Cell::from(&host.version),
@@ -149,23 +177,41 @@ impl View for Hosts {
                 Cell::from(&host.issuer),
             ]);
         }
+        for host in &self.lost {
+            let ago = uptime(gone_for(host).as_secs());
+            table.row([
+                Cell::toned(host.called(), Tone::Bad),
+                Cell::from(&host.id),
+                Cell::toned("lost", Tone::Bad),
+                Cell::from(format!("gone {ago}")),
+                Cell::from(labels_on(page, &host.inventory.labels)),
+                Cell::from(&host.inventory.version),
+                Cell::from("-"),
+                Cell::from("-"),
+                Cell::from(&host.inventory.issuer),
+            ]);
+        }
         page.table(&table, "no host");
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|host| host.id.clone()).collect()
+        self.there.iter().map(|host| host.id.clone()).collect()
     }
 }
 
-struct Inventories(Vec<Inventory>);
+struct Inventories {
+    told: Vec<Inventory>,
+    /// What ran only on lost hosts.
+    missing: Vec<Missing>,
+}
 
 impl View for Inventories {
     fn json(&self) -> Value {
-        json!({ "inventories": self.0 })
+        json!({ "inventories": self.told, "runs_nowhere": missing_json(&self.missing) })
     }
 
     fn text(&self, page: &mut Page) {
-        for host in &self.0 {
+        for host in &self.told {
             let room = page
                 .width()
                 .map_or(usize::MAX, |width| width.saturating_sub(host.friendly_name.len() + 2));
@@ -189,11 +235,16 @@ impl View for Inventories {
                 page.table(&providers(host), "no provider");
             }
         }
+        if !self.missing.is_empty() {
+            page.heading("runs nowhere");
+            page.line("`host start lost HOST` starts elsewhere what ran only on a host that vanished");
+            page.table(&missing_table(&self.missing), "nothing");
+        }
     }
 
     fn names(&self) -> Vec<String> {
         let mut ids = Vec::new();
-        for host in &self.0 {
+        for host in &self.told {
             ids.extend(host.actors.iter().map(|actor| actor.id.clone()));
             ids.extend(host.providers.iter().map(|provider| provider.id.clone()));
         }
@@ -268,11 +319,22 @@ fn providers(host: &Inventory) -> Table {
     table
 }
 
-struct AllClaims(Vec<Claims>);
+struct AllClaims {
+    claims: Vec<Claims>,
+    /// When those of what runs expire, by public key, in seconds since 1970.
+    expires: BTreeMap<String, u64>,
+}
 
 impl View for AllClaims {
     fn json(&self) -> Value {
-        json!({ "claims": self.0.iter().map(Claims::reply_value).collect::<Vec<_>>() })
+        let rows = self.claims.iter().map(|claims| {
+            let mut row = json!(claims.reply_value());
+            if let Some(expires) = self.expires.get(&claims.subject) {
+                row["expires"] = Value::from(*expires);
+            }
+            row
+        });
+        json!({ "claims": rows.collect::<Vec<_>>() })
     }
 
     fn text(&self, page: &mut Page) {
@@ -283,10 +345,11 @@ impl View for AllClaims {
             Column::number("REVISION"),
             Column::text("MAY USE, OR FULFILS"),
             Column::text("ALIAS"),
+            Column::fixed("EXPIRES"),
             Column::id("ISSUER").only_wide(),
             Column::text("TAGS").only_wide(),
         ]);
-        for claims in &self.0 {
+        for claims in &self.claims {
             let contracts = if claims.is_provider() {
                 claims.contract_id.clone()
             } else {
@@ -299,6 +362,7 @@ impl View for AllClaims {
                 Cell::from(&claims.revision),
                 Cell::from(contracts),
                 Cell::from(&claims.call_alias),
+                expires(self.expires.get(&claims.subject)),
                 Cell::from(&claims.issuer),
                 Cell::from(claims.tags.join(",")),
             ]);
@@ -307,7 +371,22 @@ impl View for AllClaims {
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|claims| claims.subject.clone()).collect()
+        self.claims.iter().map(|claims| claims.subject.clone()).collect()
+    }
+}
+
+/// When claims expire; hosts tell it of what runs.
+fn expires(at: Option<&u64>) -> Cell {
+    let Some(at) = at else { return Cell::from("-") };
+    let now = clock::now_ms() / 1000;
+    let text = match at.checked_sub(now) {
+        Some(left) => format!("in {}", expiry::span(left)),
+        None => format!("{} ago", expiry::span(now - at)),
+    };
+    match expiry::expiring("", *at, now) {
+        Some(expiring) if expiring.is_over => Cell::toned(text, Tone::Bad),
+        Some(_) => Cell::toned(text, Tone::Warning),
+        None => Cell::from(text),
     }
 }
 

@@ -17,6 +17,7 @@ mod dev;
 mod doctor;
 mod drain;
 mod explain;
+mod failed;
 mod export;
 mod files;
 mod forget;
@@ -26,6 +27,7 @@ mod keys;
 mod label;
 mod link;
 mod logs;
+mod lost;
 mod man;
 mod manager;
 mod par;
@@ -115,6 +117,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Link(link) | Command::Ctl(Ctl::Link(link)) => {
             link::run(terminal, settings, link).await
         }
+        Command::Forget(args) => lost::forget(terminal, settings, &args).await,
         Command::Label(label) => label::run(terminal, settings, label).await,
         Command::Call(call) => call::run(terminal, settings, call).await,
         Command::Apply(args) => apply::run(terminal, settings, args).await,

@@ -30,10 +30,13 @@ use crate::{
 use lattice_client::{
     calls,
     lattice::{Lattice, RequestError},
-    rates::{self, Row},
+    rates::{self, Edge, Row, Totals},
 };
 use lattice_protocol::{
-    control::{probe::calls::Look, types::HostReply},
+    control::{
+        probe::calls::{HttpClasses, Look},
+        types::HostReply,
+    },
     errors::Usage,
     escape,
 };
@@ -250,6 +253,8 @@ impl Observer {
             }
         }
         let mut rows = rates::between(&self.earlier, &now);
+        let edges = rates::edges(&self.earlier, &now);
+        let totals = Totals::of(&rows, &edges);
         rows::sort(&mut rows, self.order);
         let memory_bytes = now.iter().filter_map(|look| look.memory_bytes).sum();
         let hosts =
@@ -271,6 +276,8 @@ impl Observer {
             by_operation,
             order,
             rows,
+            edges,
+            totals,
         })
     }
 
@@ -300,6 +307,9 @@ struct Seen {
     by_operation: bool,
     order: TopOrder,
     rows: Vec<Row>,
+    /// Calls by caller and target.
+    edges: Vec<Edge>,
+    totals: Totals,
 }
 
 impl Seen {
@@ -309,12 +319,13 @@ impl Seen {
             bytes => format!("   memory {}", clock::bytes(bytes)),
         };
         format!(
-            "{}   lattice {}   hosts {}   calls/s {}   errors/s {}{memory}",
+            "{}   lattice {}   hosts {}   requests/s {}   calls/s {}   errors/s {}{memory}",
             clock::time_of(self.at).split('.').next().unwrap_or_default(),
             self.lattice,
             self.hosts.len(),
-            clock::number(self.rows.iter().map(|row| row.calls_per_second).sum()),
-            clock::number(self.rows.iter().map(|row| row.errors_per_second).sum()),
+            clock::number(self.totals.requests_per_second),
+            clock::number(self.totals.calls_per_second),
+            clock::number(self.totals.errors_per_second),
         )
     }
 
@@ -325,7 +336,7 @@ impl Seen {
             columns.push(Column::text("OPERATION"));
         }
         columns.extend(
-            ["HOSTS", "CALLS/S", "ERR/S", "ERR %", "BUSY", "P50", "P99", "TOTAL"]
+            ["HOSTS", "CALLS/S", "MADE/S", "ERR/S", "ERR %", "5XX/S", "BUSY", "P50", "P99", "TOTAL"]
                 .map(Column::number),
         );
         columns.extend([Column::number("P90").only_wide(), Column::number("LOCAL %").only_wide()]);
@@ -350,8 +361,10 @@ impl Seen {
         cells.extend([
             Cell::from(format!("{}{}", if row.by_callers { "~" } else { "" }, row.hosts)),
             Cell::from(clock::number(row.calls_per_second)),
+            Cell::from(clock::number(row.made.calls_per_second)),
             Cell::toned(clock::number(row.errors_per_second), tone),
             Cell::toned(percent(row.error_percent()), tone),
+            Cell::from(server_errors(row)),
             Cell::from(row.in_work),
             took(row, 0.5),
             took(row, 0.99),
@@ -361,6 +374,15 @@ impl Seen {
         ]);
         cells
     }
+}
+
+/// Answers 5xx a second, of an HTTP server.
+fn server_errors(row: &Row) -> String {
+    let share = |http: &HttpClasses| match row.made.between.calls {
+        0 => 0.0,
+        calls => http.server_error as f64 / calls as f64 * row.made.calls_per_second,
+    };
+    row.made.http.as_ref().map(|http| clock::number(share(http))).unwrap_or_default()
 }
 
 fn listed(hosts: &BTreeSet<String>) -> String {
@@ -385,7 +407,11 @@ impl View for Seen {
         json!({
             "time": self.at.format(&Rfc3339).unwrap_or_default(), "lattice": self.lattice, "hosts": hosts,
             "memory_bytes": self.memory_bytes, "sorted_by": word(self.order),
+            "requests_per_second": self.totals.requests_per_second,
+            "calls_per_second": self.totals.calls_per_second,
+            "errors_per_second": self.totals.errors_per_second,
             "rows": self.rows.iter().map(rows::to_json).collect::<Vec<_>>(),
+            "edges": self.edges.iter().map(rows::edge_to_json).collect::<Vec<_>>(),
         })
     }
 
