@@ -97,7 +97,11 @@ impl Missing {
 }
 
 /// Returns what ran on lost hosts and runs on none of those that are there.
-pub fn missing(lost: &[LostHost], present: &[Inventory]) -> Vec<Missing> {
+pub fn missing<'a>(
+    lost: &[LostHost],
+    present: impl IntoIterator<Item = &'a Inventory>,
+) -> Vec<Missing> {
+    let present: Vec<&Inventory> = present.into_iter().collect();
     let actors: HashSet<&str> =
         present.iter().flat_map(|host| &host.actors).map(|actor| actor.id.as_str()).collect();
     let providers: HashSet<(&str, &str)> = present

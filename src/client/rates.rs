@@ -38,8 +38,34 @@ pub struct Made {
     pub calls_per_second: f64,
     pub errors_per_second: f64,
     pub between: Tally,
-    /// Of an HTTP server.
+    /// Answers of an HTTP server.
     pub http: Option<HttpClasses>,
+    pub http_rate: Option<HttpRate>,
+}
+
+/// Answers of an HTTP server a second, by the class of their status.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HttpRate {
+    pub success: f64,
+    pub redirection: f64,
+    pub client_error: f64,
+    pub server_error: f64,
+}
+
+impl HttpRate {
+    fn add(&mut self, http: &HttpClasses, seconds: f64) {
+        self.success += http.success as f64 / seconds;
+        self.redirection += http.redirection as f64 / seconds;
+        self.client_error += http.client_error as f64 / seconds;
+        self.server_error += http.server_error as f64 / seconds;
+    }
+
+    pub fn plus(&mut self, other: &Self) {
+        self.success += other.success;
+        self.redirection += other.redirection;
+        self.client_error += other.client_error;
+        self.server_error += other.server_error;
+    }
 }
 
 impl Made {
@@ -49,6 +75,9 @@ impl Made {
         self.between.add(&edge.between);
         if let Some(http) = &edge.http {
             self.http.get_or_insert_default().add(http);
+        }
+        if let Some(rate) = &edge.http_rate {
+            self.http_rate.get_or_insert_default().plus(rate);
         }
     }
 
@@ -81,6 +110,7 @@ pub struct Edge {
     pub total: u64,
     /// Answers of an HTTP server, of the time between the looks.
     pub http: Option<HttpClasses>,
+    pub http_rate: Option<HttpRate>,
     pub recent: Recent,
 }
 
@@ -236,6 +266,7 @@ fn add_edge(sum: &mut Edge, edge: &HostEdge, before: Option<&HostEdge>, seconds:
     sum.between.add(&between);
     if let Some(http) = &http {
         sum.http.get_or_insert_default().add(http);
+        sum.http_rate.get_or_insert_default().add(http, seconds);
     }
     sum.recent.add(&edge.recent);
 }

@@ -26,13 +26,14 @@ use crate::{
     auth::Access,
     mask::{HIDDEN, Mask},
     model::{
-        Collection, HostView, State as HostState, collector,
+        Collection, HostView, Snapshot, State as HostState, collector,
         rates::{Of, Rate, Rates, Series},
     },
     operations::{End, NewOperation},
 };
 use lattice_client::{
-    commands::{HostCommands, STOP_WAIT},
+    commands::{HostCommands, START_WAIT, STOP_WAIT},
+    lost::{self, Missing},
     watch::{count, instances},
 };
 use lattice_protocol::{
@@ -47,6 +48,9 @@ use lattice_protocol::{
 /// How long calls in work may take when a host is stopped, unless told otherwise.
 const STOP_TIMEOUT: Duration = Duration::from_millis(2000);
 
+/// How long hosts may take to offer.
+const AUCTION: Duration = Duration::from_secs(2);
+
 /// A host.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Host {
@@ -59,6 +63,10 @@ pub struct Host {
     pub version: String,
     pub started_ms: Option<u64>,
     pub heard_ms: u64,
+    /// When it was missed, if it is lost.
+    pub lost_ms: Option<u64>,
+    /// How much that ran only there runs nowhere.
+    pub runs_nowhere: usize,
     /// Different ones.
     pub actors: usize,
     /// Calls they take at a time, all together.
@@ -87,7 +95,12 @@ fn heard(dashboard: &Dashboard) -> HashMap<Arc<str>, u64> {
 }
 
 impl Host {
-    fn of(view: &HostView, own_id: &str, rates: &Rates, heard: &HashMap<Arc<str>, u64>) -> Self {
+    fn of(
+        view: &HostView,
+        (own_id, snapshot): (&str, &Snapshot),
+        rates: &Rates,
+        heard: &HashMap<Arc<str>, u64>,
+    ) -> Self {
         Self {
             id: view.id.to_string(),
             name: view.name.clone(),
@@ -97,6 +110,8 @@ impl Host {
             version: view.version.clone(),
             started_ms: view.started_ms,
             heard_ms: heard.get(&view.id).copied().unwrap_or(0).max(view.heard_ms),
+            lost_ms: view.lost_ms,
+            runs_nowhere: missing_with(snapshot, &view.id).count(),
             actors: view.inventory.actors.len(),
             replicas: view.replicas,
             providers: view.inventory.providers.len(),
@@ -146,7 +161,7 @@ pub async fn list(
     let all = snapshot
         .hosts
         .values()
-        .map(|view| Host::of(view, model.own_id(), &rates, &heard))
+        .map(|view| Host::of(view, (model.own_id(), &snapshot), &rates, &heard))
         .collect();
     Json(wanted.page(all, model.revision(Collection::Hosts)))
 }
@@ -161,9 +176,37 @@ pub struct HostDetail {
     js_domain: Option<String>,
     running_actors: Vec<RunningActor>,
     running_providers: Vec<RunningProvider>,
+    /// What ran only here, and runs nowhere since the host was lost.
+    runs_nowhere: Vec<RunsNowhere>,
     series: Series,
     /// Missing for hosts of earlier years, and those that do not answer.
     vitals: Option<Vitals>,
+}
+
+/// Something that ran only on lost hosts.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RunsNowhere {
+    id: String,
+    name: String,
+    /// `actor` or `provider`.
+    kind: &'static str,
+    link_name: Option<String>,
+    reference: String,
+    /// The application that starts it again by itself.
+    application: Option<String>,
+}
+
+impl RunsNowhere {
+    fn of(missing: &Missing) -> Self {
+        Self {
+            id: missing.id.clone(),
+            name: missing.name.clone(),
+            kind: missing.kind(),
+            link_name: missing.link_name.clone(),
+            reference: missing.reference.clone(),
+            application: missing.application().map(str::to_owned),
+        }
+    }
 }
 
 /// An actor on a host.
@@ -401,7 +444,7 @@ pub async fn one(
     let snapshot = model.snapshot();
     let view = snapshot.host(&id).ok_or_else(|| {
         Refusal::not_found(format!(
-            "host {id} is not in the lattice; it may have stopped, or been lost for minutes"
+            "host {id} is not in the lattice; it may have stopped, or been forgotten"
         ))
     })?;
     // Fresh, for the round trip and the room of actors.
@@ -411,15 +454,22 @@ pub async fn one(
     };
     let rates = model.rates();
     let detail = HostDetail {
-        host: Host::of(view, model.own_id(), &rates, &heard(&dashboard)),
+        host: Host::of(view, (model.own_id(), &snapshot), &rates, &heard(&dashboard)),
         issuer: view.inventory.issuer.clone(),
         js_domain: health.as_ref().and_then(|health| health.js_domain.clone()),
         running_actors: running_actors(view, health.as_ref(), &rates),
         running_providers: running_providers(view, health.as_ref(), &rates),
+        runs_nowhere: missing_with(&snapshot, &id).map(RunsNowhere::of).collect(),
         series: model.series(&Of::Host(id.clone())),
         vitals: health.as_ref().map(|health| Vitals::of(health, |id| snapshot.host_name(id))),
     };
     Ok(Json(access.view(detail)))
+}
+
+/// What ran only on lost hosts, this one among them.
+fn missing_with<'a>(snapshot: &'a Snapshot, id: &'a str) -> impl Iterator<Item = &'a Missing> {
+    let missing = snapshot.index().missing.iter();
+    missing.filter(move |missing| missing.hosts.iter().any(|(host, _)| host == id))
 }
 
 fn running_actors(view: &HostView, health: Option<&Health>, rates: &Rates) -> Vec<RunningActor> {
@@ -544,6 +594,71 @@ pub async fn stop(
         HostCommands::new(&lattice, &host, Some(STOP_WAIT + timeout)).stop_host(timeout).await?;
         Ok(End { text: "The host has stopped".to_owned(), ..End::default() })
     }))
+}
+
+/// Starts what ran only on a lost host on others
+#[utoipa::path(post, path = "/api/v1/hosts/{id}/start-elsewhere", tag = "hosts",
+    params(("id" = String, Path)), responses((status = 202, body = Accepted)))]
+pub async fn start_elsewhere(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), Refusal> {
+    let id = absent(&dashboard, &id).await?;
+    let snapshot = dashboard.model().snapshot();
+    let missing: Vec<Missing> = missing_with(&snapshot, &id).cloned().collect();
+    let title = format!("Start elsewhere what ran on {}", snapshot.host_name(&id));
+    let operation =
+        NewOperation { kind: "start_elsewhere", title, host_id: &id, ..NewOperation::default() };
+    let (lattice, lost_host) = (dashboard.lattice().clone(), id.clone());
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("auction", "");
+        let wait = (AUCTION, START_WAIT);
+        let all = lost::start_elsewhere(&lattice, &lost_host, missing, wait).await;
+        let failed = all.iter().filter_map(|one| {
+            Some(format!("{}: {:#}", one.missing.called(), one.outcome.as_ref().err()?))
+        });
+        let failed: Vec<String> = failed.collect();
+        let count = all.len() - failed.len();
+        if !failed.is_empty() {
+            anyhow::bail!("{count} of {} run elsewhere; {}", all.len(), failed.join("; "));
+        }
+        let text = match count {
+            0 => "Nothing is left to start: all of it runs elsewhere".to_owned(),
+            1 => "It runs elsewhere".to_owned(),
+            count => format!("All {count} run elsewhere"),
+        };
+        Ok(End { text, ..End::default() })
+    }))
+}
+
+/// Takes a lost host off the lists of all hosts
+#[utoipa::path(post, path = "/api/v1/hosts/{id}/forget", tag = "hosts",
+    params(("id" = String, Path)), responses((status = 202, body = Accepted)))]
+pub async fn forget(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), Refusal> {
+    let id = absent(&dashboard, &id).await?;
+    let title = format!("Forget host {}", dashboard.model().snapshot().host_name(&id));
+    let operation =
+        NewOperation { kind: "forget_host", title, host_id: &id, ..NewOperation::default() };
+    let (lattice, lost_host) = (dashboard.lattice().clone(), id.clone());
+    let model = dashboard.model().clone();
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        lost::forget(&lattice, &lattice.hosts().await?, &lost_host).await?;
+        model.forget_lost(&lost_host);
+        Ok(End { text: "The lattice has forgotten the host".to_owned(), ..End::default() })
+    }))
+}
+
+/// The id of a host that is lost.
+async fn absent(dashboard: &Dashboard, text: &str) -> Result<String, Refusal> {
+    let id = present(dashboard, text).await?;
+    match dashboard.model().snapshot().host(&id) {
+        Some(host) if host.state == HostState::Lost => Ok(id),
+        _ => Err(Refusal::wrong(format!("host {id} is not lost; it answers"))),
+    }
 }
 
 /// The id of a host that is in the lattice.

@@ -33,10 +33,7 @@ use lattice_client::{
     rates::{self, Edge, Row, Totals},
 };
 use lattice_protocol::{
-    control::{
-        probe::calls::{HttpClasses, Look},
-        types::HostReply,
-    },
+    control::{probe::calls::Look, types::HostReply},
     errors::Usage,
     escape,
 };
@@ -378,11 +375,7 @@ impl Seen {
 
 /// Answers 5xx a second, of an HTTP server.
 fn server_errors(row: &Row) -> String {
-    let share = |http: &HttpClasses| match row.made.between.calls {
-        0 => 0.0,
-        calls => http.server_error as f64 / calls as f64 * row.made.calls_per_second,
-    };
-    row.made.http.as_ref().map(|http| clock::number(share(http))).unwrap_or_default()
+    row.made.http_rate.map(|rate| clock::number(rate.server_error)).unwrap_or_default()
 }
 
 fn listed(hosts: &BTreeSet<String>) -> String {
