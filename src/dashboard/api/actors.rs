@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Body, ErrorBody, Query, Refusal,
-    claims::{Claims, or_claimed},
+    claims::{self, Claims, or_claimed},
     hosts::{Group, groups, host_id},
     links::{Link, Links},
     logs::{self, LogLine},
@@ -35,6 +35,7 @@ use lattice_client::{
     calls,
     commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
     lattice::Lattice,
+    lost::Missing,
     placement,
     upload::{Readers, Sender},
     watch::instances,

@@ -15,6 +15,7 @@ mod auctions;
 mod call;
 mod claims;
 mod events;
+mod failures;
 mod hosts;
 mod links;
 mod logs;

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Body, ErrorBody, Query, Refusal,
     actors::{OperationRow, Place, operations, shown},
-    claims::{Claims, or_claimed},
+    claims::{self, Claims, or_claimed},
     hosts::host_id,
     links::{Link, Links, default_link_name},
     logs::{self, LogLine},
@@ -31,7 +31,10 @@ use crate::{
     },
     operations::{End, NewOperation},
 };
-use lattice_client::commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT};
+use lattice_client::{
+    commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
+    lost::Missing,
+};
 use lattice_engine::providers::builtin::{self, CATALOGUE, Spec};
 use lattice_protocol::{
     control::{probe::health::Health, types::InventoryProvider},

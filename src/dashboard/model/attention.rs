@@ -196,8 +196,9 @@ impl Summary {
             attention.extend(of_lost(host, &index.missing));
         }
         attention.extend(applications.failed().map(|summary| of_application(summary)));
-        let is_felt = |link: &&LinkDefinition| !rates.failing.iter().any(|edge| is_by(edge, link));
-        for link in table.links().filter(|link| is_felt(&&**link)) {
+        // Where calls fail by a link, that says it.
+        let is_called = |link: &LinkDefinition| rates.failing.iter().any(|edge| is_by(edge, link));
+        for link in table.links().filter(|link| !is_called(link)) {
             attention.extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| {
                 index.actors.contains_key(id)
             }));
