@@ -129,7 +129,11 @@ pub fn failing(looks: &[Look], runs: impl Fn(&str) -> bool) -> Vec<Failing> {
         .filter(|edge| edge.recent.errors() > 0 && edge.share() >= SHARE_MIN)
         .collect();
     failing.sort_by(|a, b| {
-        (a.cause, b.recent.errors(), &a.caller_name).cmp(&(b.cause, a.recent.errors(), &b.caller_name))
+        (a.cause, b.recent.errors(), &a.caller_name).cmp(&(
+            b.cause,
+            a.recent.errors(),
+            &b.caller_name,
+        ))
     });
     failing
 }

@@ -174,10 +174,10 @@ pub fn find<'a>(word: &str, lost: &'a [LostHost]) -> Result<&'a LostHost> {
 /// Takes a lost host off the lists of all hosts. One of a host that does not answer now stays on
 /// that host's list.
 pub async fn forget(lattice: &Lattice, hosts: &[HostReply], lost: &str) -> Result<()> {
-    let request = Forget { lost_host_id: lost.to_owned() };
+    let request = &Forget { lost_host_id: lost.to_owned() };
     let ours = hosts.iter().filter(|host| host.is_ours());
-    let asked = ours.map(|host| async {
-        let told = lattice.command(&host.id, &request).await;
+    let asked = ours.map(|host| async move {
+        let told = lattice.command(&host.id, request).await;
         told.err().map(|error| format!("{}: {error:#}", host.friendly_name))
     });
     let failed: Vec<String> = join_all(asked).await.into_iter().flatten().collect();
@@ -232,8 +232,7 @@ async fn start(
     };
     let Some(host) = wanted.first(lattice, auction).await? else {
         let hosts = lattice.some_hosts().await?;
-        let why: BTreeSet<String> =
-            hosts.iter().map(|host| wanted.obstacle(host).why).collect();
+        let why: BTreeSet<String> = hosts.iter().map(|host| wanted.obstacle(host).why).collect();
         bail!("no host offers to run {reference}: {}", Vec::from_iter(why).join("; "));
     };
     for (annotations, max) in &missing.groups {
@@ -243,9 +242,7 @@ async fn start(
                 commands.start_actor(reference, Some(*max), annotations, &mut |_| {}).await?;
             }
             Some(name) => {
-                commands
-                    .start_provider(reference, name, annotations, None, &mut |_| {})
-                    .await?;
+                commands.start_provider(reference, name, annotations, None, &mut |_| {}).await?;
             }
         }
     }

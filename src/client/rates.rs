@@ -226,7 +226,7 @@ pub fn edges(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Edge> {
         let before = earlier.get(&look.host_id).filter(|before| before.uptime_ms <= look.uptime_ms);
         let took_ms = look.uptime_ms - before.map_or(0, |before| before.uptime_ms);
         let seconds = took_ms.max(1) as f64 / 1000.0;
-        let before: HashMap<RowKey, &HostEdge> =
+        let before: BTreeMap<RowKey, &HostEdge> =
             before.iter().flat_map(|look| &look.edges).map(|edge| (edge.key(), edge)).collect();
         for edge in &look.edges {
             let sum = edges.entry(edge.key()).or_insert_with(|| named(edge));

@@ -261,10 +261,16 @@ mod tests {
         record(&failures, &edge, &"x".repeat(REASON_BYTES_MAX * 2), None);
         let found = |ask: Ask| failures.find(&ask, ROOM);
         let of = |entity: &str| Ask { entity: Some(entity.into()), ..Ask::default() };
-        assert_eq!([found(of("MA")).len(), found(of("VA")).len(), found(of("MB")).len()], [2, 2, 0]);
+        assert_eq!(
+            [found(of("MA")).len(), found(of("VA")).len(), found(of("MB")).len()],
+            [2, 2, 0]
+        );
         let one = found(Ask { id: Some("ab-".into()), ..Ask::default() });
         let [one] = one.as_slice() else { panic!("{one:?}") };
-        assert_eq!((&*one.reason, &*one.operation, one.kind), ("no such key", "X.Do", Kind::Failed));
+        assert_eq!(
+            (&*one.reason, &*one.operation, one.kind),
+            ("no such key", "X.Do", Kind::Failed)
+        );
         assert!(found(Ask::default()).iter().all(|call| call.reason.len() <= REASON_BYTES_MAX));
         assert_eq!(found(Ask { limit: Some(1), ..Ask::default() }).len(), 1);
         assert!(failures.find(&Ask::default(), 10).is_empty(), "no room");

@@ -67,6 +67,7 @@ mod sinks;
 mod store;
 mod tenants;
 mod trials;
+mod truth;
 mod two_machines;
 mod up;
 mod uploads;

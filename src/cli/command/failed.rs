@@ -1,4 +1,5 @@
-//! A call that failed, found by the id that its client was told: who called whom, and why it failed.
+//! A call that failed, found by the id that its client was told: who called whom, and why it
+//! failed.
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};

@@ -237,7 +237,9 @@ impl View for Inventories {
         }
         if !self.missing.is_empty() {
             page.heading("runs nowhere");
-            page.line("`host start lost HOST` starts elsewhere what ran only on a host that vanished");
+            page.line(
+                "`host start lost HOST` starts elsewhere what ran only on a host that vanished",
+            );
             page.table(&missing_table(&self.missing), "nothing");
         }
     }

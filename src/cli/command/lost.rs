@@ -28,7 +28,9 @@ pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -
         tokio::join!(lost::lost(&lattice, &hosts), lattice.inventories(&hosts));
     let host = lost::find(&args.host, &lost)?;
     if inventories.len() < hosts.len() {
-        bail!("not every host tells what it runs, so nobody knows what runs nowhere; `host doctor` looks at them");
+        bail!(
+            "not every host tells what it runs, so nobody knows what runs nowhere; `host doctor` looks at them"
+        );
     }
     let missing = lost::missing(&lost, &inventories);
     let auction = Duration::from_millis(args.auction_timeout_ms);
@@ -37,7 +39,7 @@ pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -
     let failed = restarted.iter().filter(|one| one.outcome.is_err()).count();
     let name_of = |id: &str| {
         let found = hosts.iter().find(|host| host.id == id);
-        found.map_or(id, |host| &host.friendly_name).to_owned()
+        found.map_or(id, |host| host.friendly_name.as_str()).to_owned()
     };
     terminal.show(&Starts { host: host.called(), restarted: &restarted, name_of: &name_of })?;
     match failed {

@@ -52,7 +52,11 @@ pub(super) fn lost(facts: &Facts) -> Found {
         return Ok(vec![Finding::ok("no host vanished within the last day")]);
     }
     let missing = missing(&seen.lost, &seen.inventories);
-    Ok(seen.lost.iter().map(|host| of_host(host.called(), &host.id, host.lost_ms, &missing, facts.now)).collect())
+    Ok(seen
+        .lost
+        .iter()
+        .map(|host| of_host(host.called(), &host.id, host.lost_ms, &missing, facts.now))
+        .collect())
 }
 
 fn of_host(name: &str, id: &str, lost_ms: u64, missing: &[Missing], now: u64) -> Finding {
@@ -64,7 +68,8 @@ fn of_host(name: &str, id: &str, lost_ms: u64, missing: &[Missing], now: u64) ->
             "all that host {name} ran, which vanished {ago} ago, runs elsewhere; host forget {name} takes it off the list"
         ));
     }
-    let mut names: Vec<&str> = gone.iter().take(NAMED_MAX).map(|missing| missing.called()).collect();
+    let mut names: Vec<&str> =
+        gone.iter().take(NAMED_MAX).map(|missing| missing.called()).collect();
     let more = format!("and {} more", gone.len().saturating_sub(NAMED_MAX));
     if gone.len() > NAMED_MAX {
         names.push(&more);
@@ -76,7 +81,9 @@ fn of_host(name: &str, id: &str, lost_ms: u64, missing: &[Missing], now: u64) ->
             if gone.len() == 1 { "runs" } else { "run" },
             names.join(", ")
         ),
-        format!("host start lost {name} starts them elsewhere; host forget {name} takes the host off the list"),
+        format!(
+            "host start lost {name} starts them elsewhere; host forget {name} takes the host off the list"
+        ),
     )
 }
 
@@ -120,7 +127,11 @@ mod tests {
     #[test]
     fn what_ran_only_on_a_lost_host_is_wrong_and_named() {
         for (actors, verdict, words) in [
-            (&["echo"][..], Verdict::Wrong, "1 ran only on host reef, which vanished 90 seconds ago"),
+            (
+                &["echo"][..],
+                Verdict::Wrong,
+                "1 ran only on host reef, which vanished 90 seconds ago",
+            ),
             (&[], Verdict::Ok, "runs elsewhere"),
         ] {
             let actor = |name: &&str| InventoryActor {

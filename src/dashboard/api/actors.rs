@@ -237,8 +237,8 @@ pub async fn one(
             (operations, said.unwrap_or_default())
         }
     };
-    let links =
-        Links::new((&table, &rates), &snapshot, model.own_id(), access).all(|link| link.actor_id == id);
+    let links = Links::new((&table, &rates), &snapshot, model.own_id(), access)
+        .all(|link| link.actor_id == id);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
     let missing = capabilities
         .iter()

@@ -141,8 +141,8 @@ async fn found(
     let limit = Some(limit.unwrap_or(LIMIT).min(LIMIT_MAX));
     let ask = Ask { entity, id, limit };
     let found = failures::of_hosts(dashboard.lattice(), ours.collect(), &ask).await;
-    let rows = found.into_iter().map(|failure| {
-        FailedCallRow::of(snapshot.host_name(&failure.host_id), failure)
-    });
+    let rows = found
+        .into_iter()
+        .map(|failure| FailedCallRow::of(snapshot.host_name(&failure.host_id), failure));
     Json(FailedCalls { items: access.view(rows.collect()) })
 }

@@ -240,14 +240,20 @@ fn of_lost(host: &HostView, missing: &[Missing]) -> Option<Attention> {
         .collect();
     let mut text = format!("Host {} vanished without a goodbye", host.name);
     let advice = match gone.as_slice() {
-        [] => "All that it ran runs elsewhere. Look at its machine, and at the leaf node beside it.".to_owned(),
+        [] => {
+            "All that it ran runs elsewhere. Look at its machine, and at the leaf node beside it."
+                .to_owned()
+        }
         gone => {
             let named = gone.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
             let more = match gone.len().saturating_sub(NAMED_MAX) {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            text.push_str(&format!("; {} that ran only there run nowhere: {named}{more}", gone.len()));
+            text.push_str(&format!(
+                "; {} that ran only there run nowhere: {named}{more}",
+                gone.len()
+            ));
             format!("Start them on other hosts: host start lost {}", host.name)
         }
     };
@@ -347,7 +353,8 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
         item.since_ms = Some(failure.at_ms);
         attention.push(item);
     }
-    attention.extend(expiry::of_health(health).filter_map(|(id, at)| of_claims(id, at, host, table)));
+    attention
+        .extend(expiry::of_health(health).filter_map(|(id, at)| of_claims(id, at, host, table)));
     for refused in &health.links {
         let actor =
             table.claims(&refused.actor_id).map_or(&refused.actor_id, |claims| &claims.name);
@@ -508,16 +515,14 @@ mod tests {
         ];
         all.sort_by_key(|item| (item.severity, item.rank));
         let ranks: Vec<Rank> = all.iter().map(|item| item.rank).collect();
-        assert_eq!(
-            ranks,
-            [Rank::Calls, Rank::Loss, Rank::Fault, Rank::Configuration, Rank::Start]
-        );
+        assert_eq!(ranks, [Rank::Calls, Rank::Loss, Rank::Fault, Rank::Configuration, Rank::Start]);
         assert!(all[0].text.starts_with("4 of 4 calls of echo"), "{}", all[0].text);
     }
 
     #[test]
     fn claims_are_told_before_they_are_over() {
-        let (host, now) = (HostView { name: "calm".into(), ..HostView::default() }, clock::now_ms() / 1000);
+        let (host, now) =
+            (HostView { name: "calm".into(), ..HostView::default() }, clock::now_ms() / 1000);
         let told = |expires: u64| of_claims("MA", expires, &host, &Table::default());
         assert_eq!(told(now - 10).unwrap().severity, Grade::Error);
         assert_eq!(told(now + 86_400).unwrap().severity, Grade::Warning);

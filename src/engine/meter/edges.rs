@@ -334,7 +334,11 @@ mod tests {
             edge.begin("Get").end(outcome);
         }
         assert!(Arc::ptr_eq(&edge, &meter.caller("MA", "").to(&kv())));
-        meter.caller("MA", "").to(&Entity::new("", "two", "acme:kv")).begin("Get").end(Outcome::Refused);
+        meter
+            .caller("MA", "")
+            .to(&Entity::new("", "two", "acme:kv"))
+            .begin("Get")
+            .end(Outcome::Refused);
         let edges = meter.snapshot().edges;
         let [nowhere, to_provider] = edges.as_slice() else { panic!("{edges:?}") };
         assert_eq!((&*nowhere.counts.id, &*to_provider.counts.id), ("", "VA"));
@@ -372,7 +376,10 @@ mod tests {
         let meter = Meter::default();
         let caller = meter.caller("MA", "");
         for number in 0..EDGES_MAX + 10 {
-            caller.to(&Entity::new("", "", &format!("acme:{number}"))).begin("Op").end(Outcome::Refused);
+            caller
+                .to(&Entity::new("", "", &format!("acme:{number}")))
+                .begin("Op")
+                .end(Outcome::Refused);
         }
         let long = "x".repeat(NAMESPACE_BYTES_MAX + 1);
         caller.to(&Entity::new("", "", &long)).begin("Op").end(Outcome::Refused);

@@ -151,9 +151,7 @@ impl Meter {
 
     fn caller_with(&self, id: &str, link_name: &str, room: Room) -> Arc<Caller> {
         let Inner { callers, common, .. } = &*self.0;
-        callers
-            .find(id, link_name)
-            .unwrap_or_else(|| callers.add((id, link_name), common, room))
+        callers.find(id, link_name).unwrap_or_else(|| callers.add((id, link_name), common, room))
     }
 
     /// Notes the numbers of all edges, from which the last seconds are told. To be done every
@@ -333,7 +331,8 @@ impl Target {
     fn sum(&self) -> Tally {
         let mut sum = Tally::default();
         for operation in &**self.operations.load() {
-            let counts = [Path::Local, Path::Nats].into_iter().filter_map(|path| operation.slot(path).get());
+            let counts =
+                [Path::Local, Path::Nats].into_iter().filter_map(|path| operation.slot(path).get());
             counts.for_each(|counts| sum.add(&counts.ends()));
         }
         sum

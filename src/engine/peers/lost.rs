@@ -54,6 +54,11 @@ impl Memory {
         }
     }
 
+    /// Returns what a host ran when it was last asked.
+    pub fn known(&self, host: &str) -> Option<Arc<Inventory>> {
+        self.inner.lock().known.get(host).cloned()
+    }
+
     /// Notes that a host fell silent. Only those that answered once are remembered: anybody who
     /// may speak to hosts can invent others.
     pub fn lose(&self, host: &str, at_ms: u64) {
@@ -137,7 +142,8 @@ mod tests {
         memory.lose("NA", 1000);
         memory.lose("NA", 2000);
         memory.lose("NB", 3000);
-        let (a, b) = (("NA".to_owned(), 1000, "a".to_owned()), ("NB".to_owned(), 3000, "b".to_owned()));
+        let (a, b) =
+            (("NA".to_owned(), 1000, "a".to_owned()), ("NB".to_owned(), 3000, "b".to_owned()));
         assert_eq!(lost(&memory, 4000), [b.clone(), a]);
         assert_eq!(lost(&memory, 1000 + KEPT_MS), [b]);
         memory.find("NB");

@@ -108,6 +108,11 @@ impl Peers {
         self.0.memory.lost(clock::now_ms())
     }
 
+    /// What another host ran when it was last asked, if this host is one of those that remember it.
+    pub fn remembered(&self, host: &str) -> Option<Arc<Inventory>> {
+        self.0.memory.known(host)
+    }
+
     /// Forgets a host that vanished.
     pub fn forget_lost(&self, host: &str) {
         self.0.memory.forget(host);

@@ -273,9 +273,8 @@ impl Service {
         let Announcement { host, incarnation, roster, .. } = announcement;
         let now = Instant::now();
         let asked = self.learnt.get(host);
-        let is_same = asked.is_some_and(|asked| {
-            (asked.incarnation, asked.roster) == (*incarnation, *roster)
-        });
+        let is_same =
+            asked.is_some_and(|asked| (asked.incarnation, asked.roster) == (*incarnation, *roster));
         let is_fresh = is_same && asked.is_some_and(|asked| now < asked.due);
         if is_fresh || self.learning.len() >= ASKING_MAX || !self.keeps(host) {
             return;
@@ -283,14 +282,14 @@ impl Service {
         let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
         let learnt = Learnt { incarnation: *incarnation, roster: *roster, due };
         self.learnt.insert(host.clone(), learnt);
-        let (client, subject, host) =
-            (self.client.clone(), self.subjects.host(host), host.clone());
+        let (client, subject, host) = (self.client.clone(), self.subjects.host(host), host.clone());
         self.learning.spawn(async move {
             let question = client.request(subject, Bytes::from_static(INVENTORY));
             let answer = tokio::time::timeout(ASK, question).await;
-            let answer = answer.ok().and_then(Result::ok).filter(|answer| {
-                answer.payload.len() <= INVENTORY_BYTES_MAX
-            });
+            let answer = answer
+                .ok()
+                .and_then(Result::ok)
+                .filter(|answer| answer.payload.len() <= INVENTORY_BYTES_MAX);
             let inventory = answer.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
             (host, inventory)
         });

@@ -5,8 +5,7 @@
 //! peer answers with its own [`Announcement`] once it has applied this one; a first one (`hello`)
 //! is answered with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the
 //! question [`ROSTER`] with everything it offers, [`INVENTORY`] with what it runs as clients are
-//! told it, and any other with an [`Announcement`] without
-//! offers.
+//! told it, and any other with an [`Announcement`] without offers.
 //!
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes
 //! calls like those of the queue group; there, a message with the header [`ASK`] asks whether an

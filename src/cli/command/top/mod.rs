@@ -333,8 +333,11 @@ impl Seen {
             columns.push(Column::text("OPERATION"));
         }
         columns.extend(
-            ["HOSTS", "CALLS/S", "MADE/S", "ERR/S", "ERR %", "5XX/S", "BUSY", "P50", "P99", "TOTAL"]
-                .map(Column::number),
+            [
+                "HOSTS", "CALLS/S", "MADE/S", "ERR/S", "ERR %", "5XX/S", "BUSY", "P50", "P99",
+                "TOTAL",
+            ]
+            .map(Column::number),
         );
         columns.extend([Column::number("P90").only_wide(), Column::number("LOCAL %").only_wide()]);
         let mut table = Table::new(columns);

@@ -511,8 +511,10 @@ impl Collector {
             let point = self.model.last_point(&Of::Lattice);
             let attention::Summary { counts, rates, attention } = overview;
             let hosts = self.model.rates().hosts();
-            self.model
-                .tell_masked("overview", &attention::Numbers { counts, rates, attention, point, hosts });
+            self.model.tell_masked(
+                "overview",
+                &attention::Numbers { counts, rates, attention, point, hosts },
+            );
         }
         if now >= self.beat_at {
             self.beat_at = now + BEAT;

@@ -133,8 +133,7 @@ impl Collector {
             let view = &mut known.view;
             let is_told = view.inventory.host_id.is_empty() && !host.inventory.host_id.is_empty();
             if is_new || is_told {
-                (view.is_ours, view.state, view.lost_ms) =
-                    (true, State::Lost, Some(host.lost_ms));
+                (view.is_ours, view.state, view.lost_ms) = (true, State::Lost, Some(host.lost_ms));
                 view.heard_ms = view.heard_ms.min(host.lost_ms);
                 view.name = host.called().to_owned();
                 view.labels.clone_from(&host.inventory.labels);

@@ -53,7 +53,8 @@ impl Server {
             .map(|edge| (edge.key(), Told::Edge(Box::new(edge))))
             .collect();
         edges.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let wanted = rows.chain(edges).filter(|(key, _)| ask.after.as_ref().is_none_or(|after| key > after));
+        let wanted =
+            rows.chain(edges).filter(|(key, _)| ask.after.as_ref().is_none_or(|after| key > after));
         fill(&mut look, wanted, bytes_max);
         look
     }
