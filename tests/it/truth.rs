@@ -15,7 +15,9 @@ use crate::{
         FETCHER, KVCOUNTER, PONGER, Server, TestHost,
         browser::Browser,
         client::{link_builtin, start, start_provider},
-        eventually, example, host,
+        eventually, example,
+        guests::{self, Signing},
+        host,
         nats::free_port,
         process::{Process, command_in, member, output, stderr},
     },
@@ -251,7 +253,7 @@ async fn a_press_on_the_page_starts_elsewhere_what_a_lost_host_ran() {
     let (id, _) = lose(&server, &dashboard, "ponger").await;
     dashboard
         .until(&format!("/hosts/{id}"), |host| {
-            (host["state"] == "lost" && host["runs_nowhere"].as_array()?.len() == 1).then_some(())
+            (host["state"] == "lost" && host["missing"].as_array()?.len() == 1).then_some(())
         })
         .await;
     let operation =
@@ -325,5 +327,30 @@ async fn the_errors_of_an_actor_are_on_its_page() {
     browser.open(dashboard.url.join(&errors).unwrap().as_str()).await;
     browser.with_text("main", "missing link definition").await;
     browser.with_text("main", "host explain").await;
+    dashboard.host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_expire_soon_are_told_by_the_page_the_doctor_and_the_listing() {
+    let server = Server::shared().await;
+    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let signing = Signing { expires_in_days: Some(10), ..Signing::default() };
+    let guest = guests::sign(&guests::wapc("(i32.const 1)"), &signing);
+    start(&server, &dashboard.host, &guest.reference, 1).await;
+    let item = dashboard
+        .until("/overview", |overview| {
+            let all = overview["attention"].as_array()?;
+            all.iter().find(|item| item["id"] == json!(guest.id)).cloned()
+        })
+        .await;
+    assert_eq!(item["severity"], "warning");
+    assert!(item["text"].as_str().unwrap().contains("expire in"), "{item}");
+    let claims = dashboard.get("/claims").await;
+    assert!(claims["items"][0]["expires_ms"].is_u64(), "{claims}");
+    let dir = TempDir::new().unwrap();
+    let (_, claims, _) = told(&dir, &server, &["get", "claims"]).await;
+    assert!(claims["claims"][0]["expires"].is_u64(), "{claims}");
+    let (verdict, findings) = check(&dir, &server, "claims").await;
+    assert!(verdict == "warning" && findings.contains(&guest.id), "{verdict} {findings}");
     dashboard.host.stop().await;
 }

@@ -97,7 +97,7 @@ pub struct Which {
 /// The last calls that failed
 #[utoipa::path(get, path = "/api/v1/failures", tag = "lattice", params(Which),
     responses((status = 200, body = FailedCalls)))]
-pub async fn list(
+pub async fn failed_calls(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Query(which): Query<Which>,
@@ -108,7 +108,7 @@ pub async fn list(
 /// The last calls of an actor that failed, those it made and those it was to take
 #[utoipa::path(get, path = "/api/v1/actors/{id}/failures", tag = "actors", params(("id" = String, Path), Which),
     responses((status = 200, body = FailedCalls)))]
-pub async fn of_actor(
+pub async fn failed_calls_of_actor(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Path(id): Path<String>,
@@ -120,7 +120,7 @@ pub async fn of_actor(
 /// The last calls of a provider that failed, those it made and those it was to take
 #[utoipa::path(get, path = "/api/v1/providers/{id}/failures", tag = "providers", params(("id" = String, Path), Which),
     responses((status = 200, body = FailedCalls)))]
-pub async fn of_provider(
+pub async fn failed_calls_of_provider(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Path(id): Path<String>,

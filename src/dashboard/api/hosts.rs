@@ -177,7 +177,7 @@ pub struct HostDetail {
     running_actors: Vec<RunningActor>,
     running_providers: Vec<RunningProvider>,
     /// What ran only here, and runs nowhere since the host was lost.
-    runs_nowhere: Vec<RunsNowhere>,
+    missing: Vec<RunsNowhere>,
     series: Series,
     /// Missing for hosts of earlier years, and those that do not answer.
     vitals: Option<Vitals>,
@@ -459,7 +459,7 @@ pub async fn one(
         js_domain: health.as_ref().and_then(|health| health.js_domain.clone()),
         running_actors: running_actors(view, health.as_ref(), &rates),
         running_providers: running_providers(view, health.as_ref(), &rates),
-        runs_nowhere: missing_with(&snapshot, &id).map(RunsNowhere::of).collect(),
+        missing: missing_with(&snapshot, &id).map(RunsNowhere::of).collect(),
         series: model.series(&Of::Host(id.clone())),
         vitals: health.as_ref().map(|health| Vitals::of(health, |id| snapshot.host_name(id))),
     };

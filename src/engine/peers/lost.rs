@@ -7,7 +7,7 @@
 //! when it is heard again, when it says goodbye after all, or when somebody asks for that.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -86,10 +86,17 @@ impl Memory {
         inner.known.remove(host);
     }
 
-    /// Returns the lost hosts, those lost last first; what is too long ago is forgotten.
+    /// Returns the ids of the lost hosts.
+    pub fn lost_ids(&self, now_ms: u64) -> HashSet<String> {
+        let mut inner = self.inner.lock();
+        inner.forget_old(now_ms);
+        inner.lost.keys().cloned().collect()
+    }
+
+    /// Returns the lost hosts, those lost last first.
     pub fn lost(&self, now_ms: u64) -> Vec<LostHost> {
         let mut inner = self.inner.lock();
-        inner.lost.retain(|_, lost| now_ms.saturating_sub(lost.at_ms) < KEPT_MS);
+        inner.forget_old(now_ms);
         let told = inner.lost.iter().map(|(host, lost)| LostHost {
             id: host.clone(),
             lost_ms: lost.at_ms,
@@ -98,6 +105,20 @@ impl Memory {
         let mut told: Vec<LostHost> = told.collect();
         told.sort_by(|a, b| (b.lost_ms, &a.id).cmp(&(a.lost_ms, &b.id)));
         told
+    }
+}
+
+impl Inner {
+    /// Forgets what is too long ago.
+    fn forget_old(&mut self, now_ms: u64) {
+        let Self { known, lost } = self;
+        lost.retain(|host, lost| {
+            let is_kept = now_ms.saturating_sub(lost.at_ms) < KEPT_MS;
+            if !is_kept {
+                known.remove(host);
+            }
+            is_kept
+        });
     }
 }
 

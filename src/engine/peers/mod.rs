@@ -29,6 +29,7 @@ pub mod service;
 pub mod table;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -106,6 +107,11 @@ impl Peers {
     /// The hosts that vanished without a goodbye, those lost last first.
     pub fn lost(&self) -> Vec<LostHost> {
         self.0.memory.lost(clock::now_ms())
+    }
+
+    /// The ids of the hosts that vanished.
+    pub fn lost_ids(&self) -> HashSet<String> {
+        self.0.memory.lost_ids(clock::now_ms())
     }
 
     /// What another host ran when it was last asked, if this host is one of those that remember it.

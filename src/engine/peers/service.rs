@@ -276,12 +276,15 @@ impl Service {
         let is_same =
             asked.is_some_and(|asked| (asked.incarnation, asked.roster) == (*incarnation, *roster));
         let is_fresh = is_same && asked.is_some_and(|asked| now < asked.due);
-        if is_fresh || self.learning.len() >= ASKING_MAX || !self.keeps(host) {
+        if is_fresh || self.learning.len() >= ASKING_MAX {
             return;
         }
         let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
         let learnt = Learnt { incarnation: *incarnation, roster: *roster, due };
         self.learnt.insert(host.clone(), learnt);
+        if !self.keeps(host) {
+            return;
+        }
         let (client, subject, host) = (self.client.clone(), self.subjects.host(host), host.clone());
         self.learning.spawn(async move {
             let question = client.request(subject, Bytes::from_static(INVENTORY));

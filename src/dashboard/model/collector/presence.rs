@@ -225,8 +225,11 @@ impl Collector {
             }
         }
         let before = self.hosts.len();
-        let own: HashSet<String> =
-            self.dashboard.parts().context.peers.lost().into_iter().map(|host| host.id).collect();
+        let is_any_lost = self.hosts.values().any(|known| known.view.lost_ms.is_some());
+        let own: HashSet<String> = match is_any_lost {
+            true => self.dashboard.parts().context.peers.lost_ids(),
+            false => HashSet::new(),
+        };
         let remembered = &self.remembered;
         self.hosts.retain(|id, known| {
             let kept_ms = match known.view.is_ours {

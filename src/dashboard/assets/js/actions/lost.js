@@ -16,7 +16,7 @@ export function RunsNowhere({ items }) {
 
 export function StartElsewhere({ host, close }) {
   const { data } = useResource(apiPath("hosts", host.id), ["hosts", "actors", "providers"]);
-  const all = data?.runs_nowhere || [];
+  const all = data?.missing || [];
   const kept = all.filter((each) => each.application);
   const run = () => post(apiPath("hosts", host.id, "start-elsewhere"), {});
   return html`<${ActionDialog} title=${`Start elsewhere what ran on ${nameOf(host.name, host.id)}`} close=${close}

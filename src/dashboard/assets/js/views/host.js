@@ -158,7 +158,7 @@ export function HostDetail({ id }) {
       sub=${html`<${Key} id=${host.id} full />`}
       actions=${html`${host.state !== "lost" ? html`<${Button} kind="primary" icon="plus"
         onClick=${() => startActor({ host_id: host.id })}>Start an actor here</>`
-        : host.runs_nowhere.length > 0 ? html`<${Button} kind="primary" icon="plus"
+        : host.missing.length > 0 ? html`<${Button} kind="primary" icon="plus"
           onClick=${() => startElsewhere(host)}>Start elsewhere</>`
         : html`<${Button} icon="trash" onClick=${() => forgetHost(host)}>Forget the host</>`}
         <${HostMenu} host=${host} text="Actions" />`} />
@@ -167,9 +167,9 @@ export function HostDetail({ id }) {
       Nothing was heard of this host since <${RelativeTime} at=${host.heard_ms}
         />. What is shown is what it told then. Look whether its machine
       ${" "}and its NATS connection are up.</>`}
-    ${host.runs_nowhere.length > 0 && html`<${Card} title="Runs nowhere" count=${host.runs_nowhere.length}>
+    ${host.missing.length > 0 && html`<${Card} title="Runs nowhere" count=${host.missing.length}>
       <p>This ran only here, and runs nowhere since the host was lost.</p>
-      <${RunsNowhere} items=${host.runs_nowhere} /></>`}
+      <${RunsNowhere} items=${host.missing} /></>`}
     <div class="stats">
       <${Stat} label="Uptime" value=${host.state === "ok" ? html`<${Since} at=${host.started_ms} />` : "–"}
         sub=${host.version ? `version ${host.version}` : "of another make"} />
