@@ -1,8 +1,6 @@
 //! What the operator is told when something breaks: the page, its API, `/metrics`, the doctor and
 //! the commands say the same.
 
-use std::process::Command;
-
 use lattice_engine::providers::builtin::{httpclient, httpserver};
 use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
@@ -10,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    commands::User,
     dashboard::{Dashboard, with_dashboard},
     harness::{
         FETCHER, KVCOUNTER, PONGER, Server, TestHost,
@@ -19,27 +18,20 @@ use crate::{
         guests::{self, Signing},
         host,
         nats::free_port,
-        process::{Process, command_in, member, output, stderr},
+        process::{Process, member, stderr},
     },
 };
 
-/// Runs a command in the lattice of a server, and returns what it printed as JSON.
-async fn told(dir: &TempDir, server: &Server, arguments: &[&str]) -> (Option<i32>, Value, String) {
-    let mut command: Command = command_in(dir.path(), server);
-    command.args(arguments).args(["-o", "json"]);
-    command.args(["--ctl-host", &server.url(), "--rpc-host", &server.url()]);
-    if let Some(domain) = server.domain() {
-        command.args(["--js-domain", domain]);
-    }
-    let output =
-        tokio::task::spawn_blocking(move || output(&mut command)).await.expect("it does not panic");
+/// Runs a command, and returns its exit code, what it printed as JSON and what it complained of.
+async fn told(user: &User, words: &[&str]) -> (Option<i32>, Value, String) {
+    let output = user.run(&[words, &["-o", "json"]].concat()).await;
     let printed = serde_json::from_slice(&output.stdout).unwrap_or_default();
     (output.status.code(), printed, stderr(&output))
 }
 
 /// The findings of a check of the doctor, as text.
-async fn check(dir: &TempDir, server: &Server, name: &str) -> (String, String) {
-    let (_, report, _) = told(dir, server, &["doctor", "--check", name]).await;
+async fn check(user: &User, name: &str) -> (String, String) {
+    let (_, report, _) = told(user, &["doctor", "--check", name]).await;
     let check = &report["checks"][0];
     (check["verdict"].as_str().unwrap_or_default().to_owned(), check["findings"].to_string())
 }
@@ -116,14 +108,11 @@ async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
         "{text}"
     );
 
-    let dir = TempDir::new().unwrap();
+    let user = User::of(&server);
     reqwest::get(&url).await.unwrap();
-    let (verdict, findings) = check(&dir, &server, "calls").await;
+    let (verdict, findings) = check(&user, "calls").await;
     assert!(verdict == "wrong" && findings.contains("runs nowhere"), "{verdict} {findings}");
-    let mut logs: Command = command_in(dir.path(), &server);
-    logs.args(["logs", FETCHER, "--ctl-host", &server.url(), "--rpc-host", &server.url()]);
-    let said = tokio::task::spawn_blocking(move || output(&mut logs)).await.unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let said = user.prints(&["logs", FETCHER]).await;
     assert!(said.contains("was refused") && said.contains("builtin://httpclient"), "{said}");
     dashboard.host.stop().await;
 }
@@ -148,10 +137,10 @@ async fn the_id_in_an_error_leads_to_the_call_that_failed() {
     let nowhere = nowhere.unwrap_or_else(|| panic!("{all}"));
     assert_eq!(nowhere["contract_id"], "wasmcloud:keyvalue");
 
-    let dir = TempDir::new().unwrap();
-    let (code, explained, said) = told(&dir, &server, &["explain", &id]).await;
+    let user = User::of(&server);
+    let (code, explained, said) = told(&user, &["explain", &id]).await;
     assert_eq!((code, &explained["failures"][0]["id"]), (Some(0), &json!(id)), "{said}");
-    let (code, _, said) = told(&dir, &server, &["explain", "00000000-0000"]).await;
+    let (code, _, said) = told(&user, &["explain", "00000000-0000"]).await;
     assert!(code == Some(1) && said.contains("no host keeps"), "{code:?} {said}");
     // Readers see that it failed, not what was said.
     let answer = dashboard.without_login().get(dashboard.at(&format!("/failures?id={id}")));
@@ -208,12 +197,12 @@ async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere
         })
         .await;
 
-    let dir = TempDir::new().unwrap();
-    let (_, hosts, _) = told(&dir, &server, &["get", "hosts"]).await;
+    let user = User::of(&server);
+    let (_, hosts, _) = told(&user, &["get", "hosts"]).await;
     assert_eq!(hosts["lost_hosts"][0]["id"], json!(id), "{hosts}");
-    let (_, inventory, _) = told(&dir, &server, &["get", "inventory"]).await;
+    let (_, inventory, _) = told(&user, &["get", "inventory"]).await;
     assert_eq!(inventory["runs_nowhere"][0]["id"], PONGER, "{inventory}");
-    let (verdict, findings) = check(&dir, &server, "lost").await;
+    let (verdict, findings) = check(&user, "lost").await;
     assert!(verdict == "wrong" && findings.contains(&name), "{verdict} {findings}");
 
     // A host that came later says the same.
@@ -224,13 +213,13 @@ async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere
     })
     .await;
 
-    let (code, started, said) = told(&dir, &server, &["start", "lost", &name]).await;
+    let (code, started, said) = told(&user, &["start", "lost", &name]).await;
     assert_eq!((code, started["started"].as_array().map(Vec::len)), (Some(0), Some(1)), "{said}");
     dashboard
         .until(&format!("/actors/{PONGER}"), |actor| (actor["hosts"] == 1).then_some(()))
         .await;
-    assert_eq!(check(&dir, &server, "lost").await.0, "ok");
-    let (code, _, said) = told(&dir, &server, &["forget", &name]).await;
+    assert_eq!(check(&user, "lost").await.0, "ok");
+    let (code, _, said) = told(&user, &["forget", &name]).await;
     assert_eq!(code, Some(0), "{said}");
     for dashboard in [&dashboard, &late] {
         dashboard
@@ -240,7 +229,7 @@ async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere
             })
             .await;
     }
-    let (_, hosts, _) = told(&dir, &server, &["get", "hosts"]).await;
+    let (_, hosts, _) = told(&user, &["get", "hosts"]).await;
     assert_eq!(hosts["lost_hosts"], json!([]), "{hosts}");
     late.host.stop().await;
     dashboard.host.stop().await;
@@ -273,8 +262,8 @@ async fn a_host_that_stops_in_order_is_not_lost() {
     dashboard.until("/hosts", |hosts| (hosts["total"] == 2).then_some(())).await;
     other.stop().await;
     dashboard.until("/hosts", |hosts| (hosts["total"] == 1).then_some(())).await;
-    let dir = TempDir::new().unwrap();
-    let (_, hosts, _) = told(&dir, &server, &["get", "hosts"]).await;
+    let user = User::of(&server);
+    let (_, hosts, _) = told(&user, &["get", "hosts"]).await;
     assert_eq!(hosts["lost_hosts"], json!([]), "{hosts}");
     dashboard.host.stop().await;
 }
@@ -347,10 +336,10 @@ async fn claims_that_expire_soon_are_told_by_the_page_the_doctor_and_the_listing
     assert!(item["text"].as_str().unwrap().contains("expire in"), "{item}");
     let claims = dashboard.get("/claims").await;
     assert!(claims["items"][0]["expires_ms"].is_u64(), "{claims}");
-    let dir = TempDir::new().unwrap();
-    let (_, claims, _) = told(&dir, &server, &["get", "claims"]).await;
+    let user = User::of(&server);
+    let (_, claims, _) = told(&user, &["get", "claims"]).await;
     assert!(claims["claims"][0]["expires"].is_u64(), "{claims}");
-    let (verdict, findings) = check(&dir, &server, "claims").await;
+    let (verdict, findings) = check(&user, "claims").await;
     assert!(verdict == "warning" && findings.contains(&guest.id), "{verdict} {findings}");
     dashboard.host.stop().await;
 }
