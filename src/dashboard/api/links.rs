@@ -388,6 +388,7 @@ mod tests {
             values: [("address".to_owned(), Some("10.0.0.7:81".to_owned()))].into(),
             state: LinkState::Refused,
             problem: Some("10.0.0.7:81 is taken".into()),
+            rates: None,
             urls: vec!["http://10.0.0.7:81/".into()],
         };
         let masked = serde_json::to_string(&Access::Reader.view(link.clone())).unwrap();
