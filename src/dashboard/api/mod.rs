@@ -19,6 +19,7 @@ mod failures;
 mod hosts;
 mod links;
 mod logs;
+mod lost;
 mod operations;
 mod overview;
 mod page;
@@ -160,8 +161,8 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(hosts::one))
         .routes(routes!(hosts::put_label, hosts::delete_label))
         .routes(routes!(hosts::stop))
-        .routes(routes!(hosts::start_elsewhere))
-        .routes(routes!(hosts::forget))
+        .routes(routes!(lost::start_elsewhere))
+        .routes(routes!(lost::forget))
         .routes(routes!(actors::list, actors::start))
         .routes(routes!(actors::one))
         .routes(routes!(actors::scale))
