@@ -332,19 +332,24 @@ impl Seen {
         if self.by_operation {
             columns.push(Column::text("OPERATION"));
         }
-        columns.extend(
-            [
-                "HOSTS", "CALLS/S", "MADE/S", "ERR/S", "ERR %", "5XX/S", "BUSY", "P50", "P99",
-                "TOTAL",
-            ]
-            .map(Column::number),
-        );
+        columns.extend(["HOSTS", "CALLS/S"].map(Column::number));
+        columns.push(Column::number("MADE/S").only_wide());
+        columns.extend(["ERR/S", "ERR %"].map(Column::number));
+        if self.has_http() {
+            columns.push(Column::number("5XX/S"));
+        }
+        columns.extend(["BUSY", "P50", "P99", "TOTAL"].map(Column::number));
         columns.extend([Column::number("P90").only_wide(), Column::number("LOCAL %").only_wide()]);
         let mut table = Table::new(columns);
         for row in &self.rows {
             table.row(self.cells(row));
         }
         table
+    }
+
+    /// Whether an HTTP server is among them.
+    fn has_http(&self) -> bool {
+        self.rows.iter().any(|row| row.made.http_rate.is_some())
     }
 
     fn cells(&self, row: &Row) -> Vec<Cell> {
@@ -364,7 +369,11 @@ impl Seen {
             Cell::from(clock::number(row.made.calls_per_second)),
             Cell::toned(clock::number(row.errors_per_second), tone),
             Cell::toned(percent(row.error_percent()), tone),
-            Cell::from(server_errors(row)),
+        ]);
+        if self.has_http() {
+            cells.push(Cell::from(server_errors(row)));
+        }
+        cells.extend([
             Cell::from(row.in_work),
             took(row, 0.5),
             took(row, 0.99),
