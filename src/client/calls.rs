@@ -1,15 +1,31 @@
 //! The counts that hosts keep of their calls.
 
+use futures::{StreamExt as _, stream};
+
 use super::lattice::{Lattice, RequestError};
-use lattice_protocol::control::probe::calls::{Ask, Look};
+use lattice_protocol::control::{
+    probe::calls::{Ask, Look},
+    types::HostReply,
+};
 
 /// More answers than a host can have to give: there are bounds on what it counts apart.
 const PAGES_MAX: usize = 1000;
 
+/// Hosts that are asked at a time.
+const ASKED_MAX: usize = 256;
+
+/// Asks hosts for their numbers, not of each operation; hosts that do not tell them are left out.
+pub async fn looks(lattice: &Lattice, hosts: &[HostReply]) -> Vec<Look> {
+    let ours: Vec<String> =
+        hosts.iter().filter(|host| host.is_ours()).map(|host| host.id.clone()).collect();
+    let asked = stream::iter(ours).map(|id| async move { look(lattice, &id, false).await.ok() });
+    asked.buffer_unordered(ASKED_MAX).filter_map(async |look| look).collect().await
+}
+
 /// Asks a host for all its numbers, of each operation or of all together. Hosts of earlier years
 /// have nobody who responds.
 pub async fn look(lattice: &Lattice, host: &str, operations: bool) -> Result<Look, RequestError> {
-    let mut ask = Ask { operations, after: None };
+    let mut ask = Ask { operations, edges: true, after: None };
     let mut all = lattice.request_of(host, &ask).await?;
     for _ in 0..PAGES_MAX {
         ask.after = all.next.take();
@@ -19,6 +35,7 @@ pub async fn look(lattice: &Lattice, host: &str, operations: bool) -> Result<Loo
         let more = lattice.request_of(host, &ask).await?;
         all.served.extend(more.served);
         all.called.extend(more.called);
+        all.edges.extend(more.edges);
         all.next = more.next;
     }
     Ok(all)

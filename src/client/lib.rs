@@ -6,7 +6,10 @@
 //! * [`names`] finds hosts, actors and providers by what people call them.
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so
 //!   at each save of one.
-//! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
+//! * [`calls`], [`failures`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares
+//!   two looks, [`failing`] says which calls fail now.
+//! * [`expiry`] tells when claims are over.
+//! * [`lost`] asks for hosts that vanished, and starts elsewhere what only they ran.
 //! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
 //!   they are as they are to be; [`apply`] makes them as manifests say.
 //! * [`placement`] tells on which hosts something may run, and [`drain`] empties a host with it.
@@ -26,10 +29,14 @@ pub mod calls;
 pub mod commands;
 pub mod dev;
 pub mod drain;
+pub mod expiry;
+pub mod failing;
+pub mod failures;
 pub mod lattice;
 pub mod links;
 mod listing;
 pub mod logs;
+pub mod lost;
 pub mod names;
 pub mod placement;
 pub mod rates;

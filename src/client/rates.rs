@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lattice_protocol::{
-    control::probe::calls::{Look, Row as HostRow},
-    meter::{Path, Tally},
+    control::probe::calls::{Edge as HostEdge, HttpClasses, Look, Recent, Row as HostRow, RowKey},
+    meter::{self, Path, Tally},
 };
 
 /// An actor or a provider, or one of its operations, over all hosts.
@@ -20,20 +20,149 @@ pub struct Row {
     /// Nobody counted what it served, so its callers' numbers are taken.
     pub by_callers: bool,
     pub calls_per_second: f64,
+    /// Of the calls it served, and of those it made.
     pub errors_per_second: f64,
-    /// Of the time between the looks.
+    /// The calls it served, of the time between the looks.
     pub between: Tally,
     pub local_between: u64,
+    /// The calls it made, as far as hosts count these.
+    pub made: Made,
     /// Since the hosts began to count.
     pub total: u64,
     pub in_work: u64,
 }
 
+/// Calls that somebody made, of the time between the looks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Made {
+    pub calls_per_second: f64,
+    pub errors_per_second: f64,
+    pub between: Tally,
+    /// Answers of an HTTP server.
+    pub http: Option<HttpClasses>,
+    pub http_rate: Option<HttpRate>,
+}
+
+/// Answers of an HTTP server a second, by the class of their status.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HttpRate {
+    pub success: f64,
+    pub redirection: f64,
+    pub client_error: f64,
+    pub server_error: f64,
+}
+
+impl HttpRate {
+    fn add(&mut self, http: &HttpClasses, seconds: f64) {
+        self.success += http.success as f64 / seconds;
+        self.redirection += http.redirection as f64 / seconds;
+        self.client_error += http.client_error as f64 / seconds;
+        self.server_error += http.server_error as f64 / seconds;
+    }
+
+    pub fn plus(&mut self, other: &Self) {
+        self.success += other.success;
+        self.redirection += other.redirection;
+        self.client_error += other.client_error;
+        self.server_error += other.server_error;
+    }
+}
+
+impl Made {
+    fn add(&mut self, edge: &Edge) {
+        self.calls_per_second += edge.calls_per_second;
+        self.errors_per_second += edge.errors_per_second;
+        self.between.add(&edge.between);
+        if let Some(http) = &edge.http {
+            self.http.get_or_insert_default().add(http);
+        }
+        if let Some(rate) = &edge.http_rate {
+            self.http_rate.get_or_insert_default().plus(rate);
+        }
+    }
+
+    /// Returns how many went wrong: calls, or answers that say so if these are more.
+    pub fn errors(&self) -> u64 {
+        errors(&self.between, self.http.as_ref())
+    }
+}
+
+fn errors(between: &Tally, http: Option<&HttpClasses>) -> u64 {
+    between.errors().max(http.map_or(0, |http| http.server_error))
+}
+
+/// The calls of one caller to one target over all hosts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edge {
+    pub caller: String,
+    pub caller_link_name: String,
+    pub caller_name: String,
+    /// Empty for calls that lead nowhere.
+    pub id: String,
+    pub link_name: String,
+    pub contract_id: String,
+    pub name: String,
+    pub calls_per_second: f64,
+    pub errors_per_second: f64,
+    /// Of the time between the looks.
+    pub between: Tally,
+    /// Since the hosts began to count.
+    pub total: u64,
+    /// Answers of an HTTP server, of the time between the looks.
+    pub http: Option<HttpClasses>,
+    pub http_rate: Option<HttpRate>,
+    pub recent: Recent,
+}
+
+impl Edge {
+    /// Whether calls enter the lattice here: their caller is a provider or a tool.
+    pub fn is_entry(&self) -> bool {
+        !self.caller.starts_with('M')
+    }
+
+    pub fn errors(&self) -> u64 {
+        errors(&self.between, self.http.as_ref())
+    }
+}
+
+/// The calls of a lattice, or of a host, as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Every call between two of the lattice: one request may need several.
+    pub calls_per_second: f64,
+    pub errors_per_second: f64,
+    /// Calls that came from outside: over HTTP, as messages, from tools.
+    pub requests_per_second: f64,
+    pub request_errors_per_second: f64,
+}
+
+impl Totals {
+    /// Adds up. An error is known at its caller, where hosts count that, so it is counted once.
+    pub fn of(rows: &[Row], edges: &[Edge]) -> Self {
+        let mut totals = Self::default();
+        for row in rows {
+            totals.calls_per_second += row.calls_per_second;
+            if edges.is_empty() {
+                totals.errors_per_second += row.errors_per_second;
+            }
+        }
+        for edge in edges {
+            totals.errors_per_second += edge.errors_per_second;
+            if edge.is_entry() {
+                totals.requests_per_second += edge.calls_per_second;
+                totals.request_errors_per_second += edge.errors_per_second;
+            }
+        }
+        totals
+    }
+}
+
 impl Row {
-    /// Errors of a hundred calls.
+    /// Errors of a hundred calls that it served or made.
     pub fn error_percent(&self) -> Option<f64> {
-        (self.between.calls > 0)
-            .then(|| self.between.errors() as f64 * 100.0 / self.between.calls as f64)
+        let calls = self.between.calls.saturating_add(self.made.between.calls);
+        let errors = self.between.errors().saturating_add(self.made.errors());
+        (calls > 0).then(|| (errors as f64 * 100.0 / calls as f64).min(100.0))
     }
 
     /// Calls of a hundred that did not leave their host.
@@ -74,7 +203,72 @@ pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
             add(&mut rows, row, &called_before, seconds, true);
         }
     }
+    for edge in edges(earlier, now) {
+        add_made(&mut rows, &edge);
+    }
     rows.into_values().collect()
+}
+
+/// Adds the calls that somebody made to what it served. Rows of operations are of what was served
+/// only.
+fn add_made(rows: &mut BTreeMap<Key, Row>, edge: &Edge) {
+    let key = (edge.caller.clone(), edge.caller_link_name.clone(), String::new());
+    if let Some(row) = rows.get_mut(&key) {
+        row.errors_per_second += edge.errors_per_second;
+        row.made.add(edge);
+    }
+}
+
+/// The edges between an earlier look at each host and one of now, as [`between`] compares them.
+pub fn edges(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Edge> {
+    let mut edges: BTreeMap<RowKey, Edge> = BTreeMap::new();
+    for look in now {
+        let before = earlier.get(&look.host_id).filter(|before| before.uptime_ms <= look.uptime_ms);
+        let took_ms = look.uptime_ms - before.map_or(0, |before| before.uptime_ms);
+        let seconds = took_ms.max(1) as f64 / 1000.0;
+        let before: BTreeMap<RowKey, &HostEdge> =
+            before.iter().flat_map(|look| &look.edges).map(|edge| (edge.key(), edge)).collect();
+        for edge in &look.edges {
+            let sum = edges.entry(edge.key()).or_insert_with(|| named(edge));
+            add_edge(sum, edge, before.get(&edge.key()).copied(), seconds);
+        }
+    }
+    edges.into_values().collect()
+}
+
+/// An edge without numbers.
+fn named(edge: &HostEdge) -> Edge {
+    Edge {
+        caller: edge.caller.clone(),
+        caller_link_name: edge.caller_link_name.clone(),
+        caller_name: edge.caller_name.clone(),
+        id: edge.id.clone(),
+        link_name: edge.link_name.clone(),
+        contract_id: edge.contract_id.clone(),
+        name: edge.name.clone(),
+        ..Edge::default()
+    }
+}
+
+fn add_edge(sum: &mut Edge, edge: &HostEdge, before: Option<&HostEdge>, seconds: f64) {
+    let total = meter::sum(&edge.operations);
+    let between = match before {
+        Some(before) => total.since(&meter::sum(&before.operations)),
+        None => total.clone(),
+    };
+    let http = edge.http.map(|http| match before.and_then(|before| before.http) {
+        Some(before) => http.since(&before),
+        None => http,
+    });
+    sum.calls_per_second += between.calls as f64 / seconds;
+    sum.errors_per_second += errors(&between, http.as_ref()) as f64 / seconds;
+    sum.total = sum.total.saturating_add(total.calls);
+    sum.between.add(&between);
+    if let Some(http) = &http {
+        sum.http.get_or_insert_default().add(http);
+        sum.http_rate.get_or_insert_default().add(http, seconds);
+    }
+    sum.recent.add(&edge.recent);
 }
 
 fn index(rows: &[HostRow]) -> Before<'_> {
@@ -129,7 +323,7 @@ fn add(
 mod tests {
     use super::*;
     use lattice_engine::meter::{Meter, Outcome};
-    use lattice_protocol::meter::TargetCounts;
+    use lattice_protocol::{meter::TargetCounts, rpc::invocation::Entity};
 
     fn row(counts: TargetCounts) -> HostRow {
         let TargetCounts { id, link_name, operations } = counts;
@@ -147,8 +341,58 @@ mod tests {
         }
     }
 
-    fn entity(id: &str) -> lattice_protocol::rpc::invocation::Entity {
-        lattice_protocol::rpc::invocation::Entity::new(id, "", "")
+    fn edge(counts: lattice_engine::meter::edges::EdgeCounts) -> HostEdge {
+        let TargetCounts { id, link_name, operations } = counts.counts;
+        HostEdge {
+            caller: counts.caller,
+            id,
+            link_name,
+            contract_id: counts.contract_id,
+            operations,
+            recent: counts.recent,
+            http: counts.http,
+            ..HostEdge::default()
+        }
+    }
+
+    #[test]
+    fn errors_are_those_of_their_caller_and_counted_once_in_all() {
+        let (first, second) = (Meter::default(), Meter::default());
+        let web = first.caller("VWEB", "default").to(&entity("MA"));
+        web.begin("Handle").end(Outcome::Answered);
+        web.answered(200);
+        web.begin("Handle").end(Outcome::Answered);
+        web.answered(502);
+        let echo = first.serve("MA", "");
+        (0..2).for_each(|_| echo.begin("Handle", Path::Local).end(Outcome::Answered));
+        first.serve("VWEB", "default");
+        for (meter, count) in [(&first, 3), (&second, 1)] {
+            let edge = meter.caller("MA", "").to(&Entity::new("VGONE", "default", "acme:x"));
+            (0..count).for_each(|_| edge.begin("Op").end(Outcome::Refused));
+        }
+        let look = |host: &str, meter: &Meter| {
+            let edges = meter.snapshot().edges.into_iter().map(edge).collect();
+            Look { edges, ..look(host, 1000, meter) }
+        };
+        let now = [look("N1", &first), look("N2", &second)];
+        let (rows, edges) = (between(&HashMap::new(), &now), edges(&HashMap::new(), &now));
+        let row = |id: &str| rows.iter().find(|row| row.id == id).unwrap();
+        assert_eq!((row("MA").calls_per_second, row("MA").errors_per_second), (2.0, 4.0));
+        assert_eq!(row("MA").error_percent().unwrap().round(), 67.0);
+        let web = &row("VWEB").made;
+        assert_eq!((web.calls_per_second, web.errors()), (2.0, 1), "an answer 502 is an error");
+        let totals = Totals::of(&rows, &edges);
+        assert_eq!((totals.requests_per_second, totals.request_errors_per_second), (2.0, 1.0));
+        assert_eq!((totals.calls_per_second, totals.errors_per_second), (2.0, 5.0));
+        // The same look again: nothing happened between.
+        let earlier: HashMap<String, Look> =
+            now.iter().map(|look| (look.host_id.clone(), look.clone())).collect();
+        let later = now.map(|look| Look { uptime_ms: 2000, ..look });
+        assert!(super::edges(&earlier, &later).iter().all(|edge| edge.errors_per_second == 0.0));
+    }
+
+    fn entity(id: &str) -> Entity {
+        Entity::new(id, "", "")
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`lattice_engine::meter`].
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -27,9 +28,13 @@ use super::{Dashboard, refusal::Refusal};
 use lattice_base::lattice::connection::{Nats, confirm};
 use lattice_engine::{
     control::state::VERSION,
+    meter::edges::EdgeCounts,
     providers::{external::health::Health, supervisor::Phase},
 };
-use lattice_protocol::meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Histogram};
+use lattice_protocol::{
+    builtin,
+    meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Histogram},
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long the NATS server may take; what does not come back is left out.
@@ -45,8 +50,10 @@ pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
     let parts = dashboard.parts();
     let (ctl, rpc) = tokio::join!(round_trip(&parts.context.ctl), round_trip(&parts.context.rpc));
     let mut registry = Registry::with_prefix("lattice");
+    let names = names(&dashboard);
     registry.register_collector(Box::new(Host {
         dashboard,
+        names,
         round_trips: [("ctl", ctl), ("rpc", rpc)],
     }));
     let mut text = String::new();
@@ -59,6 +66,15 @@ pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
     }
 }
 
+/// The names of what the lattice knows, by public key.
+fn names(dashboard: &Dashboard) -> HashMap<String, String> {
+    let table = dashboard.parts().context.links.table();
+    let claimed = table.all_claims().map(|claims| (claims.subject.clone(), claims.name.clone()));
+    let built_in =
+        builtin::CATALOGUE.iter().map(|known| (known.public_key.to_owned(), known.reference()));
+    claimed.chain(built_in).collect()
+}
+
 async fn round_trip(nats: &Nats) -> Option<Duration> {
     let began = Instant::now();
     matches!(timeout(ROUND_TRIP, confirm(&nats.client)).await, Ok(Ok(()))).then(|| began.elapsed())
@@ -67,6 +83,8 @@ async fn round_trip(nats: &Nats) -> Option<Duration> {
 /// The host at the moment of a scrape.
 struct Host {
     dashboard: Dashboard,
+    /// The names of actors and providers, by public key.
+    names: HashMap<String, String>,
     round_trips: [(&'static str, Option<Duration>); 2],
 }
 
@@ -121,6 +139,85 @@ fn histogram(mut encoder: MetricEncoder<'_>, took: &Histogram, sum_us: u64) -> f
 }
 
 impl Host {
+    /// The name of an actor or a provider; empty if nobody knows one.
+    fn name(&self, id: &str) -> &str {
+        self.names.get(id).map_or("", String::as_str)
+    }
+
+    fn host_name(&self) -> &str {
+        &self.dashboard.parts().context.state.facts().friendly_name
+    }
+
+    /// What names an actor beside its id.
+    fn actor<'a>(&'a self, id: &'a str) -> Labels<'a> {
+        vec![("actor", id), ("actor_name", self.name(id)), ("host_name", self.host_name())]
+    }
+
+    /// Every operation of every target, with what names it.
+    fn each<'a>(
+        &'a self,
+        targets: &'a [TargetCounts],
+    ) -> impl Iterator<Item = (Labels<'a>, &'a Tally)> {
+        targets.iter().flat_map(move |target| {
+            target.operations.iter().map(move |counts| {
+                let mut labels = labels(target, counts);
+                labels.extend(self.names_of(&target.id));
+                (labels, &counts.tally)
+            })
+        })
+    }
+
+    /// The names of a target and of this host.
+    fn names_of<'a>(&'a self, id: &'a str) -> [(&'static str, &'a str); 2] {
+        let kind = if id.starts_with('V') { "provider_name" } else { "actor_name" };
+        [(kind, self.name(id)), ("host_name", self.host_name())]
+    }
+
+    /// The calls that began here, by caller and target, and the answers of HTTP servers.
+    fn edges(&self, encoder: &mut DescriptorEncoder, edges: &[EdgeCounts]) -> fmt::Result {
+        let sums: Vec<(Labels<'_>, Tally)> =
+            edges.iter().map(|edge| (self.edge(edge), edge.counts.sum())).collect();
+        let results = sums.iter().flat_map(|(labels, tally)| {
+            results(tally).into_iter().map(move |(result, count)| {
+                let mut labels = labels.clone();
+                labels.push(("result", result));
+                (labels, count)
+            })
+        });
+        let about = ("calls_made", "Calls that began on this host, by caller and target.");
+        counters(encoder, about, results)?;
+        let answers = edges.iter().filter_map(|edge| Some((edge, edge.http?)));
+        let answers = answers.flat_map(|(edge, http)| {
+            http.each().map(|(class, count)| {
+                let labels = vec![
+                    ("provider", &*edge.caller),
+                    ("provider_name", self.name(&edge.caller)),
+                    ("link_name", &*edge.caller_link_name),
+                    ("actor", &*edge.counts.id),
+                    ("actor_name", self.name(&edge.counts.id)),
+                    ("host_name", self.host_name()),
+                    ("class", class),
+                ];
+                (labels, count)
+            })
+        });
+        let about = ("http_responses", "Answers of HTTP servers, by the class of their status.");
+        counters(encoder, about, answers)
+    }
+
+    fn edge<'a>(&'a self, edge: &'a EdgeCounts) -> Labels<'a> {
+        vec![
+            ("caller", &*edge.caller),
+            ("caller_name", self.name(&edge.caller)),
+            ("caller_link_name", &*edge.caller_link_name),
+            ("target", &*edge.counts.id),
+            ("target_name", self.name(&edge.counts.id)),
+            ("contract_id", &*edge.contract_id),
+            ("link_name", &*edge.counts.link_name),
+            ("host_name", self.host_name()),
+        ]
+    }
+
     fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
         let facts = parts.context.state.facts();
@@ -164,7 +261,7 @@ impl Host {
             ("invocations", "Calls that ended, of what runs on this host.", served),
             ("invocations_sent", "Calls that left this host, by their end.", called),
         ] {
-            let results = each(targets).flat_map(|(labels, tally)| {
+            let results = self.each(targets).flat_map(|(labels, tally)| {
                 results(tally).into_iter().map(move |(result, count)| {
                     let mut labels = labels.clone();
                     labels.push(("result", result));
@@ -183,16 +280,17 @@ impl Host {
                 Some(&Unit::Seconds),
                 MetricType::Histogram,
             )?;
-            for (labels, tally) in each(targets) {
+            for (labels, tally) in self.each(targets) {
                 histogram(family.encode_family(&labels)?, &tally.took, tally.sum_us)?;
             }
         }
-        let in_work = each(served).map(|(labels, tally)| (labels, tally.in_work as f64));
+        let in_work = self.each(served).map(|(labels, tally)| (labels, tally.in_work as f64));
         gauges(
             encoder,
             ("invocations_in_work", "Calls of what runs on this host that have not ended.", None),
             in_work,
-        )
+        )?;
+        self.edges(encoder, &snapshot.edges)
     }
 
     fn actors(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -202,19 +300,20 @@ impl Host {
             statuses.iter().filter_map(|(id, status)| Some((&**id, status.room?))).collect();
         let permits = rooms.iter().flat_map(|(id, room)| {
             let used = room.limit.saturating_sub(room.free);
-            [
-                (vec![("actor", *id), ("state", "free")], f64::from(room.free)),
-                (vec![("actor", *id), ("state", "used")], f64::from(used)),
-            ]
+            [("free", room.free), ("used", used)].map(|(state, count)| {
+                let mut labels = self.actor(id);
+                labels.push(("state", state));
+                (labels, f64::from(count))
+            })
         });
         gauges(encoder, ("actor_permits", "Calls an actor may run at a time.", None), permits)?;
-        let waiting = rooms.iter().map(|(id, room)| (vec![("actor", *id)], room.waiting as f64));
+        let waiting = rooms.iter().map(|(id, room)| (self.actor(id), room.waiting as f64));
         gauges(
             encoder,
             ("actor_queue_depth", "Calls that wait for a permit of an actor.", None),
             waiting,
         )?;
-        let bounds = rooms.iter().map(|(id, room)| (vec![("actor", *id)], room.queue_max as f64));
+        let bounds = rooms.iter().map(|(id, room)| (self.actor(id), room.queue_max as f64));
         gauges(
             encoder,
             ("actor_queue_max", "Calls that may wait for a permit of an actor.", None),
@@ -270,7 +369,9 @@ impl Host {
         let all = conditions.iter().map(|condition| {
             let labels = vec![
                 ("provider", condition.id.as_str()),
+                ("provider_name", self.name(condition.id.as_str())),
                 ("link_name", condition.link_name.as_str()),
+                ("host_name", self.host_name()),
             ];
             (labels, condition)
         });
@@ -362,13 +463,6 @@ impl Host {
         ];
         gauges(encoder, ("store_entries", "What is known of the lattice.", None), entries)
     }
-}
-
-/// Every operation of every target, with what names it.
-fn each(targets: &[TargetCounts]) -> impl Iterator<Item = (Labels<'_>, &Tally)> {
-    targets.iter().flat_map(|target| {
-        target.operations.iter().map(move |counts| (labels(target, counts), &counts.tally))
-    })
 }
 
 fn labels<'a>(target: &'a TargetCounts, counts: &'a OperationCounts) -> Labels<'a> {

@@ -11,8 +11,8 @@
 //! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is
 //!   allowed. [`events`] tells what happened, [`delivery`] tells providers and subscribers what
 //!   changed.
-//! * [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for
-//!   this machine's user.
+//! * [`meter`] counts calls, [`failures`] keeps the last that failed, [`journal`] what actors and
+//!   providers say; [`local`] signs for this machine's user.
 //!
 //! # Words
 //!
@@ -45,6 +45,7 @@ pub mod actors;
 pub mod control;
 pub mod delivery;
 pub mod events;
+pub mod failures;
 pub mod host;
 pub mod host_context;
 pub mod issuers;

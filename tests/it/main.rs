@@ -68,6 +68,7 @@ mod sinks;
 mod store;
 mod tenants;
 mod trials;
+mod truth;
 mod two_machines;
 mod up;
 mod uploads;

@@ -121,6 +121,45 @@ pub enum Start {
         host start provider builtin://httpserver\n  \
         host start provider registry.example/kvredis:0.22.0 --link-name cache --constraint machine=second")]
     Provider(StartProvider),
+    /// Start what ran only on a host that vanished, on other hosts
+    #[command(
+        long_about = "Starts what ran only on a host that vanished on other hosts, each actor and provider on the first that \
+            offers. What runs elsewhere already is left alone, and so is what belongs to an application: its hosts start that \
+            again by themselves. `host get hosts` shows lost hosts, `host get inventory` what runs nowhere.",
+        after_help = "Examples:\n  \
+            host start lost sleepy-reef-5527\n\n\
+            Exit codes: 0 everything runs; 1 something does not; 2 usage."
+    )]
+    Lost(StartLost),
+}
+
+#[derive(Args, Debug)]
+pub struct StartLost {
+    /// Lost host by id, the beginning of it, or a part of its friendly name
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    /// How long hosts may take to offer, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2000)]
+    pub auction_timeout_ms: u64,
+    /// How long each start may take, in milliseconds; a minute if not given
+    #[arg(long, value_name = "MS")]
+    pub wait_ms: Option<u64>,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  host forget sleepy-reef-5527")]
+pub struct Forget {
+    /// Lost host by id, the beginning of it, or a part of its friendly name
+    #[arg(value_name = "HOST")]
+    pub host: String,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
 }
 
 /// Where something is to run.
@@ -562,18 +601,20 @@ pub enum TopOrder {
 #[command(after_help = "Examples:\n  \
     host explain kvcounter wasmcloud:keyvalue KeyValue.Increment\n  \
     host explain pinger ponger Ping.Ping\n  \
-    host explain builtin://httpserver echo HttpServer.HandleRequest\n\n\
+    host explain builtin://httpserver echo HttpServer.HandleRequest\n  \
+    host explain 6f9619ff-8b86-4d01-b42d-00cf4fc964ff    a call that failed, by the id in its error\n\n\
     Exit codes: 0 nothing is in the way; 1 the call would fail; 2 usage.")]
 pub struct Explain {
-    /// Caller: actor or provider by id, the beginning of it, name, call alias or reference
+    /// Caller: actor or provider by id, the beginning of it, name, call alias or reference; alone,
+    /// the id of a call that failed
     #[arg(value_name = "ORIGIN")]
     pub origin: String,
     /// Target of the call: a contract, an actor or a provider
-    #[arg(value_name = "TARGET")]
-    pub target: String,
+    #[arg(value_name = "TARGET", requires = "operation")]
+    pub target: Option<String>,
     /// Operation, like KeyValue.Get
     #[arg(value_name = "OPERATION")]
-    pub operation: String,
+    pub operation: Option<String>,
     /// Link name
     #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
     pub link_name: String,

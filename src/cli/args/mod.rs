@@ -156,6 +156,8 @@ pub enum Command {
     /// Set or delete labels of a host
     #[command(alias = "tag")]
     Label(lattice::Label),
+    /// Take a host that vanished off the list of lost hosts
+    Forget(lattice::Forget),
     /// Call an actor
     Call(lattice::Call),
     /// The same commands in the long form: ctl get, ctl start, ...
@@ -213,7 +215,7 @@ pub enum Command {
     Rollout(app::Rollout),
     /// Find out what is wrong, and how to mend it
     Doctor(lattice::Doctor),
-    /// Tell how a call is decided: claim, link, policy, replica, path
+    /// Tell how a call is decided: claim, link, policy, replica, path; or why one failed, by its id
     Explain(lattice::Explain),
     /// Show what an actor or a provider logs, on whatever host
     Logs(lattice::Logs),

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use futures::future::join;
 use serde_json::{Value, json};
 
-use super::runs_actor;
+use super::{failed, runs_actor};
 use crate::{
     args::{flags::SettingArgs, lattice::Explain},
     session::Session,
@@ -52,8 +52,11 @@ struct Known {
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Explain) -> Result<()> {
     let session = Session::open(before, &args.connect)?;
     let lattice = session.lattice().await?;
+    let Some((target, operation)) = args.target.as_deref().zip(args.operation.as_deref()) else {
+        return failed::explain(terminal, &lattice, &args.origin).await;
+    };
     let known = Known::ask(&lattice).await?;
-    let request = known.request(&args)?;
+    let request = known.request(&args, target, operation)?;
     let told = known.explain(&lattice, &request, args.host_id.as_deref()).await?;
     terminal.show(&told)?;
     if told.explained.verdict == Outcome::Fails {
@@ -76,20 +79,20 @@ impl Known {
     }
 
     /// Makes the request, with names resolved.
-    fn request(&self, args: &Explain) -> Result<Request> {
+    fn request(&self, args: &Explain, target: &str, operation: &str) -> Result<Request> {
         if let Err(error) = LinkName::parse(&args.link_name) {
             return Err(Usage(format!("link name {:?}: {error}", args.link_name)).into());
         }
         let origin = self.origin(&args.origin, &args.link_name)?;
         let (namespace, provider) = match origin.public_key.starts_with('V') {
-            true => (names::actor(&args.target, &self.claims, &self.inventories)?, None),
-            false => self.target(&args.target)?,
+            true => (names::actor(target, &self.claims, &self.inventories)?, None),
+            false => self.target(target)?,
         };
         Ok(Request {
             origin,
             namespace,
             link_name: args.link_name.clone(),
-            operation: args.operation.clone(),
+            operation: operation.to_owned(),
             provider,
             arrived_at: None,
         })

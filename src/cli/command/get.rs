@@ -9,7 +9,10 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::watch::{self, Looked};
+use super::{
+    lost::{gone_for, missing_json, missing_table},
+    watch::{self, Looked},
+};
 use crate::{
     args::{
         flags::SettingArgs,
@@ -22,13 +25,19 @@ use crate::{
     },
 };
 use lattice_client::{
+    expiry,
     lattice::{Found, Lattice, RequestError},
+    lost::{self, Missing},
     watch::count,
 };
 use lattice_engine::providers::external::masks;
 use lattice_protocol::{
+    clock,
     control::{
-        probe::health::{self, Health},
+        probe::{
+            health::{self, Health},
+            lost::LostHost,
+        },
         types::{HostReply, Inventory, InventoryActor, InventoryProvider, Pairs, is_drained},
     },
     links::{Claims, LinkDefinition},
@@ -55,7 +64,10 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, get: Get) -> Result<(
             watch::run(terminal, &query.watch, async || {
                 let mut claims = lattice.claims().await?;
                 claims.sort_by(|a, b| by_name(&a.name, &b.name, &a.subject, &b.subject));
-                Ok(Looked::all(AllClaims(claims)))
+                // A courtesy of the hosts that run something.
+                let hosts = lattice.hosts().await.unwrap_or_default();
+                let expires = expiry::ask(&lattice, &hosts).await;
+                Ok(Looked::all(AllClaims { claims, expires }))
             })
             .await
         }
@@ -78,7 +90,7 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
             .inventory(&host)
             .await
             .with_context(|| format!("ask host {word} what it runs"))?;
-        return Ok(Looked::all(Inventories::told(lattice, vec![inventory]).await));
+        return Ok(Looked::all(Inventories::told(lattice, vec![inventory], Vec::new()).await));
     }
     let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
     let name = |id: &str| hosts.iter().find(|host| host.id == id).map(|host| &*host.friendly_name);
@@ -94,7 +106,12 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
             Err(error) => notes.push(format!("host {called} did not tell what it runs: {error}")),
         }
     }
-    let view = Inventories::told(lattice, inventories).await;
+    // Only who knows what runs everywhere knows what runs nowhere.
+    let missing = match inventories.len() == hosts.len() {
+        true => lost::missing(&lost::lost(lattice, &hosts).await, &inventories),
+        false => Vec::new(),
+    };
+    let view = Inventories::told(lattice, inventories, missing).await;
     Ok(Looked { view: Box::new(view), notes, refusals: refused })
 }
 
@@ -108,8 +125,9 @@ async fn hosts(lattice: &Lattice) -> Result<Looked> {
         )
     });
     let notes = notes.collect();
+    let lost = lost::lost(lattice, &hosts).await;
     hosts.extend(twins);
-    Ok(Looked { view: Box::new(Hosts(hosts)), notes, refusals })
+    Ok(Looked { view: Box::new(Hosts { there: hosts, lost }), notes, refusals })
 }
 
 /// Shows the link definitions of the lattice, with the names of who is linked.
@@ -127,11 +145,21 @@ async fn healths<'a>(lattice: &Lattice, hosts: impl Iterator<Item = &'a str>) ->
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-struct Hosts(Vec<HostReply>);
+struct Hosts {
+    there: Vec<HostReply>,
+    lost: Vec<LostHost>,
+}
 
 impl View for Hosts {
     fn json(&self) -> Value {
-        json!({ "hosts": self.0 })
+        let lost = self.lost.iter().map(|host| {
+            let Inventory { friendly_name, actors, providers, .. } = &host.inventory;
+            json!({
+                "id": host.id, "friendly_name": friendly_name, "lost_ms": host.lost_ms,
+                "actors": actors.len(), "providers": providers.len(),
+            })
+        });
+        json!({ "hosts": self.there, "lost_hosts": lost.collect::<Vec<_>>() })
     }
 
     fn text(&self, page: &mut Page) {
@@ -146,7 +174,7 @@ impl View for Hosts {
             Column::fixed("LATTICE").only_wide(),
             Column::id("CLUSTER").only_wide(),
         ]);
-        for host in &self.0 {
+        for host in &self.there {
             let lattice =
                 if host.lattice.is_empty() { &host.lattice_prefix } else { &host.lattice };
             table.row([
@@ -161,11 +189,25 @@ impl View for Hosts {
                 Cell::from(&host.issuer),
             ]);
         }
+        for host in &self.lost {
+            let ago = uptime(gone_for(host).as_secs());
+            table.row([
+                Cell::toned(host.called(), Tone::Bad),
+                Cell::toned("lost", Tone::Bad),
+                Cell::from(format!("gone {ago}")),
+                Cell::from(labels_on(page, &host.inventory.labels)),
+                Cell::from(&host.inventory.version),
+                Cell::from(&host.id),
+                Cell::from("-"),
+                Cell::from("-"),
+                Cell::from(&host.inventory.issuer),
+            ]);
+        }
         page.table(&table, "no host");
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|host| host.id.clone()).collect()
+        self.there.iter().map(|host| host.id.clone()).collect()
     }
 }
 
@@ -183,11 +225,13 @@ struct Inventories {
     told: Vec<Inventory>,
     /// The health of those hosts that tell it.
     healths: Vec<Health>,
+    /// What ran only on lost hosts.
+    missing: Vec<Missing>,
 }
 
 impl Inventories {
     /// Asks the hosts how what they run is, and sorts it by name.
-    async fn told(lattice: &Lattice, mut told: Vec<Inventory>) -> Self {
+    async fn told(lattice: &Lattice, mut told: Vec<Inventory>, missing: Vec<Missing>) -> Self {
         let healths = healths(lattice, told.iter().map(|host| &*host.host_id)).await;
         for host in &mut told {
             host.actors.sort_by(|a, b| by_name(&a.name, &b.name, &a.id, &b.id));
@@ -195,7 +239,7 @@ impl Inventories {
                 by_name(&a.name, &b.name, &a.id, &b.id).then_with(|| a.link_name.cmp(&b.link_name))
             });
         }
-        Self { told, healths }
+        Self { told, healths, missing }
     }
 
     fn health(&self, host: &str) -> Option<&Health> {
@@ -205,7 +249,7 @@ impl Inventories {
 
 impl View for Inventories {
     fn json(&self) -> Value {
-        json!({ "inventories": self.told })
+        json!({ "inventories": self.told, "runs_nowhere": missing_json(&self.missing) })
     }
 
     fn text(&self, page: &mut Page) {
@@ -236,6 +280,13 @@ impl View for Inventories {
             if !host.providers.is_empty() {
                 page.table(&providers(host, health), "no provider");
             }
+        }
+        if !self.missing.is_empty() {
+            page.heading("runs nowhere");
+            page.line(
+                "`host start lost HOST` starts elsewhere what ran only on a host that vanished",
+            );
+            page.table(&missing_table(&self.missing), "nothing");
         }
     }
 
@@ -342,11 +393,22 @@ fn providers(host: &Inventory, health: Option<&Health>) -> Table {
     table
 }
 
-struct AllClaims(Vec<Claims>);
+struct AllClaims {
+    claims: Vec<Claims>,
+    /// When those of what runs expire, by public key, in seconds since 1970.
+    expires: BTreeMap<String, u64>,
+}
 
 impl View for AllClaims {
     fn json(&self) -> Value {
-        json!({ "claims": self.0.iter().map(Claims::reply_value).collect::<Vec<_>>() })
+        let rows = self.claims.iter().map(|claims| {
+            let mut row = json!(claims.reply_value());
+            if let Some(expires) = self.expires.get(&claims.subject) {
+                row["expires"] = Value::from(*expires);
+            }
+            row
+        });
+        json!({ "claims": rows.collect::<Vec<_>>() })
     }
 
     fn text(&self, page: &mut Page) {
@@ -356,11 +418,12 @@ impl View for AllClaims {
             Column::number("REVISION"),
             Column::text("MAY USE, OR FULFILS"),
             Column::text("ALIAS").if_room(),
+            Column::fixed("EXPIRES"),
             Column::id("SUBJECT"),
             Column::id("ISSUER").only_wide(),
             Column::text("TAGS").only_wide(),
         ]);
-        for claims in &self.0 {
+        for claims in &self.claims {
             let contracts = if claims.is_provider() {
                 claims.contract_id.clone()
             } else {
@@ -372,6 +435,7 @@ impl View for AllClaims {
                 Cell::from(&claims.revision),
                 Cell::from(contracts),
                 Cell::from(&claims.call_alias),
+                expires(self.expires.get(&claims.subject)),
                 Cell::from(&claims.subject),
                 Cell::from(&claims.issuer),
                 Cell::from(claims.tags.join(",")),
@@ -381,7 +445,22 @@ impl View for AllClaims {
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|claims| claims.subject.clone()).collect()
+        self.claims.iter().map(|claims| claims.subject.clone()).collect()
+    }
+}
+
+/// When claims expire; hosts tell it of what runs.
+fn expires(at: Option<&u64>) -> Cell {
+    let Some(at) = at else { return Cell::from("-") };
+    let now = clock::now_ms() / 1000;
+    let text = match at.checked_sub(now) {
+        Some(left) => format!("in {}", expiry::span(left)),
+        None => format!("{} ago", expiry::span(now - at)),
+    };
+    match expiry::expiring("", *at, now) {
+        Some(expiring) if expiring.is_over => Cell::toned(text, Tone::Bad),
+        Some(_) => Cell::toned(text, Tone::Warning),
+        None => Cell::from(text),
     }
 }
 

@@ -19,6 +19,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod export;
+mod failed;
 mod files;
 mod forget;
 mod get;
@@ -27,6 +28,7 @@ mod keys;
 mod label;
 mod link;
 mod logs;
+mod lost;
 mod man;
 mod manager;
 mod par;
@@ -122,6 +124,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Link(link) | Command::Ctl(Ctl::Link(link)) => {
             link::run(terminal, settings, link).await
         }
+        Command::Forget(args) => lost::forget(terminal, settings, &args).await,
         Command::Label(label) => label::run(terminal, settings, label).await,
         Command::Call(call) => call::run(terminal, settings, call).await,
         Command::Apply(args) => apply::run(terminal, settings, args).await,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     files::size,
     get::own_labels,
-    pairs_of,
+    lost, pairs_of,
     permit::issuer_change,
     sending::{Resolved, Sending, a_provider, an_actor},
 };
@@ -40,6 +40,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, start: Start) -> Resu
     match start {
         Start::Actor(args) => actor(terminal, before, args).await,
         Start::Provider(args) => provider(terminal, before, args).await,
+        Start::Lost(args) => lost::start(terminal, before, &args).await,
     }
 }
 

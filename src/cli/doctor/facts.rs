@@ -28,12 +28,20 @@ use lattice_base::{
     lattice::connection::{ConnectError, Nats, Purpose, confirm, connect_once},
     store::jetstream::api_prefix,
 };
-use lattice_client::lattice::{Found, Lattice, RequestError};
+use lattice_client::{
+    calls,
+    lattice::{Found, Lattice, RequestError},
+    lost,
+};
 use lattice_protocol::{
     applications::{api::HOST_HEADER, request::Request as AppRequest},
     clock,
     control::{
-        probe::health::{Health, Request},
+        probe::{
+            calls::Look as CallLook,
+            health::{Health, Request},
+            lost::LostHost,
+        },
         types::{HostReply, Inventory},
     },
     links::{Claims, LinkDefinition},
@@ -147,6 +155,10 @@ pub struct Seen {
     pub untold: Option<String>,
     /// The errors of hosts that refuse to tell who they are.
     pub refusals: Vec<String>,
+    /// The last calls that hosts counted.
+    pub looks: Vec<CallLook>,
+    /// Hosts that vanished, as the others remember them.
+    pub lost: Vec<LostHost>,
     /// Other lattices that were noticed, if no host answers in this one.
     pub others: Vec<String>,
 }
@@ -376,8 +388,14 @@ async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
     let ours = hosts.iter().filter(|host| host.is_ours());
     let health =
         join_all(ours.map(|host| async { (host.id.clone(), health(lattice, &host.id).await) }));
-    let (health, inventories, claims, links) =
-        tokio::join!(health, lattice.inventories(&hosts), lattice.claims(), lattice.links());
+    let (health, inventories, claims, links, looks, lost) = tokio::join!(
+        health,
+        lattice.inventories(&hosts),
+        lattice.claims(),
+        lattice.links(),
+        calls::looks(lattice, &hosts),
+        lost::lost(lattice, &hosts),
+    );
     let untold = links.as_ref().err().or(claims.as_ref().err()).map(|error| format!("{error:#}"));
     Ok(Seen {
         health: health.into_iter().collect(),
@@ -386,6 +404,8 @@ async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
         links: links.ok(),
         untold,
         refusals,
+        looks,
+        lost,
         others: Vec::new(),
         hosts,
         twins,

@@ -7,7 +7,8 @@ use super::{
     Finding, Found,
     facts::{Facts, Seen, Told, Untold, named},
 };
-use lattice_protocol::control::types::HostReply;
+use lattice_client::expiry::span;
+use lattice_protocol::control::{probe::lost::LostHost, types::HostReply};
 
 /// Why nothing is known of hosts that answer.
 const TELL_NOTHING: &str = "hosts of earlier versions do not tell";
@@ -130,10 +131,24 @@ fn missing(facts: &Facts, seen: &Seen) -> Vec<Finding> {
             "its control connection (ctl_*) may lead to another NATS server than its connection for calls (rpc_*), or it hangs",
         ));
     }
+    for host in &seen.lost {
+        // The others remember it for longer than they listen for it.
+        let ago = facts.now.saturating_mul(1000).saturating_sub(host.lost_ms);
+        let silence = silent.entry(host.id.clone()).or_default();
+        *silence = ago.max(*silence);
+    }
     for (id, ms) in silent.iter().filter(|(id, _)| !heard.contains_key(*id)) {
+        let known = seen.lost.iter().find(|host| host.id == *id);
+        let name = match known.map(LostHost::called) {
+            Some(name) if name != id => format!("{name} ({id})"),
+            _ => id.clone(),
+        };
         found.push(Finding::warning(
-            format!("host {id} vanished without a goodbye {} s ago", ms / 1000),
-            "see whether that machine runs and reaches its NATS server; what ran there goes on where it runs elsewhere",
+            format!("host {name} vanished without a goodbye {} ago", span(ms / 1000)),
+            format!(
+                "see whether that machine runs and reaches its NATS server; if it is gone for good: host forget {}",
+                known.map_or(id.as_str(), LostHost::called)
+            ),
         ));
     }
     found
@@ -485,7 +500,7 @@ mod tests {
         };
         let found = hosts(&facts(both(), vanished)).unwrap();
         assert!(
-            matches!(found.as_slice(), [one] if one.verdict == Verdict::Warning && one.seen.contains("9 s")),
+            matches!(found.as_slice(), [one] if one.verdict == Verdict::Warning && one.seen.contains("9 seconds")),
             "{found:?}"
         );
         let young = |health: &mut Health| health.uptime_seconds = 1;

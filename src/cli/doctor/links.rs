@@ -184,10 +184,24 @@ impl<'a> Scene<'a> {
         }
         let seen = format!("{} leads nowhere: the provider runs on no host", self.what());
         // A link may be put before anything runs, and outlives what ran.
-        Some(if actor_runs {
-            Finding::wrong(seen, fix)
+        Some(if actor_runs && self.is_called() {
+            Finding::wrong(format!("{seen}, and calls fail"), fix)
+        } else if actor_runs {
+            Finding::warning(seen, fix)
         } else {
             Finding::note(format!("{seen}, nor does the actor"))
+        })
+    }
+
+    /// Whether its actor calls by it now.
+    fn is_called(&self) -> bool {
+        let LinkDefinition { actor_id, provider_id, contract_id, link_name, .. } = self.link;
+        self.seen.looks.iter().flat_map(|look| &look.edges).any(|edge| {
+            edge.caller == *actor_id
+                && edge.id == *provider_id
+                && edge.contract_id == *contract_id
+                && edge.link_name == *link_name
+                && edge.recent.errors() > 0
         })
     }
 
@@ -270,7 +284,10 @@ pub(super) fn ports(facts: &Facts) -> Found {
 mod tests {
     use super::*;
     use crate::doctor::Verdict;
-    use lattice_protocol::control::types::{Inventory, InventoryActor, InventoryProvider};
+    use lattice_protocol::control::{
+        probe::calls::{Edge, Look, Recent},
+        types::{Inventory, InventoryActor, InventoryProvider},
+    };
 
     const HTTP: &str = "wasmcloud:httpserver";
 
@@ -325,11 +342,23 @@ mod tests {
 
     #[test]
     fn each_fault_of_a_link_is_named() {
-        let dangling = one(&facts(link(|_| {}), false, HTTP));
+        let mut nowhere = facts(link(|_| {}), false, HTTP);
+        let dangling = one(&nowhere);
         assert!(
-            dangling.verdict == Verdict::Wrong
+            dangling.verdict == Verdict::Warning
                 && dangling.fix.unwrap().contains("host start provider builtin://httpserver")
         );
+        let edge = Edge {
+            caller: "M".into(),
+            id: builtin::httpserver::SPEC.known.public_key.into(),
+            link_name: "default".into(),
+            contract_id: HTTP.into(),
+            recent: Recent { calls: 1, refused: 1, ..Recent::default() },
+            ..Edge::default()
+        };
+        let look = Look { edges: vec![edge], ..Look::default() };
+        nowhere.lattice.as_mut().unwrap().looks.push(look);
+        assert_eq!(one(&nowhere).verdict, Verdict::Wrong, "somebody calls by it");
         assert!(one(&facts(link(|_| {}), true, "acme:other")).seen.contains("not signed for"));
         let other_name = one(&facts(link(|link| link.link_name = "front".into()), true, HTTP));
         assert!(other_name.seen.contains("runs under link name default"), "{other_name:?}");

@@ -15,6 +15,7 @@
 //! listens on, and what is written to the bucket asks to be refused. Secrets are in no finding.
 
 mod bucket;
+mod calls;
 mod certificate;
 mod connection;
 mod facts;
@@ -99,7 +100,7 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 }
 
 /// Every check, in the order in which one would look: what others stand on comes first.
-pub static CHECKS: [Check; 32] = [
+pub static CHECKS: [Check; 34] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
     check(
         "files",
@@ -136,7 +137,9 @@ pub static CHECKS: [Check; 32] = [
     ),
     check("objects", "the object store for large payloads", bucket::objects),
     check("leaf", "the way between this NATS server and the others of the lattice", leaf::leaf),
+    check("calls", "calls that fail now", calls::calls),
     check("hosts", "which hosts answer, and which fell silent", hosts::hosts),
+    check("lost", "what ran only on hosts that vanished, and runs nowhere", calls::lost),
     check(
         "metadata",
         "whether every host works with the metadata that the others have",

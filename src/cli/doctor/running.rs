@@ -7,6 +7,7 @@ use super::{
     facts::{Facts, Told, named},
     hosts::{inhabited, telling},
 };
+use lattice_client::expiry::{self, Expiring};
 use lattice_protocol::{
     control::{
         probe::health::{ActorHealth, Failure, ProviderHealth},
@@ -15,8 +16,6 @@ use lattice_protocol::{
     links::{Claims, link_option},
 };
 
-/// Claims that expire sooner are worth a warning.
-const SOON_SECS: u64 = 7 * 86_400;
 /// The message of the supervisor of providers when it stops restarting one.
 const GIVEN_UP: &str = "given up after";
 /// How a refusal to load a file begins.
@@ -209,27 +208,8 @@ fn expiring_provider(host: &HostReply, provider: &ProviderHealth, now: u64) -> O
 }
 
 fn expiring(who: &str, fix: String, expires: u64, now: u64) -> Option<Finding> {
-    if expires < now {
-        let ago = span(now - expires);
-        return Some(Finding::wrong(
-            format!(
-                "the claims of {who} expired {ago} ago: its calls are refused, and it cannot be started again"
-            ),
-            fix,
-        ));
-    }
-    let left = expires - now;
-    (left < SOON_SECS)
-        .then(|| Finding::warning(format!("the claims of {who} expire in {}", span(left)), fix))
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        ..120 => format!("{seconds} seconds"),
-        120..7200 => format!("{} minutes", seconds / 60),
-        7200..172_800 => format!("{} hours", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
+    let Expiring { is_over, text } = expiry::expiring(who, expires, now)?;
+    Some(if is_over { Finding::wrong(text, fix) } else { Finding::warning(text, fix) })
 }
 
 pub(super) fn actors(facts: &Facts) -> Found {
@@ -362,7 +342,7 @@ mod tests {
         assert_eq!(of(None), None);
         assert_eq!(of(Some(999_999)), Some(Verdict::Wrong));
         assert_eq!(of(Some(1_000_000)), Some(Verdict::Warning));
-        assert_eq!(of(Some(1_000_000 + SOON_SECS)), None);
+        assert_eq!(of(Some(1_000_000 + expiry::SOON_SECS)), None);
     }
 
     #[test]

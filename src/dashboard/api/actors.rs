@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Body, ErrorBody, Query, Refusal,
-    claims::{Claims, or_claimed},
+    claims::{self, Claims, or_claimed},
     hosts::{Group, groups, host_id},
     links::{Link, Links},
     logs::{self, LogLine},
@@ -35,6 +35,7 @@ use lattice_client::{
     calls,
     commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
     lattice::Lattice,
+    lost::Missing,
     placement,
     upload::{Readers, Sender},
     watch::instances,
@@ -70,6 +71,8 @@ pub struct Actor {
     /// Calls it takes at a time, on all hosts together.
     pub replicas: u64,
     pub hosts: usize,
+    /// Lost hosts that ran it, if it runs nowhere now.
+    pub lost_on: Vec<String>,
     /// Contracts it may use.
     pub caps: Vec<String>,
     pub issuer: String,
@@ -89,10 +92,24 @@ impl Actor {
             references: sum.references.iter().cloned().collect(),
             replicas: sum.replicas,
             hosts: sum.hosts.len(),
+            lost_on: Vec::new(),
             caps: claims.map(|claims| claims.capabilities.clone()).unwrap_or_default(),
             issuer: claims.map(|claims| claims.issuer.clone()).unwrap_or_default(),
             rates: rates.target(id, ""),
         }
+    }
+}
+
+impl Actor {
+    /// An actor that ran on lost hosts only.
+    fn gone(missing: &Missing, table: &Table, rates: &Rates) -> Self {
+        let sum = ActorSum {
+            name: missing.name.clone(),
+            references: [missing.reference.clone()].into(),
+            ..ActorSum::default()
+        };
+        let lost_on = missing.hosts.iter().map(|(_, name)| name.clone()).collect();
+        Self { lost_on, ..Self::of(&missing.id, &sum, table, rates) }
     }
 }
 
@@ -133,8 +150,11 @@ pub async fn list(
     let (snapshot, rates, table) =
         (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
     let actors = snapshot.index().actors.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
-    let all = actors.map(|(id, sum)| Actor::of(id, sum, &table, &rates)).collect();
-    Json(wanted.page(all, model.revision(Collection::Actors)))
+    let all = actors.map(|(id, sum)| Actor::of(id, sum, &table, &rates));
+    let missing = snapshot.index().missing.iter().filter(|missing| wanted.takes_missing(missing));
+    let gone = missing.filter(|missing| missing.link_name.is_none());
+    let gone = gone.map(|missing| Actor::gone(missing, &table, &rates));
+    Json(wanted.page(all.chain(gone).collect(), model.revision(Collection::Actors)))
 }
 
 /// An actor with all that is known of it.
@@ -217,8 +237,8 @@ pub async fn one(
             (operations, said.unwrap_or_default())
         }
     };
-    let links =
-        Links::new(&table, &snapshot, model.own_id(), access).all(|link| link.actor_id == id);
+    let links = Links::new((&table, &rates), &snapshot, model.own_id(), access)
+        .all(|link| link.actor_id == id);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
     let missing = capabilities
         .iter()
@@ -226,7 +246,8 @@ pub async fn one(
         .filter(|contract| !links.iter().any(|link| link.contract_id == **contract));
     Ok(Json(ActorDetail {
         actor: Actor::of(&id, sum, &table, &rates),
-        claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
+        claims: claims
+            .map(|claims| Claims::of(claims, !sum.hosts.is_empty(), &claims::expires(&snapshot))),
         placements: sum.hosts.iter().flat_map(|host| placements(host, &id)).collect(),
         missing: missing.cloned().collect(),
         links,

@@ -1,6 +1,9 @@
 //! Claims: who signed what, for what.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap},
+};
 
 use axum::{Json, extract::State};
 use serde::Serialize;
@@ -10,7 +13,11 @@ use super::{
     Query,
     page::{Page, Row, Wanted, name},
 };
-use crate::{Dashboard, model::Collection};
+use crate::{
+    Dashboard,
+    model::{Collection, Snapshot},
+};
+use lattice_client::expiry;
 use lattice_protocol::links;
 
 /// Claims that the lattice knows, of an actor or a provider that ever ran.
@@ -31,10 +38,13 @@ pub struct Claims {
     /// Of a provider.
     pub contract_id: String,
     pub is_running: bool,
+    /// When they cease to count, in milliseconds since 1970; hosts tell it of what runs. Missing if
+    /// they do not expire, too.
+    pub expires_ms: Option<u64>,
 }
 
 impl Claims {
-    pub fn of(claims: &links::Claims, is_running: bool) -> Self {
+    pub fn of(claims: &links::Claims, is_running: bool, expires: &Expires<'_>) -> Self {
         Self {
             id: claims.subject.clone(),
             kind: if claims.is_provider() { "provider" } else { "actor" },
@@ -47,8 +57,23 @@ impl Claims {
             call_alias: claims.call_alias.clone(),
             contract_id: claims.contract_id.clone(),
             is_running,
+            expires_ms: expires.get(claims.subject.as_str()).map(|at| at.saturating_mul(1000)),
         }
     }
+}
+
+/// When the claims of what runs expire, by public key, in seconds since 1970.
+pub type Expires<'a> = HashMap<&'a str, u64>;
+
+/// When the claims of what runs expire; the soonest counts.
+pub fn expires(snapshot: &Snapshot) -> Expires<'_> {
+    let mut all = Expires::new();
+    let healths = snapshot.present().filter_map(|host| host.health.as_deref());
+    for (id, at) in healths.flat_map(expiry::of_health) {
+        let soonest = all.entry(id).or_insert(at);
+        *soonest = at.min(*soonest);
+    }
+    all
 }
 
 impl Row for Claims {
@@ -65,6 +90,11 @@ impl Row for Claims {
             "issuer" => self.issuer.cmp(&other.issuer),
             "version" => self.version.cmp(&other.version),
             "is_running" => other.is_running.cmp(&self.is_running),
+            // Those that do not expire come last.
+            "expires" => {
+                let at = |claims: &Self| claims.expires_ms.unwrap_or(u64::MAX);
+                at(self).cmp(&at(other))
+            }
             _ => Ordering::Equal,
         }
         .then_with(|| name(&self.name, &other.name))
@@ -97,8 +127,10 @@ pub async fn list(
         .map(String::as_str)
         .chain(index.providers.keys().map(|(id, _)| id.as_str()))
         .collect();
-    let all =
-        table.all_claims().map(|claims| Claims::of(claims, runs.contains(claims.subject.as_str())));
+    let expires = expires(&snapshot);
+    let all = table
+        .all_claims()
+        .map(|claims| Claims::of(claims, runs.contains(claims.subject.as_str()), &expires));
     let all = all.filter(|claims| wanted.kind.is_empty() || claims.kind == wanted.kind).collect();
     Json(wanted.page(all, model.revision(Collection::Claims)))
 }

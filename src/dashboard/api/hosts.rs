@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 
 use super::{
     Body, ErrorBody, Query, Refusal,
+    lost::{RunsNowhere, missing_with},
     operations::{Accepted, accepted},
     page::{Page, Row, Wanted, name, rate},
     providers::ProviderRun,
@@ -26,7 +27,7 @@ use crate::{
     auth::Access,
     mask::{HIDDEN, Mask},
     model::{
-        Collection, HostView, State as HostState, collector,
+        Collection, HostView, Snapshot, State as HostState, collector,
         rates::{Of, Rate, Rates, Series},
     },
     operations::{End, NewOperation},
@@ -59,6 +60,10 @@ pub struct Host {
     pub version: String,
     pub started_ms: Option<u64>,
     pub heard_ms: u64,
+    /// When it was missed, if it is lost.
+    pub lost_ms: Option<u64>,
+    /// How much that ran only there runs nowhere.
+    pub runs_nowhere: usize,
     /// Different ones.
     pub actors: usize,
     /// Calls they take at a time, all together.
@@ -87,7 +92,12 @@ fn heard(dashboard: &Dashboard) -> HashMap<Arc<str>, u64> {
 }
 
 impl Host {
-    fn of(view: &HostView, own_id: &str, rates: &Rates, heard: &HashMap<Arc<str>, u64>) -> Self {
+    fn of(
+        view: &HostView,
+        (own_id, snapshot): (&str, &Snapshot),
+        rates: &Rates,
+        heard: &HashMap<Arc<str>, u64>,
+    ) -> Self {
         Self {
             id: view.id.to_string(),
             name: view.name.clone(),
@@ -97,6 +107,8 @@ impl Host {
             version: view.version.clone(),
             started_ms: view.started_ms,
             heard_ms: heard.get(&view.id).copied().unwrap_or(0).max(view.heard_ms),
+            lost_ms: view.lost_ms,
+            runs_nowhere: missing_with(snapshot, &view.id).count(),
             actors: view.inventory.actors.len(),
             replicas: view.replicas,
             providers: view.inventory.providers.len(),
@@ -146,7 +158,7 @@ pub async fn list(
     let all = snapshot
         .hosts
         .values()
-        .map(|view| Host::of(view, model.own_id(), &rates, &heard))
+        .map(|view| Host::of(view, (model.own_id(), &snapshot), &rates, &heard))
         .collect();
     Json(wanted.page(all, model.revision(Collection::Hosts)))
 }
@@ -161,6 +173,8 @@ pub struct HostDetail {
     js_domain: Option<String>,
     running_actors: Vec<RunningActor>,
     running_providers: Vec<RunningProvider>,
+    /// What ran only here, and runs nowhere since the host was lost.
+    missing: Vec<RunsNowhere>,
     series: Series,
     /// Missing for hosts of earlier years, and those that do not answer.
     vitals: Option<Vitals>,
@@ -401,7 +415,7 @@ pub async fn one(
     let snapshot = model.snapshot();
     let view = snapshot.host(&id).ok_or_else(|| {
         Refusal::not_found(format!(
-            "host {id} is not in the lattice; it may have stopped, or been lost for minutes"
+            "host {id} is not in the lattice; it may have stopped, or been forgotten"
         ))
     })?;
     // Fresh, for the round trip and the room of actors.
@@ -411,11 +425,12 @@ pub async fn one(
     };
     let rates = model.rates();
     let detail = HostDetail {
-        host: Host::of(view, model.own_id(), &rates, &heard(&dashboard)),
+        host: Host::of(view, (model.own_id(), &snapshot), &rates, &heard(&dashboard)),
         issuer: view.inventory.issuer.clone(),
         js_domain: health.as_ref().and_then(|health| health.js_domain.clone()),
         running_actors: running_actors(view, health.as_ref(), &rates),
         running_providers: running_providers(view, health.as_ref(), &rates),
+        missing: missing_with(&snapshot, &id).map(RunsNowhere::of).collect(),
         series: model.series(&Of::Host(id.clone())),
         vitals: health.as_ref().map(|health| Vitals::of(health, |id| snapshot.host_name(id))),
     };
@@ -547,7 +562,7 @@ pub async fn stop(
 }
 
 /// The id of a host that is in the lattice.
-async fn present(dashboard: &Dashboard, text: &str) -> Result<String, Refusal> {
+pub async fn present(dashboard: &Dashboard, text: &str) -> Result<String, Refusal> {
     let id = host_id(text)?;
     dashboard.model().mark_viewed().await;
     match dashboard.model().snapshot().host(&id) {

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Body, Query, Refusal,
     operations::{Accepted, accepted},
-    page::{Page, Row, Wanted, name},
+    page::{Page, Row, Wanted, name, rate},
 };
 use crate::{
     Dashboard,
@@ -21,6 +21,7 @@ use crate::{
     model::{
         Collection, Snapshot, attention,
         events::{name_or_short, short},
+        rates::{Rate, Rates, Sum},
     },
     operations::{End, NewOperation},
 };
@@ -61,6 +62,8 @@ pub struct Link {
     pub problem: Option<String>,
     /// Where the pages are that it brings, if it is one of the built-in HTTP server.
     pub urls: Vec<String>,
+    /// The calls that go by it, of the actor to its provider or the other way round.
+    pub rates: Option<Rate>,
 }
 
 /// Link definitions, for whoever shows some of them.
@@ -71,6 +74,8 @@ pub struct Links<'a> {
     access: Access,
     /// Why links are refused, by actor, contract and link name.
     refused: HashMap<[&'a str; 3], &'a str>,
+    /// Their calls, by actor, provider and link name.
+    sums: HashMap<[&'a str; 3], Sum>,
 }
 
 impl Mask for Link {
@@ -86,7 +91,12 @@ impl Mask for Link {
 }
 
 impl<'a> Links<'a> {
-    pub fn new(table: &'a Table, snapshot: &'a Snapshot, own_id: &'a str, access: Access) -> Self {
+    pub fn new(
+        (table, rates): (&'a Table, &'a Rates),
+        snapshot: &'a Snapshot,
+        own_id: &'a str,
+        access: Access,
+    ) -> Self {
         let told = snapshot
             .present()
             .filter_map(|host| host.health.as_ref())
@@ -95,7 +105,8 @@ impl<'a> Links<'a> {
             let RefusedLink { actor_id, contract_id, link_name, error, .. } = link;
             ([actor_id.as_str(), contract_id, link_name], error.as_str())
         });
-        Self { table, snapshot, own_id, access, refused: refused.collect() }
+        let (refused, sums) = (refused.collect(), rates.links());
+        Self { table, snapshot, own_id, access, refused, sums }
     }
 
     /// Those that are wanted, as the one who asks may see them, in the order of their actors'
@@ -127,6 +138,10 @@ impl<'a> Links<'a> {
             state,
             problem,
             urls: self.urls(link),
+            rates: self
+                .sums
+                .get(&[link.actor_id.as_str(), &link.provider_id, &link.link_name])
+                .map(Sum::rate),
         }
     }
 
@@ -194,7 +209,8 @@ pub async fn list(
     let model = dashboard.model();
     model.mark_viewed().await;
     let (snapshot, table) = (model.snapshot(), dashboard.parts().context.links.table());
-    let all = Links::new(&table, &snapshot, model.own_id(), access).all(|_| true);
+    let rates = model.rates();
+    let all = Links::new((&table, &rates), &snapshot, model.own_id(), access).all(|_| true);
     Json(wanted.page(all, model.revision(Collection::Links)))
 }
 
@@ -222,6 +238,8 @@ impl Row for Link {
             "contract_id" => self.contract_id.cmp(&other.contract_id),
             "link_name" => self.link_name.cmp(&other.link_name),
             "state" => self.state.cmp(&other.state),
+            "calls" => rate(&self.rates, &other.rates, |rate| Some(rate.calls_per_s)),
+            "errors" => rate(&self.rates, &other.rates, |rate| Some(rate.errors_per_s)),
             _ => Ordering::Equal,
         }
         .then_with(|| name(&self.actor_name, &other.actor_name))
@@ -426,6 +444,7 @@ mod tests {
             values: [("address".to_owned(), Some("10.0.0.7:81".to_owned()))].into(),
             state: LinkState::Refused,
             problem: Some("10.0.0.7:81 is taken".into()),
+            rates: None,
             urls: vec!["http://10.0.0.7:81/".into()],
         };
         let masked = serde_json::to_string(&Access::Reader.view(link.clone())).unwrap();

@@ -15,9 +15,11 @@ mod auctions;
 mod call;
 mod claims;
 mod events;
+mod failures;
 mod hosts;
 mod links;
 mod logs;
+mod lost;
 mod operations;
 mod overview;
 mod page;
@@ -159,6 +161,8 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(hosts::one))
         .routes(routes!(hosts::put_label, hosts::delete_label))
         .routes(routes!(hosts::stop))
+        .routes(routes!(lost::start_elsewhere))
+        .routes(routes!(lost::forget))
         .routes(routes!(actors::list, actors::start))
         .routes(routes!(actors::one))
         .routes(routes!(actors::scale))
@@ -168,6 +172,9 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(providers::one))
         .routes(routes!(providers::stop))
         .routes(routes!(providers::builtins))
+        .routes(routes!(failures::failed_calls))
+        .routes(routes!(failures::failed_calls_of_actor))
+        .routes(routes!(failures::failed_calls_of_provider))
         .routes(routes!(logs::of_actor))
         .routes(routes!(logs::of_provider))
         .routes(routes!(applications::keeping))

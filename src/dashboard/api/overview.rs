@@ -1,5 +1,7 @@
 //! The lattice at a glance.
 
+use std::collections::HashMap;
+
 use axum::{Extension, Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -27,6 +29,8 @@ pub struct Overview {
     counts: Counts,
     rates: Rate,
     series: Series,
+    /// The rates of hosts of the same moment, by id.
+    hosts: HashMap<String, Rate>,
     attention: Vec<Attention>,
 }
 
@@ -72,6 +76,7 @@ pub async fn overview(
         counts,
         rates,
         series,
+        hosts: dashboard.model().rates().hosts(),
         attention: access.view(attention),
     })
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::model::{HostView, rates::Rate};
+use lattice_client::lost::Missing;
 
 /// Rows of one page, unless asked for less.
 const LIMIT: usize = 200;
@@ -67,6 +68,11 @@ impl Wanted {
     /// Whether one of these hosts is the one that is wanted, or any will do.
     pub fn takes_any(&self, hosts: &[Arc<HostView>]) -> bool {
         self.host.is_empty() || hosts.iter().any(|host| *host.id == *self.host)
+    }
+
+    /// Whether what ran on lost hosts only is wanted: of any host, or of one of these.
+    pub fn takes_missing(&self, missing: &Missing) -> bool {
+        self.host.is_empty() || missing.hosts.iter().any(|(id, _)| *id == self.host)
     }
 
     /// Cuts a page out of `all`.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{
     Body, ErrorBody, Query, Refusal,
     actors::{OperationRow, Place, operations, shown},
-    claims::{Claims, or_claimed},
+    claims::{self, Claims, or_claimed},
     hosts::host_id,
     links::{Link, Links, default_link_name},
     logs::{self, LogLine},
@@ -31,7 +31,10 @@ use crate::{
     },
     operations::{End, NewOperation},
 };
-use lattice_client::commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT};
+use lattice_client::{
+    commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
+    lost::Missing,
+};
 use lattice_engine::providers::builtin::{self, CATALOGUE, Spec};
 use lattice_protocol::{
     control::{probe::health::Health, types::InventoryProvider},
@@ -50,6 +53,8 @@ pub struct Provider {
     /// The worst of all hosts.
     health: ProviderState,
     hosts: Vec<HostRef>,
+    /// Lost hosts that ran it, if it runs nowhere now.
+    lost_on: Vec<String>,
     /// How many links it has.
     links: usize,
     rates: Option<Rate>,
@@ -89,9 +94,25 @@ impl Provider {
             references: sum.references.iter().cloned().collect(),
             health,
             hosts: sum.hosts.iter().map(|host| HostRef::of(host)).collect(),
+            lost_on: Vec::new(),
             links: table.links_of(id, link_name).count(),
             rates: rates.target(id, link_name),
         }
+    }
+}
+
+impl Provider {
+    /// A provider that ran on lost hosts only.
+    fn gone(missing: &Missing, table: &Table, rates: &Rates) -> Option<Self> {
+        let link_name = missing.link_name.as_deref()?;
+        let sum = ProviderSum {
+            name: missing.name.clone(),
+            contract_id: missing.contract_id.clone(),
+            references: [missing.reference.clone()].into(),
+            hosts: Vec::new(),
+        };
+        let lost_on = missing.hosts.iter().map(|(_, name)| name.clone()).collect();
+        Some(Self { lost_on, ..Self::of((&missing.id, link_name), &sum, table, rates) })
     }
 }
 
@@ -134,9 +155,10 @@ pub async fn list(
         (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
     let providers =
         snapshot.index().providers.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
-    let all =
-        providers.map(|((id, link), sum)| Provider::of((id, link), sum, &table, &rates)).collect();
-    Json(wanted.page(all, model.revision(Collection::Providers)))
+    let all = providers.map(|((id, link), sum)| Provider::of((id, link), sum, &table, &rates));
+    let missing = snapshot.index().missing.iter().filter(|missing| wanted.takes_missing(missing));
+    let gone = missing.filter_map(|missing| Provider::gone(missing, &table, &rates));
+    Json(wanted.page(all.chain(gone).collect(), model.revision(Collection::Providers)))
 }
 
 /// A provider with all that is known of it.
@@ -256,10 +278,11 @@ pub async fn one(
         .iter()
         .find(|spec| spec.known.public_key == id || spec.known.contract_id == provider.contract_id);
     Ok(Json(ProviderDetail {
-        claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
+        claims: claims
+            .map(|claims| Claims::of(claims, !sum.hosts.is_empty(), &claims::expires(&snapshot))),
         instances: access
             .view(sum.hosts.iter().flat_map(|host| instances(host, &id, &link_name)).collect()),
-        links_to: Links::new(&table, &snapshot, model.own_id(), access)
+        links_to: Links::new((&table, &rates), &snapshot, model.own_id(), access)
             .all(|link| link.provider_id == id && link.link_name == link_name),
         series: model.series(&Of::Target(id.clone(), link_name.clone())),
         operations,

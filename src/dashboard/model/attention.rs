@@ -1,7 +1,8 @@
 //! The lattice at a glance: how much there is, how much is called, and what somebody should look
-//! at.
+//! at: first what somebody feels now, calls that fail and what is lost; then what is configured
+//! wrongly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,14 +17,22 @@ use crate::{
     mask::{HIDDEN, Mask},
 };
 use lattice_base::store::domain_name;
+use lattice_client::{
+    expiry::{self, Expiring},
+    failing::Failing,
+    lost::Missing,
+};
 use lattice_protocol::{
     applications::api,
+    clock,
     control::{probe::health::Health, types::InventoryProvider},
     links::{LinkDefinition, Table, link_option},
 };
 
 /// The most entries of a list; more would not be read.
 const ATTENTION_MAX: usize = 50;
+/// Things that are named in one entry.
+const NAMED_MAX: usize = 8;
 
 /// How many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -35,6 +44,8 @@ pub struct Counts {
     /// Calls that all of them take at a time.
     pub replicas: u64,
     pub providers: usize,
+    /// Actors and providers that ran on lost hosts only.
+    pub run_nowhere: usize,
     pub links: usize,
     pub claims: usize,
     pub applications: usize,
@@ -47,6 +58,20 @@ pub struct Counts {
 pub enum Grade {
     Error,
     Warning,
+}
+
+/// What something that needs attention is about, the most pressing first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Nothing here is of now.
+    Connection,
+    Calls,
+    Loss,
+    /// What does not work, whoever needs it.
+    Fault,
+    Configuration,
+    /// Something did not start, and perhaps need not.
+    Start,
 }
 
 /// Something that somebody should look at.
@@ -62,6 +87,11 @@ pub struct Attention {
     pub id: String,
     pub link_name: String,
     pub since_ms: Option<u64>,
+    /// The press that mends it: `start_elsewhere`, of a lost host.
+    pub action: Option<&'static str>,
+    /// The order among those that are as bad.
+    #[serde(skip)]
+    rank: Rank,
     /// How many bytes of the text are ours; what follows was said by others.
     #[serde(skip)]
     ours: usize,
@@ -88,8 +118,15 @@ impl Attention {
             id,
             link_name: String::new(),
             since_ms: None,
+            action: None,
+            rank: if severity == Grade::Error { Rank::Fault } else { Rank::Configuration },
             ours,
         }
+    }
+
+    fn rank(mut self, rank: Rank) -> Self {
+        self.rank = rank;
+        self
     }
 
     /// Adds what somebody else said about it.
@@ -114,6 +151,8 @@ pub struct Numbers {
     pub rates: Rate,
     pub attention: Vec<Attention>,
     pub point: Option<Point>,
+    /// The rates of hosts of the same moment, by id.
+    pub hosts: HashMap<String, Rate>,
 }
 
 impl Mask for Numbers {
@@ -142,26 +181,87 @@ impl Summary {
             actors: index.actors.len(),
             replicas: index.actors.values().map(|actor| actor.replicas).sum(),
             providers: index.providers.len(),
+            run_nowhere: index.missing.len(),
             links: table.links().count(),
             claims: table.all_claims().count(),
             applications: applications.all.len(),
             applications_failed: applications.failed().count(),
         };
+        let rates = model.rates();
         let mut attention = Vec::new();
         attention.extend(store(dashboard));
+        attention.extend(rates.failing.iter().map(of_calls));
         for host in snapshot.hosts.values() {
             of_host(host, &table, &mut attention);
+            attention.extend(of_lost(host, &index.missing));
         }
         attention.extend(applications.failed().map(|summary| of_application(summary)));
-        for link in table.links() {
+        // Where calls fail by a link, that says it.
+        let is_called = |link: &LinkDefinition| rates.failing.iter().any(|edge| is_by(edge, link));
+        for link in table.links().filter(|link| !is_called(link)) {
             attention.extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| {
                 index.actors.contains_key(id)
             }));
         }
-        attention.sort_by_key(|item| item.severity);
+        attention.sort_by_key(|item| (item.severity, item.rank));
         attention.truncate(ATTENTION_MAX);
-        Self { counts, rates: model.rates().lattice(), attention }
+        Self { counts, rates: rates.lattice(), attention }
     }
+}
+
+/// Whether calls go by a link.
+fn is_by(edge: &Failing, link: &LinkDefinition) -> bool {
+    edge.caller == link.actor_id
+        && edge.target == link.provider_id
+        && edge.contract_id == link.contract_id
+        && edge.link_name == link.link_name
+}
+
+/// Calls that fail now, as the doctor says it.
+fn of_calls(edge: &Failing) -> Attention {
+    let is_actor = edge.caller.starts_with('M');
+    let kind = if is_actor { "actor" } else { "provider" };
+    let mut item = Attention::new(Grade::Error, kind, &edge.caller, edge.text())
+        .advice(edge.fix())
+        .rank(Rank::Calls);
+    item.link_name.clone_from(&edge.caller_link_name);
+    item
+}
+
+/// A host that vanished, with what ran only there.
+fn of_lost(host: &HostView, missing: &[Missing]) -> Option<Attention> {
+    if host.state != State::Lost {
+        return None;
+    }
+    let gone: Vec<&str> = missing
+        .iter()
+        .filter(|missing| missing.hosts.iter().any(|(id, _)| **id == *host.id))
+        .map(Missing::called)
+        .collect();
+    let mut text = format!("Host {} vanished without a goodbye", host.name);
+    let advice = match gone.as_slice() {
+        [] => {
+            "All that it ran runs elsewhere. Look at its machine, and at the leaf node beside it."
+                .to_owned()
+        }
+        gone => {
+            let named = gone.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+            let more = match gone.len().saturating_sub(NAMED_MAX) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            text.push_str(&format!(
+                "; {} that ran only there run nowhere: {named}{more}",
+                gone.len()
+            ));
+            format!("Start them on other hosts: host start lost {}", host.name)
+        }
+    };
+    let mut item =
+        Attention::new(Grade::Error, "host", &host.id, text).advice(advice).rank(Rank::Loss);
+    item.since_ms = host.lost_ms;
+    item.action = (!gone.is_empty()).then_some("start_elsewhere");
+    Some(item)
 }
 
 /// Whether the lattice's metadata is where it belongs.
@@ -172,6 +272,7 @@ fn store(dashboard: &Dashboard) -> Option<Attention> {
         let text = "The host of this dashboard has no connection to its NATS server; nothing here is of now".to_owned();
         return Some(
             Attention::new(Grade::Error, "lattice", "", text)
+                .rank(Rank::Connection)
                 .advice("Look at the NATS server of its machine."),
         );
     }
@@ -204,15 +305,8 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
             )
             .advice("It may be busy, frozen, or cut off from NATS."),
         ),
-        State::Lost => {
-            let text = format!("Host {} vanished without a goodbye", host.name);
-            let mut item = Attention::new(Grade::Error, "host", &host.id, text).advice(
-                "What it ran goes on where there are replicas. Look at its machine, and at the leaf node beside it.",
-            );
-            item.since_ms = host.lost_ms;
-            attention.push(item);
-            return;
-        }
+        // What is lost with it is told with that.
+        State::Lost => return,
     }
     attention
         .extend(host.inventory.providers.iter().filter_map(|provider| of_provider(host, provider)));
@@ -253,11 +347,14 @@ fn of_application(summary: &api::Summary) -> Attention {
 fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
     for failure in &health.failures {
         let text = format!("{} does not start on {}", failure.reference, host.name);
-        let mut item =
-            Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
+        let mut item = Attention::new(Grade::Warning, "host", &host.id, text)
+            .said(Some(&failure.error))
+            .rank(Rank::Start);
         item.since_ms = Some(failure.at_ms);
         attention.push(item);
     }
+    attention
+        .extend(expiry::of_health(health).filter_map(|(id, at)| of_claims(id, at, host, table)));
     for refused in &health.links {
         let actor =
             table.claims(&refused.actor_id).map_or(&refused.actor_id, |claims| &claims.name);
@@ -277,6 +374,25 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
             );
         }
     }
+}
+
+/// Claims of something that runs, if they are over or will be soon.
+fn of_claims(id: &str, expires: u64, host: &HostView, table: &Table) -> Option<Attention> {
+    let who = format!("{} on {}", name_or_short(table, id), host.name);
+    let Expiring { is_over, text } = expiry::expiring(&who, expires, clock::now_ms() / 1000)?;
+    let grade = if is_over { Grade::Error } else { Grade::Warning };
+    let kind = if id.starts_with('V') { "provider" } else { "actor" };
+    let text = format!("The claims{}", text.strip_prefix("the claims").unwrap_or(&text));
+    let advice = match kind {
+        "actor" => "Sign its module again with a later expiry, and update it.",
+        _ => "Make its archive again with claims of a later expiry, and start it from there.",
+    };
+    let mut item = Attention::new(grade, kind, id, text).advice(advice);
+    let provider = host.inventory.providers.iter().find(|provider| provider.id == id);
+    if let Some(provider) = provider {
+        item.link_name.clone_from(&provider.link_name);
+    }
+    Some(item)
 }
 
 fn warning(link: &LinkDefinition, text: String) -> Attention {
@@ -318,7 +434,8 @@ mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
-    use lattice_protocol::control::probe::health::Failure;
+    use lattice_client::failing::Cause;
+    use lattice_protocol::control::probe::{calls::Recent, health::Failure};
 
     fn link() -> LinkDefinition {
         LinkDefinition {
@@ -361,6 +478,54 @@ mod tests {
         attention.mask();
         assert_eq!(attention[0].text, format!("x:1 does not start on calm: {HIDDEN}"));
         host.state = State::Lost;
-        assert_eq!(told(&host), ["Host calm vanished without a goodbye"]);
+        assert!(told(&host).is_empty(), "what it said before is over");
+        let lost = of_lost(&host, &[]).unwrap();
+        assert_eq!(lost.text, "Host calm vanished without a goodbye");
+        let gone = Missing {
+            name: "echo".into(),
+            hosts: vec![(host.id.to_string(), "calm".into())],
+            ..Missing::default()
+        };
+        let lost = of_lost(&host, &[gone]).unwrap();
+        assert!(lost.text.ends_with("1 that ran only there run nowhere: echo"), "{}", lost.text);
+        assert_eq!(lost.action, Some("start_elsewhere"));
+    }
+
+    #[test]
+    fn what_is_felt_comes_before_slips_and_failed_starts() {
+        let item = |grade, rank: Rank| Attention::new(grade, "host", "N", String::new()).rank(rank);
+        let failing = Failing {
+            caller: "MA".into(),
+            caller_link_name: String::new(),
+            caller_name: "echo".into(),
+            target: "VA".into(),
+            target_name: "VA".into(),
+            contract_id: "acme:x".into(),
+            link_name: "default".into(),
+            recent: Recent { ms: 10_000, calls: 4, refused: 4, ..Recent::default() },
+            cause: Cause::Absent,
+        };
+        assert!(is_by(&failing, &link()));
+        let mut all = vec![
+            item(Grade::Warning, Rank::Start),
+            item(Grade::Error, Rank::Fault),
+            item(Grade::Warning, Rank::Configuration),
+            item(Grade::Error, Rank::Loss),
+            of_calls(&failing),
+        ];
+        all.sort_by_key(|item| (item.severity, item.rank));
+        let ranks: Vec<Rank> = all.iter().map(|item| item.rank).collect();
+        assert_eq!(ranks, [Rank::Calls, Rank::Loss, Rank::Fault, Rank::Configuration, Rank::Start]);
+        assert!(all[0].text.starts_with("4 of 4 calls of echo"), "{}", all[0].text);
+    }
+
+    #[test]
+    fn claims_are_told_before_they_are_over() {
+        let (host, now) =
+            (HostView { name: "calm".into(), ..HostView::default() }, clock::now_ms() / 1000);
+        let told = |expires: u64| of_claims("MA", expires, &host, &Table::default());
+        assert_eq!(told(now - 10).unwrap().severity, Grade::Error);
+        assert_eq!(told(now + 86_400).unwrap().severity, Grade::Warning);
+        assert!(told(now + 30 * 86_400).is_none());
     }
 }

@@ -37,10 +37,11 @@ use super::{
     mask::{self, Mask},
 };
 use events::Log;
+use lattice_client::lost::{Missing, missing};
 use lattice_protocol::{
     clock,
     control::{
-        probe::health::Health,
+        probe::{health::Health, lost::LostHost},
         types::{CodeInfo, Inventory, Pairs},
     },
 };
@@ -126,6 +127,8 @@ struct Demand {
     began: Instant,
     /// Hosts that were changed from here and are to be asked again.
     invalidated: BTreeSet<String>,
+    /// Lost hosts that nobody wants to see any more.
+    forgotten: BTreeSet<String>,
 }
 
 impl Demand {
@@ -245,6 +248,16 @@ pub struct HostView {
 }
 
 impl HostView {
+    /// The host as one that was lost.
+    fn remembered(&self) -> LostHost {
+        let mut inventory = Inventory::clone(&self.inventory);
+        if inventory.friendly_name.is_empty() {
+            inventory.friendly_name.clone_from(&self.name);
+        }
+        let lost_ms = self.lost_ms.unwrap_or(self.heard_ms);
+        LostHost { id: self.id.to_string(), lost_ms, inventory }
+    }
+
     /// How a provider of it answers health checks.
     pub fn provider_health(&self, id: &str, link_name: &str) -> ProviderState {
         let told = self.checks.get(&(id.to_owned(), link_name.to_owned())).copied();
@@ -282,6 +295,8 @@ pub struct Index {
     pub actors: BTreeMap<String, ActorSum>,
     /// By public key and link name.
     pub providers: BTreeMap<(String, String), ProviderSum>,
+    /// What ran on lost hosts only.
+    pub missing: Vec<Missing>,
 }
 
 /// An actor on all hosts.
@@ -358,6 +373,11 @@ impl Index {
                 sum.hosts.push(Arc::clone(host));
             }
         }
+        let lost = snapshot.hosts.values().filter(|host| host.state == State::Lost);
+        let lost: Vec<LostHost> = lost.map(|host| host.remembered()).collect();
+        if !lost.is_empty() {
+            index.missing = missing(&lost, snapshot.present().map(|host| &*host.inventory));
+        }
         index
     }
 
@@ -406,6 +426,7 @@ impl Model {
                 viewed: None,
                 began: now,
                 invalidated: BTreeSet::new(),
+                forgotten: BTreeSet::new(),
             }),
             wanted: Notify::new(),
             fresh: watch::Sender::new(false),
@@ -486,6 +507,16 @@ impl Model {
 
     fn take_invalidated(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.0.demand.lock().invalidated)
+    }
+
+    /// A lost host was taken off the lists of all hosts.
+    pub fn forget_lost(&self, host_id: &str) {
+        self.0.demand.lock().forgotten.insert(host_id.to_owned());
+        self.0.wanted.notify_one();
+    }
+
+    fn take_forgotten(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.0.demand.lock().forgotten)
     }
 
     /// Tells streams something.

@@ -9,7 +9,10 @@ use std::collections::{HashMap, VecDeque};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use lattice_client::rates::Row;
+use lattice_client::{
+    failing::Failing,
+    rates::{self, Edge, Made, Row, Totals},
+};
 use lattice_protocol::meter::Tally;
 
 /// The time that one point stands for, in milliseconds.
@@ -24,8 +27,18 @@ const TARGETS_MAX: usize = 2048;
 /// How often something is called.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Rate {
+    /// Calls that were served; of a provider those it made as well.
     pub calls_per_s: f64,
+    /// Of the calls that were served, and of those that were made.
     pub errors_per_s: f64,
+    /// Calls that were made, where hosts count them.
+    pub made_per_s: f64,
+    /// Calls that came from outside: over HTTP, as messages, from tools. Of hosts and the lattice.
+    pub requests_per_s: Option<f64>,
+    /// The share of the calls, served and made, that ended well; missing if there were none.
+    pub success_percent: Option<f64>,
+    /// Answers of an HTTP server.
+    pub http: Option<HttpRate>,
     /// The time that half of the calls did not exceed, in microseconds; missing if there were none.
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
@@ -33,27 +46,113 @@ pub struct Rate {
     pub in_work: u64,
 }
 
+/// Answers of an HTTP server a second, by the class of their status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct HttpRate {
+    #[serde(rename = "2xx")]
+    success: f64,
+    #[serde(rename = "3xx")]
+    redirection: f64,
+    #[serde(rename = "4xx")]
+    client_error: f64,
+    #[serde(rename = "5xx")]
+    server_error: f64,
+}
+
+impl From<rates::HttpRate> for HttpRate {
+    fn from(rate: rates::HttpRate) -> Self {
+        Self {
+            success: rounded(rate.success),
+            redirection: rounded(rate.redirection),
+            client_error: rounded(rate.client_error),
+            server_error: rounded(rate.server_error),
+        }
+    }
+}
+
 /// Rates, added up as they are read from hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Sum {
     calls_per_s: f64,
     errors_per_s: f64,
+    made_per_s: f64,
+    requests_per_s: Option<f64>,
     between: Tally,
     in_work: u64,
+    /// Calls that were served or made, and how many of them went wrong.
+    judged: u64,
+    errors: u64,
+    http: Option<rates::HttpRate>,
 }
 
 impl Sum {
+    /// Adds an actor or a provider.
     pub fn add(&mut self, row: &Row) {
         self.calls_per_s += row.calls_per_second;
         self.errors_per_s += row.errors_per_second;
         self.between.add(&row.between);
         self.in_work += row.in_work;
+        self.judged += row.between.calls;
+        self.errors += row.between.errors();
+        // An HTTP server serves by making calls.
+        if row.id.starts_with('V') {
+            self.calls_per_s += row.made.calls_per_second;
+            self.between.add(&row.made.between);
+        }
+        self.add_made(&row.made);
+    }
+
+    fn add_made(&mut self, made: &Made) {
+        self.made_per_s += made.calls_per_second;
+        self.judged += made.between.calls;
+        self.errors += made.errors();
+        if let Some(http) = &made.http_rate {
+            self.http.get_or_insert_default().plus(http);
+        }
+    }
+
+    /// Adds the calls of one caller to one target, as the calls that they are.
+    pub fn add_edge(&mut self, edge: &Edge) {
+        self.calls_per_s += edge.calls_per_second;
+        self.errors_per_s += edge.errors_per_second;
+        self.between.add(&edge.between);
+        self.judged += edge.between.calls;
+        self.errors += edge.errors();
+        if let Some(http) = &edge.http_rate {
+            self.http.get_or_insert_default().plus(http);
+        }
+    }
+
+    /// The sum of everything that runs on a host, or in the lattice.
+    pub fn of_all(rows: &[Row], edges: &[Edge]) -> Self {
+        let mut sum = Self::default();
+        for row in rows {
+            sum.between.add(&row.between);
+            sum.in_work += row.in_work;
+        }
+        let totals = Totals::of(rows, edges);
+        sum.calls_per_s = totals.calls_per_second;
+        sum.errors_per_s = totals.errors_per_second;
+        if edges.is_empty() {
+            (sum.judged, sum.errors) = (sum.between.calls, sum.between.errors());
+        }
+        for edge in edges {
+            sum.judged += edge.between.calls;
+            sum.errors += edge.errors();
+        }
+        sum.requests_per_s = Some(totals.requests_per_second);
+        sum
     }
 
     pub fn rate(&self) -> Rate {
+        let well = self.judged.saturating_sub(self.errors) as f64 * 100.0;
         Rate {
             calls_per_s: rounded(self.calls_per_s),
             errors_per_s: rounded(self.errors_per_s),
+            made_per_s: rounded(self.made_per_s),
+            requests_per_s: self.requests_per_s.map(rounded),
+            success_percent: (self.judged > 0).then(|| rounded(well / self.judged as f64)),
+            http: self.http.map(HttpRate::from),
             p50_us: percentile_us(&self.between, 0.5),
             p99_us: percentile_us(&self.between, 0.99),
             in_work: self.in_work,
@@ -87,7 +186,14 @@ pub struct Rates {
     pub of: HashMap<Of, Rate>,
     /// Resident memory of hosts, by id.
     pub memory_bytes: HashMap<String, u64>,
+    /// Calls by caller and target.
+    pub edges: Vec<Edge>,
+    /// Those that fail now.
+    pub failing: Vec<Failing>,
 }
+
+/// The ends of a link: actor, provider and link name.
+type LinkEnds<'a> = [&'a str; 3];
 
 impl Rates {
     pub fn lattice(&self) -> Rate {
@@ -100,6 +206,29 @@ impl Rates {
 
     pub fn target(&self, id: &str, link_name: &str) -> Option<Rate> {
         self.of.get(&Of::Target(id.to_owned(), link_name.to_owned())).cloned()
+    }
+
+    /// The rates of hosts, by id.
+    pub fn hosts(&self) -> HashMap<String, Rate> {
+        let hosts = self.of.iter().filter_map(|(of, rate)| match of {
+            Of::Host(id) => Some((id.clone(), rate.clone())),
+            Of::Lattice | Of::Target(..) => None,
+        });
+        hosts.collect()
+    }
+
+    /// The calls by links, in either direction: an actor calls its provider, and an HTTP server the
+    /// actors that are linked to it.
+    pub fn links(&self) -> HashMap<LinkEnds<'_>, Sum> {
+        let mut links: HashMap<LinkEnds<'_>, Sum> = HashMap::new();
+        for edge in &self.edges {
+            let ends = match edge.caller.starts_with('V') {
+                true => [edge.id.as_str(), &edge.caller, &edge.caller_link_name],
+                false => [edge.caller.as_str(), &edge.id, &edge.link_name],
+            };
+            links.entry(ends).or_default().add_edge(edge);
+        }
+        links
     }
 
     /// The resident memory of a host's process, in bytes.
@@ -144,7 +273,7 @@ impl Point {
     }
 
     fn is_busy(&self) -> bool {
-        self.calls > 0.0 || self.p50_us.is_some()
+        self.calls > 0.0 || self.errors > 0.0 || self.p50_us.is_some()
     }
 }
 
@@ -176,7 +305,8 @@ impl History {
         }
         self.place = place;
         for (of, rate) in &rates.of {
-            let is_quiet = rate.calls_per_s == 0.0 && rate.in_work == 0 && *of != Of::Lattice;
+            let is_still = rate.calls_per_s == 0.0 && rate.errors_per_s == 0.0;
+            let is_quiet = is_still && rate.in_work == 0 && *of != Of::Lattice;
             if !self.of.contains_key(of) && (is_quiet || self.of.len() >= TARGETS_MAX) {
                 continue;
             }

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     control::named_config::NamedConfig,
     journal::Journal,
-    meter::Target,
+    meter::{self, Target, edges::Caller},
     policy::Verified,
     router::{self, Admitted, LinkEnd, Local, Route, Router, TargetStatus},
     rpc::{
@@ -159,8 +159,9 @@ pub struct Actor {
     pub(super) turns: Arc<ActorTurns>,
     /// Its named configuration, as components read it.
     config: Configuration,
-    /// Counts the calls of all time.
+    /// Counts the calls of all time: those it took, and those it made.
     served: Arc<Target>,
+    made: Arc<Caller>,
     pub(super) shared: Shared,
     /// Counts the calls in work, so that stopping can wait for them.
     in_work: TaskTracker,
@@ -175,6 +176,7 @@ impl Actor {
             workers: Workers::default(),
             sink: Sink::new(id.as_str().into(), shared.journal.writer(id.as_str(), "")),
             served: shared.router.meter().serve(id.as_str(), ""),
+            made: shared.router.meter().caller(id.as_str(), ""),
             turns: ActorTurns::new(&shared.engine.turns()),
             config: Configuration::new(shared.config.clone(), id.to_string()),
             artifact: ArcSwap::new(artifact),
@@ -531,6 +533,22 @@ struct OutwardOf {
     chain: Chain,
 }
 
+impl OutwardOf {
+    /// Counts a call that was refused before it went anywhere.
+    fn refused(
+        &self,
+        (binding, namespace): (&str, &str),
+        operation: &str,
+        error: CallError,
+    ) -> CallError {
+        let router = &self.actor.shared.router;
+        let edge = self.actor.made.to(&router.meant(self.actor.id.as_str(), binding, namespace));
+        edge.begin(operation).end(meter::Outcome::Refused);
+        router.record_failure(&edge, operation, &error, None);
+        error
+    }
+}
+
 impl Outward for OutwardOf {
     fn ends_at(&self) -> std::time::Instant {
         self.chain.ends_at(self.deadline).into_std()
@@ -544,8 +562,9 @@ impl Outward for OutwardOf {
             // after it.
             let operation =
                 lattice_protocol::rpc::invocation::dispatch_operation(&request.operation);
-            let target = match router.decide(&self.claims, &request.binding, &request.namespace)? {
-                Route::Builtin(builtin) => {
+            let HostCall { binding, namespace, .. } = &request;
+            let target = match router.decide(&self.claims, binding, namespace) {
+                Ok(Route::Builtin(builtin)) => {
                     return capabilities::call(
                         builtin,
                         &self.actor.sink,
@@ -553,8 +572,10 @@ impl Outward for OutwardOf {
                         &request.payload,
                     );
                 }
-                Route::Entity(target) => target,
+                Ok(Route::Entity(target)) => target,
+                Err(error) => return Err(self.refused((binding, namespace), operation, error)),
             };
+            let edge = self.actor.made.to(&target);
             let (deadline, chain) = match &request.exchange {
                 Some(_) => (self.deadline, self.chain.next_with_pieces()),
                 None => (self.deadline + self.chain.prolonged(), self.chain.next()),
@@ -570,7 +591,9 @@ impl Outward for OutwardOf {
                 depth: self.depth.saturating_add(1),
                 chain,
             };
-            router.call_resolved(call, &request.namespace).await
+            let made = router.call_resolved(call, &request.namespace);
+            let result = router.counted(&edge, operation, made).await;
+            result.inspect_err(|error| router.record_failure(&edge, operation, error, None))
         })
     }
 

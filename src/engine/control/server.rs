@@ -375,6 +375,9 @@ impl Server {
             Control::StopHost { .. } => {
                 read("stop host", or_empty(payload), |ask| self.stop_host(ask))
             }
+            Control::ForgetHost { .. } => {
+                read("forget host", payload, |ask| self.forget_host(&ask))
+            }
             Control::LabelPut { .. } => read("label", payload, |ask| self.put_label(ask)),
             Control::LabelDel { .. } => read("label", payload, |ask| self.delete_label(ask)),
             Control::RegistriesPut => self.put_registries(payload),
@@ -399,6 +402,10 @@ impl Server {
             Control::ProbeLinkChange { .. } => {
                 read("link change", payload, |ask| self.probe_link_change(ask))
             }
+            Control::ProbeFailures { .. } => {
+                read("failures", or_empty(payload), |ask| self.probe_failures(&ask))
+            }
+            Control::ProbeLost { .. } => self.probe_lost(),
         }
     }
 

@@ -331,6 +331,7 @@ impl Builder<'_> {
             remote,
             local_calls,
             context.rpc_timeout,
+            context.journal.clone(),
         );
         router.tell_aliases(events.clone());
         let engine = Engine::new(engine::Settings {

@@ -23,6 +23,7 @@ use crate::{
     },
     host::face::{self, Face, Opened},
     host_context::HostContext,
+    meter::{Meter, edges::SAMPLE},
     providers::supervisor as providers,
 };
 use lattice_base::{
@@ -63,6 +64,13 @@ impl Host {
             friendly_name: context.state.facts().friendly_name.clone(),
             version: VERSION.to_owned(),
         });
+        let (state, actors, providers) =
+            (context.state.clone(), built.actors.clone(), built.providers.clone());
+        context
+            .peers
+            .set_inventory(move || state.inventory(&actors.running(), &providers.running()));
+        let meter = built.shared.router.meter().clone();
+        context.tasks.spawn(sample_calls(meter, lifeline.closing.clone()));
         let running = (built.actors.clone(), built.providers.clone());
         context.tasks.spawn(heartbeats(Arc::clone(context), running, lifeline.closing.clone()));
         context.tasks.spawn(built.chunks.clone().keep_tidy(built.stop.clone()));
@@ -192,6 +200,18 @@ impl Built<'_> {
             uploads: self.uploads,
         };
         face.open(parts, self.config, &self.dirs.state, tasks, &self.stop).await
+    }
+}
+
+/// Notes the numbers of calls until stopped, so that those of the last seconds can be told.
+async fn sample_calls(meter: Meter, stop: CancellationToken) {
+    let mut sample = tokio::time::interval(SAMPLE);
+    sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = sample.tick() => meter.sample(),
+        }
     }
 }
 

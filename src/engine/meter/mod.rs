@@ -17,6 +17,10 @@
 //! Names of operations come from the wire, so there are bounds: [`NAME_BYTES_MAX`] for each,
 //! [`OPERATIONS_MAX`] for each target and [`COUNTED_MAX`] for all. Everything beyond them is
 //! counted as [`OTHER`].
+//!
+//! [`edges`] counts calls where they begin.
+
+pub mod edges;
 
 use std::{
     collections::HashMap,
@@ -31,6 +35,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::rpc::call::CallError;
+use edges::{Caller, Callers, EdgeCount, EdgeCounts};
 use lattice_protocol::{
     meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Buckets},
     rpc::invocation::Entity,
@@ -92,6 +97,7 @@ pub struct Meter(Arc<Inner>);
 struct Inner {
     served: Targets,
     called: Targets,
+    callers: Callers,
     common: Arc<Common>,
 }
 
@@ -100,12 +106,15 @@ struct Common {
     began: Instant,
     /// Operations that are counted apart, of all targets.
     counted: AtomicUsize,
+    edges: EdgeCount,
 }
 
 impl Default for Meter {
     fn default() -> Self {
-        let common = Arc::new(Common { began: Instant::now(), counted: AtomicUsize::new(0) });
-        Self(Arc::new(Inner { served: Targets::default(), called: Targets::default(), common }))
+        let (counted, edges) = (AtomicUsize::new(0), EdgeCount::new(0));
+        let common = Arc::new(Common { began: Instant::now(), counted, edges });
+        let (served, called) = (Targets::default(), Targets::default());
+        Self(Arc::new(Inner { served, called, callers: Callers::default(), common }))
     }
 }
 
@@ -129,6 +138,28 @@ impl Meter {
         target.begin(operation, Path::Nats)
     }
 
+    /// Where the calls that something in this process makes are counted; it keeps this as long as
+    /// it runs. `link_name` is empty for actors.
+    pub fn caller(&self, id: &str, link_name: &str) -> Arc<Caller> {
+        self.caller_with(id, link_name, Room::Always)
+    }
+
+    /// The same for somebody elsewhere, whose calls are counted where they arrive.
+    pub fn stranger(&self, id: &str, link_name: &str) -> Arc<Caller> {
+        self.caller_with(id, link_name, Room::IfFree)
+    }
+
+    fn caller_with(&self, id: &str, link_name: &str, room: Room) -> Arc<Caller> {
+        let Inner { callers, common, .. } = &*self.0;
+        callers.find(id, link_name).unwrap_or_else(|| callers.add((id, link_name), common, room))
+    }
+
+    /// Notes the numbers of all edges, from which the last seconds are told. To be done every
+    /// [`edges::SAMPLE`].
+    pub fn sample(&self) {
+        self.0.callers.sample(self.uptime());
+    }
+
     /// How long it has been counting.
     pub fn uptime(&self) -> Duration {
         self.0.common.began.elapsed()
@@ -136,7 +167,8 @@ impl Meter {
 
     /// All numbers of this moment.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { served: self.0.served.read(), called: self.0.called.read() }
+        let Inner { served, called, callers, .. } = &*self.0;
+        Snapshot { served: served.read(), called: called.read(), edges: callers.read() }
     }
 }
 
@@ -295,6 +327,17 @@ impl Target {
         self.common.began.elapsed().saturating_sub(called) >= IDLE
     }
 
+    /// Returns the numbers of all operations together, without their times.
+    fn sum(&self) -> Tally {
+        let mut sum = Tally::default();
+        for operation in &**self.operations.load() {
+            let counts =
+                [Path::Local, Path::Nats].into_iter().filter_map(|path| operation.slot(path).get());
+            counts.for_each(|counts| sum.add(&counts.ends()));
+        }
+        sum
+    }
+
     fn read(&self) -> TargetCounts {
         let operations = self.operations.load_full();
         let both = operations
@@ -351,17 +394,22 @@ struct Counts {
 
 impl Counts {
     fn read(&self) -> Tally {
-        let took = self.took.read();
+        let (took, ends) = (self.took.read(), self.ends());
+        Tally { calls: took.count().saturating_add(ends.refused), took, ..ends }
+    }
+
+    /// Returns how many calls ended how, without their times.
+    fn ends(&self) -> Tally {
         let refused = self.refused.load(Ordering::Relaxed);
         Tally {
-            calls: took.count().saturating_add(refused),
+            calls: self.took.total().saturating_add(refused),
             failed: self.failed.load(Ordering::Relaxed),
             timed_out: self.timed_out.load(Ordering::Relaxed),
             refused,
             abandoned: self.abandoned.load(Ordering::Relaxed),
             in_work: self.in_work.load(Ordering::Relaxed),
             sum_us: self.sum_ns.load(Ordering::Relaxed) / 1000,
-            took,
+            ..Tally::default()
         }
     }
 }
@@ -419,6 +467,8 @@ pub struct Snapshot {
     pub served: Vec<TargetCounts>,
     /// Calls that left it.
     pub called: Vec<TargetCounts>,
+    /// Calls by caller and target, counted where they begin.
+    pub edges: Vec<EdgeCounts>,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //!
 //! * [`wire`](lattice_protocol::peers::wire) has the messages and their form; [`peer`] has what is
 //!   known of one host, [`table`] has all hosts, and chooses one for a call;
+//! * [`lost`] remembers hosts that vanished, and what they ran;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
 //! Nothing here is a proof of anything: messages and answers are not signed, as in all years.
@@ -22,13 +23,15 @@
 //! A message under the own key that this host has not sent means that another process has the key
 //! as well: see [`Peers::twins`].
 
+pub mod lost;
 pub mod peer;
 pub mod service;
 pub mod table;
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -41,7 +44,12 @@ use tokio::{
 };
 use tracing::error;
 
-use lattice_protocol::identity::keys::HostId;
+use lattice_protocol::{
+    clock,
+    control::{probe::lost::LostHost, types::Inventory},
+    identity::keys::HostId,
+};
+use lost::Memory;
 pub use peer::{Peer, Taken};
 pub use table::{Candidates, Presence};
 use table::{Reach, Table};
@@ -63,6 +71,9 @@ struct Inner {
     /// The number of the last own roster that every peer has heard.
     heard: watch::Sender<u64>,
     twins: Twins,
+    memory: Memory,
+    /// Tells what this host runs; nothing until it runs something.
+    inventory: OnceLock<Box<dyn Fn() -> Inventory + Send + Sync>>,
 }
 
 /// Other processes with the key of this host.
@@ -77,7 +88,40 @@ impl Peers {
     pub fn new(own: &HostId) -> Self {
         let (table, changed, heard) =
             (Table::new(own.as_str()), Notify::new(), watch::Sender::new(0));
-        Self(Arc::new(Inner { table, changed, heard, twins: Twins::default() }))
+        Self(Arc::new(Inner {
+            table,
+            changed,
+            heard,
+            twins: Twins::default(),
+            memory: Memory::default(),
+            inventory: OnceLock::new(),
+        }))
+    }
+
+    /// Lets the others learn what this host runs, so that they know it if this host is lost.
+    pub fn set_inventory(&self, inventory: impl Fn() -> Inventory + Send + Sync + 'static) {
+        // Set once, when the host is wired.
+        let _ = self.0.inventory.set(Box::new(inventory));
+    }
+
+    /// The hosts that vanished without a goodbye, those lost last first.
+    pub fn lost(&self) -> Vec<LostHost> {
+        self.0.memory.lost(clock::now_ms())
+    }
+
+    /// The ids of the hosts that vanished.
+    pub fn lost_ids(&self) -> HashSet<String> {
+        self.0.memory.lost_ids(clock::now_ms())
+    }
+
+    /// What another host ran when it was last asked, if this host is one of those that remember it.
+    pub fn remembered(&self, host: &str) -> Option<Arc<Inventory>> {
+        self.0.memory.known(host)
+    }
+
+    /// Forgets a host that vanished.
+    pub fn forget_lost(&self, host: &str) {
+        self.0.memory.forget(host);
     }
 
     /// The host to send a call to: one that takes calls for the target directly and was heard of

@@ -1,7 +1,8 @@
 //! Speaks for this host and listens to the others.
 //!
 //! One task does it all: beats, listens, answers, looks for who is silent, and asks those whose
-//! offers it does not know. An own change is told to all, with the request to confirm it; changes
+//! offers it does not know. Some hosts it also asks what they run, to remember it if they are lost
+//! ([`lost`](super::lost)). An own change is told to all, with the request to confirm it; changes
 //! that come close together are told together.
 
 use std::{
@@ -19,7 +20,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::{Peers, table::Heard};
+use super::{
+    Peers,
+    lost::{INVENTORY_BYTES_MAX, is_keeper},
+    table::Heard,
+};
 use crate::host_context::HostContext;
 use lattice_base::{
     lattice::{answers::Answers, connection::confirm},
@@ -27,8 +32,9 @@ use lattice_base::{
 };
 use lattice_protocol::{
     clock,
+    control::types::Inventory,
     lattice::subject::Subjects,
-    peers::wire::{Announcement, ROSTER},
+    peers::wire::{Announcement, INVENTORY, ROSTER},
 };
 
 /// How often a host says that it is there.
@@ -44,6 +50,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const TELL: Duration = Duration::from_millis(20);
 /// How long a peer may take to tell what it offers.
 const ASK: Duration = Duration::from_secs(2);
+/// How long after a change a host is asked once more what it runs: it may still be at it.
+const RUNS_SOON: Duration = Duration::from_millis(1500);
+/// How often it is asked without a change: how many calls actors take is no change of its offers.
+const RUNS_AGAIN: Duration = Duration::from_secs(30);
 /// Questions that may be under way.
 const ASKING_MAX: usize = 64;
 /// How long handing a message to the connection may take.
@@ -73,6 +83,8 @@ pub async fn spawn(
         asking: JoinSet::new(),
         asked: HashSet::new(),
         confirmed: HashMap::new(),
+        learning: JoinSet::new(),
+        learnt: HashMap::new(),
         is_changed: false,
         tell_at: Instant::now(),
         looked: Instant::now(),
@@ -100,11 +112,23 @@ struct Service {
     asked: HashSet<String>,
     /// The last own roster each peer has confirmed.
     confirmed: HashMap<String, u64>,
+    /// Questions for what others run, and whom they went to.
+    learning: JoinSet<(String, Option<Inventory>)>,
+    /// The hosts that were asked what they run.
+    learnt: HashMap<String, Learnt>,
     /// A change is to be told, and when the next one may be.
     is_changed: bool,
     tell_at: Instant,
     /// When it last looked for the silent.
     looked: Instant,
+}
+
+/// When a host was asked what it runs.
+struct Learnt {
+    incarnation: u64,
+    roster: u64,
+    /// When it is asked again without a change.
+    due: Instant,
 }
 
 impl Service {
@@ -128,6 +152,7 @@ impl Service {
                 Some(message) = self.questions.next() => self.answer(message).await,
                 Some(message) = self.answers.next() => self.take_confirmation(&message),
                 Some(done) = self.asking.join_next(), if !self.asking.is_empty() => self.told(done),
+                Some(done) = self.learning.join_next(), if !self.learning.is_empty() => self.learn(done),
                 () = peers.0.changed.notified() => self.is_changed = true,
                 () = tokio::time::sleep_until(self.tell_at), if self.is_changed => self.tell().await,
                 // While it catches up after a pause it would only refuse what others sent it.
@@ -168,6 +193,7 @@ impl Service {
     fn settle(&mut self) {
         let others = self.peers.0.table.others();
         self.confirmed.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
+        self.learnt.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
         let there = others.iter().filter(|peer| !peer.is_lost());
         let own = self.peers.0.table.own_beat().roster;
         let heard = there
@@ -196,6 +222,11 @@ impl Service {
 
     async fn answer(&self, message: Message) {
         let Some(reply) = message.reply else { return };
+        if &*message.payload == INVENTORY
+            && let Some(inventory) = self.own_inventory()
+        {
+            return self.send_bytes(&reply, inventory).await;
+        }
         let table = &self.peers.0.table;
         let announcement =
             if &*message.payload == ROSTER { table.own_announcement() } else { table.own_beat() };
@@ -209,9 +240,19 @@ impl Service {
         match heard {
             Heard::Ignored => return false,
             Heard::Known => {}
-            Heard::New { .. } => info!(%host_id, "another host is in the lattice"),
-            Heard::Back { .. } => info!(%host_id, "a silent host is back"),
-            Heard::Left => info!(%host_id, "a host left the lattice"),
+            Heard::New { .. } => {
+                self.peers.0.memory.find(host_id);
+                info!(%host_id, "another host is in the lattice");
+            }
+            Heard::Back { .. } => {
+                self.peers.0.memory.find(host_id);
+                info!(%host_id, "a silent host is back");
+            }
+            Heard::Left => {
+                self.peers.0.memory.forget(host_id);
+                info!(%host_id, "a host left the lattice");
+                return true;
+            }
             Heard::Ask => {}
             Heard::Twin { .. } => {
                 self.peers.tell_twin(host_id);
@@ -223,7 +264,65 @@ impl Service {
         if offers_unknown || self.peers.0.table.wants_proof(host_id) {
             self.ask(host_id);
         }
+        self.ask_what_runs(announcement);
         true
+    }
+
+    /// Asks a host what it runs, if this host is to remember that and it may have changed.
+    fn ask_what_runs(&mut self, announcement: &Announcement) {
+        let Announcement { host, incarnation, roster, .. } = announcement;
+        let now = Instant::now();
+        let asked = self.learnt.get(host);
+        let is_same =
+            asked.is_some_and(|asked| (asked.incarnation, asked.roster) == (*incarnation, *roster));
+        let is_fresh = is_same && asked.is_some_and(|asked| now < asked.due);
+        if is_fresh || self.learning.len() >= ASKING_MAX {
+            return;
+        }
+        let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
+        let learnt = Learnt { incarnation: *incarnation, roster: *roster, due };
+        self.learnt.insert(host.clone(), learnt);
+        if !self.keeps(host) {
+            return;
+        }
+        let (client, subject, host) = (self.client.clone(), self.subjects.host(host), host.clone());
+        self.learning.spawn(async move {
+            let question = client.request(subject, Bytes::from_static(INVENTORY));
+            let answer = tokio::time::timeout(ASK, question).await;
+            let answer = answer
+                .ok()
+                .and_then(Result::ok)
+                .filter(|answer| answer.payload.len() <= INVENTORY_BYTES_MAX);
+            let inventory = answer.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
+            (host, inventory)
+        });
+    }
+
+    /// Whether this host is one of those that remember what another one runs.
+    fn keeps(&self, host: &str) -> bool {
+        let (own, others) = (self.peers.0.table.own_id(), self.peers.0.table.others());
+        let there = others.iter().filter(|peer| !peer.is_lost()).map(|peer| &*peer.id);
+        is_keeper(own, host, there)
+    }
+
+    fn learn(&mut self, done: Result<(String, Option<Inventory>), tokio::task::JoinError>) {
+        let Ok((host, inventory)) = done else { return };
+        match inventory {
+            // A host that does not know the question answers with what it says of itself.
+            Some(inventory) if inventory.host_id.is_empty() || inventory.host_id == host => {
+                self.peers.0.memory.learn(&host, inventory);
+            }
+            Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
+            // Its next beat makes us ask again.
+            None => _ = self.learnt.remove(&host),
+        }
+    }
+
+    /// What this host runs, if it fits into a message.
+    fn own_inventory(&self) -> Option<Bytes> {
+        let inventory = self.peers.0.inventory.get()?();
+        let json = serde_json::to_vec(&inventory).ok()?;
+        (json.len() <= INVENTORY_BYTES_MAX.min(self.client.max_payload())).then(|| json.into())
     }
 
     /// Asks a host for what it offers, unless it is being asked.
@@ -265,6 +364,12 @@ impl Service {
             let silent_ms = clock::millis(peer.silence());
             warn!(host_id = %peer.id, silent_ms, "a host is silent; calls go to others until it is heard again");
         }
+        // Calls may have noticed a loss before.
+        for peer in self.peers.0.table.others() {
+            if peer.is_lost() && peer.silence() >= SILENT {
+                self.peers.0.memory.lose(&peer.id, clock::now_ms());
+            }
+        }
         // A host that is lost or has left is waited for no longer.
         self.settle();
     }
@@ -285,7 +390,10 @@ impl Service {
     }
 
     async fn send(&self, reply: &Subject, announcement: &Announcement) {
-        let payload = announcement.encode(self.client.max_payload());
+        self.send_bytes(reply, announcement.encode(self.client.max_payload())).await;
+    }
+
+    async fn send_bytes(&self, reply: &Subject, payload: Bytes) {
         if let Err(error) = self.to_askers.send(&self.client, reply, payload, SEND).await {
             debug!(%error, "an answer to another host was not sent");
         }

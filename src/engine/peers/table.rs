@@ -141,6 +141,11 @@ impl Table {
         presence
     }
 
+    /// The id of this host.
+    pub fn own_id(&self) -> &str {
+        &self.own.id
+    }
+
     /// All hosts but this one.
     pub fn others(&self) -> Vec<Arc<Peer>> {
         self.peers.load().iter().filter(|peer| !peer.is_own).cloned().collect()

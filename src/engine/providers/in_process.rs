@@ -560,9 +560,11 @@ mod tests {
         let lattice = LatticeName::parse("default").unwrap();
         let remote = Remote::offline(Peers::new(&host_id), live.clone()).await;
         let (policy, timeout) = (Policy::off(), Duration::from_secs(2));
+        let (journal, name) = (Journal::new(host_id.as_str()), lattice.clone());
+        let links = live.clone();
         Context {
-            router: Router::new(lattice.clone(), live.clone(), policy, remote, true, timeout),
-            journal: Journal::new(host_id.as_str()).writer(PROVIDER.public, "default"),
+            journal: journal.writer(PROVIDER.public, "default"),
+            router: Router::new(name, links, policy, remote, true, timeout, journal),
             host_id,
             lattice,
             provider_id: ProviderId::parse(PROVIDER.public).unwrap(),

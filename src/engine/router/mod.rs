@@ -22,7 +22,9 @@
 //!
 //! The functions that decide a call also tell how one would be decided ([`explain`]). Calls are
 //! counted where they are served ([`Local::served`]), refused ones included, and those that leave
-//! the process as called. A call that one caller makes again is counted each time.
+//! the process as called. A call that one caller makes again is counted each time. Whoever makes a
+//! call for somebody also counts it at its caller ([`Router::counted`]), once and however it ends,
+//! and records its failure ([`Router::record_failure`]).
 //!
 //! A provider that does not know of a link yet refuses a call without having done anything, so such
 //! a call is made again while the link is young, to wherever the link leads by then: links can be
@@ -43,8 +45,13 @@ use tokio::time::Instant;
 
 use crate::{
     events::Publisher,
+    failures::{Failed, Failures},
+    journal::Journal,
     links::Live,
-    meter::{InWork, Meter, Outcome, Target},
+    meter::{
+        InWork, Meter, Outcome, Target,
+        edges::{Caller, Edge},
+    },
     peers::{Candidates, Presence},
     policy::{self, Policy, Verified},
     rpc::call::{Call, CallError, DEPTH_MAX},
@@ -53,9 +60,10 @@ use aliases::Aliases;
 use lattice_base::backoff::Backoff;
 use lattice_protocol::{
     builtin,
+    control::probe::calls::TOOLS,
     identity::{
         claims::{ActorClaims, now},
-        keys::LatticeName,
+        keys::{ActorId, LatticeName, LinkName},
     },
     links::{Claimant, Contest, LinkDefinition},
     meter::Path,
@@ -182,6 +190,7 @@ struct Inner {
     policy: Policy,
     remote: Remote,
     meter: Meter,
+    failures: Failures,
     actors: ArcSwap<Locals>,
     /// By public key, then by link name.
     providers: ArcSwap<HashMap<Arc<str>, Locals>>,
@@ -202,6 +211,7 @@ impl Router {
         remote: Remote,
         local_calls: bool,
         rpc_timeout: Duration,
+        journal: Journal,
     ) -> Self {
         let actors = ArcSwap::from_pointee(HashMap::new());
         let providers = ArcSwap::from_pointee(HashMap::new());
@@ -212,6 +222,7 @@ impl Router {
             policy,
             remote,
             meter: Meter::default(),
+            failures: Failures::new(journal),
             actors,
             providers,
             out_of_term,
@@ -245,6 +256,49 @@ impl Router {
     /// Counts the calls of this host.
     pub fn meter(&self) -> &Meter {
         &self.0.meter
+    }
+
+    /// The last calls of this host that failed.
+    pub fn failures(&self) -> &Failures {
+        &self.0.failures
+    }
+
+    /// Counts a call at its caller, however it ends.
+    pub async fn counted(
+        &self,
+        edge: &Edge,
+        operation: &str,
+        call: impl Future<Output = Result<Bytes, CallError>>,
+    ) -> Result<Bytes, CallError> {
+        let counted = edge.begin(operation);
+        ended(Some(counted), call.await, edge.target_id())
+    }
+
+    /// Keeps the failure of a call for those who look for its reason. `id` is the one that somebody
+    /// was told already.
+    pub fn record_failure(
+        &self,
+        edge: &Edge,
+        operation: &str,
+        error: &CallError,
+        id: Option<&str>,
+    ) {
+        let failed = Failed { edge, operation, error, id };
+        self.0.failures.record(&failed, &self.0.links.table());
+    }
+
+    /// The target that an actor means with a namespace, for the counts of a call that is refused
+    /// before it goes anywhere.
+    pub fn meant(&self, actor_id: &str, binding: &str, namespace: &str) -> Entity {
+        let link_name = if binding.is_empty() { LinkName::DEFAULT } else { binding };
+        if let Some(link) = self.0.links.table().link(actor_id, namespace, link_name) {
+            return Entity::new(&link.provider_id, &link.link_name, &link.contract_id);
+        }
+        match ActorId::parse(namespace) {
+            Ok(id) => Entity::of_actor(Arc::clone(id.as_arc())),
+            Err(_) if may_be_contract(namespace) => Entity::new("", link_name, namespace),
+            Err(_) => Entity::new("", "", namespace),
+        }
     }
 
     /// Publishes the actors that run in this process, by public key.
@@ -447,11 +501,34 @@ impl Router {
     pub async fn receive(&self, target: Arc<dyn Local>, call: Call) -> Result<Bytes, CallError> {
         let key = Arc::clone(&call.target.public_key);
         let counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
+        let begun_elsewhere = self.stranger(&call.origin).map(|caller| {
+            let (edge, operation) = (caller.to(&call.target), call.operation.clone());
+            (edge.begin(&operation), edge, operation)
+        });
         let result = match self.arrived(&*target, &call).await {
             Ok(()) => target.call(call).await,
             Err(error) => Err(error),
         };
+        if let Some((counted, edge, operation)) = begun_elsewhere {
+            if let Err(error) = &result {
+                self.record_failure(&edge, &operation, error, None);
+            }
+            counted.end(Outcome::of(&result, &key));
+        }
         ended(counted, result, &key)
+    }
+
+    /// Where a call is counted that arrived from somebody who does not count it: a provider that is
+    /// a process, or a tool. Actors and built-in providers are counted by their own host.
+    fn stranger(&self, origin: &Entity) -> Option<Arc<Caller>> {
+        let key = &*origin.public_key;
+        if origin.is_actor() || builtin::by_key(key).is_some() {
+            return None;
+        }
+        Some(match rules::is_actor_or_tool(origin) {
+            true => self.0.meter.stranger(TOOLS, ""),
+            false => self.0.meter.stranger(key, &origin.link_name),
+        })
     }
 
     /// Checks a call that came over NATS at its target and the policy service. The news of a link

@@ -176,7 +176,7 @@ pub fn claimed(actor_id: &str, contract: &str, capabilities: &[String]) -> Resul
 
 /// Whether an origin is no provider: other actors and tools name no contract and no link, and tools
 /// have keys of any form.
-fn is_actor_or_tool(origin: &Entity) -> bool {
+pub fn is_actor_or_tool(origin: &Entity) -> bool {
     origin.contract_id.is_empty()
         && origin.link_name.is_empty()
         && !looks_like_a_provider(&origin.public_key)

@@ -88,6 +88,8 @@ controls! {
     LaunchProvider { host } = "cmd".host."lp", Command("start provider");
     StopProvider { host } = "cmd".host."sp", Command("stop provider");
     StopHost { host } = "cmd".host."stop", Command("stop host");
+    /// Takes a lost host off its list.
+    ForgetHost { host } = "cmd".host."forget", Command("forget host");
     LabelPut { host } = "labels".host."put", Command("label put");
     LabelDel { host } = "labels".host."del", Command("label del");
     // Hosts of earlier years do not know probes, so that asking them has no responders.
@@ -107,4 +109,8 @@ controls! {
     ProbeLink { host } = "probe".host."link", Query("waiting for links");
     /// What a link was before its last change.
     ProbeLinkChange { host } = "probe".host."link_change", Query("undoing changes of links");
+    /// The last calls that failed.
+    ProbeFailures { host } = "probe".host."failures", Query("asking for failed calls");
+    /// The hosts it has lost.
+    ProbeLost { host } = "probe".host."lost", Query("asking for lost hosts");
 }

@@ -274,7 +274,7 @@ mod tests {
     }
 
     /// The texts that clients of five years send and hear.
-    const TAILS: [&str; 30] = [
+    const TAILS: [&str; 33] = [
         "ping.hosts",
         "auction.actor",
         "auction.provider",
@@ -296,6 +296,7 @@ mod tests {
         "cmd.N.lp",
         "cmd.N.sp",
         "cmd.N.stop",
+        "cmd.N.forget",
         "labels.N.put",
         "labels.N.del",
         "probe.N.calls",
@@ -305,6 +306,8 @@ mod tests {
         "probe.N.links",
         "probe.N.claims",
         "probe.N.link",
+        "probe.N.failures",
+        "probe.N.lost",
     ];
 
     #[test]

@@ -45,6 +45,11 @@ impl Buckets {
         self.0[index(ns)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns how many were counted.
+    pub fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(count.load(Ordering::Relaxed)))
+    }
+
     /// Returns the counts so far.
     pub fn read(&self) -> Histogram {
         let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();

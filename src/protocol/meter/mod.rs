@@ -25,6 +25,21 @@ pub struct TargetCounts {
     pub operations: Vec<OperationCounts>,
 }
 
+impl TargetCounts {
+    /// Returns the numbers of all operations together.
+    pub fn sum(&self) -> Tally {
+        sum(&self.operations)
+    }
+}
+
+/// Adds the numbers of operations up.
+pub fn sum(operations: &[OperationCounts]) -> Tally {
+    operations.iter().fold(Tally::default(), |mut sum, counts| {
+        sum.add(&counts.tally);
+        sum
+    })
+}
+
 /// The numbers of one operation and one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCounts {

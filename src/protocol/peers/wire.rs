@@ -4,8 +4,8 @@
 //! its offers, with them when they changed. With a reply subject it asks for confirmation: each
 //! peer answers with its own [`Announcement`] once it has applied this one; a first one (`hello`)
 //! is answered with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the
-//! question [`ROSTER`] with everything it offers, and any other with an [`Announcement`] without
-//! offers.
+//! question [`ROSTER`] with everything it offers, [`INVENTORY`] with what it runs as clients are
+//! told it, and any other with an [`Announcement`] without offers.
 //!
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes
 //! calls like those of the queue group; there, a message with the header [`ASK`] asks whether an
@@ -19,6 +19,8 @@ use crate::serde_null::null_as_default;
 
 /// The question for everything a host offers.
 pub const ROSTER: &[u8] = b"roster";
+/// The question for what a host runs. Hosts of before answer it like any other.
+pub const INVENTORY: &[u8] = b"inventory";
 /// The header that asks for an invocation, by its id; the answer is [`IN_WORK`] or [`UNKNOWN`].
 pub const ASK: &str = "Lattice-Ask";
 /// The header of an invocation whose caller takes an answer in pieces; any value.

@@ -137,7 +137,7 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     let diagnosis = Desk::at(&server).diagnosis().await;
     diagnosis.says(
         "links",
-        "wrong",
+        "warning",
         &[KVCOUNTER, "runs on no host", "host start provider builtin://keyvalue"],
     );
     diagnosis.says("links", "wrong", &[ECHO, "acme:web", "not signed for", "--cap acme:web"]);

@@ -83,7 +83,9 @@ pub async fn context(
     );
     let rpc_timeout = Duration::from_secs(2);
     let remote = Remote::new(client, Peers::new(&host_id), links.clone(), Vec::new());
-    let router = Router::new(lattice.clone(), links, Policy::off(), remote, true, rpc_timeout);
+    let (policy, journal) = (Policy::off(), Journal::new(HOST));
+    let router =
+        Router::new(lattice.clone(), links, policy, remote, true, rpc_timeout, journal.clone());
     router.set_actors(actors);
     Context {
         host_id,
@@ -92,7 +94,7 @@ pub async fn context(
         link_name: LinkName::parse("default").expect("a link name"),
         contract_id: spec.known.contract_id,
         router,
-        journal: Journal::new(HOST).writer(spec.known.public_key, "default"),
+        journal: journal.writer(spec.known.public_key, "default"),
         nats,
         js_domain: server.domain().map(str::to_owned),
         bounds: Bounds::default(),

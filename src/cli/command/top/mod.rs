@@ -33,7 +33,7 @@ use crate::{
 use lattice_client::{
     calls,
     lattice::{Lattice, RequestError},
-    rates::{self, Row},
+    rates::{self, Edge, Row, Totals},
 };
 use lattice_protocol::{
     control::{probe::calls::Look, types::HostReply},
@@ -246,6 +246,8 @@ impl Observer {
             }
         }
         let mut rows = rates::between(&self.earlier, &now);
+        let edges = rates::edges(&self.earlier, &now);
+        let totals = Totals::of(&rows, &edges);
         rows::sort(&mut rows, self.order);
         let memory_bytes = now.iter().filter_map(|look| look.memory_bytes).sum();
         let hosts =
@@ -267,6 +269,8 @@ impl Observer {
             by_operation,
             order,
             rows,
+            edges,
+            totals,
         })
     }
 
@@ -296,6 +300,9 @@ struct Seen {
     by_operation: bool,
     order: TopOrder,
     rows: Vec<Row>,
+    /// Calls by caller and target.
+    edges: Vec<Edge>,
+    totals: Totals,
 }
 
 impl Seen {
@@ -305,12 +312,13 @@ impl Seen {
             bytes => format!("   memory {}", clock::bytes(bytes)),
         };
         format!(
-            "{}   lattice {}   hosts {}   calls/s {}   errors/s {}{memory}",
+            "{}   lattice {}   hosts {}   requests/s {}   calls/s {}   errors/s {}{memory}",
             clock::time_of(self.at).split('.').next().unwrap_or_default(),
             self.lattice,
             self.hosts.len(),
-            clock::number(self.rows.iter().map(|row| row.calls_per_second).sum()),
-            clock::number(self.rows.iter().map(|row| row.errors_per_second).sum()),
+            clock::number(self.totals.requests_per_second),
+            clock::number(self.totals.calls_per_second),
+            clock::number(self.totals.errors_per_second),
         )
     }
 
@@ -319,10 +327,13 @@ impl Seen {
         if self.by_operation {
             columns.push(Column::text("OPERATION"));
         }
-        columns.extend(
-            ["HOSTS", "CALLS/S", "ERR/S", "ERR %", "BUSY", "P50", "P99", "TOTAL"]
-                .map(Column::number),
-        );
+        columns.extend(["HOSTS", "CALLS/S"].map(Column::number));
+        columns.push(Column::number("MADE/S").only_wide());
+        columns.extend(["ERR/S", "ERR %"].map(Column::number));
+        if self.has_http() {
+            columns.push(Column::number("5XX/S"));
+        }
+        columns.extend(["BUSY", "P50", "P99", "TOTAL"].map(Column::number));
         columns.extend([Column::number("P90").only_wide(), Column::number("LOCAL %").only_wide()]);
         columns.push(Column::id("ID").if_room());
         let mut table = Table::new(columns);
@@ -330,6 +341,11 @@ impl Seen {
             table.row(self.cells(row));
         }
         table
+    }
+
+    /// Whether an HTTP server is among them.
+    fn has_http(&self) -> bool {
+        self.rows.iter().any(|row| row.made.http_rate.is_some())
     }
 
     fn cells(&self, row: &Row) -> Vec<Cell> {
@@ -345,8 +361,14 @@ impl Seen {
         cells.extend([
             Cell::from(format!("{}{}", if row.by_callers { "~" } else { "" }, row.hosts)),
             Cell::from(clock::number(row.calls_per_second)),
+            Cell::from(clock::number(row.made.calls_per_second)),
             Cell::toned(clock::number(row.errors_per_second), tone),
             Cell::toned(percent(row.error_percent()), tone),
+        ]);
+        if self.has_http() {
+            cells.push(Cell::from(server_errors(row)));
+        }
+        cells.extend([
             Cell::from(row.in_work),
             took(row, 0.5),
             took(row, 0.99),
@@ -357,6 +379,11 @@ impl Seen {
         ]);
         cells
     }
+}
+
+/// Answers 5xx a second, of an HTTP server.
+fn server_errors(row: &Row) -> String {
+    row.made.http_rate.map(|rate| clock::number(rate.server_error)).unwrap_or_default()
 }
 
 fn listed(hosts: &BTreeSet<String>) -> String {
@@ -381,7 +408,11 @@ impl View for Seen {
         json!({
             "time": self.at.format(&Rfc3339).unwrap_or_default(), "lattice": self.lattice, "hosts": hosts,
             "memory_bytes": self.memory_bytes, "sorted_by": word(self.order),
+            "requests_per_second": self.totals.requests_per_second,
+            "calls_per_second": self.totals.calls_per_second,
+            "errors_per_second": self.totals.errors_per_second,
             "rows": self.rows.iter().map(rows::to_json).collect::<Vec<_>>(),
+            "edges": self.edges.iter().map(rows::edge_to_json).collect::<Vec<_>>(),
         })
     }
 

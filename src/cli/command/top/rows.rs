@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use serde_json::{Value, json};
 
 use crate::args::lattice::TopOrder;
-use lattice_client::rates::Row;
+use lattice_client::rates::{Edge, Row};
+use lattice_protocol::control::probe::calls::HttpClasses;
 
 /// A row as data.
 pub fn to_json(row: &Row) -> Value {
@@ -18,12 +19,36 @@ pub fn to_json(row: &Row) -> Value {
         "p50_ms": percentile_ms(row, 0.5), "p90_ms": percentile_ms(row, 0.9), "p99_ms": percentile_ms(row, 0.99),
         "calls": row.between.calls, "failed": row.between.failed, "timed_out": row.between.timed_out,
         "refused": row.between.refused, "abandoned": row.between.abandoned, "total": row.total,
+        "made_per_second": rounded(row.made.calls_per_second), "made": row.made.between.calls,
+        "made_errors": row.made.errors(),
     });
+    if let Some(http) = &row.made.http {
+        data["http"] = classes(http);
+    }
     if !row.link_name.is_empty() {
         data["link_name"] = Value::from(&*row.link_name);
     }
     if !row.operation.is_empty() {
         data["operation"] = Value::from(&*row.operation);
+    }
+    data
+}
+
+fn classes(http: &HttpClasses) -> Value {
+    http.each().into_iter().map(|(class, count)| (class.to_owned(), Value::from(count))).collect()
+}
+
+/// The calls of one caller to one target as data.
+pub fn edge_to_json(edge: &Edge) -> Value {
+    let mut data = json!({
+        "caller": edge.caller, "caller_link_name": edge.caller_link_name, "caller_name": edge.caller_name,
+        "id": edge.id, "link_name": edge.link_name, "contract_id": edge.contract_id, "name": edge.name,
+        "calls_per_second": rounded(edge.calls_per_second), "errors_per_second": rounded(edge.errors_per_second),
+        "calls": edge.between.calls, "failed": edge.between.failed, "timed_out": edge.between.timed_out,
+        "refused": edge.between.refused, "total": edge.total,
+    });
+    if let Some(http) = &edge.http {
+        data["http"] = classes(http);
     }
     data
 }

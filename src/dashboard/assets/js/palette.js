@@ -32,6 +32,17 @@ const LISTS = [
     icon: "provider", href: href.provider(item.id, item.link_name) })],
 ];
 
+/** What the id of a failed call looks like, or the beginning of one. */
+const FAILURE_ID = /^[0-9a-f]{8}[0-9a-f-]*$/i;
+
+/** A failed call leads to the errors of whoever made it, or was to take it. */
+function failureEntry(call) {
+  const actor = [call.caller_id, call.target_id].find((id) => id.startsWith("M"));
+  const to = actor ? href.actor(actor) : href.provider(call.caller_id, call.caller_link_name || "default");
+  return { text: `${call.caller_name || shortKey(call.caller_id)} → ${call.target_name}: ${call.operation}`,
+    sub: call.reason, icon: "error", href: `${to}?tab=errors` };
+}
+
 export function Palette({ close }) {
   const [text, setText] = useState("");
   const [found, setFound] = useState([]);
@@ -45,10 +56,14 @@ export function Palette({ close }) {
     }
     const abort = new AbortController();
     const timer = setTimeout(async () => {
+      const failures = FAILURE_ID.test(q)
+        ? get(withQuery("/failures", { id: q, limit: 6 }), abort.signal).catch(() => ({ items: [] })) : { items: [] };
       const answers = await Promise.all(LISTS.map(([path]) =>
         get(withQuery(path, { q, limit: 6 }), abort.signal).catch(() => ({ items: [] }))));
+      const { items: calls } = await failures;
       if (abort.signal.aborted) return;
-      setFound(answers.map(({ items }, i) => [LISTS[i][1], items.slice(0, 6).map(LISTS[i][2])]));
+      setFound([["Failed calls", calls.map(failureEntry)],
+        ...answers.map(({ items }, i) => [LISTS[i][1], items.slice(0, 6).map(LISTS[i][2])])]);
     }, 120);
     return () => {
       clearTimeout(timer);

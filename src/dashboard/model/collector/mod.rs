@@ -17,7 +17,7 @@ mod events;
 mod presence;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
@@ -40,11 +40,15 @@ use super::{
 };
 use crate::Dashboard;
 pub use ask::health;
-use lattice_client::{calls, rates, watch};
+use lattice_client::{calls, failing::failing, rates, watch};
 use lattice_protocol::{
     clock,
     control::{
-        probe::{calls::Look, health::Health},
+        probe::{
+            calls::{Look, Row},
+            health::Health,
+            lost::LostHost,
+        },
         types::{HostReply, Inventory},
     },
 };
@@ -72,6 +76,20 @@ const HOSTS_MAX: usize = 4096;
 /// How long a pull is kept that nobody speaks of any more, in milliseconds.
 const PULL_KEPT_MS: u64 = 15_000;
 
+/// The look at each host with what is counted there: without what it called elsewhere, unless
+/// nobody else counts that. So the numbers of all hosts are together those of the lattice.
+fn each_alone(looks: &[Look]) -> Vec<Look> {
+    let served: HashSet<(&str, &str)> =
+        looks.iter().flat_map(|look| &look.served).map(|row| (&*row.id, &*row.link_name)).collect();
+    let alone = looks.iter().map(|look| {
+        let is_elsewhere =
+            |row: &&Row| !served.contains(&(row.id.as_str(), row.link_name.as_str()));
+        let called = look.called.iter().filter(is_elsewhere).cloned().collect();
+        Look { called, ..look.clone() }
+    });
+    alone.collect()
+}
+
 /// The task that keeps the snapshot.
 struct Collector {
     dashboard: Dashboard,
@@ -92,6 +110,10 @@ struct Collector {
     earlier: HashMap<String, Look>,
     is_looking: bool,
     look_at: Instant,
+    /// Hosts of this make that others remember as lost.
+    remembered: HashSet<Arc<str>>,
+    /// When others are asked for them.
+    remember_at: Instant,
     numbers_at: Instant,
     beat_at: Instant,
     /// The revisions that streams received last, by collection.
@@ -144,6 +166,7 @@ enum Report {
     Found(Vec<HostReply>),
     Host { id: Arc<str>, inventory: Option<Inventory>, health: Option<Box<Health>> },
     Counts(HashMap<String, Look>),
+    Lost(Vec<LostHost>),
 }
 
 impl Collector {
@@ -163,6 +186,8 @@ impl Collector {
             earlier: HashMap::new(),
             is_looking: false,
             look_at: now,
+            remembered: HashSet::new(),
+            remember_at: now,
             numbers_at: now,
             beat_at: now,
             told: [0; Collection::ALL.len()],
@@ -242,6 +267,7 @@ impl Collector {
             self.search();
         }
         self.follow_peers();
+        self.follow_lost();
         if self.hears() {
             self.drop_gone();
         }
@@ -344,6 +370,7 @@ impl Collector {
                 self.is_looking = false;
                 self.take_counts(looks);
             }
+            Report::Lost(hosts) => self.take_lost(hosts),
         }
         self.ask_stale();
         self.publish();
@@ -406,19 +433,25 @@ impl Collector {
                 .filter(|look| self.earlier.contains_key(&look.host_id))
                 .cloned()
                 .collect();
-            let mut sums: HashMap<Of, Sum> = HashMap::from([(Of::Lattice, Sum::default())]);
-            for row in rates::between(&self.earlier, &both) {
-                sums.entry(Of::Lattice).or_default().add(&row);
-                sums.entry(Of::Target(row.id.clone(), row.link_name.clone()))
-                    .or_default()
-                    .add(&row);
+            let rows = rates::between(&self.earlier, &both);
+            let edges = rates::edges(&self.earlier, &both);
+            let mut sums = HashMap::from([(Of::Lattice, Sum::of_all(&rows, &edges))]);
+            for row in &rows {
+                let target = Of::Target(row.id.clone(), row.link_name.clone());
+                sums.entry(target).or_default().add(row);
             }
-            for look in &both {
-                let of_host = sums.entry(Of::Host(look.host_id.clone())).or_default();
-                let rows = rates::between(&self.earlier, std::slice::from_ref(look));
-                rows.iter().filter(|row| !row.by_callers).for_each(|row| of_host.add(row));
+            for look in each_alone(&both) {
+                let alone = std::slice::from_ref(&look);
+                let rows = rates::between(&self.earlier, alone);
+                let sum = Sum::of_all(&rows, &rates::edges(&self.earlier, alone));
+                sums.insert(Of::Host(look.host_id.clone()), sum);
             }
+            let snapshot = self.model.snapshot();
+            let index = snapshot.index();
+            let runs = |id: &str| index.actors.contains_key(id) || index.runs_provider(id);
             let rates = Rates {
+                failing: failing(&now, runs),
+                edges,
                 of: sums.into_iter().map(|(of, sum)| (of, sum.rate())).collect(),
                 memory_bytes: now
                     .iter()
@@ -477,8 +510,11 @@ impl Collector {
             let overview = attention::Summary::of(&self.dashboard);
             let point = self.model.last_point(&Of::Lattice);
             let attention::Summary { counts, rates, attention } = overview;
-            self.model
-                .tell_masked("overview", &attention::Numbers { counts, rates, attention, point });
+            let hosts = self.model.rates().hosts();
+            self.model.tell_masked(
+                "overview",
+                &attention::Numbers { counts, rates, attention, point, hosts },
+            );
         }
         if now >= self.beat_at {
             self.beat_at = now + BEAT;

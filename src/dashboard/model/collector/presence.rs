@@ -4,22 +4,35 @@
 //! are silent after two missed beats, and lost after four. A host that is cut off itself, or did
 //! not run for a while, says nothing about the others until it has heard for [`HEARING`].
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{Collector, HOSTS_MAX, Report};
 use crate::model::{
     State,
     events::{Entry, Severity},
 };
-use lattice_protocol::{clock, control::types::HostReply};
+use lattice_client::lost;
+use lattice_protocol::{
+    clock,
+    control::{
+        probe::lost::{KEPT_MS, LostHost},
+        types::HostReply,
+    },
+};
 
 /// A host that was cut off hears all others again within this time.
 const HEARING: Duration = Duration::from_secs(3);
 /// Hosts of other makes beat every 30 seconds.
 const SILENT_MS: u64 = 75_000;
 const FOREIGN_LOST_MS: u64 = 120_000;
-/// How long a lost host stays in the snapshot.
+/// How long a lost host of another make stays in the snapshot.
 const LOST_KEPT_MS: u64 = 120_000;
+/// How long a lost host of this make stays that no host remembers: those that do need a moment.
+const UNREMEMBERED_MS: u64 = 15_000;
+/// How often other hosts are asked whom they lost.
+const REMEMBER: Duration = Duration::from_secs(4);
 /// Names of hosts that are gone.
 const NAMES_MAX: usize = 1024;
 
@@ -75,6 +88,62 @@ impl Collector {
                 }
                 (false, State::Lost | State::Silent) => self.mark_present(&peer.id),
                 _ => {}
+            }
+        }
+    }
+
+    /// Learns which hosts the others have lost, and what those ran: this one may have come later.
+    pub(super) fn follow_lost(&mut self) {
+        for id in self.model.take_forgotten() {
+            self.remembered.remove(&*id);
+            if self.hosts.get(&*id).is_some_and(|known| known.view.state == State::Lost) {
+                self.forget(&id.into());
+                self.publish_all();
+            }
+        }
+        if !self.was_viewed || Instant::now() < self.remember_at {
+            return;
+        }
+        self.remember_at = Instant::now() + REMEMBER;
+        let lattice = self.dashboard.lattice().clone();
+        let ours = self.hosts.values().map(|known| &known.view);
+        let hosts: Vec<HostReply> = ours
+            .filter(|view| view.is_ours && view.state == State::Ok)
+            .map(|view| HostReply {
+                id: view.id.to_string(),
+                // Which makes it one of this make.
+                peer_count: Some(0),
+                ..HostReply::default()
+            })
+            .collect();
+        self.children.spawn(async move { Report::Lost(lost::lost(&lattice, &hosts).await) });
+    }
+
+    /// Takes in what hosts remember of those that were lost.
+    pub(super) fn take_lost(&mut self, hosts: Vec<LostHost>) {
+        self.remembered = hosts.iter().map(|host| Arc::from(host.id.as_str())).collect();
+        for host in hosts {
+            let id: Arc<str> = host.id.as_str().into();
+            let is_new = !self.hosts.contains_key(&id);
+            if is_new && self.hosts.len() >= HOSTS_MAX {
+                continue;
+            }
+            let known = self.known(&id);
+            if !is_new && known.view.state != State::Lost {
+                // It came back meanwhile, or this host has not missed it yet.
+                continue;
+            }
+            known.is_stale = false;
+            let view = &mut known.view;
+            let is_told = view.inventory.host_id.is_empty() && !host.inventory.host_id.is_empty();
+            if is_new || is_told {
+                (view.is_ours, view.state, view.lost_ms) = (true, State::Lost, Some(host.lost_ms));
+                view.heard_ms = view.heard_ms.min(host.lost_ms);
+                view.name = host.called().to_owned();
+                view.labels.clone_from(&host.inventory.labels);
+                view.version.clone_from(&host.inventory.version);
+                view.inventory = Arc::new(host.inventory);
+                known.is_changed = true;
             }
         }
     }
@@ -169,8 +238,19 @@ impl Collector {
             }
         }
         let before = self.hosts.len();
-        self.hosts.retain(|_, known| {
-            known.view.lost_ms.is_none_or(|lost| now.saturating_sub(lost) < LOST_KEPT_MS)
+        let is_any_lost = self.hosts.values().any(|known| known.view.lost_ms.is_some());
+        let own: HashSet<String> = match is_any_lost {
+            true => self.dashboard.parts().context.peers.lost_ids(),
+            false => HashSet::new(),
+        };
+        let remembered = &self.remembered;
+        self.hosts.retain(|id, known| {
+            let kept_ms = match known.view.is_ours {
+                true if own.contains(&**id) || remembered.contains(id) => KEPT_MS,
+                true => UNREMEMBERED_MS,
+                false => LOST_KEPT_MS,
+            };
+            known.view.lost_ms.is_none_or(|lost| now.saturating_sub(lost) < kept_ms)
         });
         if self.hosts.len() < before {
             self.publish_all();

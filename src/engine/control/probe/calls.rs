@@ -6,10 +6,14 @@
 
 use std::collections::HashMap;
 
-use crate::control::server::{Answer, Server, now};
+use crate::{
+    control::server::{Answer, Server, now},
+    failures::name_of,
+    meter::edges::EdgeCounts,
+};
 use lattice_protocol::{
     clock,
-    control::probe::calls::{Ask, Look, Row, RowKey},
+    control::probe::calls::{Ask, Edge, Look, Row, RowKey},
     meter::{OperationCounts, TargetCounts},
 };
 
@@ -40,9 +44,17 @@ impl Server {
         let all = served.chain(snapshot.called.into_iter().map(|counts| (true, counts)));
         let rows = all.map(|(called, counts)| {
             let row = self.row(counts, (!called).then_some(&references), ask.operations);
-            (row.key(called), row)
+            (row.key(called), if called { Told::Called(row) } else { Told::Served(row) })
         });
-        let wanted = rows.filter(|(key, _)| ask.after.as_ref().is_none_or(|after| key > after));
+        let edges = if ask.edges { snapshot.edges } else { Vec::new() };
+        let mut edges: Vec<(RowKey, Told)> = edges
+            .into_iter()
+            .map(|counts| self.edge(counts, ask.operations))
+            .map(|edge| (edge.key(), Told::Edge(Box::new(edge))))
+            .collect();
+        edges.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let wanted =
+            rows.chain(edges).filter(|(key, _)| ask.after.as_ref().is_none_or(|after| key > after));
         fill(&mut look, wanted, bytes_max);
         look
     }
@@ -60,6 +72,24 @@ impl Server {
             (key, (provider.name.clone(), provider.reference.clone()))
         });
         actors.chain(providers).collect()
+    }
+
+    fn edge(&self, edge: EdgeCounts, by_operation: bool) -> Edge {
+        let EdgeCounts { caller, caller_link_name, contract_id, counts, recent, http } = edge;
+        let table = self.parts.context.links.table();
+        let TargetCounts { id, link_name, operations } = counts;
+        Edge {
+            caller_name: name_of(&table, &caller),
+            caller,
+            caller_link_name,
+            name: name_of(&table, &id),
+            id,
+            link_name,
+            contract_id,
+            operations: if by_operation { operations } else { together(operations) },
+            recent,
+            http,
+        }
     }
 
     fn row(&self, counts: TargetCounts, here: Option<&References>, by_operation: bool) -> Row {
@@ -95,21 +125,42 @@ fn together(operations: Vec<OperationCounts>) -> Vec<OperationCounts> {
     sums
 }
 
+/// One row of an answer.
+enum Told {
+    Served(Row),
+    Called(Row),
+    Edge(Box<Edge>),
+}
+
+impl Told {
+    fn json_bytes(&self) -> usize {
+        let json = match self {
+            Self::Served(row) | Self::Called(row) => serde_json::to_vec(row),
+            Self::Edge(edge) => serde_json::to_vec(edge),
+        };
+        json.map_or(0, |json| json.len())
+    }
+}
+
 /// Takes rows until the next one would not fit; at least one.
-fn fill(look: &mut Look, rows: impl Iterator<Item = (RowKey, Row)>, bytes_max: usize) {
+fn fill(look: &mut Look, rows: impl Iterator<Item = (RowKey, Told)>, bytes_max: usize) {
     let mut bytes = 0;
     let mut last = None;
     for (key, row) in rows {
         // One more byte for the comma.
-        bytes += serde_json::to_vec(&row).map_or(0, |json| json.len() + 1);
+        bytes += row.json_bytes() + 1;
         // A first row that is too large is told all the same, or the next page would begin with it
         // for ever.
         if bytes > bytes_max && last.is_some() {
             look.next = last;
             return;
         }
-        last = Some(key.clone());
-        if key.called { look.called.push(row) } else { look.served.push(row) }
+        last = Some(key);
+        match row {
+            Told::Served(row) => look.served.push(row),
+            Told::Called(row) => look.called.push(row),
+            Told::Edge(edge) => look.edges.push(*edge),
+        }
     }
 }
 
@@ -130,8 +181,15 @@ mod tests {
     fn what_does_not_fit_is_asked_for_with_the_next_look() {
         let rows = |after: Option<&RowKey>| {
             let row = |n: u32| Row { id: format!("M{n}"), name: "x".repeat(100), ..Row::default() };
-            let all: Vec<_> =
-                (0..10).map(row).map(|row| (row.key(row.id.as_str() > "M6"), row)).collect();
+            let told = |row: Row| match row.id.as_str() {
+                "M0" | "M1" | "M2" | "M3" => (row.key(false), Told::Served(row)),
+                "M4" | "M5" | "M6" => (row.key(true), Told::Called(row)),
+                _ => {
+                    let edge = Edge { caller: "MC".into(), id: row.id, ..Edge::default() };
+                    (edge.key(), Told::Edge(Box::new(edge)))
+                }
+            };
+            let all: Vec<_> = (0..10).map(row).map(told).collect();
             all.into_iter()
                 .filter(|(key, _)| after.is_none_or(|after| key > after))
                 .collect::<Vec<_>>()
@@ -140,8 +198,10 @@ mod tests {
         loop {
             let mut look = Look::default();
             fill(&mut look, rows(after.as_ref()).into_iter(), 400);
-            assert!(!look.served.is_empty() || !look.called.is_empty());
+            let before = seen.len();
             seen.extend(look.served.into_iter().chain(look.called).map(|row| row.id));
+            seen.extend(look.edges.into_iter().map(|edge| edge.id));
+            assert!(seen.len() > before);
             after = look.next;
             if after.is_none() {
                 break;

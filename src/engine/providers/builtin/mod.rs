@@ -164,7 +164,10 @@ impl Context {
         let (provider_id, link_name) = (self.provider_id.as_str(), self.link_name.as_str());
         let origin = Entity::new(provider_id, link_name, self.contract_id);
         let ends = (origin, Entity::new(actor, "", ""));
-        self.router.call(Call::new(ends, operation, payload, deadline)).await
+        let edge = self.router.meter().caller(provider_id, link_name).to(&ends.1);
+        let made = self.router.call(Call::new(ends, operation, payload, deadline));
+        let result = self.router.counted(&edge, operation, made).await;
+        result.inspect_err(|error| self.router.record_failure(&edge, operation, error, None))
     }
 }
 

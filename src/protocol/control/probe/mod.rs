@@ -3,6 +3,8 @@
 
 pub mod calls;
 pub mod explain;
+pub mod failures;
 pub mod health;
 pub mod link;
+pub mod lost;
 pub mod pages;

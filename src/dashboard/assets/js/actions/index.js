@@ -6,6 +6,7 @@ import { ApplyManifests, readFiles } from "./apply.js";
 import { EditLabels, ScaleActor, UpdateActor } from "./change.js";
 import { PutLink, undoLink } from "./link.js";
 import { openChange } from "./login.js";
+import { ForgetHost, StartElsewhere } from "./lost.js";
 import { StartActor, StartProvider } from "./start.js";
 import { DeleteLink, StopActor, StopHost, StopProvider } from "./stop.js";
 
@@ -57,6 +58,14 @@ export const deleteLink = (link) => openChange(DeleteLink, { link });
 
 /** host: a Host of the API */
 export const editLabels = (host) => openChange(EditLabels, { host });
+
+export { RunsNowhere } from "./lost.js";
+
+/** host: a lost Host of the API, or its id and name */
+export const startElsewhere = (host) => openChange(StartElsewhere, { host });
+
+/** host: a lost Host of the API */
+export const forgetHost = (host) => openChange(ForgetHost, { host });
 
 /** host: a Host of the API */
 export const stopHost = (host) => openChange(StopHost, { host });

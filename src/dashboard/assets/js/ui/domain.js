@@ -59,6 +59,15 @@ export function CallRate({ rates }) {
       </span>${formatRate(rates.errors_per_s)}</span>`}</span>`;
 }
 
+/** The share of calls that end well, with an HTTP server's answers 4xx and 5xx a second. */
+export function Success({ rates }) {
+  if (!rates || rates.success_percent === null) return html`<span class="muted">–</span>`;
+  const http = rates.http;
+  return html`<span class=${rates.success_percent < 100 ? "num text-error" : "num"}>
+    ${formatRate(rates.success_percent)} %</span>${http && html` <span class="num muted small">4xx
+    ${` ${formatRate(http["4xx"])}`}/s, 5xx ${formatRate(http["5xx"])}/s</span>`}`;
+}
+
 export const Latency = ({ micros }) => html`<span class=${micros == null ? "num muted" : "num"}>
   ${formatMicros(micros)}</span>`;
 

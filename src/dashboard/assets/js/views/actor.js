@@ -9,13 +9,16 @@ import { putLink, startActor } from "../actions/index.js";
 import { useTitle } from "../title.js";
 import { formatReplicas, Kind, placementItems, Reference } from "./actors.js";
 import { ClaimsFacts } from "./claims.js";
+import { FailedCalls, useFailures } from "./failures.js";
 import { LinksTable } from "./links.js";
 
 /** Calls, errors and latency of something as figures with their lines. */
 export function RateStats({ rates, series }) {
   const figure = (label, name, line, format, unit) => html`<${Stat} label=${label} value=${rates ? format(rates[name])
     : "–"} unit=${rates ? unit : ""} tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""}
-    sub=${rates ? name === "calls_per_s" ? `${formatCount(rates.in_work)} in work` : "" : "not told"}
+    sub=${!rates ? "not told" : name === "calls_per_s" ? `${formatCount(rates.in_work)} in work`
+      : name === "errors_per_s" && rates.success_percent !== null ? `${formatRate(rates.success_percent)} % succeed`
+      : ""}
     spark=${html`<${Sparkline} tone=${line.replace("_us", "")} values=${series[line]}
       label=${`${label} over the last two minutes`} />`} />`;
   return html`${figure("Calls", "calls_per_s", "calls", formatRate, "/s")}
@@ -45,12 +48,20 @@ export function OperationsTable({ operations, empty }) {
       ${formatMicros(each.p99_us)}</span>` }]} />`;
 }
 
-/** Warnings and errors that were logged lately, newest first. */
-export function LastErrors({ lines }) {
+/** Calls that failed lately, and warnings and errors that were logged, newest first. */
+export function LastErrors({ lines, failures }) {
+  // What a failed call left in the log is told by the call.
+  const ids = (failures.items || []).map((call) => call.id);
+  const others = lines.filter((line) => !ids.some((id) => line.text.includes(id)));
+  return html`<${Card} title="Failed calls" count=${ids.length || undefined}><${FailedCalls} failures=${failures} /></>
+    <${LoggedErrors} lines=${others} />`;
+}
+
+function LoggedErrors({ lines }) {
   if (!lines.length) {
-    return html`<${EmptyState} icon="good" title="No warning or error was logged lately" />`;
+    return html`<${EmptyState} icon="good" title="No other warning or error was logged lately" />`;
   }
-  return html`<${Card}><ul class="event-list">${lines.map((line, at) => {
+  return html`<${Card} title="Logged warnings and errors"><ul class="event-list">${lines.map((line, at) => {
     const tone = line.level === "error" ? "error" : "warning";
     return html`<li key=${`${line.at_ms} ${at}`} class="event-line tone-${tone}"><${Icon} name=${tone} size=${14} />
       <span class="event-text mono">${line.text}</span><span class="event-meta"><a
@@ -190,6 +201,7 @@ function Placements({ actor, start }) {
 export function ActorDetail({ id }) {
   const { data: actor, error, loading, refresh } = useResource(apiPath("actors", id), ["actors", "links", "hosts",
     "claims", "rates"]);
+  const failures = useFailures("actors", id);
   const name = actor?.name || shortKey(id);
   useTitle(name, "Actors");
   const crumbs = [{ text: "Actors", href: "/actors" }];
@@ -236,8 +248,8 @@ export function ActorDetail({ id }) {
         operations=${actor.operations} empty=${html`<${EmptyState} icon="call" title="No call was counted yet"
           action=${html`<a class="button" href=${`/call?actor=${encodeURIComponent(id)}`}>Call it</a>`}>The operations
           of this actor appear with its first call.</>`} />` },
-      { id: "errors", text: "Errors", count: actor.last_errors.length, render: () => html`<${LastErrors}
-        lines=${actor.last_errors} />` },
+      { id: "errors", text: "Errors", count: failures.items?.length || actor.last_errors.length,
+        render: () => html`<${LastErrors} lines=${actor.last_errors} failures=${failures} />` },
       { id: "logs", text: "Logs", render: () => html`<${LogView} url=${apiPath("actors", id, "logs")} id=${id} />` },
     ]} />
   </div>`;

@@ -1,6 +1,6 @@
 // Owns the list of actors, and what other views take from it: the filter by host, references, the actions of an actor.
 import {
-  ActorLink, apiPath, Button, CallRate, Chips, EmptyState, formatCount, formatRate, get, href, html, Key, Latency, Menu,
+  ActorLink, apiPath, Badge, Button, CallRate, Chips, EmptyState, formatCount, formatRate, get, href, html, Key, Latency, Menu,
   PageHeader, SearchBox, Select, setQuery, shortKey, useListQuery, useResource, useRoute, useState,
   VirtualTable,
 } from "../ui/index.js";
@@ -80,6 +80,9 @@ const COLUMNS = [
   { key: "name", title: "Actor", sort: "name", min: "168px", render: (actor) => (actor.name
     ? html`<b><${ActorLink} id=${actor.id} name=${actor.name} /></b>` : html`<${Key} id=${actor.id}
     href=${href.actor(actor.id)} />`) },
+  { key: "state", title: "State", width: "132px", phoneLabel: false, render: (actor) => (actor.lost_on.length
+    ? html`<${Badge} tone="error" title=${`It ran on ${actor.lost_on.join(", ")}, which vanished.`}>runs nowhere</>`
+    : html`<${Badge} tone="good">running</>`) },
   { key: "id", title: "Id", width: "132px", from: 1360, phone: false, render: (actor) => html`<${Key} id=${actor.id}
     />` },
   { key: "references", title: "Reference", sort: "references", min: "168px", phone: false,

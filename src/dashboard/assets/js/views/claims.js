@@ -1,13 +1,22 @@
 // Owns the list of claims, and how claims are shown elsewhere.
 import {
-  ActorLink, Button, Chips, CopyButton, Dialog, EmptyState, ErrorNote, Facts, formatCount, href, html, Key,
-  openDialog, PageHeader, SearchBox, Segmented, setQuery, shortKey, Skeleton, StatusDot, useListQuery,
+  ActorLink, Button, Chips, CopyButton, Dialog, EmptyState, ErrorNote, Facts, formatCount, formatDuration, formatTime, href, html, Key,
+  now, openDialog, PageHeader, SearchBox, Segmented, setQuery, shortKey, Skeleton, StatusDot, useListQuery,
   useResource, useRoute, useState, VirtualTable, withQuery,
 } from "../ui/index.js";
 
 const NONE = html`<span class="muted">none</span>`;
 const version = (claims) => html`<span class="num">${claims.version || "–"}${claims.revision !== "" &&
   html` <span class="muted">rev ${claims.revision}</span>`}</span>`;
+/** When claims cease to count, red when they are over and yellow in the two weeks before. */
+function Expires({ at }) {
+  if (at === null) return html`<span class="muted">–</span>`;
+  const left = at - now();
+  const tone = left < 0 ? "error" : left < 14 * 86400e3 ? "warning" : "";
+  const text = left < 0 ? "expired" : `in ${formatDuration(left)}`;
+  return html`<span title=${formatTime(at)}>${tone ? html`<${StatusDot} tone=${tone} text=${text} />` : text}</span>`;
+}
+
 const Running = ({ on }) => html`<${StatusDot} tone=${on ? "good" : "muted"} text=${on ? "running" : "not running"} />`;
 
 /** What claims say, as facts, after `first`. `caps` renders the contracts; without it they are chips. */
@@ -18,6 +27,7 @@ export function ClaimsFacts({ claims, caps, first = [] }) {
     ["Version", version(claims)],
     claims.kind === "actor" && ["Call alias", claims.call_alias ? html`<span class="mono">${claims.call_alias}</span>
       <${CopyButton} text=${claims.call_alias} label="Copy the call alias" />` : NONE],
+    ["Expires", html`<${Expires} at=${claims.expires_ms} />`],
     ["Tags", html`<${Chips} items=${claims.tags} />`],
     claims.kind === "provider" ? ["Contract", html`<span class="mono">${claims.contract_id || "–"}</span>`]
       : ["May use", caps || html`<${Chips} items=${claims.caps} empty="no contract" />`],
@@ -49,6 +59,9 @@ const COLUMNS = [
   { key: "kind", title: "Kind", sort: "kind", width: "92px", phoneLabel: false, render: (claims) => claims.kind },
   { key: "running", title: "State", sort: "is_running", down: true, width: "120px", phoneLabel: false,
     render: (claims) => html`<${Running} on=${claims.is_running} />` },
+  { key: "expires", title: "Expires", sort: "expires", width: "128px", phoneLabel: false,
+    hint: "When the claims of what runs cease to count", render: (claims) => html`<${Expires}
+      at=${claims.expires_ms} />` },
   { key: "id", title: "Id", width: "132px", from: 1180, phone: false, render: (claims) => html`<${Key} id=${claims.id}
     />` },
   { key: "issuer", title: "Issuer", sort: "issuer", width: "132px", phone: false, render: (claims) => html`<${Key}

@@ -6,8 +6,10 @@ import {
     SeriesChart, shortKey, Since,
   Skeleton, Stat, StatusDot, Table, Tabs, useResource,
 } from "../ui/index.js";
-import { editLabels, scaleActor, startActor, startProvider, stopActor, stopProvider,
-  updateActor } from "../actions/index.js";
+import {
+  editLabels, forgetHost, RunsNowhere, scaleActor, startActor, startElsewhere, startProvider, stopActor, stopProvider,
+  updateActor,
+} from "../actions/index.js";
 import { useTitle } from "../title.js";
 import { HostMenu } from "./hosts.js";
 
@@ -154,14 +156,20 @@ export function HostDetail({ id }) {
     <${PageHeader} title=${host.name} crumbs=${crumbs} status=${html`<${HostState} state=${host.state} />${host.is_this
       && html`<span class="this">this host</span>`}`}
       sub=${html`<${Key} id=${host.id} full />`}
-      actions=${html`<${Button} kind="primary" icon="plus"
-        onClick=${() => startActor({ host_id: host.id })}>Start an actor here</>
+      actions=${html`${host.state !== "lost" ? html`<${Button} kind="primary" icon="plus"
+        onClick=${() => startActor({ host_id: host.id })}>Start an actor here</>`
+        : host.missing.length > 0 ? html`<${Button} kind="primary" icon="plus"
+          onClick=${() => startElsewhere(host)}>Start elsewhere</>`
+        : html`<${Button} icon="trash" onClick=${() => forgetHost(host)}>Forget the host</>`}
         <${HostMenu} host=${host} text="Actions" />`} />
     ${error && html`<${ErrorNote} error=${error} retry=${refresh} />`}
     ${host.state !== "ok" && html`<${Note} tone=${host.state === "lost" ? "error" : "warning"}>
       Nothing was heard of this host since <${RelativeTime} at=${host.heard_ms}
         />. What is shown is what it told then. Look whether its machine
       ${" "}and its NATS connection are up.</>`}
+    ${host.missing.length > 0 && html`<${Card} title="Runs nowhere" count=${host.missing.length}>
+      <p>This ran only here, and runs nowhere since the host was lost.</p>
+      <${RunsNowhere} items=${host.missing} /></>`}
     <div class="stats">
       <${Stat} label="Uptime" value=${host.state === "ok" ? html`<${Since} at=${host.started_ms} />` : "–"}
         sub=${host.version ? `version ${host.version}` : "of another make"} />

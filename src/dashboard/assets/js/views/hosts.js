@@ -4,7 +4,9 @@ import {
     PageHeader, RelativeTime,
   SearchBox, Since, useListQuery, useState, VirtualTable,
 } from "../ui/index.js";
-import { editLabels, startActor, startProvider, stopHost } from "../actions/index.js";
+import {
+  editLabels, forgetHost, startActor, startElsewhere, startProvider, stopHost,
+} from "../actions/index.js";
 
 const COLUMNS = [
   { key: "name", title: "Host", sort: "name", min: "210px", render: (host) => html`<span class="thing"><a
@@ -17,7 +19,8 @@ const COLUMNS = [
   { key: "labels", title: "Labels", width: "250px", phone: false, render: (host) => html`<${Labels}
     labels=${ownLabels(host.labels)} max=${2} empty="–" />` },
   { key: "actors", title: "Actors", sort: "actors", down: true, align: "right", width: "84px",
-    render: (host) => html`<span class="num">${formatCount(host.actors)}</span>` },
+    render: (host) => html`<span class="num">${formatCount(host.actors)}${host.runs_nowhere > 0 && html` <span
+      class="text-error" title="That ran only there, and run nowhere now">${host.runs_nowhere} nowhere</span>`}</span>` },
   { key: "replicas", title: "Replicas", sort: "replicas", down: true, align: "right", width: "96px", phone: false,
     render: (host) => html`<span class="num">${formatCount(host.replicas)}</span>` },
   { key: "providers", title: "Providers", sort: "providers", down: true, from: 1240, align: "right", width: "104px",
@@ -40,6 +43,11 @@ const ownLabels = (labels) => Object.fromEntries(Object.entries(labels).filter((
   !key.startsWith("hostcore.")));
 
 export function HostMenu({ host, text }) {
+  if (host.state === "lost") {
+    return html`<${Menu} label=${`Actions of ${host.name}`} text=${text} items=${[
+      { text: "Start elsewhere what ran here", icon: "plus", onSelect: () => startElsewhere(host) },
+      { text: "Forget the host", icon: "trash", danger: true, onSelect: () => forgetHost(host) }]} />`;
+  }
   return html`<${Menu} label=${`Actions of ${host.name}`} text=${text} items=${[
     { text: "Start an actor here", icon: "plus", onSelect: () => startActor({ host_id: host.id }) },
     { text: "Start a provider here", icon: "plus", onSelect: () => startProvider({ host_id: host.id }) },

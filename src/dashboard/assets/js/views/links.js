@@ -1,7 +1,8 @@
 // Owns the view of link definitions (as a table and as a graph), and how links are shown elsewhere.
 import {
-  ActorLink, Button, Command, Dialog, EmptyState, ErrorNote, ExternalLink, Facts, formatCount, html, Icon, Key,
-  LinkState, Menu, Note, openDialog, PageHeader, ProviderLink, SearchBox, setQuery, shortKey, Skeleton, Table, Tabs,
+  ActorLink, Button, CallRate, Command, Dialog, EmptyState, ErrorNote, ExternalLink, Facts, formatCount, html, Icon, Key,
+  LinkState, Menu, Note, openDialog, PageHeader, ProviderLink, SearchBox, setQuery, shortKey, Skeleton, Success, Table,
+  Tabs,
   useListQuery, useMemo, useResource, useState, VirtualTable, withQuery,
 } from "../ui/index.js";
 import { LinkGraph } from "../ui/graph.js";
@@ -56,6 +57,12 @@ const NAME = { key: "name", title: "Link name", sort: "link_name", width: "100px
   render: (link) => link.link_name };
 const STATE = { key: "state", title: "State", sort: "state", width: "128px", phoneLabel: false,
   render: (link) => html`<${LinkState} state=${link.state} problem=${link.problem} />` };
+const CALLS = { key: "calls", title: "Calls", sort: "calls", down: true, align: "right", width: "120px", phone: false,
+  hint: "Calls by this link: of the actor, or of an HTTP server to it", render: (link) => html`<${CallRate}
+    rates=${link.rates} />` };
+const SUCCESS = { key: "success", title: "Success", sort: "errors", down: true, align: "right", width: "150px",
+  phone: false, hint: "The share of its calls that end well; of an HTTP server with its answers 4xx and 5xx",
+  render: (link) => html`<${Success} rates=${link.rates} />` };
 const MENU = { key: "menu", title: "", width: "56px", align: "right", phone: false,
   render: (link) => html`<${LinkMenu} link=${link} />` };
 
@@ -63,6 +70,7 @@ const COLUMNS = [
   { ...ACTOR, render: (link) => html`<b>${ACTOR.render(link)}</b>` }, { ...PROVIDER, width: "146px" }, CONTRACT, NAME,
   { ...STATE, width: undefined, min: "210px", render: (link) => html`<span class="thing" title=${link.problem
     || ""}>${STATE.render(link)}${link.problem && html`<span class="clip muted">${link.problem}</span>`}</span>` },
+  { ...CALLS, from: 980 }, { ...SUCCESS, from: 980 },
   { key: "values", title: "Values", min: "230px", phone: false, render: (link) => html`<${Values}
     values=${link.values} fixed />` },
   { key: "urls", title: "Pages", width: "150px", from: 1260, phone: false, render: (link) => html`<${Urls}
@@ -74,7 +82,7 @@ const COLUMNS = [
 export function LinksTable({ links, side, empty }) {
   const columns = [side === "provider" ? PROVIDER : ACTOR, CONTRACT, NAME,
     { ...STATE, width: "260px", render: (link) => html`${STATE.render(link)}${link.problem && html`<p
-      class="muted small">${link.problem}</p>`}` },
+      class="muted small">${link.problem}</p>`}` }, CALLS, SUCCESS,
     { key: "values", title: "Values", render: (link) => html`<${Values} values=${link.values} />` },
     { key: "urls", title: "Pages", render: (link) => html`<${Urls} urls=${link.urls} />` }, MENU];
   return html`<${Table} label="Links" columns=${columns} items=${links} rowKey=${linkKey} empty=${empty} />`;
@@ -102,7 +110,7 @@ function LinkDialog({ close, link: first }) {
       ["Actor", html`${ACTOR.render(link)} <${Key} id=${link.actor_id} />`],
       ["Provider", html`${PROVIDER.render(link)} <${Key} id=${link.provider_id} />`],
       ["Contract", html`<span class="mono">${link.contract_id}</span>`], ["Link name", link.link_name],
-      ["State", STATE.render(link)], ["Pages", html`<${Urls} urls=${link.urls} />`],
+      ["State", STATE.render(link)], ["Calls", html`${CALLS.render(link)} ${SUCCESS.render(link)}`], ["Pages", html`<${Urls} urls=${link.urls} />`],
       ["Why it is so", html`<${Command} text=${`host explain ${link.actor_id} ${link.contract_id}`} />`]]} />
     <h3>Values</h3>
     ${values.length ? html`<${Facts} items=${values.map(([name, value]) => [name, value === null
@@ -165,7 +173,7 @@ export function Links() {
         onInput=${setQ} />${add}`} />
     <${Tabs} label="Ways to look at links" tabs=${[
       { id: "table", text: "Table", render: () => html`<${VirtualTable} label="Links" url="/links"
-        collections=${["links", "actors", "providers"]} columns=${COLUMNS} query=${{ q }} phoneLines=${3}
+        collections=${["links", "actors", "providers", "rates"]} columns=${COLUMNS} query=${{ q }} phoneLines=${3}
         defaultSort="actor_name" rowKey=${linkKey} onOpen=${(link) => openDialog(LinkDialog, { link })}
         empty=${empty} />` },
       { id: "graph", text: "Graph", render: () => html`<${Graph} q=${q} empty=${empty} />` }]} />

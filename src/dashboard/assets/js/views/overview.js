@@ -5,7 +5,7 @@ import {
   Icon, Menu, plural, RelativeTime, Select, SeriesChart, Skeleton, Sparkline, Stat, StatusDot, useLive, useMemo,
   useRemembered, useResource,
 } from "../ui/index.js";
-import { putLink, startActor, startProvider } from "../actions/index.js";
+import { putLink, startActor, startElsewhere, startProvider } from "../actions/index.js";
 
 const FIRST_KEYS = ["machine", "region", "zone", "site", "hostcore.os"];
 const MAX_POINTS = 300;
@@ -48,6 +48,8 @@ function AttentionList({ items }) {
     return html`<li key=${`${item.kind} ${item.id} ${item.link_name} ${item.text}`} class="tone-${item.severity}">
       <${Icon} name=${item.severity} /><div><p>${to ? html`<a href=${to}>${item.text}</a>` : item.text}</p>
       ${item.advice && html`<p class="muted">${item.advice}</p>`}
+      ${item.action === "start_elsewhere" && html`<p><${Button} size="small" icon="plus"
+        onClick=${() => startElsewhere({ id: item.id })}>Start elsewhere</></p>`}
       ${item.since_ms && html`<p class="muted small"><${RelativeTime} at=${item.since_ms} /></p>`}</div></li>`;
   })}</ul>`;
 }
@@ -71,7 +73,8 @@ function HostTile({ host }) {
       class="this">this host</span>`}</span>
     <span class="tile-line">${host.state === "ok" ? html`${plural(host.actors, "actor")}, ${plural(host.replicas,
       "replica")}`
-      : html`<span class="tile-state">${host.state}</span>, heard <${RelativeTime} at=${host.heard_ms} />`}</span>
+      : html`<span class="tile-state">${host.state}</span>, heard <${RelativeTime} at=${host.heard_ms} />${
+        host.runs_nowhere > 0 && `, ${host.runs_nowhere} run nowhere`}`}</span>
     <span class="tile-line num">${host.rates ? `${formatRate(host.rates.calls_per_s)} calls/s` : "no figures"}</span>
     <span class="sr-only">state ${host.state}</span></a></li>`;
 }
@@ -129,7 +132,7 @@ function FirstSteps() {
 
 export function Overview() {
   const { data, error, refresh } = useResource("/overview");
-  const hosts = useResource("/hosts?limit=1000", ["hosts", "rates"]);
+  const listed = useResource("/hosts?limit=1000", ["hosts"]);
   const events = useResource("/events?limit=9", ["events"]);
   const now = useLive((state) => state.overview);
   const points = useLive((state) => state.points);
@@ -137,11 +140,17 @@ export function Overview() {
   const counts = now?.counts || data?.counts;
   const rates = now?.rates || data?.rates;
   const attention = now?.attention || data?.attention;
+  // The figures of hosts are of the same moment as those above them.
+  const ofHosts = now?.hosts || data?.hosts;
+  const hosts = useMemo(() => (listed.data?.items || []).map((host) => ({ ...host, rates: host.state === "lost" ? null
+    : ofHosts?.[host.id] ?? host.rates })), [listed.data, ofHosts]);
   const figure = (label, name, format, unit, tone) => html`<${Stat} label=${label} value=${rates ? format(rates[name])
     : null} unit=${unit}
-    tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""} sub=${name === "calls_per_s" && rates
-      ? `${formatCount(rates.in_work)} in work` : ""}
-    spark=${series && html`<${Sparkline} tone=${tone} values=${series[{ calls_per_s: "calls",
+    tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""} sub=${!rates ? ""
+      : name === "requests_per_s" ? `${formatRate(rates.calls_per_s)} calls/s, ${formatCount(rates.in_work)} in work`
+      : name === "errors_per_s" && rates.success_percent !== null ? `${formatRate(rates.success_percent)} % succeed`
+      : ""}
+    spark=${series && html`<${Sparkline} tone=${tone} values=${series[{ requests_per_s: "calls",
       errors_per_s: "errors" }[name] || name]}
       label=${`${label} over the last two minutes`} />`} />`;
   return html`<div class="view overview">
@@ -155,7 +164,7 @@ export function Overview() {
         { text: "Call an actor", icon: "call", href: "/call" }]} /></div></header>
     ${error && !data && html`<${ErrorNote} error=${error} retry=${refresh} />`}
     <div class="stats">
-      ${figure("Calls", "calls_per_s", formatRate, "/s", "calls")}
+      ${figure("Requests", "requests_per_s", formatRate, "/s", "calls")}
       ${figure("Errors", "errors_per_s", formatRate, "/s", "errors")}
       ${figure("Latency p50", "p50_us", formatMicros, "", "p50")}
       ${figure("Latency p99", "p99_us", formatMicros, "", "p99")}
@@ -169,7 +178,7 @@ export function Overview() {
       <div class="stack">
         ${counts && counts.actors === 0 && html`<${FirstSteps} />`}
         <${Card} title="Traffic"><${SeriesChart} series=${series} /></>
-        <${HostMap} hosts=${hosts.data?.items || []} total=${hosts.data?.total ?? null} />
+        <${HostMap} hosts=${hosts} total=${listed.data?.total ?? null} />
       </div>
       <div class="stack">
         <${Card} title="Needs attention" count=${attention?.length || undefined}><${AttentionList} items=${attention} />

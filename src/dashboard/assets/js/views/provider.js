@@ -1,6 +1,6 @@
 // Owns the view of one provider under one link name.
 import {
-  apiPath, Button, Card, EmptyState, ErrorNote, Facts, formatCount, Health, HostLink, html, Key, Labels, Menu, Note,
+  apiPath, Button, Card, EmptyState, ErrorNote, Facts, formatCount, formatRate, Health, HostLink, html, Key, Labels, Menu, Note,
   PageHeader, plural, SeriesChart, shortKey, Skeleton, Stat, Table, Tabs, useResource,
 } from "../ui/index.js";
 import { putLink, startProvider } from "../actions/index.js";
@@ -8,6 +8,7 @@ import { useTitle } from "../title.js";
 import { LastErrors, LogView, OperationsTable, RateStats } from "./actor.js";
 import { Reference } from "./actors.js";
 import { ClaimsFacts } from "./claims.js";
+import { useFailures } from "./failures.js";
 import { LinksTable } from "./links.js";
 import { linkPreset, stopItem } from "./providers.js";
 
@@ -45,6 +46,7 @@ const VALUES = [
 export function ProviderDetail({ id, link }) {
   const { data: provider, error, loading, refresh } = useResource(apiPath("providers", id, link), ["providers",
     "links", "hosts", "claims", "rates"]);
+  const failures = useFailures("providers", id);
   const name = provider?.name || shortKey(id);
   useTitle(name, "Providers");
   const crumbs = [{ text: "Providers", href: "/providers" }];
@@ -68,6 +70,9 @@ export function ProviderDetail({ id, link }) {
       actions=${html`${add("primary")}${start}${stop && html`<${Menu} label="Actions" text="Actions"
         items=${[stop]} />`}`} />
     ${error && html`<${ErrorNote} error=${error} retry=${refresh} />`}
+    ${provider.rates?.http && html`<p class="muted">Answers: ${Object.entries(provider.rates.http).map(([kind, rate],
+      at) => html`${at > 0 && ", "}<span key=${kind} class=${kind === "5xx" && rate > 0 ? "num text-error" : "num"}>
+      ${kind} ${formatRate(rate)}/s</span>`)}</p>`}
     ${complaints.map((complaint) => html`<${Note} key=${complaint} tone="error"><b>${instances.filter((each) =>
       each.complaint === complaint).map((each) => each.host_name).join(", ")}</b>: ${complaint}</>`)}
     <div class="stats"><${RateStats} rates=${provider.rates} series=${provider.series} />
@@ -96,8 +101,8 @@ export function ProviderDetail({ id, link }) {
       { id: "operations", text: "Operations", count: provider.operations.length, render: () => html`<${OperationsTable}
         operations=${provider.operations} empty=${html`<${EmptyState} icon="call" title="No call was counted yet">What
           actors ask this provider appears with the first call.</>`} />` },
-      { id: "errors", text: "Errors", count: provider.last_errors.length, render: () => html`<${LastErrors}
-        lines=${provider.last_errors} />` },
+      { id: "errors", text: "Errors", count: failures.items?.length || provider.last_errors.length,
+        render: () => html`<${LastErrors} lines=${provider.last_errors} failures=${failures} />` },
       { id: "logs", text: "Logs", render: () => html`<${LogView} url=${apiPath("providers", id, "logs")} id=${id}
         takes=${(line) => !line.link_name || line.link_name === link} />` },
     ]} />

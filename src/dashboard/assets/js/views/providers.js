@@ -1,6 +1,6 @@
 // Owns the list of providers.
 import {
-  apiPath, Button, CallRate, EmptyState, formatCount, get, Health, href, html, Latency, Menu, PageHeader,
+  apiPath, Badge, Button, CallRate, EmptyState, formatCount, get, Health, href, html, Latency, Menu, PageHeader,
   ProviderLink, SearchBox, setQuery, shortKey, useListQuery, useRoute, useState, VirtualTable,
 } from "../ui/index.js";
 import { putLink, startProvider, stopProvider } from "../actions/index.js";
@@ -39,8 +39,9 @@ function Hosts({ hosts }) {
 const COLUMNS = [
   { key: "name", title: "Provider", sort: "name", min: "180px", render: (each) => html`<b><${ProviderLink} id=${each.id}
     linkName=${each.link_name} name=${each.name} /></b>` },
-  { key: "health", title: "Health", sort: "health", width: "134px", phoneLabel: false, render: (each) => html`<${Health}
-    health=${each.health} />` },
+  { key: "health", title: "Health", sort: "health", width: "134px", phoneLabel: false, render: (each) => (each.lost_on.length
+    ? html`<${Badge} tone="error" title=${`It ran on ${each.lost_on.join(", ")}, which vanished.`}>runs nowhere</>`
+    : html`<${Health} health=${each.health} />`) },
   { key: "contract", title: "Contract", sort: "contract_id", min: "190px", phoneLabel: false,
     render: (each) => html`<span class="mono">${each.contract_id}</span>` },
   { key: "link", title: "Link name", sort: "link_name", width: "120px", render: (each) => each.link_name },

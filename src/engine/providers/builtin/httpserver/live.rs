@@ -44,6 +44,7 @@ use crate::rpc::{
     call::{Call, CallError, Chain},
     exchange::{self, Begun, Ongoing},
 };
+use lattice_protocol::contracts::httpserver::HANDLE_REQUEST;
 
 /// Pieces that wait for the client.
 const PIECES_MAX: usize = 4;
@@ -112,8 +113,9 @@ pub async fn perform(
     (call, answer): (Call, oneshot::Receiver<Response<exchange::Body>>),
 ) -> Result<Answered, CallError> {
     let Client { listener, client, pulse } = client;
-    let router = listener.router.clone();
-    let running = Box::pin(async move { router.call(call).await });
+    let (router, edge) = (listener.router.clone(), Arc::clone(&route.edge));
+    let running =
+        Box::pin(async move { router.counted(&edge, HANDLE_REQUEST, router.call(call)).await });
     let (parts, ongoing) = match exchange::begin(running, answer).await? {
         Begun::Payload(payload) => return Ok(Answered::Payload(payload)),
         Begun::Whole(parts, body, None) => return Ok(Answered::Whole(parts, body)),

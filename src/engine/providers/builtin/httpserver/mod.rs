@@ -143,8 +143,8 @@ impl Server {
             self.context.link_name.as_str(),
             self.context.contract_id,
         );
-        let (rules, journal) = (settings.rules.clone(), self.context.journal.clone());
-        let route = Arc::new(Route::new(&link.actor_id, rules, origin, journal));
+        let rules = settings.rules.clone();
+        let route = Arc::new(Route::new(&link.actor_id, rules, origin, &self.context));
         loop {
             match self.table.add(&self.context, address, &settings, certificate.clone(), &route)? {
                 // Nothing waits after this, so that a dropped future has done nothing.

@@ -55,6 +55,13 @@ impl From<Answer> for Reply {
 }
 
 impl Reply {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole(answer) => answer.status(),
+            Self::Pieces(answer) => answer.status(),
+        }
+    }
+
     /// Adds what the link's values ask for.
     pub fn finish(&mut self, rules: &Rules, parts: &Parts) {
         match self {
@@ -119,8 +126,8 @@ fn cached<B>(rules: &Rules, mut answer: Response<B>) -> Response<B> {
 pub fn no_answer(route: &Route, error: &BadResponse) -> Answer {
     let (answer, error_id) = answers::of_failure();
     warn!(actor_id = route.actor_id, error_id, %error, "actor gave no HTTP response");
-    let id = error_id.as_deref().unwrap_or("-");
-    route.note(&format!("gave no HTTP response ({id}): {error}"));
+    let error = CallError::Callee(format!("it gave no HTTP response: {error}"));
+    route.record_failure(&error, error_id.as_deref());
     answer
 }
 
@@ -205,10 +212,10 @@ pub enum BadResponse {
 /// Answers for an actor that failed, and logs what the client is not told.
 pub fn failed(route: &Route, error: &CallError) -> Answer {
     let (answer, error_id) = answers::of_call(error, &route.actor_id);
+    route.record_failure(error, error_id.as_deref());
     match error_id {
         Some(error_id) => {
             warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request");
-            route.note(&format!("failed to answer a request ({error_id}): {error}"));
         }
         // Under load there is one of these per request, and they say nothing new.
         None => debug!(actor_id = route.actor_id, %error, "actor not available for a request"),

@@ -40,8 +40,9 @@ use super::{
     wire::Arriving,
 };
 use crate::{
-    journal::Writer,
-    router::Takes,
+    meter::edges::Edge,
+    providers::builtin::Context,
+    router::{Router, Takes},
     rpc::{
         call::{Call, CallError, Chain},
         exchange::{Exchange, Upload},
@@ -49,17 +50,17 @@ use crate::{
 };
 use lattice_protocol::{
     contracts::httpserver::{HANDLE_REQUEST, RequestHead, RequestWriter},
-    journal,
     rpc::invocation::{Entity, TraceContext},
 };
 
 /// A link as its requests see it.
-#[derive(Debug)]
 pub struct Route {
     pub actor_id: String,
     pub rules: Rules,
-    /// Receives the failures that the client does not learn of.
-    pub journal: Writer,
+    /// Keeps the calls that fail.
+    router: Router,
+    /// Counts the calls of this link, and its answers.
+    pub edge: Arc<Edge>,
     /// Requests of this link that are in work.
     pub in_work: TaskTracker,
     /// Cuts off the answers that are still on their way.
@@ -80,28 +81,32 @@ pub enum Stage {
 }
 
 impl Route {
-    pub fn new(actor_id: &str, rules: Rules, origin: Entity, journal: Writer) -> Self {
+    pub fn new(actor_id: &str, rules: Rules, origin: Entity, context: &Context) -> Self {
+        let router = context.router.clone();
+        let target = Entity::new(actor_id, "", "");
+        let caller = router.meter().caller(&origin.public_key, &origin.link_name);
         Self {
             actor_id: actor_id.to_owned(),
             rules,
-            journal,
+            edge: caller.to(&target),
+            router,
             in_work: TaskTracker::new(),
             cut: CancellationToken::new(),
             stage: AtomicU8::new(Stage::Serving as u8),
             origin,
-            target: Entity::new(actor_id, "", ""),
+            target,
         }
     }
 
-    /// Tells those who follow the provider what the actor did.
-    pub fn note(&self, text: &str) {
-        self.journal.write(journal::Level::Warn, &format!("{} {text}", self.actor_id));
+    /// Keeps a call that failed, under the id that its client was told.
+    pub fn record_failure(&self, error: &CallError, id: Option<&str>) {
+        self.router.record_failure(&self.edge, HANDLE_REQUEST, error, id);
     }
 
     /// Logs a call that failed when its answer was on its way already.
     pub fn failed_late(&self, error: &CallError) {
         warn!(actor_id = self.actor_id, %error, "actor failed to end its answer to a request");
-        self.note(&format!("failed to end its answer to a request: {error}"));
+        self.record_failure(error, None);
     }
 
     /// The call that takes a request to the actor.
@@ -159,6 +164,7 @@ impl Requests {
         } else if let Some((route, _in_work)) = self.route(&parts) {
             let mut reply = self.serve(&route, &parts, body, began).await;
             reply.finish(&route.rules, &parts);
+            route.edge.answered(reply.status().as_u16());
             reply.log(&route, &parts, self.peer, began);
             reply
         } else {
@@ -263,7 +269,8 @@ impl Requests {
         };
         let began = (Chain::default(), Instant::now() + route.rules.timeout);
         let call = route.call(parts, request.finish(), began, None);
-        match self.listener.router.call(call).await {
+        let router = &self.listener.router;
+        match router.counted(&route.edge, HANDLE_REQUEST, router.call(call)).await {
             Ok(payload) => reply::of_payload(route, payload, &parts.method),
             Err(error) => reply::failed(route, &error),
         }

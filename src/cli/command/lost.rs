@@ -1,0 +1,151 @@
+//! Hosts that vanished: `host start lost` starts elsewhere what ran only there, `host forget` takes
+//! one off the list.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{
+        flags::SettingArgs,
+        lattice::{Forget, StartLost},
+    },
+    session::Session,
+    terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
+};
+use lattice_client::{
+    commands::START_WAIT,
+    lost::{self, Missing, Restarted},
+};
+use lattice_protocol::{clock, control::probe::lost::LostHost};
+
+/// Starts what ran only on a lost host on others.
+pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -> Result<()> {
+    let lattice = Session::open(before, &args.connect)?.lattice().await?;
+    let hosts = lattice.some_hosts().await?;
+    let (lost, inventories) =
+        tokio::join!(lost::lost(&lattice, &hosts), lattice.inventories(&hosts));
+    let host = lost::find(&args.host, &lost)?;
+    if inventories.len() < hosts.len() {
+        bail!(
+            "not every host tells what it runs, so nobody knows what runs nowhere; `host doctor` looks at them"
+        );
+    }
+    let missing = lost::missing(&lost, &inventories);
+    let auction = Duration::from_millis(args.auction_timeout_ms);
+    let wait = args.wait_ms.map_or(START_WAIT, Duration::from_millis);
+    let restarted = lost::start_elsewhere(&lattice, &host.id, missing, (auction, wait)).await;
+    let failed = restarted.iter().filter(|one| one.outcome.is_err()).count();
+    let name_of = |id: &str| {
+        let found = hosts.iter().find(|host| host.id == id);
+        found.map_or(id, |host| host.friendly_name.as_str()).to_owned()
+    };
+    terminal.show(&Starts { host: host.called(), restarted: &restarted, name_of: &name_of })?;
+    match failed {
+        0 => Ok(()),
+        1 => bail!("one of them does not run"),
+        count => bail!("{count} of them do not run"),
+    }
+}
+
+/// Takes a lost host off the lists of all hosts.
+pub async fn forget(terminal: &Terminal, before: SettingArgs, args: &Forget) -> Result<()> {
+    let lattice = Session::open(before, &args.connect)?.lattice().await?;
+    let hosts = lattice.some_hosts().await?;
+    let lost = lost::lost(&lattice, &hosts).await;
+    let host = lost::find(&args.host, &lost)?;
+    lost::forget(&lattice, &hosts, &host.id).await?;
+    let text = format!("The lattice has forgotten host {}, which vanished", host.called());
+    let members = json!({ "host_id": host.id, "host": host.called() });
+    terminal.show(&Message::new(text, &host.id, members))
+}
+
+/// How long ago a host vanished, in milliseconds.
+pub fn gone_for(host: &LostHost) -> Duration {
+    Duration::from_millis(clock::now_ms().saturating_sub(host.lost_ms))
+}
+
+/// What ran only on lost hosts, as a table.
+pub fn missing_table(missing: &[Missing]) -> Table {
+    let mut table = Table::new([
+        Column::name("NAME"),
+        Column::fixed("KIND"),
+        Column::fixed("LINK"),
+        Column::text("RAN ON"),
+        Column::tail("REFERENCE"),
+        Column::id("ID"),
+    ]);
+    for missing in missing {
+        let hosts: Vec<&str> = missing.hosts.iter().map(|(_, name)| name.as_str()).collect();
+        table.row([
+            Cell::toned(missing.called(), Tone::Bad),
+            Cell::from(missing.kind()),
+            Cell::from(missing.link_name.as_deref().unwrap_or_default()),
+            Cell::from(hosts.join(", ")),
+            Cell::from(&missing.reference),
+            Cell::from(&missing.id),
+        ]);
+    }
+    table
+}
+
+/// What ran only on lost hosts, as data.
+pub fn missing_json(missing: &[Missing]) -> Value {
+    let rows = missing.iter().map(|missing| {
+        let hosts = missing.hosts.iter().map(|(id, name)| json!({ "host_id": id, "host": name }));
+        json!({
+            "id": missing.id, "name": missing.name, "kind": missing.kind(), "link_name": missing.link_name,
+            "reference": missing.reference, "hosts": hosts.collect::<Vec<_>>(),
+        })
+    });
+    rows.collect()
+}
+
+/// What was started elsewhere.
+struct Starts<'a> {
+    host: &'a str,
+    restarted: &'a [Restarted],
+    name_of: &'a dyn Fn(&str) -> String,
+}
+
+impl View for Starts<'_> {
+    fn json(&self) -> Value {
+        let rows = self.restarted.iter().map(|Restarted { missing, outcome }| {
+            json!({
+                "id": missing.id, "name": missing.name, "kind": missing.kind(), "link_name": missing.link_name,
+                "reference": missing.reference, "host_id": outcome.as_ref().ok(),
+                "error": outcome.as_ref().err().map(|error| format!("{error:#}")),
+            })
+        });
+        json!({ "lost_host": self.host, "started": rows.collect::<Vec<_>>() })
+    }
+
+    fn text(&self, page: &mut Page) {
+        let mut table = Table::new([
+            Column::text("NAME"),
+            Column::fixed("KIND"),
+            Column::text("RUNS ON"),
+            Column::text("OR WHY NOT"),
+        ]);
+        for Restarted { missing, outcome } in self.restarted {
+            let (host, why) = match outcome {
+                Ok(host) => ((self.name_of)(host), String::new()),
+                Err(error) => ("-".to_owned(), format!("{error:#}")),
+            };
+            table.row([
+                Cell::toned(missing.called(), Tone::Strong),
+                Cell::from(missing.kind()),
+                Cell::from(host),
+                Cell::toned(why, Tone::Bad),
+            ]);
+        }
+        let empty = format!("nothing ran only on host {}: all of it runs elsewhere", self.host);
+        page.table(&table, &empty);
+    }
+
+    fn names(&self) -> Vec<String> {
+        let started = self.restarted.iter().filter(|one| one.outcome.is_ok());
+        started.map(|one| one.missing.id.clone()).collect()
+    }
+}

@@ -1,0 +1,325 @@
+//! Hosts that vanished, what ran only there, and starting that elsewhere.
+//!
+//! Hosts remember those they lost for a day; each was heard by several, so all are asked and the
+//! answers are put together. A host that answers is not lost, whatever somebody remembers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use futures::{StreamExt as _, future::join_all, stream};
+
+use super::{
+    commands::HostCommands,
+    lattice::Lattice,
+    names::{self, Named},
+    placement::Wanted,
+    watch::count,
+};
+use lattice_protocol::{
+    applications::ownership::APPLICATION,
+    control::{
+        probe::lost::{Ask, Forget, LostHost},
+        types::{HostReply, Inventory, Pairs},
+    },
+};
+
+/// Hosts that are asked at a time.
+const ASKED_MAX: usize = 256;
+
+/// Asks hosts which hosts they have lost; those lost last come first. Hosts that do not know the
+/// question, or do not answer, have lost none.
+pub async fn lost(lattice: &Lattice, hosts: &[HostReply]) -> Vec<LostHost> {
+    let ours: Vec<String> =
+        hosts.iter().filter(|host| host.is_ours()).map(|host| host.id.clone()).collect();
+    let asked = stream::iter(ours).map(|id| async move { lattice.request_of(&id, &Ask {}).await });
+    let answers: Vec<_> = asked.buffer_unordered(ASKED_MAX).collect().await;
+    let told = answers.into_iter().filter_map(Result::ok).flat_map(|lost| lost.hosts);
+    merged(told, &hosts.iter().map(|host| host.id.as_str()).collect())
+}
+
+/// Puts together what hosts remember of those that do not answer.
+fn merged(told: impl Iterator<Item = LostHost>, present: &HashSet<&str>) -> Vec<LostHost> {
+    let mut all: BTreeMap<String, LostHost> = BTreeMap::new();
+    for host in told.filter(|host| !present.contains(host.id.as_str())) {
+        let known = all.entry(host.id.clone()).or_insert_with(|| host.clone());
+        // The first that missed it knows best when; the one that knows more knows what it ran.
+        known.lost_ms = known.lost_ms.min(host.lost_ms);
+        if runs(&host.inventory) > runs(&known.inventory) || known.inventory.host_id.is_empty() {
+            known.inventory = host.inventory;
+        }
+    }
+    let mut all: Vec<LostHost> = all.into_values().collect();
+    all.sort_by(|a, b| (b.lost_ms, &a.id).cmp(&(a.lost_ms, &b.id)));
+    all
+}
+
+fn runs(inventory: &Inventory) -> usize {
+    inventory.actors.len() + inventory.providers.len()
+}
+
+/// An actor, or a provider under a link name, that ran on lost hosts only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    pub id: String,
+    pub name: String,
+    /// Of a provider.
+    pub link_name: Option<String>,
+    pub contract_id: String,
+    pub reference: String,
+    /// The annotations it ran with, each with the calls it took at a time.
+    pub groups: Vec<(Pairs, u32)>,
+    /// Ids and names of the lost hosts that ran it.
+    pub hosts: Vec<(String, String)>,
+}
+
+impl Missing {
+    /// `actor` or `provider`.
+    pub fn kind(&self) -> &'static str {
+        if self.link_name.is_some() { "provider" } else { "actor" }
+    }
+
+    /// Returns what it is called.
+    pub fn called(&self) -> &str {
+        if self.name.is_empty() { &self.id } else { &self.name }
+    }
+
+    /// The application that starts it again by itself.
+    pub fn application(&self) -> Option<&str> {
+        self.groups.iter().find_map(|(annotations, _)| annotations.get(APPLICATION)).map(|x| &**x)
+    }
+
+    fn ran_on(&self, host: &str) -> bool {
+        self.hosts.iter().any(|(id, _)| id == host)
+    }
+}
+
+/// Returns what ran on lost hosts and runs on none of those that are there.
+pub fn missing<'a>(
+    lost: &[LostHost],
+    present: impl IntoIterator<Item = &'a Inventory>,
+) -> Vec<Missing> {
+    let present: Vec<&Inventory> = present.into_iter().collect();
+    let actors: HashSet<&str> =
+        present.iter().flat_map(|host| &host.actors).map(|actor| actor.id.as_str()).collect();
+    let providers: HashSet<(&str, &str)> = present
+        .iter()
+        .flat_map(|host| &host.providers)
+        .map(|provider| (provider.id.as_str(), provider.link_name.as_str()))
+        .collect();
+    let mut all: BTreeMap<(String, Option<String>), Missing> = BTreeMap::new();
+    for host in lost {
+        let named = (host.id.clone(), host.called().to_owned());
+        let gone = host.inventory.actors.iter().filter(|actor| !actors.contains(actor.id.as_str()));
+        for actor in gone {
+            let missing = all.entry((actor.id.clone(), None)).or_insert_with(|| Missing {
+                id: actor.id.clone(),
+                name: actor.name.clone(),
+                reference: actor.image_ref.clone(),
+                groups: groups(actor),
+                ..Missing::default()
+            });
+            missing.hosts.push(named.clone());
+        }
+        for provider in &host.inventory.providers {
+            let key = (provider.id.as_str(), provider.link_name.as_str());
+            if providers.contains(&key) {
+                continue;
+            }
+            let link_name = Some(provider.link_name.clone());
+            let missing =
+                all.entry((provider.id.clone(), link_name.clone())).or_insert_with(|| Missing {
+                    id: provider.id.clone(),
+                    name: provider.name.clone(),
+                    link_name,
+                    contract_id: provider.contract_id.clone(),
+                    reference: provider.image_ref.clone(),
+                    groups: vec![(provider.annotations.clone(), 1)],
+                    hosts: Vec::new(),
+                });
+            missing.hosts.push(named.clone());
+        }
+    }
+    let mut all: Vec<Missing> = all.into_values().collect();
+    all.sort_by(|a, b| (a.kind(), a.called(), &a.id).cmp(&(b.kind(), b.called(), &b.id)));
+    all
+}
+
+/// The annotations of an actor, each with the calls it takes at a time.
+fn groups(actor: &lattice_protocol::control::types::InventoryActor) -> Vec<(Pairs, u32)> {
+    let mut groups: BTreeMap<Pairs, u64> = BTreeMap::new();
+    for instance in &actor.instances {
+        *groups.entry(instance.annotations.clone()).or_default() += count(instance);
+    }
+    groups.into_iter().map(|(pairs, max)| (pairs, u32::try_from(max).unwrap_or(u32::MAX))).collect()
+}
+
+/// The lost host that a word means, by its id or its name.
+pub fn find<'a>(word: &str, lost: &'a [LostHost]) -> Result<&'a LostHost> {
+    let named: Vec<Named> = lost
+        .iter()
+        .map(|host| Named {
+            id: host.id.clone(),
+            name: host.inventory.friendly_name.clone(),
+            aliases: Vec::new(),
+            runs: true,
+        })
+        .collect();
+    let id = &names::find("lost host", word, &named)?.id;
+    lost.iter().find(|host| host.id == *id).context("the host is in the list")
+}
+
+/// Takes a lost host off the lists of all hosts. One of a host that does not answer now stays on
+/// that host's list.
+pub async fn forget(lattice: &Lattice, hosts: &[HostReply], lost: &str) -> Result<()> {
+    let request = &Forget { lost_host_id: lost.to_owned() };
+    let ours = hosts.iter().filter(|host| host.is_ours());
+    let asked = ours.map(|host| async move {
+        let told = lattice.command(&host.id, request).await;
+        told.err().map(|error| format!("{}: {error:#}", host.friendly_name))
+    });
+    let failed: Vec<String> = join_all(asked).await.into_iter().flatten().collect();
+    if !failed.is_empty() {
+        bail!("not every host has forgotten it: {}", failed.join("; "));
+    }
+    Ok(())
+}
+
+/// How something that ran nowhere was started again.
+#[derive(Debug)]
+pub struct Restarted {
+    pub missing: Missing,
+    /// The host that runs it now; else why none does.
+    pub outcome: Result<String>,
+}
+
+/// Starts what ran only on one lost host on others, each on the first that offers. What belongs to
+/// an application is left to those who keep it.
+pub async fn start_elsewhere(
+    lattice: &Lattice,
+    host: &str,
+    missing: Vec<Missing>,
+    (auction, wait): (Duration, Duration),
+) -> Vec<Restarted> {
+    let mut restarted = Vec::new();
+    for missing in missing.into_iter().filter(|missing| missing.ran_on(host)) {
+        let outcome = match missing.application() {
+            Some(name) => Err(anyhow::anyhow!(
+                "application {name} keeps it, and its hosts start it again by themselves"
+            )),
+            None => start(lattice, &missing, auction, wait).await,
+        };
+        restarted.push(Restarted { missing, outcome });
+    }
+    restarted
+}
+
+async fn start(
+    lattice: &Lattice,
+    missing: &Missing,
+    auction: Duration,
+    wait: Duration,
+) -> Result<String> {
+    let Missing { reference, link_name, .. } = missing;
+    let constraints = Pairs::new();
+    let wanted = Wanted {
+        reference,
+        link_name: link_name.as_deref(),
+        constraints: &constraints,
+        readers: None,
+    };
+    let Some(host) = wanted.first(lattice, auction).await? else {
+        let hosts = lattice.some_hosts().await?;
+        let why: BTreeSet<String> = hosts.iter().map(|host| wanted.obstacle(host).why).collect();
+        bail!("no host offers to run {reference}: {}", Vec::from_iter(why).join("; "));
+    };
+    for (annotations, max) in &missing.groups {
+        let commands = HostCommands::new(lattice, &host, Some(wait));
+        match link_name {
+            None => {
+                commands.start_actor(reference, Some(*max), annotations, &mut |_| {}).await?;
+            }
+            Some(name) => {
+                commands.start_provider(reference, name, annotations, None, &mut |_| {}).await?;
+            }
+        }
+    }
+    Ok(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_protocol::control::types::{InventoryActor, InventoryInstance, InventoryProvider};
+
+    fn inventory(host: &str, actors: &[&str], providers: &[(&str, &str)]) -> Inventory {
+        let actor = |id: &&str| InventoryActor {
+            id: (*id).into(),
+            name: format!("name of {id}"),
+            image_ref: format!("{id}:1"),
+            instances: vec![InventoryInstance { max_instances: 3, ..InventoryInstance::default() }],
+            ..InventoryActor::default()
+        };
+        let provider = |(id, link_name): &(&str, &str)| InventoryProvider {
+            id: (*id).into(),
+            link_name: (*link_name).into(),
+            image_ref: format!("{id}:1"),
+            ..InventoryProvider::default()
+        };
+        Inventory {
+            host_id: host.into(),
+            friendly_name: format!("name of {host}"),
+            actors: actors.iter().map(actor).collect(),
+            providers: providers.iter().map(provider).collect(),
+            ..Inventory::default()
+        }
+    }
+
+    fn lost(host: &str, lost_ms: u64, inventory: Inventory) -> LostHost {
+        LostHost { id: host.into(), lost_ms, inventory }
+    }
+
+    #[test]
+    fn what_several_hosts_remember_is_one_list_without_those_that_are_there() {
+        let told = [
+            lost("NA", 20, Inventory::default()),
+            lost("NA", 10, inventory("NA", &["M1"], &[])),
+            lost("NA", 30, inventory("NA", &[], &[])),
+            lost("NB", 40, Inventory::default()),
+            lost("NHERE", 50, Inventory::default()),
+        ];
+        let all = merged(told.into_iter(), &HashSet::from(["NHERE"]));
+        let all: Vec<_> = all
+            .iter()
+            .map(|host| (&*host.id, host.lost_ms, host.inventory.actors.len(), host.called()))
+            .collect();
+        assert_eq!(all, [("NB", 40, 0, "NB"), ("NA", 10, 1, "name of NA")]);
+    }
+
+    #[test]
+    fn what_runs_elsewhere_is_not_missing() {
+        let gone = [
+            lost("NA", 1, inventory("NA", &["M1", "M2"], &[("V1", "default"), ("V1", "two")])),
+            lost("NB", 2, inventory("NB", &["M2", "M3"], &[])),
+        ];
+        let present = [inventory("NC", &["M1"], &[("V1", "default")])];
+        let missing = missing(&gone, &present);
+        let told: Vec<_> = missing
+            .iter()
+            .map(|missing| (missing.kind(), &*missing.id, missing.hosts.len()))
+            .collect();
+        assert_eq!(told, [("actor", "M2", 2), ("actor", "M3", 1), ("provider", "V1", 1)]);
+        assert_eq!(missing[0].groups, [(Pairs::new(), 3)]);
+        assert_eq!(missing[2].link_name.as_deref(), Some("two"));
+        assert!(missing[1].ran_on("NB") && !missing[1].ran_on("NA"));
+    }
+
+    #[test]
+    fn a_lost_host_is_found_by_its_name() {
+        let gone = [lost("NA", 1, inventory("NA", &[], &[]))];
+        assert_eq!(find("name of NA", &gone).unwrap().id, "NA");
+        assert!(find("other", &gone).is_err());
+    }
+}
