@@ -107,6 +107,7 @@ fn hello(dashboard: &Dashboard, access: Access) -> Event {
         "version": lattice_engine::control::state::VERSION,
         "life": dashboard.0.life,
         "is_logged_in": access == Access::Operator,
+        "is_connected": dashboard.is_connected(),
     });
     event("hello", &hello.to_string())
 }

@@ -15,10 +15,12 @@ use super::{
     Body, ErrorBody, Query, Refusal,
     claims::{Claims, or_claimed},
     hosts::{Group, groups, host_id},
-    links::{Link, Links},
+    links::{Link, LinkState, Links},
     logs::{self, LogLine},
     operations::{Accepted, accepted},
     page::{Page, Row, Wanted, name, rate},
+    providers::HostRef,
+    standing::ActorState,
 };
 use crate::{
     Dashboard,
@@ -52,6 +54,8 @@ use lattice_protocol::{
 
 /// Hosts that are asked at a time.
 const ASKED_MAX: usize = 16;
+/// Hosts that a row of the list names.
+const NAMED_MAX: usize = 8;
 /// How long an auction takes.
 const AUCTION: Duration = Duration::from_secs(2);
 
@@ -67,9 +71,15 @@ pub struct Actor {
     /// The interfaces and functions that a component can be called by.
     pub exports: Vec<String>,
     pub references: Vec<String>,
+    /// Of its claims; empty where they are not known.
+    pub version: String,
+    pub revision: String,
+    pub state: ActorState,
     /// Calls it takes at a time, on all hosts together.
     pub replicas: u64,
     pub hosts: usize,
+    /// The first of these hosts.
+    pub runs_on: Vec<HostRef>,
     /// Contracts it may use.
     pub caps: Vec<String>,
     pub issuer: String,
@@ -77,9 +87,11 @@ pub struct Actor {
 }
 
 impl Actor {
-    fn of(id: &str, sum: &ActorSum, table: &Table, rates: &Rates) -> Self {
+    fn of(id: &str, sum: &ActorSum, worst: LinkState, table: &Table, rates: &Rates) -> Self {
         let claims = table.claims(id);
         let CodeInfo { kind, wasi, exports } = sum.code.clone().unwrap_or_default();
+        let rates = rates.target(id, "");
+        let errors_per_s = rates.as_ref().map_or(0.0, |rates| rates.errors_per_s);
         Self {
             id: id.to_owned(),
             kind: kind.word(),
@@ -87,11 +99,15 @@ impl Actor {
             exports,
             name: or_claimed(&sum.name, claims.map(|claims| &claims.name)),
             references: sum.references.iter().cloned().collect(),
+            version: claims.map(|claims| claims.version.clone()).unwrap_or_default(),
+            revision: claims.map(|claims| claims.revision.clone()).unwrap_or_default(),
+            state: ActorState::of(sum.hosts.len(), errors_per_s, worst),
             replicas: sum.replicas,
             hosts: sum.hosts.len(),
+            runs_on: sum.hosts.iter().take(NAMED_MAX).map(|host| HostRef::of(host)).collect(),
             caps: claims.map(|claims| claims.capabilities.clone()).unwrap_or_default(),
             issuer: claims.map(|claims| claims.issuer.clone()).unwrap_or_default(),
-            rates: rates.target(id, ""),
+            rates,
         }
     }
 }
@@ -106,6 +122,7 @@ impl Row for Actor {
     fn compare(&self, other: &Self, column: &str) -> Ordering {
         match column {
             "kind" => (self.kind, &self.wasi).cmp(&(other.kind, &other.wasi)),
+            "state" => self.state.cmp(&other.state),
             "replicas" => self.replicas.cmp(&other.replicas),
             "hosts" => self.hosts.cmp(&other.hosts),
             "references" => self.references.cmp(&other.references),
@@ -126,14 +143,17 @@ impl Row for Actor {
 #[utoipa::path(get, path = "/api/v1/actors", tag = "actors", params(Wanted), responses((status = 200, body = Page<Actor>)))]
 pub async fn list(
     State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
     Query(wanted): Query<Wanted>,
 ) -> Json<Page<Actor>> {
     let model = dashboard.model();
     model.mark_viewed().await;
     let (snapshot, rates, table) =
         (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let worst = Links::new(&table, &snapshot, model.own_id(), access).worst_by_actor();
+    let worst = |id: &str| worst.get(id).copied().unwrap_or(LinkState::Ok);
     let actors = snapshot.index().actors.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
-    let all = actors.map(|(id, sum)| Actor::of(id, sum, &table, &rates)).collect();
+    let all = actors.map(|(id, sum)| Actor::of(id, sum, worst(id), &table, &rates)).collect();
     Json(wanted.page(all, model.revision(Collection::Actors)))
 }
 
@@ -219,13 +239,14 @@ pub async fn one(
     };
     let links =
         Links::new(&table, &snapshot, model.own_id(), access).all(|link| link.actor_id == id);
+    let worst = links.iter().map(|link| link.state).min().unwrap_or(LinkState::Ok);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
     let missing = capabilities
         .iter()
         .filter(|contract| Builtin::of(contract).is_none())
         .filter(|contract| !links.iter().any(|link| link.contract_id == **contract));
     Ok(Json(ActorDetail {
-        actor: Actor::of(&id, sum, &table, &rates),
+        actor: Actor::of(&id, sum, worst, &table, &rates),
         claims: claims.map(|claims| Claims::of(claims, !sum.hosts.is_empty())),
         placements: sum.hosts.iter().flat_map(|host| placements(host, &id)).collect(),
         missing: missing.cloned().collect(),

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{
     HostView, ProviderState, State,
     events::name_or_short,
+    fix::{Fix, without_reference},
     rates::{Point, Rate},
 };
 use crate::{
@@ -19,6 +20,7 @@ use lattice_base::store::domain_name;
 use lattice_protocol::{
     applications::api,
     control::{probe::health::Health, types::InventoryProvider},
+    errors,
     links::{LinkDefinition, Table, link_option},
 };
 
@@ -54,8 +56,12 @@ pub enum Grade {
 pub struct Attention {
     pub severity: Grade,
     pub text: String,
-    /// How to deal with it.
+    /// The words of the text that name what it is about; empty if none do.
+    pub subject: String,
+    /// How to deal with it; commands stand between backticks.
     pub advice: Option<String>,
+    /// What can be done about it at once.
+    pub fix: Option<Fix>,
     /// `host`, `actor`, `provider`, `link`, `application` or `lattice`.
     pub kind: &'static str,
     /// Of the host, the actor or the provider; the name of the application.
@@ -83,7 +89,9 @@ impl Attention {
         Self {
             severity,
             text,
+            subject: String::new(),
             advice: None,
+            fix: None,
             kind,
             id,
             link_name: String::new(),
@@ -96,8 +104,18 @@ impl Attention {
     fn said(mut self, words: Option<&str>) -> Self {
         if let Some(words) = words {
             self.text.push_str(": ");
-            self.text.push_str(words);
+            self.text.push_str(&errors::plain(words));
         }
+        self
+    }
+
+    fn about(mut self, subject: &str) -> Self {
+        self.subject = subject.to_owned();
+        self
+    }
+
+    fn mended_by(mut self, fix: Fix) -> Self {
+        self.fix = Some(fix);
         self
     }
 
@@ -202,11 +220,13 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
                 &host.id,
                 format!("Host {} misses its heartbeats", host.name),
             )
+            .about(&host.name)
             .advice("It may be busy, frozen, or cut off from NATS."),
         ),
         State::Lost => {
             let text = format!("Host {} vanished without a goodbye", host.name);
-            let mut item = Attention::new(Grade::Error, "host", &host.id, text).advice(
+            let item = Attention::new(Grade::Error, "host", &host.id, text).about(&host.name);
+            let mut item = item.advice(
                 "What it ran goes on where there are replicas. Look at its machine, and at the leaf node beside it.",
             );
             item.since_ms = host.lost_ms;
@@ -236,6 +256,7 @@ fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attentio
     };
     let mut item = Attention::new(Grade::Error, "provider", id, text)
         .said(said)
+        .about(name)
         .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
     item.link_name.clone_from(link_name);
     Some(item)
@@ -245,7 +266,8 @@ fn of_application(summary: &api::Summary) -> Attention {
     let (name, message) = (&summary.name, summary.status_message.as_deref());
     let item =
         Attention::new(Grade::Error, "application", name, format!("Application {name} failed"));
-    item.said(message.filter(|message| !message.is_empty()))
+    item.about(name)
+        .said(message.filter(|message| !message.is_empty()))
         .advice("Its page shows which part is missing where. Hosts try again by themselves.")
 }
 
@@ -253,8 +275,11 @@ fn of_application(summary: &api::Summary) -> Attention {
 fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
     for failure in &health.failures {
         let text = format!("{} does not start on {}", failure.reference, host.name);
-        let mut item =
-            Attention::new(Grade::Error, "host", &host.id, text).said(Some(&failure.error));
+        let said = without_reference(&failure.reference, &failure.error);
+        let mut item = Attention::new(Grade::Error, "host", &host.id, text)
+            .said(Some(&said))
+            .about(&host.name)
+            .mended_by(Fix::of_failure(failure, &host.id));
         item.since_ms = Some(failure.at_ms);
         attention.push(item);
     }
@@ -264,7 +289,19 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
         let text = format!("The link of {actor} for {} is not taken on", refused.contract_id);
         let mut item = Attention::new(Grade::Error, "link", &refused.actor_id, text)
             .said(Some(&refused.error))
-            .advice("Put the link again with values that the provider takes.");
+            .about(actor)
+            .mended_by(Fix::PutLink {
+                actor_id: refused.actor_id.clone(),
+                contract_id: refused.contract_id.clone(),
+                link_name: refused.link_name.clone(),
+            })
+            .advice(format!(
+                "Put the link again with values that the provider takes: `host link put {} {} {}{} KEY=VALUE`",
+                refused.actor_id,
+                refused.provider_id,
+                refused.contract_id,
+                link_option(&refused.link_name)
+            ));
         item.link_name.clone_from(&refused.link_name);
         attention.push(item);
     }
@@ -273,14 +310,15 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
             let text = format!("The NATS server forbids host {} something: {denied}", host.name);
             attention.push(
                 Attention::new(Grade::Error, "host", &host.id, text)
+                    .about(&host.name)
                     .advice("`host doctor` names what is needed."),
             );
         }
     }
 }
 
-fn warning(link: &LinkDefinition, text: String) -> Attention {
-    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text);
+fn warning(link: &LinkDefinition, name: &str, text: String) -> Attention {
+    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text).about(name);
     item.link_name.clone_from(&link.link_name);
     item
 }
@@ -299,7 +337,7 @@ pub fn dangling(
     {
         let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
         return Some(
-            warning(link, text)
+            warning(link, &name, text)
                 .advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
         );
     }
@@ -308,7 +346,8 @@ pub fn dangling(
         let provider = name_or_short(table, &link.provider_id);
         let text =
             format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
-        return Some(warning(link, text).advice("Start the provider, or delete the link."));
+        let item = warning(link, &name, text).mended_by(Fix::of_absent(link));
+        return Some(item.advice("Start the provider, or delete the link."));
     }
     None
 }

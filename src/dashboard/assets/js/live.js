@@ -14,7 +14,8 @@ const FETCH_GAP_MS = 250;
 const CACHE_SIZE = 40;
 
 /**
- * connection: "connecting" | "live" | "stale" | "disconnected"; since_ms: since when it is not live; cause: why not.
+ * connection: "connecting" | "live" | "stale" | "disconnected"; since_ms: of when the data are while it is not live;
+ * cause: why not.
  * epoch grows with every new connection; revisions has one number per collection; pageVersion is the version of the
  * host that the page was loaded from.
  */
@@ -60,31 +61,49 @@ let source = null;
 let backoff = 500;
 let heard = 0;
 let retryTimer = 0;
+// What the host said of itself in this connection, and whether its data came since.
 let isHostConnected = true;
+let isStopping = false;
+let isFresh = false;
 
-function setConnection(connection, cause = "", since = null) {
+const STOPPING = "The host stops. The page shows what it knew then.";
+
+function setConnection(connection, cause = "") {
   const state = live.get();
   if (state.connection === connection && state.cause === cause) return;
-  const since_ms = connection === "live" ? null : state.since_ms ?? since ?? (heard ? heard : Date.now());
+  const since_ms = connection === "live" ? null : state.since_ms ?? (heard || Date.now());
   live.set({ connection, cause, since_ms, retry_ms: null });
 }
 
+/** Takes a message in, and concludes how the connection is. A host that was lost is live again only with its data. */
 function note(data, handle) {
-  heard = Date.now();
+  let message;
   try {
-    handle(JSON.parse(data));
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    message = JSON.parse(data);
+  } catch {
     return;
   }
-  if (isHostConnected) setConnection("live");
-  else setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
+  handle(message);
+  if (isStopping) setConnection("stale", STOPPING);
+  else if (!isHostConnected) {
+    setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
+  } else if (isFresh || live.get().since_ms === null) setConnection("live");
+  heard = Date.now();
+}
+
+/** What a message says of the host's own state; members that it does not have change nothing. */
+function noteHost({ is_connected, is_stopping, stopping }) {
+  if (is_connected !== undefined) isHostConnected = is_connected;
+  if (is_stopping || stopping) isStopping = true;
 }
 
 const HANDLERS = {
   hello(hello) {
-    backoff = 500;
     isHostConnected = true;
+    isStopping = false;
+    isFresh = false;
+    noteHost(hello);
+    if (!isStopping) backoff = 500;
     const state = live.get();
     // A host that was started again knows nothing of the operations of before.
     if (state.hello && state.hello.life !== hello.life) operations.set({ items: [] });
@@ -96,14 +115,16 @@ const HANDLERS = {
   change: (change) => live.set({ revisions: { ...live.get().revisions, ...change } }),
   overview(overview) {
     const points = overview.point ? [...live.get().points, overview.point].slice(-POINTS) : live.get().points;
+    isFresh = true;
     live.set({ overview, points });
   },
   event: (event) => eventListeners.forEach((listener) => listener(event)),
   operation: (operation) => noteOperation(operation),
   tick(tick) {
     noteServerTime(tick.now_ms);
-    isHostConnected = tick.is_connected !== false;
+    noteHost(tick);
   },
+  stopping: () => noteHost({ stopping: true }),
 };
 
 function lose(status) {
@@ -118,7 +139,7 @@ function lose(status) {
     connect();
     return;
   }
-  setConnection("disconnected", "The host does not answer.");
+  setConnection("disconnected", isStopping ? "The host does not answer: it has stopped." : "The host does not answer.");
   live.set({ retry_ms: Date.now() + backoff });
   clearTimeout(retryTimer);
   retryTimer = setTimeout(connect, backoff);
@@ -156,7 +177,7 @@ export function startLive() {
     if (!source) return;
     const { connection } = live.get();
     if (connection === "live" && Date.now() - heard > STALE_AFTER_MS) {
-      setConnection("stale", "Nothing was heard from the host for 8 seconds.", heard);
+      setConnection("stale", "Nothing was heard from the host for 8 seconds.");
     } else if (connection === "stale" && Date.now() - heard > 3 * STALE_AFTER_MS) {
       lose();
     }
