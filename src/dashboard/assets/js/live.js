@@ -14,8 +14,8 @@ const FETCH_GAP_MS = 250;
 const CACHE_SIZE = 40;
 
 /**
- * connection: "connecting" | "live" | "stale" | "disconnected"; since_ms: of when the data are while it is not live;
- * cause: why not.
+ * connection: "connecting" | "live" | "stopping" (live, and soon no more) | "stale" | "disconnected"; since_ms: of when
+ * the data are where they are not of now; cause: why not.
  * epoch grows with every new connection; revisions has one number per collection; pageVersion is the version of the
  * host that the page was loaded from.
  */
@@ -66,12 +66,12 @@ let isHostConnected = true;
 let isStopping = false;
 let isFresh = false;
 
-const STOPPING = "The host stops. The page shows what it knew then.";
+const isCurrent = (connection) => connection === "live" || connection === "stopping";
 
 function setConnection(connection, cause = "") {
   const state = live.get();
   if (state.connection === connection && state.cause === cause) return;
-  const since_ms = connection === "live" ? null : state.since_ms ?? (heard || Date.now());
+  const since_ms = isCurrent(connection) ? null : state.since_ms ?? (heard || Date.now());
   live.set({ connection, cause, since_ms, retry_ms: null });
 }
 
@@ -84,25 +84,17 @@ function note(data, handle) {
     return;
   }
   handle(message);
-  if (isStopping) setConnection("stale", STOPPING);
-  else if (!isHostConnected) {
+  if (!isHostConnected) {
     setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
-  } else if (isFresh || live.get().since_ms === null) setConnection("live");
+  } else if (isFresh || live.get().since_ms === null) setConnection(isStopping ? "stopping" : "live");
   heard = Date.now();
-}
-
-/** What a message says of the host's own state; members that it does not have change nothing. */
-function noteHost({ is_connected, is_stopping, stopping }) {
-  if (is_connected !== undefined) isHostConnected = is_connected;
-  if (is_stopping || stopping) isStopping = true;
 }
 
 const HANDLERS = {
   hello(hello) {
-    isHostConnected = true;
-    isStopping = false;
+    isHostConnected = hello.is_connected ?? true;
+    isStopping = hello.state === "stopping";
     isFresh = false;
-    noteHost(hello);
     if (!isStopping) backoff = 500;
     const state = live.get();
     // A host that was started again knows nothing of the operations of before.
@@ -122,9 +114,11 @@ const HANDLERS = {
   operation: (operation) => noteOperation(operation),
   tick(tick) {
     noteServerTime(tick.now_ms);
-    noteHost(tick);
+    isHostConnected = tick.is_connected !== false;
   },
-  stopping: () => noteHost({ stopping: true }),
+  stopping() {
+    isStopping = true;
+  },
 };
 
 function lose(status) {
@@ -176,7 +170,7 @@ export function startLive() {
   setInterval(() => {
     if (!source) return;
     const { connection } = live.get();
-    if (connection === "live" && Date.now() - heard > STALE_AFTER_MS) {
+    if (isCurrent(connection) && Date.now() - heard > STALE_AFTER_MS) {
       setConnection("stale", "Nothing was heard from the host for 8 seconds.");
     } else if (connection === "stale" && Date.now() - heard > 3 * STALE_AFTER_MS) {
       lose();
