@@ -380,4 +380,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_page_and_the_readme_explain_words_alike() {
+        let readme = include_str!("../../README.md");
+        let mut words = 0;
+        for line in source("js/glossary.js").lines() {
+            let Some((word, meaning)) = line.trim().split_once(": \"") else { continue };
+            let (word, meaning) = (word.trim_matches('"'), meaning.trim_end_matches("\","));
+            assert!(readme.contains(&format!("| {word} | {meaning} |")), "{word}");
+            words += 1;
+        }
+        assert!(words >= 12);
+    }
 }

@@ -27,7 +27,7 @@ use crate::{
     auth::Access,
     model::{
         ActorSum, Collection, HostView, State as HostState,
-        events::short,
+        events::{replicas, short},
         rates::{Of, Rate, Rates, Series, percentile_us},
     },
     operations::{End, NewOperation, OperationHandle},
@@ -315,7 +315,7 @@ pub async fn operations(
 pub struct StartActor {
     /// `registry.example/echo:0.3.4`, `file:///path/on/the/host.wasm`, or what an upload answered.
     reference: String,
-    /// Calls it takes at a time; without it as many as it takes already, or one.
+    /// Replicas: calls it takes at a time; without it as many as it takes already, or one.
     max: Option<u32>,
     /// Without one the first host that offers is taken.
     host_id: Option<String>,
@@ -357,8 +357,8 @@ pub async fn start(
         Ok(match end {
             Outcome::Unchanged(started) => End {
                 text: format!(
-                    "It runs on {name} already and takes {} at a time; nothing was changed",
-                    started.max
+                    "It runs on {name} with {} already; nothing was changed",
+                    replicas(started.max)
                 ),
                 target_id: started.id,
             },
@@ -513,11 +513,11 @@ pub async fn scale(
             .await?;
         let text = match end {
             Outcome::Unchanged(_) => {
-                format!("{name} took {max} at a time on {host_name} before; nothing was changed")
+                format!("{name} had {} on {host_name} before; nothing was changed", replicas(max))
             }
             end => {
                 let complaint = end.keeping().complaint();
-                format!("{name} takes {max} at a time on {host_name}{complaint}")
+                format!("{name} has {} on {host_name}{complaint}", replicas(max))
             }
         };
         Ok(End { text, ..End::default() })

@@ -42,10 +42,14 @@ impl Fix {
     }
 }
 
-/// Returns what was said about a start, in a sentence that has named the reference already.
+/// Returns what was said about a start, for a sentence that has named the reference already.
 pub fn without_reference(reference: &str, said: &str) -> String {
-    let said = said.strip_prefix(reference).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(said);
-    if reference.is_empty() { said.to_owned() } else { said.replace(reference, "it") }
+    if reference.is_empty() {
+        return said.to_owned();
+    }
+    let reason = said.split_once(&format!("{reference}: ")).map_or(said, |(_, reason)| reason);
+    let path = reference.strip_prefix("file://").unwrap_or(reference);
+    reason.replace(reference, "it").replace(path, "it")
 }
 
 #[cfg(test)]
@@ -56,7 +60,8 @@ mod tests {
     fn a_reference_is_named_once() {
         for (said, expected) in [
             ("file:///x.wasm: no such file", "no such file"),
-            ("pull file:///x.wasm: not found", "pull it: not found"),
+            ("pull file:///x.wasm", "pull it"),
+            ("start file:///x.wasm: read /x.wasm: no such file", "read it: no such file"),
             ("no room", "no room"),
         ] {
             assert_eq!(without_reference("file:///x.wasm", said), expected);

@@ -4,6 +4,8 @@
 mod api;
 mod applications;
 mod browser;
+mod bulk;
+mod faults;
 mod crowd;
 mod door;
 mod health;
@@ -75,6 +77,14 @@ impl Dashboard {
         browser.open(&link).await;
         browser.see("main h1").await;
         browser.see("header button[aria-label='Log out']").await;
+    }
+
+    /// The path of the one script of the page.
+    pub async fn script_path(&self) -> String {
+        let page = self.without_login().get(self.url.clone()).send().await.expect("the page");
+        let page = page.text().await.expect("a text");
+        let scripts = page.split('"').filter(|part| part.starts_with("/assets/page."));
+        scripts.filter(|part| part.ends_with(".js")).next_back().expect("a script").to_owned()
     }
 
     /// The address of something below `/api/v1`.

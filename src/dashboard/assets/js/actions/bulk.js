@@ -72,7 +72,7 @@ function useItems(load) {
 
 /**
  * @param {{title: (n: number) => string, text: string, submitText: string, verb: string, lanes?: number,
- *   load: () => Promise<object[]>, item: (found, target: string) => object, isMove?: boolean, note?: any}} plan
+ *   load: () => Promise<object[]>, item: (found, target: string) => object, isMove?: boolean}} plan
  *   `load` finds what is meant, `item` makes an item to run of each; `isMove` asks for a host.
  */
 export function Bulk({ plan, close, done }) {
@@ -105,7 +105,9 @@ export function Bulk({ plan, close, done }) {
       : !shown.length ? html`<${Note}>Nothing of it runs.</>` : html`<ul class="bulk-list" tabindex="0"
         aria-label="What is meant">${shown.map((item, at) => html`<li key=${at}><span class="bulk-wait"
         aria-hidden="true"></span><span><b>${item.name}</b> <span class="muted">${item.place}</span></span></li>`)}</ul>`}
-    ${plan.note}
+    ${plan.isMove && found?.some((each) => each.kind === "provider") && html`<p class="hint">What a provider was given as
+      configuration when it was started is not moved with it: hosts do not tell it. Link definitions hold wherever it
+      runs.</p>`}
   </>`;
 }
 
@@ -119,9 +121,7 @@ const movePlan = (load, sources) => ({ title: (n) => `Move ${plural(n, "instance
   verb: "moved", load, isMove: true, lanes: 1,
   text: "Each is started on the other host first and then stopped where it is, so that none is missed meanwhile.",
   item: (each, target) => ({ name: each.name, place: `from ${each.host_name}`,
-    run: (tell) => moveInstance(each, target, sources || [each.host_id], tell) }),
-  note: html`<p class="hint">What a provider was given as configuration when it was started is not moved with it: hosts
-    do not tell it. Link definitions hold wherever it runs.</p>` });
+    run: (tell) => moveInstance(each, target, sources || [each.host_id], tell) }) });
 
 /** What can be done with chosen rows, by the kind of the list. Each gets the rows, and the host that the list is of. */
 export const PLANS = {

@@ -229,10 +229,10 @@ export function Facts({ items, columns }) {
   </dl>`;
 }
 
-/** One figure. `spark` takes a Sparkline; tone colours the figure; `term` is the label's entry in the glossary. */
-export function Stat({ label, value, unit, sub, spark, tone, href, term }) {
+/** One figure. `spark` takes a Sparkline; tone colours the figure. */
+export function Stat({ label, value, unit, sub, spark, tone, href }) {
   const body = html`
-    <span class="stat-label">${label}${term}</span>
+    <span class="stat-label">${label}</span>
     <span class="stat-value">${value ?? html`<${Skeleton} width="3.5ch" height="1.4rem" />`}
       ${unit && html`<span class="stat-unit"> ${unit}</span>`}</span>
     <span class="stat-sub">${sub || "\u00a0"}</span>

@@ -262,7 +262,7 @@ export function VirtualTable({
                 && "clickable", item && chosen.has(rowKey(item)) && "chosen")}
               style=${{ height: `${rowHeight}px` }} onClick=${(event) => pressed(event, at)}>
               ${shown.map((column) => html`<td key=${column.key} role="gridcell" class=${column.align || ""}>
-                ${isPhone && column !== shown[0] && column.title && column.phoneLabel !== false && html`<span
+                ${isPhone && column !== given[0] && column.title && column.phoneLabel !== false && html`<span
                   class="cell-label">${column.title}</span>`}
                 ${item ? column.render(item) : html`<${Skeleton} width="60%" />`}</td>`)}</tr>`;
           })}

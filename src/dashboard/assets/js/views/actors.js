@@ -101,7 +101,7 @@ const COLUMNS = [
     render: (actor) => html`<${Chips} items=${actor.caps} max=${2} empty="–" />` },
   { key: "replicas", title: "Replicas", sort: "replicas", down: true, align: "right", width: "96px",
     hint: GLOSSARY.replica, render: (actor) => html`<span class="num">${formatReplicas(actor.replicas)}</span>` },
-  { key: "hosts", title: "Hosts", sort: "hosts", down: true, width: "176px",
+  { key: "hosts", title: "Hosts", sort: "hosts", down: true, width: "160px",
     render: (actor) => html`<${HostNames} hosts=${actor.runs_on} total=${actor.hosts} />` },
   { key: "calls", title: "Calls", sort: "calls_per_s", down: true, align: "right", width: "86px",
     render: (actor) => html`<${CallRate} rates=${actor.rates && { ...actor.rates, errors_per_s: 0 }} />` },
@@ -109,7 +109,7 @@ const COLUMNS = [
     render: (actor) => html`<${ErrorRate} rates=${actor.rates} />` },
   { key: "p50", title: "p50", sort: "p50_us", down: true, align: "right", width: "82px", from: 1230, phone: false,
     render: (actor) => html`<${Latency} micros=${actor.rates?.p50_us ?? null} />` },
-  { key: "p99", title: "p99", sort: "p99_us", down: true, align: "right", width: "82px",
+  { key: "p99", title: "p99", sort: "p99_us", down: true, align: "right", width: "82px", phone: false,
     render: (actor) => html`<${Latency} micros=${actor.rates?.p99_us ?? null} />` },
   { key: "menu", title: "", width: "52px", phone: false, render: (actor) => html`<${ActorMenu} actor=${actor} />` },
 ];

@@ -181,17 +181,18 @@ export function HostDetail({ id }) {
         sub=${host.version ? `version ${host.version}` : "of another make"} />
       <${Stat} label="Round trip" value=${v ? formatMicros(v.ctl.round_trip_us) : UNKNOWN} sub=${v ? v.ctl.server
         : "to its NATS server"} />
-      <${Stat} label="JetStream domain" term=${html`<${Term} of="JetStream domain" />`} value=${host.js_domain
+      <${Stat} label=${html`<${Term} of="JetStream domain">JetStream domain</>`} value=${host.js_domain
         || (v ? "none" : UNKNOWN)} sub=${v?.ctl.server_domain && v.ctl.server_domain !== host.js_domain
         ? `leaf of ${v.ctl.server_domain}` : ""} />
       <${Stat} label="Memory" value=${host.memory_bytes === null ? UNKNOWN : formatBytes(host.memory_bytes)} />
-      <${Stat} label="Replicas" term=${html`<${Term} of="replica" />`} value=${formatReplicas(host.replicas)}
-        sub=${`of ${plural(host.actors, "actor")}${isHeard ? "" : ", when it was heard last"}`} />
+      <${Stat} label=${html`<${Term} of="replica">Replicas</>`} value=${formatReplicas(host.replicas)}
+        sub=${`${isHeard ? "" : "then, "}of ${plural(host.actors, "actor")}`} />
       <${Stat} label="Heard" value=${html`<${RelativeTime} at=${host.heard_ms} />`} sub="last heartbeat" />
     </div>
     <div class="host-grid">
-      <${Card} title="Traffic"><${SeriesChart} series=${isHeard ? host.series : withoutSilence(host.series,
-        host.heard_ms)} /></>
+      <${Card} title="Traffic">${isHeard || host.series.calls.length ? html`<${SeriesChart} series=${isHeard
+        ? host.series : withoutSilence(host.series, host.heard_ms)} />` : html`<${EmptyState} icon="activity"
+        title="Its figures are not known any more" />`}</>
       <div class="stack">
         <${Card} title="Labels" actions=${html`<${Button} size="small" icon="edit" why=${why}
           onClick=${() => editLabels(host)}>Edit</>`}>

@@ -13,7 +13,7 @@ const COLUMNS = [
     state=${host.state} />` },
   { key: "id", title: "Id", width: "132px", from: 1600, phone: false, render: (host) => html`<${Key} id=${host.id}
     href=${href.host(host.id)} />` },
-  { key: "labels", title: "Labels", width: "250px", phone: false, render: (host) => html`<${Labels}
+  { key: "labels", title: "Labels", min: "250px", phone: false, render: (host) => html`<${Labels}
     labels=${ownLabels(host.labels)} max=${2} empty="–" />` },
   { key: "actors", title: "Actors", sort: "actors", down: true, align: "right", width: "84px",
     render: (host) => html`<span class="num">${formatCount(host.actors)}</span>` },
@@ -29,8 +29,8 @@ const COLUMNS = [
     render: (host) => html`<span class="num">${formatBytes(host.memory_bytes)}</span>` },
   { key: "uptime", title: "Uptime", sort: "started", align: "right", width: "100px", phone: false,
     render: (host) => html`<span class="num"><${Since} at=${host.state === "lost" ? null : host.started_ms} /></span>` },
-  { key: "heard", title: "Heard", sort: "heard", down: true, align: "right", width: "100px", phone: false,
-    render: (host) => html`<${RelativeTime} at=${host.heard_ms} />` },
+  { key: "heard", title: "Heard", sort: "heard", down: true, align: "right", width: "100px", from: 1240,
+    phone: false, render: (host) => html`<${RelativeTime} at=${host.heard_ms} />` },
   { key: "menu", title: "", width: "56px", phone: false, render: (host) => html`<${HostMenu} host=${host} />` },
 ];
 

@@ -152,13 +152,13 @@ export function Overview() {
       <${Stat} label="Hosts" href="/hosts" value=${counts && formatCount(counts.hosts)} tone=${counts?.hosts_lost
         ? "error" : ""}
         sub=${counts && (counts.hosts_lost ? `${counts.hosts_lost} lost` : "none lost")} />
-      <${Stat} label="Replicas" term=${html`<${Term} of="replica" />`} value=${counts
+      <${Stat} label=${html`<${Term} of="replica">Replicas</>`} value=${counts
         && formatReplicas(counts.replicas)} sub=${counts
         && `of ${plural(counts.actors, "actor")}`} />
     </div>
     <div class="overview-grid">
       <div class="stack">
-        ${counts && counts.actors === 0 && html`<${FirstSteps} />`}
+        ${counts && counts.actors === 0 && !counts.hosts_lost && html`<${FirstSteps} />`}
         <${Card} title="Traffic"><${SeriesChart} series=${series} /></>
         <${HostMap} hosts=${hosts.data?.items || []} total=${hosts.data?.total ?? null} />
       </div>
