@@ -5,7 +5,9 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
 };
 
 use super::{
@@ -15,30 +17,46 @@ use super::{
 };
 use crate::harness::{Server, browser::Browser, eventually, host, nats::free_port};
 
-/// Stands in for the dashboard of a host that stops: answers streams with these events, `count` of
-/// them, and refuses everything else. Ends the streams, but keeps the last one.
-async fn stand_in(listener: &TcpListener, events: &str, count: usize) -> tokio::net::TcpStream {
-    let mut streams = 0;
-    loop {
-        let (mut stream, _) = listener.accept().await.expect("a connection");
-        let mut head = Vec::new();
-        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                break;
+/// Stands in for the dashboard of a host: answers streams with these events, and refuses everything
+/// else. Returns when it has answered `count` streams, with the connections that are still open.
+async fn stand_in(listener: &TcpListener, events: &str, count: usize, keeps: bool) -> JoinSet<()> {
+    let (answered, mut streams) = mpsc::channel(16);
+    let mut connections = JoinSet::new();
+    let mut left = count;
+    while left > 0 {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.expect("a connection");
+                let (events, answered) = (events.to_owned(), answered.clone());
+                connections.spawn(answer(stream, events, answered, keeps));
             }
+            Some(()) = streams.recv() => left -= 1,
         }
-        let is_stream = head.starts_with(b"GET /api/v1/stream");
-        let answer = match is_stream {
-            true => format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{events}"
-            ),
-            false => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                .to_owned(),
-        };
-        let _ = stream.write_all(answer.as_bytes()).await;
-        streams += usize::from(is_stream);
-        if streams == count {
-            return stream;
+    }
+    connections
+}
+
+async fn answer(mut stream: TcpStream, events: String, answered: mpsc::Sender<()>, keeps: bool) {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        // Browsers open some connections that they do not use.
+        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let is_stream = head.starts_with(b"GET /api/v1/stream");
+    let answer = match is_stream {
+        true => format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{events}"
+        ),
+        false => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            .to_owned(),
+    };
+    let _ = stream.write_all(answer.as_bytes()).await;
+    if is_stream {
+        let _ = answered.send(()).await;
+        if keeps {
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -59,17 +77,17 @@ async fn the_age_of_old_data_is_kept_until_new_ones_come() {
     // A host that greets again and again, and tells nothing: its data are not of now.
     let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
     let hello = "event: hello\ndata: {\"lattice\":\"l\",\"host_name\":\"h\",\"version\":\"1\",\"life\":\"x\"}\n\n";
-    drop(stand_in(&listener, hello, 3).await);
+    drop(stand_in(&listener, hello, 3, false).await);
     let now = browser.with_text(".banner b", "The data is from").await.text().await.unwrap();
     assert_eq!(now, since);
 
     // One that stops, and says so while it still tells what it knows.
     let overview = json!({ "counts": {}, "attention": [], "rates": null, "point": null });
     let events = format!("{hello}event: overview\ndata: {overview}\n\nevent: stopping\ndata: {{}}\n\n");
-    let stream = stand_in(&listener, &events, 1).await;
+    let open = stand_in(&listener, &events, 1, true).await;
     browser.with_text(".banner", "The host of this page stops").await;
     browser.with_text(".topbar-status", "Stopping").await;
-    drop((stream, listener));
+    drop((open, listener));
     browser.with_text(".banner", "it has stopped").await;
 
     let again = Dashboard::of(begin().await);

@@ -105,7 +105,7 @@ const COLUMNS = [
     render: (actor) => html`<${HostNames} hosts=${actor.runs_on} total=${actor.hosts} />` },
   { key: "calls", title: "Calls", sort: "calls_per_s", down: true, align: "right", width: "86px",
     render: (actor) => html`<${CallRate} rates=${actor.rates && { ...actor.rates, errors_per_s: 0 }} />` },
-  { key: "errors", title: "Errors", sort: "errors_per_s", down: true, align: "right", width: "84px",
+  { key: "errors", title: "Errors", sort: "errors_per_s", down: true, align: "right", width: "84px", phone: false,
     render: (actor) => html`<${ErrorRate} rates=${actor.rates} />` },
   { key: "p50", title: "p50", sort: "p50_us", down: true, align: "right", width: "82px", from: 1230, phone: false,
     render: (actor) => html`<${Latency} micros=${actor.rates?.p50_us ?? null} />` },
