@@ -168,8 +168,8 @@ struct Asset {
 
 impl Asset {
     fn new(path: &str, content: String, is_hashed: bool) -> Self {
-        let tag = HEXLOWER
-            .encode(&digest::digest(&digest::SHA256, content.as_bytes()).as_ref()[..16]);
+        let tag =
+            HEXLOWER.encode(&digest::digest(&digest::SHA256, content.as_bytes()).as_ref()[..16]);
         let tag = HeaderValue::from_str(&format!("\"{tag}\"")).expect("hexadecimal digits");
         let compressed = OnceLock::new();
         Self { content: content.into(), compressed, kind: kind(path), tag, is_hashed }
@@ -322,11 +322,17 @@ mod tests {
     fn the_page_names_few_files_and_all_of_them_are_there() {
         for (page, files) in [("index.html", 4), ("login.html", 5)] {
             let text = String::from_utf8(SERVED[page].content.to_vec()).unwrap();
-            let named: Vec<_> =
-                text.split("\"/assets/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+            let named: Vec<_> = text
+                .split("\"/assets/")
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+                .collect();
             assert_eq!(named.len(), files, "{named:?}");
             for name in named {
-                assert!(SERVED[name].is_hashed && name.contains(&SERVED[name].hash()[..16]), "{name}");
+                assert!(
+                    SERVED[name].is_hashed && name.contains(&SERVED[name].hash()[..16]),
+                    "{name}"
+                );
             }
         }
     }

@@ -122,7 +122,8 @@ impl Bundle<'_> {
             ("import", None, Some(_)) if list.is_empty() => {}
             ("import", Some(names), Some(source)) => {
                 let names: Vec<_> = pairs(names).map(|(a, b)| member(a, b)).collect();
-                let _ = writeln!(module.head, "const {{ {} }} = module${source};", names.join(", "));
+                let _ =
+                    writeln!(module.head, "const {{ {} }} = module${source};", names.join(", "));
             }
             ("export", None, Some(source)) if list == "*" => {
                 module.exports.push(format!("...module${source}"));
@@ -192,7 +193,10 @@ mod tests {
     #[test]
     fn imports_and_exports_become_members_of_functions() {
         let files = [
-            ("js/main.js", "// Starts.\nimport { a, b as c } from \"./x/y.js\";\nimport \"./z.js\";\na(c);"),
+            (
+                "js/main.js",
+                "// Starts.\nimport { a, b as c } from \"./x/y.js\";\nimport \"./z.js\";\na(c);",
+            ),
             (
                 "js/x/y.js",
                 "export * from \"../z.js\";\nexport { d as b } from \"../z.js\";\n/** Calls. */\n\
@@ -226,7 +230,8 @@ return {  };
 
     #[test]
     fn a_statement_may_have_many_lines() {
-        let files = [("a.js", "import {\n  x,\n  y,\n} from \"./b.js\";"), ("b.js", "export const x = 1;")];
+        let files =
+            [("a.js", "import {\n  x,\n  y,\n} from \"./b.js\";"), ("b.js", "export const x = 1;")];
         assert!(script(&files, "a.js").unwrap().contains("const { x, y } = module$0;"));
     }
 
@@ -234,7 +239,10 @@ return {  };
     fn what_does_not_fit_together_is_refused() {
         for (files, expected) in [
             (vec![("a", "import \"./b\";")], Error::Missing("b".into())),
-            (vec![("a", "import \"./b\";"), ("b", "import \"./a\";")], Error::Circle("a > b > a".into())),
+            (
+                vec![("a", "import \"./b\";"), ("b", "import \"./a\";")],
+                Error::Circle("a > b > a".into()),
+            ),
             (
                 vec![("a", "export default 1;")],
                 Error::Unknown { path: "a".into(), statement: "export default 1;".into() },

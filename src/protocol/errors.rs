@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn numbers_of_the_operating_system_are_left_out() {
         for (text, expected) in [
-            ("cannot listen: in use (os error 98); use another", "cannot listen: in use; use another"),
+            (
+                "cannot listen: in use (os error 98); use another",
+                "cannot listen: in use; use another",
+            ),
             ("a (os error 2): b (os error 13)", "a: b"),
             ("an (os error is told)", "an (os error is told)"),
             ("nothing", "nothing"),

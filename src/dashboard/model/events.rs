@@ -228,9 +228,10 @@ impl Narrator<'_> {
             Event::ActorStarted { actor, .. } => {
                 (Good, format!("{} started on {host}", self.actor(actor)))
             }
-            Event::ActorsStarted { actor, count } => {
-                (Good, format!("{} started on {host}, with {}", self.actor(actor), replicas(*count)))
-            }
+            Event::ActorsStarted { actor, count } => (
+                Good,
+                format!("{} started on {host}, with {}", self.actor(actor), replicas(*count)),
+            ),
             Event::ActorStopped { actor, .. }
             | Event::ActorsStopped { actor, remaining: 0, .. } => {
                 (Info, format!("{} stopped on {host}", self.actor(actor)))

@@ -11,10 +11,21 @@ use lattice_protocol::{control::probe::health::Failure, links::LinkDefinition};
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fix {
     /// Put a link again, with other values.
-    PutLink { actor_id: String, contract_id: String, link_name: String },
-    StartActor { reference: String, host_id: String },
+    PutLink {
+        actor_id: String,
+        contract_id: String,
+        link_name: String,
+    },
+    StartActor {
+        reference: String,
+        host_id: String,
+    },
     /// Without a host any will do; an empty reference is one that nobody knows.
-    StartProvider { reference: String, link_name: String, host_id: Option<String> },
+    StartProvider {
+        reference: String,
+        link_name: String,
+        host_id: Option<String>,
+    },
 }
 
 impl Fix {
@@ -78,8 +89,7 @@ mod tests {
             ..Failure::default()
         };
         let (reference, link_name) = ("x:1".to_owned(), "default".to_owned());
-        let expected =
-            Fix::StartProvider { reference, link_name, host_id: Some("N1".into()) };
+        let expected = Fix::StartProvider { reference, link_name, host_id: Some("N1".into()) };
         assert_eq!(Fix::of_failure(&failure, "N1"), expected);
         failure.kind = "actor".into();
         let expected = Fix::StartActor { reference: "x:1".into(), host_id: "N1".into() };

@@ -135,8 +135,7 @@ async fn every_view_is_readable_for_everybody_on_every_screen() {
         let complaints = browser.complaints().await;
         // The views of what is not there.
         let is_there = !["nowhere", "not-found"].contains(&name);
-        let complaints =
-            complaints.into_iter().filter(|text| is_there || !text.contains("404"));
+        let complaints = complaints.into_iter().filter(|text| is_there || !text.contains("404"));
         found.extend(complaints.map(|complaint| format!("{name}: {complaint}")));
     }
     assert!(found.is_empty(), "{found:#?}");

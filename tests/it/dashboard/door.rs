@@ -52,7 +52,8 @@ async fn a_browser_gets_the_page_at_every_address_and_a_program_only_what_is_the
 async fn files_of_the_page_are_kept_by_browsers_and_the_page_is_asked_for_anew() {
     let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
-    let kept = |answer: &reqwest::Response| answer.headers()["cache-control"].to_str().unwrap().to_owned();
+    let kept =
+        |answer: &reqwest::Response| answer.headers()["cache-control"].to_str().unwrap().to_owned();
     let page = plain().get(dashboard.url.clone()).send().await.unwrap();
     assert_eq!(kept(&page), "no-cache");
     let tag = page.headers()["etag"].clone();
@@ -66,7 +67,12 @@ async fn files_of_the_page_are_kept_by_browsers_and_the_page_is_asked_for_anew()
     let script = plain().get(script).header("accept-encoding", "gzip").send().await.unwrap();
     assert!(kept(&script).contains("immutable"));
     assert_eq!(script.headers()["content-encoding"], "gzip");
-    assert!(script.headers()["content-security-policy"].to_str().unwrap().contains("script-src 'self';"));
+    assert!(
+        script.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .contains("script-src 'self';")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,8 +49,10 @@ async fn answer(mut stream: TcpStream, events: String, answered: mpsc::Sender<()
         true => format!(
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{events}"
         ),
-        false => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            .to_owned(),
+        false => {
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                .to_owned()
+        }
     };
     let _ = stream.write_all(answer.as_bytes()).await;
     if is_stream {
@@ -83,7 +85,8 @@ async fn the_age_of_old_data_is_kept_until_new_ones_come() {
 
     // One that stops, and says so while it still tells what it knows.
     let overview = json!({ "counts": {}, "attention": [], "rates": null, "point": null });
-    let events = format!("{hello}event: overview\ndata: {overview}\n\nevent: stopping\ndata: {{}}\n\n");
+    let events =
+        format!("{hello}event: overview\ndata: {overview}\n\nevent: stopping\ndata: {{}}\n\n");
     let open = stand_in(&listener, &events, 1, true).await;
     browser.with_text(".banner", "The host of this page stops").await;
     browser.with_text(".topbar-status", "Stopping").await;
@@ -106,7 +109,8 @@ async fn nothing_is_red_in_a_lattice_at_rest() {
         browser.open(dashboard.url.join(&path).unwrap().as_str()).await;
         browser.see("main .stats").await;
         settled(&browser).await;
-        let red = "return document.querySelectorAll('main .series-errors, main .stat.tone-error').length";
+        let red =
+            "return document.querySelectorAll('main .series-errors, main .stat.tone-error').length";
         assert_eq!(browser.run(red).await, 0, "{path}");
         browser.see("main .series-quiet").await;
     }

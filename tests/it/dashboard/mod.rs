@@ -5,9 +5,9 @@ mod api;
 mod applications;
 mod browser;
 mod bulk;
-mod faults;
 mod crowd;
 mod door;
+mod faults;
 mod health;
 mod kinds;
 
@@ -83,8 +83,8 @@ impl Dashboard {
     pub async fn script_path(&self) -> String {
         let page = self.without_login().get(self.url.clone()).send().await.expect("the page");
         let page = page.text().await.expect("a text");
-        let scripts = page.split('"').filter(|part| part.starts_with("/assets/page."));
-        scripts.filter(|part| part.ends_with(".js")).next_back().expect("a script").to_owned()
+        let is_script = |part: &&str| part.starts_with("/assets/page.") && part.ends_with(".js");
+        page.split('"').find(is_script).expect("a script").to_owned()
     }
 
     /// The address of something below `/api/v1`.
