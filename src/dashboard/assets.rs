@@ -116,7 +116,7 @@ const STYLES: [&str; 5] =
 /// The files that name others, and so are asked for each time.
 const PAGES: [&str; 2] = ["index.html", "login.html"];
 
-/// What is served, by its path below `/assets`.
+/// All that is served, by its path below `/assets`.
 static SERVED: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
     let mut served = HashMap::new();
     let mut names = Vec::new();
@@ -139,7 +139,7 @@ static SERVED: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
 
 const ICON: &str = "favicon.svg";
 
-/// What the pages are made of, by the names that they have in `index.html` and `login.html`.
+/// The parts of the pages, by the names that they have in `index.html` and `login.html`.
 fn parts() -> [(String, String); 5] {
     let script = |entry| bundle::script(FILES, entry).expect("a test puts the modules together");
     [

@@ -60,7 +60,7 @@ pub struct Attention {
     pub subject: String,
     /// How to deal with it; commands stand between backticks.
     pub advice: Option<String>,
-    /// What can be done about it at once.
+    /// The button that begins to mend it.
     pub fix: Option<Fix>,
     /// `host`, `actor`, `provider`, `link`, `application` or `lattice`.
     pub kind: &'static str,

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use lattice_engine::providers::builtin;
 use lattice_protocol::{control::probe::health::Failure, links::LinkDefinition};
 
-/// What can be done about it at once. The page opens the form of it, filled in.
+/// A way to mend it at once: the page opens the form of it, filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fix {

@@ -61,7 +61,7 @@ let source = null;
 let backoff = 500;
 let heard = 0;
 let retryTimer = 0;
-// What the host said of itself in this connection, and whether its data came since.
+// The host's own word of itself in this connection, and whether its data came since.
 let isHostConnected = true;
 let isStopping = false;
 let isFresh = false;

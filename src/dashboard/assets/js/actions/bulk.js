@@ -123,7 +123,7 @@ const movePlan = (load, sources) => ({ title: (n) => `Move ${plural(n, "instance
   item: (each, target) => ({ name: each.name, place: `from ${each.host_name}`,
     run: (tell) => moveInstance(each, target, sources || [each.host_id], tell) }) });
 
-/** What can be done with chosen rows, by the kind of the list. Each gets the rows, and the host that the list is of. */
+/** The changes of chosen rows, by the kind of the list. Each gets the rows, and the host that the list is of. */
 export const PLANS = {
   stopActors: (actors, host) => stopPlan(() => instancesOfActors(actors, host)),
   moveActors: (actors, host) => movePlan(() => instancesOfActors(actors, host)),

@@ -285,7 +285,7 @@ function checkColumn({ chosen, toggle, rowKey, name, isAll, all }) {
       }} /></label>` };
 }
 
-/** What can be done with the chosen rows. */
+/** The buttons for the chosen rows. */
 function BulkBar({ chosen, actions, clear }) {
   return html`<div class="bulk-bar" role="toolbar" aria-label="Chosen rows"><b role="status">${chosen.size} chosen</b>
     <span class="grow"></span>${actions.map((action) => html`<${Button} key=${action.text} size="small"

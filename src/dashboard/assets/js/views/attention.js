@@ -13,7 +13,7 @@ async function putAgain({ actor_id, contract_id, link_name }) {
     && each.link_name === link_name) || { actor_id, contract_id, link_name });
 }
 
-/** What a press of the button says and does, by the kind of what mends it. */
+/** Icon, text and action of the button, by the kind of what mends it. */
 const FIXES = {
   put_link: ["edit", "Put the link again", putAgain],
   start_actor: ["play", "Start it again", ({ reference, host_id }) => startActor({ reference, host_id })],
