@@ -30,7 +30,7 @@ const ACTOR_STATES = {
   running: ["good", "running", "It runs, and no call of it failed just now."],
   failing: ["error", "errors", "Calls of it fail now."],
   refused: ["error", "link refused", "A provider does not take one of its links on."],
-  dangling: ["warning", "link leads nowhere", "One of its links has no provider, or may not be used."],
+  dangling: ["warning", "link not usable", "One of its links has no provider, or its claims do not allow it."],
   not_running: ["muted", "not running", "No host that is heard runs it."],
 };
 
@@ -55,8 +55,9 @@ export function ApplicationState({ state, message }) {
 }
 
 const LINK_TONES = { ok: "good", dangling: "warning", refused: "error" };
+const LINK_WORDS = { dangling: "not usable" };
 export const LinkState = ({ state, problem }) =>
-  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${state}</>`;
+  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${LINK_WORDS[state] || state}</>`;
 
 /** A link to a host by its name, with its state where it is not well. */
 export const HostLink = ({ id, name, state }) => html`<span class="thing">
