@@ -55,9 +55,9 @@ export function ApplicationState({ state, message }) {
 }
 
 const LINK_TONES = { ok: "good", dangling: "warning", refused: "error" };
-const LINK_WORDS = { dangling: "not usable" };
+export const linkWord = (state) => ({ dangling: "not usable" })[state] || state;
 export const LinkState = ({ state, problem }) =>
-  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${LINK_WORDS[state] || state}</>`;
+  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${linkWord(state)}</>`;
 
 /** A link to a host by its name, with its state where it is not well. */
 export const HostLink = ({ id, name, state }) => html`<span class="thing">
