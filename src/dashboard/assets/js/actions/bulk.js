@@ -72,8 +72,9 @@ function useItems(load) {
 
 /**
  * @param {{title: (n: number) => string, text: string, submitText: string, verb: string, lanes?: number,
- *   load: () => Promise<object[]>, item: (found, target: string) => object, isMove?: boolean}} plan
- *   `load` finds what is meant, `item` makes an item to run of each; `isMove` asks for a host.
+ *   load: () => Promise<object[]>, item: (found, target: string) => object, isMove?: boolean, sources?: string[]}} plan
+ *   `load` finds what is meant, `item` makes an item to run of each; `isMove` asks for a host, which is none of
+ *   `sources`.
  */
 export function Bulk({ plan, close, done }) {
   const { items: found, error } = useItems(plan.load);
@@ -99,7 +100,8 @@ export function Bulk({ plan, close, done }) {
     store=${store} />`} stageFooter=${footer}>
     <p>${plan.text}</p>
     ${plan.isMove && html`<${SelectField} label="To" value=${target} onInput=${setTarget} options=${[["",
-      "Any other host that offers"], ...(hosts?.items || []).filter((host) => host.state === "ok").map((host) =>
+      "Any other host that offers"], ...(hosts?.items || []).filter((host) => host.state === "ok"
+      && !plan.sources?.includes(host.id)).map((host) =>
       [host.id, `${host.name}${host.is_this ? " (this host)" : ""}`])]} />`}
     ${error ? html`<${ErrorNote} error=${error} />` : !shown ? html`<${Skeleton} lines=${3} />`
       : !shown.length ? html`<${Note}>Nothing of it runs.</>` : html`<ul class="bulk-list" tabindex="0"
@@ -118,7 +120,7 @@ const stopPlan = (load) => ({ title: (n) => `Stop ${plural(n, "instance")}`, sub
   item: (each) => ({ name: each.name, place: `on ${each.host_name}`, run: () => stopInstance(each) }) });
 
 const movePlan = (load, sources) => ({ title: (n) => `Move ${plural(n, "instance")}`, submitText: "Move all of them",
-  verb: "moved", load, isMove: true, lanes: 1,
+  verb: "moved", load, isMove: true, sources, lanes: 1,
   text: "Each is started on the other host first and then stopped where it is, so that none is missed meanwhile.",
   item: (each, target) => ({ name: each.name, place: `from ${each.host_name}`,
     run: (tell) => moveInstance(each, target, sources || [each.host_id], tell) }) });
