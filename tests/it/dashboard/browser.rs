@@ -22,13 +22,14 @@ use crate::harness::{
 pub const ESCAPE: &str = "\u{e00c}";
 const ENTER: &str = "\u{e007}";
 
-/// How far the document is longer than the window, and the view longer than what is in it.
+/// How far the document is longer than the window, and the view longer than what is in it (but for
+/// the pixel of a rounded size).
 const VOIDS: &str = "const main = document.getElementById('main'); \
     const below = main.firstElementChild.getBoundingClientRect().bottom + main.scrollTop; \
     const end = main.getBoundingClientRect().top + main.scrollHeight; \
     const is_filled = main.scrollHeight <= main.clientHeight; \
     return [Math.max(0, document.documentElement.scrollHeight - innerHeight), \
-        is_filled ? 0 : Math.max(0, Math.round(end - below))]";
+        is_filled ? 0 : Math.max(0, Math.round(end - below) - 1)]";
 
 /// A name that would do harm if it were taken for markup.
 const HOSTILE: &str =
