@@ -195,7 +195,7 @@ export function EmptyState({ icon = "info", title, children, command, action, sm
 
 /** A sentence whose parts between backticks are lines for the shell, to copy. */
 export const WithCommands = ({ text }) => text.split("`").map((part, at) => (at % 2
-  ? html`<${Command} key=${at} text=${part} />` : part));
+  ? html`<${Command} key=${at} text=${part} />` : at ? part.replace(/^[.;,]\s*/, " ") : part));
 
 /** A line for the shell, to copy. */
 export function Command({ text }) {

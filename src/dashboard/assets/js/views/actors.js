@@ -88,7 +88,7 @@ const COLUMNS = [
   { key: "name", title: "Actor", sort: "name", min: "168px", render: (actor) => (actor.name
     ? html`<b><${ActorLink} id=${actor.id} name=${actor.name} /></b>` : html`<${Key} id=${actor.id}
     href=${href.actor(actor.id)} />`) },
-  { key: "state", title: "State", sort: "state", width: "150px", phoneLabel: false,
+  { key: "state", title: "State", sort: "state", width: "166px", phoneLabel: false,
     render: (actor) => html`<${ActorState} state=${actor.state} />` },
   { key: "id", title: "Id", width: "132px", from: 1760, phone: false, render: (actor) => html`<${Key} id=${actor.id}
     />` },

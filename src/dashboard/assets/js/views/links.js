@@ -62,7 +62,7 @@ const COLUMNS = [
   { ...ACTOR, render: (link) => html`<b>${ACTOR.render(link)}</b>` }, { ...PROVIDER, width: "146px" }, CONTRACT, NAME,
   { ...STATE, width: undefined, min: "210px", render: (link) => html`<span class="thing" title=${link.problem
     || ""}>${STATE.render(link)}${link.problem && html`<span class="clip muted">${link.problem}</span>`}</span>` },
-  { key: "values", title: "Values", min: "230px", phone: false, render: (link) => html`<${Values}
+  { key: "values", title: "Values", width: "250px", phone: false, render: (link) => html`<${Values}
     values=${link.values} fixed />` },
   { key: "urls", title: "Pages", width: "150px", from: 1260, phone: false, render: (link) => html`<${Urls}
     urls=${link.urls} max=${1} />` },
