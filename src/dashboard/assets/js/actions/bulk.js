@@ -7,7 +7,7 @@ import { createStore, useStore } from "../store.js";
 import { Button, ErrorNote, Note, Skeleton } from "../ui/basic.js";
 import { Dialog } from "../ui/dialog.js";
 import { SelectField } from "../ui/form.js";
-import { toast } from "../ui/toast.js";
+import { muteToasts, toast } from "../ui/toast.js";
 import { nameOf } from "./change.js";
 import {
   instancesOfActors, instancesOfProviders, instancesOnHosts, moveInstance, stopInstance, through,
@@ -15,6 +15,8 @@ import {
 import { StateIcon } from "./progress.js";
 
 const LANES = 4;
+/** The key of what is said at the end; the dialog tells it itself while it is open. */
+const TOAST = "bulk";
 
 /**
  * Runs items, so many at a time, those with `isLast` after all others. It goes on when the dialog is closed.
@@ -43,8 +45,8 @@ function runAll(items, lanes, verb) {
   const places = [...items.keys()];
   round(places.filter((at) => !items[at].isLast)).then(() => round(places.filter((at) => items[at].isLast))).then(() => {
     const failed = store.get().items.filter((item) => item.state === "failed").length;
-    toast(failed ? { text: `${failed} of ${items.length} not ${verb}.`, tone: "error" }
-      : { text: `${plural(items.length, "thing")} ${verb}.`, tone: "good" });
+    toast(failed ? { text: `${failed} of ${items.length} not ${verb}.`, tone: "error", key: TOAST }
+      : { text: `${plural(items.length, "thing")} ${verb}.`, tone: "good", key: TOAST });
   });
   return store;
 }
@@ -80,6 +82,7 @@ export function Bulk({ plan, close, done }) {
   const { items: found, error } = useItems(plan.load);
   const [target, setTarget] = useState("");
   const [store, setStore] = useState(null);
+  useEffect(() => muteToasts(TOAST), []);
   const { data: hosts } = useResource(plan.isMove ? "/hosts?limit=1000&sort=name" : null, ["hosts"]);
   const begin = (items) => setStore(runAll(items, plan.lanes ?? LANES, plan.verb));
   const submit = async () => {
