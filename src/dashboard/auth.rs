@@ -735,7 +735,7 @@ mod tests {
                 "{closed}"
             );
         }
-        for open in ["/", "/hosts", "/login", "/assets/css/app.css", "/healthz"] {
+        for open in ["/", "/hosts", "/login", "/assets/page.0.css", "/healthz"] {
             assert_eq!(status(&auth, Method::GET, open, &[HOST]), StatusCode::OK, "{open}");
         }
         for token in [TOKEN, KEPT] {

@@ -26,6 +26,7 @@ mod api;
 mod applications;
 mod assets;
 mod auth;
+mod bundle;
 pub mod entry;
 mod health;
 mod listen;
@@ -40,6 +41,7 @@ pub mod token;
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use async_nats::connection::State as ConnectionState;
 use axum::{Router, middleware, routing::get};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::net::TcpListener;
@@ -244,6 +246,13 @@ impl Dashboard {
 
     fn lattice(&self) -> &Lattice {
         &self.0.lattice
+    }
+
+    /// Whether the host has both of its connections to NATS.
+    fn is_connected(&self) -> bool {
+        let context = &self.parts().context;
+        let mut lines = [&context.ctl, &context.rpc].into_iter();
+        lines.all(|nats| nats.client.connection_state() == ConnectionState::Connected)
     }
 
     /// Returns the keeping of applications in this host.

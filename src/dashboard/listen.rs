@@ -167,7 +167,9 @@ impl Places {
     }
 
     fn settle(&mut self, id: u64, access: Access) -> Result<(), Crowd> {
-        let Some(open) = self.open.get(&id) else { return Err(Crowd::OfAll) };
+        // One that makes way counts no longer, so it must not begin anything either.
+        let open = self.open.get(&id).filter(|open| !open.is_ended);
+        let Some(open) = open else { return Err(Crowd::OfAll) };
         let (standing, address) = (open.standing, open.address);
         let wanted = match (access, standing) {
             (Access::Operator, _) => Standing::Operator,

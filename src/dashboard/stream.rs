@@ -115,6 +115,7 @@ fn hello(dashboard: &Dashboard, access: Access) -> Event {
         "life": dashboard.0.life,
         "is_logged_in": access == Access::Operator,
         "state": dashboard.parts().context.state.readiness().word(),
+        "is_connected": dashboard.is_connected(),
     });
     event("hello", &hello.to_string())
 }

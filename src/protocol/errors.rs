@@ -11,7 +11,7 @@ pub struct Usage(pub String);
 pub struct OutcomeUnknown(pub String);
 
 /// An error with its causes, as one sentence. A cause whose text the sentence already holds is not
-/// repeated.
+/// repeated, and numbers of the operating system are left out ([`plain`]).
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -23,7 +23,26 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         source = inner.source();
     }
-    text
+    plain(&text)
+}
+
+/// Returns a text without the numbers that the operating system has for errors: the words before
+/// `(os error 98)` say the same.
+pub fn plain(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                plain.push_str(rest);
+            }
+            _ => {
+                plain.push_str(" (os error ");
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -40,5 +59,20 @@ mod tests {
         assert_eq!(chain(&chained), "read the file: no such file");
         let repeated = Layer("read: no such file", Some(Box::new(Layer("no such file", None))));
         assert_eq!(chain(&repeated), "read: no such file");
+    }
+
+    #[test]
+    fn numbers_of_the_operating_system_are_left_out() {
+        for (text, expected) in [
+            (
+                "cannot listen: in use (os error 98); use another",
+                "cannot listen: in use; use another",
+            ),
+            ("a (os error 2): b (os error 13)", "a: b"),
+            ("an (os error is told)", "an (os error is told)"),
+            ("nothing", "nothing"),
+        ] {
+            assert_eq!(plain(text), expected);
+        }
     }
 }

@@ -192,7 +192,7 @@ async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere
         .until("/overview", |overview| {
             let all = overview["attention"].as_array()?;
             all.iter()
-                .find(|item| item["action"] == "start_elsewhere" && item["id"] == json!(id))
+                .find(|item| item["fix"]["kind"] == "start_elsewhere" && item["id"] == json!(id))
                 .map(drop)
         })
         .await;

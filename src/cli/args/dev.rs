@@ -32,7 +32,7 @@ pub struct Dev {
     /// Host by id, the beginning of it, or a part of its friendly name
     #[arg(long, value_name = "HOST")]
     pub host_id: Option<String>,
-    /// Calls it takes at a time
+    /// Replicas: calls it works on at a time
     #[arg(long = "max-instances", visible_alias = "max", value_name = "N", default_value_t = 10)]
     pub max: u32,
     /// Contract it may use; may be repeated

@@ -201,7 +201,7 @@ pub struct StartActor {
     /// Image of a registry, file of this machine, or file:///path on the host's machine
     #[arg(value_name = "ACTOR")]
     pub reference: String,
-    /// Calls it takes at a time; without it 1, or what it takes already
+    /// Replicas: calls it works on at a time; without it 1, or what it has already
     #[arg(
         long = "max-instances",
         visible_alias = "max",
@@ -332,7 +332,7 @@ pub struct StopHost {
 
 #[derive(Debug, Subcommand)]
 pub enum Scale {
-    /// Set how many calls an actor takes at a time on a host; 0 stops it
+    /// Set the replicas of an actor on a host: calls it works on at a time; 0 stops it
     Actor(ScaleActor),
 }
 
@@ -347,7 +347,7 @@ pub struct ScaleActor {
     /// Reference, if the actor is given by id, as in 2022
     #[arg(value_name = "REFERENCE", hide = true)]
     pub old_reference: Option<String>,
-    /// Calls it takes at a time; without it there is no bound
+    /// Replicas: calls it works on at a time; without it there is no bound
     #[arg(
         short = 'c',
         long = "max-instances",

@@ -374,7 +374,8 @@ impl Session {
 
     /// Hears whether `host_config.json` was written in this directory, tells other clients of a
     /// server that was started, and adds to the settings what is not to be written: that the host
-    /// loads files is for the demonstration, and must not outlive it.
+    /// loads files is for the demonstration, and must not outlive it. A cluster seed that was made
+    /// just now is one of the file from here on.
     pub fn wrote(&mut self, config: &mut Config, not_written: Option<String>) {
         self.has_demo = self.demo_mark().exists() && !config.forget;
         self.not_written = not_written;
@@ -392,6 +393,14 @@ impl Session {
             self.contexts = Some(written.map(|()| name));
         }
         config.allow_file_load |= self.options.demo || self.has_demo;
+        if config.cluster.ad_hoc && self.not_written.is_none() {
+            // The warning of a host without `host up` reads like a failure at the first start.
+            config.cluster.ad_hoc = false;
+            info!(
+                "This lattice has a cluster seed of its own now, in ./{}: another machine joins with a copy of that file",
+                lattice_base::config::FILE_NAME
+            );
+        }
     }
 
     async fn use_server(&mut self, server: NatsServer, settings: &Settings) -> Result<()> {

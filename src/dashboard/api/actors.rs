@@ -15,17 +15,19 @@ use super::{
     Body, ErrorBody, Query, Refusal,
     claims::{self, Claims, or_claimed},
     hosts::{Group, groups, host_id},
-    links::{Link, Links},
+    links::{Link, LinkState, Links},
     logs::{self, LogLine},
     operations::{Accepted, accepted},
     page::{Page, Row, Wanted, name, rate},
+    providers::HostRef,
+    standing::ActorState,
 };
 use crate::{
     Dashboard,
     auth::Access,
     model::{
         ActorSum, Collection, HostView, State as HostState,
-        events::short,
+        events::{replicas, short},
         rates::{Of, Rate, Rates, Series, percentile_us},
     },
     operations::{End, NewOperation, OperationHandle},
@@ -53,6 +55,8 @@ use lattice_protocol::{
 
 /// Hosts that are asked at a time.
 const ASKED_MAX: usize = 16;
+/// Hosts that a row of the list names.
+const NAMED_MAX: usize = 8;
 /// How long an auction takes.
 const AUCTION: Duration = Duration::from_secs(2);
 
@@ -68,11 +72,17 @@ pub struct Actor {
     /// The interfaces and functions that a component can be called by.
     pub exports: Vec<String>,
     pub references: Vec<String>,
+    /// Of its claims; empty where they are not known.
+    pub version: String,
+    pub revision: String,
+    pub state: ActorState,
     /// Calls it takes at a time, on all hosts together.
     pub replicas: u64,
     pub hosts: usize,
     /// Lost hosts that ran it, if it runs nowhere now.
     pub lost_on: Vec<String>,
+    /// The first of these hosts.
+    pub runs_on: Vec<HostRef>,
     /// Contracts it may use.
     pub caps: Vec<String>,
     pub issuer: String,
@@ -80,9 +90,11 @@ pub struct Actor {
 }
 
 impl Actor {
-    fn of(id: &str, sum: &ActorSum, table: &Table, rates: &Rates) -> Self {
+    fn of(id: &str, sum: &ActorSum, worst: LinkState, table: &Table, rates: &Rates) -> Self {
         let claims = table.claims(id);
         let CodeInfo { kind, wasi, exports } = sum.code.clone().unwrap_or_default();
+        let rates = rates.target(id, "");
+        let errors_per_s = rates.as_ref().map_or(0.0, |rates| rates.errors_per_s);
         Self {
             id: id.to_owned(),
             kind: kind.word(),
@@ -90,12 +102,16 @@ impl Actor {
             exports,
             name: or_claimed(&sum.name, claims.map(|claims| &claims.name)),
             references: sum.references.iter().cloned().collect(),
+            version: claims.map(|claims| claims.version.clone()).unwrap_or_default(),
+            revision: claims.map(|claims| claims.revision.clone()).unwrap_or_default(),
+            state: ActorState::of(sum.hosts.len(), errors_per_s, worst),
             replicas: sum.replicas,
             hosts: sum.hosts.len(),
             lost_on: Vec::new(),
+            runs_on: sum.hosts.iter().take(NAMED_MAX).map(|host| HostRef::of(host)).collect(),
             caps: claims.map(|claims| claims.capabilities.clone()).unwrap_or_default(),
             issuer: claims.map(|claims| claims.issuer.clone()).unwrap_or_default(),
-            rates: rates.target(id, ""),
+            rates,
         }
     }
 }
@@ -109,7 +125,7 @@ impl Actor {
             ..ActorSum::default()
         };
         let lost_on = missing.hosts.iter().map(|(_, name)| name.clone()).collect();
-        Self { lost_on, ..Self::of(&missing.id, &sum, table, rates) }
+        Self { lost_on, ..Self::of(&missing.id, &sum, LinkState::Ok, table, rates) }
     }
 }
 
@@ -123,6 +139,7 @@ impl Row for Actor {
     fn compare(&self, other: &Self, column: &str) -> Ordering {
         match column {
             "kind" => (self.kind, &self.wasi).cmp(&(other.kind, &other.wasi)),
+            "state" => self.state.cmp(&other.state),
             "replicas" => self.replicas.cmp(&other.replicas),
             "hosts" => self.hosts.cmp(&other.hosts),
             "references" => self.references.cmp(&other.references),
@@ -143,14 +160,17 @@ impl Row for Actor {
 #[utoipa::path(get, path = "/api/v1/actors", tag = "actors", params(Wanted), responses((status = 200, body = Page<Actor>)))]
 pub async fn list(
     State(dashboard): State<Dashboard>,
+    Extension(access): Extension<Access>,
     Query(wanted): Query<Wanted>,
 ) -> Json<Page<Actor>> {
     let model = dashboard.model();
     model.mark_viewed().await;
     let (snapshot, rates, table) =
         (model.snapshot(), model.rates(), dashboard.parts().context.links.table());
+    let worst = Links::new((&table, &rates), &snapshot, model.own_id(), access).worst_by_actor();
+    let worst = |id: &str| worst.get(id).copied().unwrap_or(LinkState::Ok);
     let actors = snapshot.index().actors.iter().filter(|(_, sum)| wanted.takes_any(&sum.hosts));
-    let all = actors.map(|(id, sum)| Actor::of(id, sum, &table, &rates));
+    let all = actors.map(|(id, sum)| Actor::of(id, sum, worst(id), &table, &rates));
     let missing = snapshot.index().missing.iter().filter(|missing| wanted.takes_missing(missing));
     let gone = missing.filter(|missing| missing.link_name.is_none());
     let gone = gone.map(|missing| Actor::gone(missing, &table, &rates));
@@ -239,13 +259,14 @@ pub async fn one(
     };
     let links = Links::new((&table, &rates), &snapshot, model.own_id(), access)
         .all(|link| link.actor_id == id);
+    let worst = links.iter().map(|link| link.state).min().unwrap_or(LinkState::Ok);
     let capabilities = claims.map(|claims| claims.capabilities.as_slice()).unwrap_or_default();
     let missing = capabilities
         .iter()
         .filter(|contract| Builtin::of(contract).is_none())
         .filter(|contract| !links.iter().any(|link| link.contract_id == **contract));
     Ok(Json(ActorDetail {
-        actor: Actor::of(&id, sum, &table, &rates),
+        actor: Actor::of(&id, sum, worst, &table, &rates),
         claims: claims
             .map(|claims| Claims::of(claims, !sum.hosts.is_empty(), &claims::expires(&snapshot))),
         placements: sum.hosts.iter().flat_map(|host| placements(host, &id)).collect(),
@@ -315,7 +336,7 @@ pub async fn operations(
 pub struct StartActor {
     /// `registry.example/echo:0.3.4`, `file:///path/on/the/host.wasm`, or what an upload answered.
     reference: String,
-    /// Calls it takes at a time; without it as many as it takes already, or one.
+    /// Replicas: calls it takes at a time; without it as many as it takes already, or one.
     max: Option<u32>,
     /// Without one the first host that offers is taken.
     host_id: Option<String>,
@@ -357,8 +378,8 @@ pub async fn start(
         Ok(match end {
             Outcome::Unchanged(started) => End {
                 text: format!(
-                    "It runs on {name} already and takes {} at a time; nothing was changed",
-                    started.max
+                    "It runs on {name} with {} already; nothing was changed",
+                    replicas(started.max)
                 ),
                 target_id: started.id,
             },
@@ -513,11 +534,11 @@ pub async fn scale(
             .await?;
         let text = match end {
             Outcome::Unchanged(_) => {
-                format!("{name} took {max} at a time on {host_name} before; nothing was changed")
+                format!("{name} had {} on {host_name} before; nothing was changed", replicas(max))
             }
             end => {
                 let complaint = end.keeping().complaint();
-                format!("{name} takes {max} at a time on {host_name}{complaint}")
+                format!("{name} has {} on {host_name}{complaint}", replicas(max))
             }
         };
         Ok(End { text, ..End::default() })

@@ -122,6 +122,17 @@ impl<'a> Links<'a> {
         all
     }
 
+    /// The worst state of the links of each actor that has any.
+    pub fn worst_by_actor(&self) -> HashMap<&'a str, LinkState> {
+        let mut worst = HashMap::new();
+        for link in self.table.links() {
+            let (state, _) = self.state(link);
+            let known = worst.entry(link.actor_id.as_str()).or_insert(state);
+            *known = state.min(*known);
+        }
+        worst
+    }
+
     fn row(&self, link: &LinkDefinition) -> Link {
         let (state, problem) = self.state(link);
         let index = self.snapshot.index();

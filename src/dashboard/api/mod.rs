@@ -25,6 +25,7 @@ mod overview;
 mod page;
 mod providers;
 mod session;
+mod standing;
 mod uploads;
 
 use std::time::Duration;

@@ -69,7 +69,7 @@ pub struct HostRef {
 }
 
 impl HostRef {
-    fn of(host: &HostView) -> Self {
+    pub fn of(host: &HostView) -> Self {
         Self { host_id: host.id.to_string(), host_name: host.name.clone(), host_state: host.state }
     }
 }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::{
     HostView, ProviderState, State,
     events::name_or_short,
+    fix::{Fix, without_reference},
     rates::{Point, Rate},
 };
 use crate::{
@@ -26,6 +27,7 @@ use lattice_protocol::{
     applications::api,
     clock,
     control::{probe::health::Health, types::InventoryProvider},
+    errors,
     links::{LinkDefinition, Table, link_option},
 };
 
@@ -79,16 +81,18 @@ enum Rank {
 pub struct Attention {
     pub severity: Grade,
     pub text: String,
-    /// How to deal with it.
+    /// The words of the text that name what it is about; empty if none do.
+    pub subject: String,
+    /// How to deal with it; commands stand between backticks.
     pub advice: Option<String>,
+    /// The button that begins to mend it.
+    pub fix: Option<Fix>,
     /// `host`, `actor`, `provider`, `link`, `application` or `lattice`.
     pub kind: &'static str,
     /// Of the host, the actor or the provider; the name of the application.
     pub id: String,
     pub link_name: String,
     pub since_ms: Option<u64>,
-    /// The press that mends it: `start_elsewhere`, of a lost host.
-    pub action: Option<&'static str>,
     /// The order among those that are as bad.
     #[serde(skip)]
     rank: Rank,
@@ -113,12 +117,13 @@ impl Attention {
         Self {
             severity,
             text,
+            subject: String::new(),
             advice: None,
+            fix: None,
             kind,
             id,
             link_name: String::new(),
             since_ms: None,
-            action: None,
             rank: if severity == Grade::Error { Rank::Fault } else { Rank::Configuration },
             ours,
         }
@@ -133,8 +138,18 @@ impl Attention {
     fn said(mut self, words: Option<&str>) -> Self {
         if let Some(words) = words {
             self.text.push_str(": ");
-            self.text.push_str(words);
+            self.text.push_str(&errors::plain(words));
         }
+        self
+    }
+
+    fn about(mut self, subject: &str) -> Self {
+        self.subject = subject.to_owned();
+        self
+    }
+
+    fn mended_by(mut self, fix: Fix) -> Self {
+        self.fix = Some(fix);
         self
     }
 
@@ -254,13 +269,15 @@ fn of_lost(host: &HostView, missing: &[Missing]) -> Option<Attention> {
                 "; {} that ran only there run nowhere: {named}{more}",
                 gone.len()
             ));
-            format!("Start them on other hosts: host start lost {}", host.name)
+            format!("Start them on other hosts: `host start lost {}`", host.name)
         }
     };
-    let mut item =
-        Attention::new(Grade::Error, "host", &host.id, text).advice(advice).rank(Rank::Loss);
+    let mut item = Attention::new(Grade::Error, "host", &host.id, text)
+        .about(&host.name)
+        .advice(advice)
+        .rank(Rank::Loss);
     item.since_ms = host.lost_ms;
-    item.action = (!gone.is_empty()).then_some("start_elsewhere");
+    item.fix = (!gone.is_empty()).then(|| Fix::StartElsewhere { host_id: host.id.to_string() });
     Some(item)
 }
 
@@ -303,6 +320,7 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
                 &host.id,
                 format!("Host {} misses its heartbeats", host.name),
             )
+            .about(&host.name)
             .advice("It may be busy, frozen, or cut off from NATS."),
         ),
         // What is lost with it is told with that.
@@ -330,6 +348,7 @@ fn of_provider(host: &HostView, provider: &InventoryProvider) -> Option<Attentio
     };
     let mut item = Attention::new(Grade::Error, "provider", id, text)
         .said(said)
+        .about(name)
         .advice(format!("`host logs {id}{}` shows what it says.", link_option(link_name)));
     item.link_name.clone_from(link_name);
     Some(item)
@@ -339,7 +358,8 @@ fn of_application(summary: &api::Summary) -> Attention {
     let (name, message) = (&summary.name, summary.status_message.as_deref());
     let item =
         Attention::new(Grade::Error, "application", name, format!("Application {name} failed"));
-    item.said(message.filter(|message| !message.is_empty()))
+    item.about(name)
+        .said(message.filter(|message| !message.is_empty()))
         .advice("Its page shows which part is missing where. Hosts try again by themselves.")
 }
 
@@ -347,8 +367,11 @@ fn of_application(summary: &api::Summary) -> Attention {
 fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
     for failure in &health.failures {
         let text = format!("{} does not start on {}", failure.reference, host.name);
+        let said = without_reference(&failure.reference, &failure.error);
         let mut item = Attention::new(Grade::Warning, "host", &host.id, text)
-            .said(Some(&failure.error))
+            .said(Some(&said))
+            .about(&host.name)
+            .mended_by(Fix::of_failure(failure, &host.id))
             .rank(Rank::Start);
         item.since_ms = Some(failure.at_ms);
         attention.push(item);
@@ -361,7 +384,19 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
         let text = format!("The link of {actor} for {} is not taken on", refused.contract_id);
         let mut item = Attention::new(Grade::Error, "link", &refused.actor_id, text)
             .said(Some(&refused.error))
-            .advice("Put the link again with values that the provider takes.");
+            .about(actor)
+            .mended_by(Fix::PutLink {
+                actor_id: refused.actor_id.clone(),
+                contract_id: refused.contract_id.clone(),
+                link_name: refused.link_name.clone(),
+            })
+            .advice(format!(
+                "Put the link again with values that the provider takes: `host link put {} {} {}{} KEY=VALUE`",
+                refused.actor_id,
+                refused.provider_id,
+                refused.contract_id,
+                link_option(&refused.link_name)
+            ));
         item.link_name.clone_from(&refused.link_name);
         attention.push(item);
     }
@@ -370,6 +405,7 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
             let text = format!("The NATS server forbids host {} something: {denied}", host.name);
             attention.push(
                 Attention::new(Grade::Error, "host", &host.id, text)
+                    .about(&host.name)
                     .advice("`host doctor` names what is needed."),
             );
         }
@@ -395,8 +431,8 @@ fn of_claims(id: &str, expires: u64, host: &HostView, table: &Table) -> Option<A
     Some(item)
 }
 
-fn warning(link: &LinkDefinition, text: String) -> Attention {
-    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text);
+fn warning(link: &LinkDefinition, name: &str, text: String) -> Attention {
+    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text).about(name);
     item.link_name.clone_from(&link.link_name);
     item
 }
@@ -415,7 +451,7 @@ pub fn dangling(
     {
         let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
         return Some(
-            warning(link, text)
+            warning(link, &name, text)
                 .advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
         );
     }
@@ -424,7 +460,8 @@ pub fn dangling(
         let provider = name_or_short(table, &link.provider_id);
         let text =
             format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
-        return Some(warning(link, text).advice("Start the provider, or delete the link."));
+        let item = warning(link, &name, text).mended_by(Fix::of_absent(link));
+        return Some(item.advice("Start the provider, or delete the link."));
     }
     None
 }

@@ -228,24 +228,25 @@ impl Narrator<'_> {
             Event::ActorStarted { actor, .. } => {
                 (Good, format!("{} started on {host}", self.actor(actor)))
             }
-            Event::ActorsStarted { actor, count } => {
-                (Good, format!("{} started on {host}, {count} at a time", self.actor(actor)))
-            }
+            Event::ActorsStarted { actor, count } => (
+                Good,
+                format!("{} started on {host}, with {}", self.actor(actor), replicas(*count)),
+            ),
             Event::ActorStopped { actor, .. }
             | Event::ActorsStopped { actor, remaining: 0, .. } => {
                 (Info, format!("{} stopped on {host}", self.actor(actor)))
             }
             Event::ActorsStopped { actor, remaining, .. } => {
-                (Info, format!("{} on {host} takes {remaining} at a time now", self.actor(actor)))
+                (Info, format!("{} on {host} has {} now", self.actor(actor), replicas(*remaining)))
             }
             Event::ActorScaled { actor, max: 0 } => {
-                (Info, format!("{} scaled to nothing on {host}", self.actor(actor)))
+                (Info, format!("{} has no replica on {host} any more", self.actor(actor)))
             }
             Event::ActorScaled { actor, max: u32::MAX } => {
-                (Good, format!("{} scaled without a bound on {host}", self.actor(actor)))
+                (Good, format!("{} runs on {host} with unbounded replicas", self.actor(actor)))
             }
             Event::ActorScaled { actor, max } => {
-                (Good, format!("{} scaled to {max} on {host}", self.actor(actor)))
+                (Good, format!("{} runs on {host} with {}", self.actor(actor), replicas(*max)))
             }
             Event::ActorUpdated { public_key, revision, .. } => (
                 Good,
@@ -388,6 +389,14 @@ fn under(link_name: &str) -> String {
     }
 }
 
+/// Returns a number of replicas in words: of calls that an actor works on at a time.
+pub fn replicas(count: impl Into<u64>) -> String {
+    match count.into() {
+        1 => "1 replica".to_owned(),
+        count => format!("{count} replicas"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -405,7 +414,7 @@ mod tests {
         let text = |name: &str, data: Value| entry(name, data).map(|entry| entry.text);
         assert_eq!(
             text("actor_scaled", json!({ "public_key": "MA", "max_instances": 3 })).as_deref(),
-            Some("Echo scaled to 3 on calm-otter")
+            Some("Echo runs on calm-otter with 3 replicas")
         );
         assert_eq!(
             text(

@@ -18,6 +18,7 @@ pub mod applications;
 pub mod attention;
 pub mod collector;
 pub mod events;
+mod fix;
 pub mod rates;
 
 use std::{

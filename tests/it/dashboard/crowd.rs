@@ -51,6 +51,7 @@ async fn is_well(dashboard: &Dashboard) {
 async fn whatever_is_held_open_health_is_told_and_operators_come_in() {
     let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let script = dashboard.script_path().await;
     // Silent, with half a head, and with answers that nobody reads.
     let mut held = Vec::new();
     for number in 0..600 {
@@ -58,7 +59,7 @@ async fn whatever_is_held_open_health_is_told_and_operators_come_in() {
         let sent = match number % 3 {
             0 => String::new(),
             1 => "GET / HTTP/1.1\r\nhost: a\r\n".to_owned(),
-            _ => request(&dashboard, "/assets/vendor/htm-preact.js", "").repeat(20),
+            _ => request(&dashboard, &script, "").repeat(20),
         };
         // Some are closed already for those that came later.
         let _ = stream.write_all(sent.as_bytes()).await;
@@ -115,7 +116,7 @@ async fn a_client_that_reads_no_answer_is_let_go() {
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address(&dashboard).parse().unwrap()).await.unwrap();
     // More than all buffers take.
-    let asked = request(&dashboard, "/assets/vendor/htm-preact.js", "").repeat(500);
+    let asked = request(&dashboard, &dashboard.script_path().await, "").repeat(500);
     let all = async {
         // It ends with an error, as the host reads no further.
         let sent = stream.write_all(asked.as_bytes()).await;

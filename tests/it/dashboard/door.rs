@@ -33,17 +33,46 @@ async fn a_browser_gets_the_page_at_every_address_and_a_program_only_what_is_the
     for (path, accepts, status) in [
         ("/", "*/*", StatusCode::OK),
         ("/hosts/NABC", "text/html,*/*;q=0.8", StatusCode::OK),
-        ("/no/such/page", "text/html", StatusCode::OK),
+        // The page says itself that it has no such view.
+        ("/no/such/page", "text/html", StatusCode::NOT_FOUND),
         ("/no/such/page", "*/*", StatusCode::NOT_FOUND),
-        ("/assets/js/nothing.js", "text/html", StatusCode::NOT_FOUND),
+        ("/assets/nothing.js", "text/html", StatusCode::NOT_FOUND),
         ("/api/v1/nothing", "text/html", StatusCode::NOT_FOUND),
     ] {
         let url = dashboard.url.join(path).unwrap();
         let answer = plain().get(url).header("accept", accepts).send().await.unwrap();
         assert_eq!(answer.status(), status, "{path} {accepts}");
-        let is_page = answer.text().await.unwrap().contains("/assets/js/main.js");
-        assert_eq!(is_page, status == StatusCode::OK, "{path} {accepts}");
+        let is_page = answer.text().await.unwrap().contains("<div id=\"app\">");
+        let wanted = status == StatusCode::OK || (path, accepts) == ("/no/such/page", "text/html");
+        assert_eq!(is_page, wanted, "{path} {accepts}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_page_are_kept_by_browsers_and_the_page_is_asked_for_anew() {
+    let server = Server::shared().await;
+    let dashboard = Dashboard::start(&server).await;
+    let kept =
+        |answer: &reqwest::Response| answer.headers()["cache-control"].to_str().unwrap().to_owned();
+    let page = plain().get(dashboard.url.clone()).send().await.unwrap();
+    assert_eq!(kept(&page), "no-cache");
+    let tag = page.headers()["etag"].clone();
+    let again = plain().get(dashboard.url.clone()).header("if-none-match", &tag);
+    assert_eq!(again.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    // Also where nothing is: a browser is told so each time.
+    let nowhere = plain().get(dashboard.url.join("/no/such/page").unwrap());
+    let nowhere = nowhere.header("accept", "text/html").header("if-none-match", &tag);
+    assert_eq!(nowhere.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let script = dashboard.url.join(&dashboard.script_path().await).unwrap();
+    let script = plain().get(script).header("accept-encoding", "gzip").send().await.unwrap();
+    assert!(kept(&script).contains("immutable"));
+    assert_eq!(script.headers()["content-encoding"], "gzip");
+    assert!(
+        script.headers()["content-security-policy"]
+            .to_str()
+            .unwrap()
+            .contains("script-src 'self';")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,10 @@
 mod api;
 mod applications;
 mod browser;
+mod bulk;
 mod crowd;
 mod door;
+mod faults;
 mod health;
 mod kinds;
 
@@ -75,6 +77,14 @@ impl Dashboard {
         browser.open(&link).await;
         browser.see("main h1").await;
         browser.see("header button[aria-label='Log out']").await;
+    }
+
+    /// The path of the one script of the page.
+    pub async fn script_path(&self) -> String {
+        let page = self.without_login().get(self.url.clone()).send().await.expect("the page");
+        let page = page.text().await.expect("a text");
+        let is_script = |part: &&str| part.starts_with("/assets/page.") && part.ends_with(".js");
+        page.split('"').find(is_script).expect("a script").to_owned()
     }
 
     /// The address of something below `/api/v1`.

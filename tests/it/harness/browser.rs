@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
+    time::Duration,
 };
 
 use fantoccini::{
@@ -15,9 +16,12 @@ use fantoccini::{
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
-use super::{eventually, nats::free_port, packages};
+use super::{eventually, nats::free_port, packages, within_patience};
 
 /// The version of the rules that pages are held to.
 const AXE: &str = "axe-core@4.14.1";
@@ -142,7 +146,23 @@ impl Browser {
 
     /// The element of a selector whose text has these words.
     pub async fn with_text(&self, css: &str, words: &str) -> Element {
-        eventually(&format!("{css} says {words:?}"), || self.find_text(css, words)).await
+        match within_patience(|| self.find_text(css, words)).await {
+            Some(element) => element,
+            None => {
+                let page = self.said().await;
+                panic!("waited in vain: {css} says {words:?}; the page says {page:#?}")
+            }
+        }
+    }
+
+    /// The address of the page, all it says, and its console, for whoever reads why a test failed;
+    /// none if the browser does not answer.
+    async fn said(&self) -> Option<(Value, Vec<String>)> {
+        let page = async {
+            let text = "return [location.href, document.body.innerText]";
+            (self.run(text).await, self.complaints().await)
+        };
+        timeout(Duration::from_secs(5), page).await.ok()
     }
 
     /// The same if it is there now.
@@ -251,7 +271,9 @@ impl Browser {
 
     /// Returns the violations of accessibility rules on this page.
     pub async fn violations(&self) -> Vec<String> {
-        self.client.execute(axe(), Vec::new()).await.expect("axe is loaded");
+        if self.run("return typeof axe").await == "undefined" {
+            self.client.execute(axe(), Vec::new()).await.expect("axe is loaded");
+        }
         let found = self.client.execute_async(AXE_RUN, Vec::new()).await.expect("axe runs");
         serde_json::from_value(found).expect("texts")
     }

@@ -197,7 +197,15 @@ pub fn share_compiled_code(cache: &Path) {
 }
 
 /// Waits until `look` finds something; fails with `what` when it does not.
-pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+pub async fn eventually<T, F>(what: &str, look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    within_patience(look).await.unwrap_or_else(|| panic!("waited in vain: {what}"))
+}
+
+/// Waits until `look` finds something; none if the patience of tests ends before.
+pub async fn within_patience<T, F>(mut look: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Option<T>>,
 {
@@ -209,9 +217,7 @@ where
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, search)
-        .await
-        .unwrap_or_else(|_| panic!("waited in vain: {what}"))
+    tokio::time::timeout(PATIENCE, search).await.ok()
 }
 
 /// A member of a JSON value as text.

@@ -14,7 +14,8 @@ const FETCH_GAP_MS = 250;
 const CACHE_SIZE = 40;
 
 /**
- * connection: "connecting" | "live" | "stale" | "disconnected"; since_ms: since when it is not live; cause: why not.
+ * connection: "connecting" | "live" | "stopping" (live, and soon no more) | "stale" | "disconnected"; since_ms: of when
+ * the data are where they are not of now; cause: why not.
  * epoch grows with every new connection; revisions has one number per collection; pageVersion is the version of the
  * host that the page was loaded from.
  */
@@ -60,31 +61,41 @@ let source = null;
 let backoff = 500;
 let heard = 0;
 let retryTimer = 0;
+// The host's own word of itself in this connection, and whether its data came since.
 let isHostConnected = true;
+let isStopping = false;
+let isFresh = false;
 
-function setConnection(connection, cause = "", since = null) {
+const isCurrent = (connection) => connection === "live" || connection === "stopping";
+
+function setConnection(connection, cause = "") {
   const state = live.get();
   if (state.connection === connection && state.cause === cause) return;
-  const since_ms = connection === "live" ? null : state.since_ms ?? since ?? (heard ? heard : Date.now());
+  const since_ms = isCurrent(connection) ? null : state.since_ms ?? (heard || Date.now());
   live.set({ connection, cause, since_ms, retry_ms: null });
 }
 
+/** Takes a message in, and concludes how the connection is. A host that was lost is live again only with its data. */
 function note(data, handle) {
-  heard = Date.now();
+  let message;
   try {
-    handle(JSON.parse(data));
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    message = JSON.parse(data);
+  } catch {
     return;
   }
-  if (isHostConnected) setConnection("live");
-  else setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
+  handle(message);
+  if (!isHostConnected) {
+    setConnection("stale", "The host has lost its connection to NATS. The page shows what it knew then.");
+  } else if (isFresh || live.get().since_ms === null) setConnection(isStopping ? "stopping" : "live");
+  heard = Date.now();
 }
 
 const HANDLERS = {
   hello(hello) {
-    backoff = 500;
-    isHostConnected = true;
+    isHostConnected = hello.is_connected ?? true;
+    isStopping = hello.state === "stopping";
+    isFresh = false;
+    if (!isStopping) backoff = 500;
     const state = live.get();
     // A host that was started again knows nothing of the operations of before.
     if (state.hello && state.hello.life !== hello.life) operations.set({ items: [] });
@@ -96,6 +107,7 @@ const HANDLERS = {
   change: (change) => live.set({ revisions: { ...live.get().revisions, ...change } }),
   overview(overview) {
     const points = overview.point ? [...live.get().points, overview.point].slice(-POINTS) : live.get().points;
+    isFresh = true;
     live.set({ overview, points });
   },
   event: (event) => eventListeners.forEach((listener) => listener(event)),
@@ -103,6 +115,9 @@ const HANDLERS = {
   tick(tick) {
     noteServerTime(tick.now_ms);
     isHostConnected = tick.is_connected !== false;
+  },
+  stopping() {
+    isStopping = true;
   },
 };
 
@@ -118,7 +133,7 @@ function lose(status) {
     connect();
     return;
   }
-  setConnection("disconnected", "The host does not answer.");
+  setConnection("disconnected", isStopping ? "The host does not answer: it has stopped." : "The host does not answer.");
   live.set({ retry_ms: Date.now() + backoff });
   clearTimeout(retryTimer);
   retryTimer = setTimeout(connect, backoff);
@@ -155,8 +170,8 @@ export function startLive() {
   setInterval(() => {
     if (!source) return;
     const { connection } = live.get();
-    if (connection === "live" && Date.now() - heard > STALE_AFTER_MS) {
-      setConnection("stale", "Nothing was heard from the host for 8 seconds.", heard);
+    if (isCurrent(connection) && Date.now() - heard > STALE_AFTER_MS) {
+      setConnection("stale", "Nothing was heard from the host for 8 seconds.");
     } else if (connection === "stale" && Date.now() - heard > 3 * STALE_AFTER_MS) {
       lose();
     }

@@ -8,12 +8,14 @@ import { href, navigate } from "./router.js";
 import { toggleTheme } from "./theme.js";
 import { Dialog } from "./ui/dialog.js";
 import { Icon } from "./ui/icons.js";
+import { openGlossary } from "./ui/term.js";
 
 const ACTIONS = [
   { text: "Apply manifests …", icon: "upload", run: () => applyManifests() },
   { text: "Start an actor …", icon: "plus", run: () => startActor() },
   { text: "Start a provider …", icon: "plus", run: () => startProvider() },
   { text: "Link an actor to a provider …", icon: "plus", run: () => putLink() },
+  { text: "Explain the words of a lattice", icon: "unknown", run: openGlossary },
   { text: "Switch between light and dark", icon: "moon", run: toggleTheme },
 ];
 const loginAction = () => (isLoggedIn() ? { text: "Log out", icon: "signOut", run: leave }

@@ -12,6 +12,7 @@ import { theme, toggleTheme, isDark } from "./theme.js";
 import { closeDialogs, Dialog, DialogHost, isDialogOpen, openDialog } from "./ui/dialog.js";
 import { Button, IconButton, StatusDot, classes } from "./ui/basic.js";
 import { Icon, Logo } from "./ui/icons.js";
+import { Term } from "./ui/term.js";
 import { announce, toast, Toasts } from "./ui/toast.js";
 import { Palette } from "./palette.js";
 
@@ -71,8 +72,8 @@ function Sidebar({ section, isNarrow, setNarrow }) {
 }
 
 const CONNECTION = {
-  connecting: ["muted", "Connecting"], live: ["good", "Live"], stale: ["warning", "Stale"], disconnected: ["error",
-    "Disconnected"],
+  connecting: ["muted", "Connecting"], live: ["good", "Live"], stopping: ["warning", "Stopping"],
+  stale: ["warning", "Stale"], disconnected: ["error", "Disconnected"],
 };
 
 function Header() {
@@ -83,7 +84,7 @@ function Header() {
   const [tone, text] = CONNECTION[connection];
   return html`<header class="topbar">
     <a class="brand phone-only" href="/" aria-label="Lattice overview"><${Logo} /></a>
-    <div class="lattice"><span class="lattice-label">Lattice</span><b>${hello ? hello.lattice : "…"}</b></div>
+    <div class="lattice"><span class="lattice-label"><${Term} of="lattice">Lattice</></span><b>${hello ? hello.lattice : "…"}</b></div>
     <span class="topbar-status" title=${hello ? `By ${hello.host_name}` : ""}><${StatusDot} tone=${tone} text=${text} />
       </span>
     <button type="button" class="palette-button" onClick=${openPalette} aria-keyshortcuts="Control+K Meta+K">
@@ -100,7 +101,7 @@ function Header() {
   </header>`;
 }
 
-/** Says since when the page shows old data. It lies over the page, so that nothing jumps. */
+/** Says since when the page shows old data, and that it soon will. It lies over the page, so that nothing jumps. */
 function Banner() {
   const { connection, since_ms, cause, retry_ms, hello, pageVersion } = useStore(live);
   const wait = useClock(() => (retry_ms ? Math.max(0, Math.ceil((retry_ms - Date.now()) / 1000)) : 0));
@@ -110,6 +111,9 @@ function Banner() {
   return html`<div class="banner-place" role="status">${isOld && html`<div class="banner tone-info">
     <${Icon} name="info" /><span>The host was started again as another version: ${hello.version}. This page is of
     ${" "}${pageVersion}.</span><${Button} size="small" onClick=${() => location.reload()}>Reload</></div>`}
+    ${connection === "stopping" && html`<div class="banner tone-warning"><${Icon} name="warning" /><span><b>The host of
+      this page stops.</b> It finishes its calls, then this page shows nothing new. Go on with the dashboard of another
+      host.</span></div>`}
     ${isBad && html`
     <div class=${`banner tone-${connection === "stale" ? "warning" : "error"}`}>
       <${Icon} name=${connection === "stale" ? "warning" : "error"} />

@@ -23,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use async_nats::connection::State::Connected;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::{
@@ -254,9 +253,7 @@ impl Collector {
                 known.is_stale = true;
             }
         }
-        let is_up = [&parts.context.ctl, &parts.context.rpc]
-            .iter()
-            .all(|nats| nats.client.connection_state() == Connected);
+        let is_up = self.dashboard.is_connected();
         // After a pause of this process what lies in its queues is old, and the silence of others
         // is its own.
         let has_paused = parts.context.suspend.is_stale() || self.ticked.elapsed() > PAUSE;

@@ -2,6 +2,7 @@
 import { html, useState } from "../../vendor/htm-preact.js";
 import { api, apiPath, post, put } from "../api.js";
 import { plural, shortKey } from "../format.js";
+import { GLOSSARY } from "../glossary.js";
 import { noteOperation, useResource } from "../live.js";
 import { Facts, Key, Labels, Note } from "../ui/basic.js";
 import { KeyValueEditor, mapOf, NumberField, SelectField } from "../ui/form.js";
@@ -52,7 +53,7 @@ export function ScaleActor({ target, close }) {
         setMax(groups[Number(text)].max);
       }} options=${groups.map((each, n) => [String(n), groupText(each)])} />`}
     <${NumberField} label="Replicas" value=${wanted} onInput=${setMax} data-autofocus
-      hint=${`Calls it may work on at a time${host ? ` on ${host}` : ""}. Now ${before}. 0 stops it there.`} />
+      hint=${`${GLOSSARY.replica} Now ${before}${host ? ` on ${host}` : ""}; 0 stops it there.`} />
     ${wanted === 0 ? html`<${Note} tone="warning">The actor stops on ${host || "this host"} after it has finished the
         calls in work. ${elsewhere.length ? `It goes on on ${plural(elsewhere.length, "other host")}.`
         : "It runs on no other host: calls fail until it is started again."}</>`

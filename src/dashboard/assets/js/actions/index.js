@@ -1,6 +1,7 @@
 // Owns the list of what an operator can do. Every function opens a dialog and resolves to its result: the operation
 // that was started (it is in the store `operations` then), or undefined where the operator left the dialog. Whoever is not
 // logged in sees the dialog that logs in first.
+import { Bulk, PLANS } from "./bulk.js";
 import { ActOnRollout, DeleteApplication, DeployVersion, UndeployApplication } from "./application.js";
 import { ApplyManifests, readFiles } from "./apply.js";
 import { EditLabels, ScaleActor, UpdateActor } from "./change.js";
@@ -25,6 +26,12 @@ export async function applyManifests(files) {
 export const deployVersion = (target) => openChange(DeployVersion, { target });
 
 export const undeployApplication = (name) => openChange(UndeployApplication, { name });
+
+/**
+ * Begins a change of several things. plan: a name in PLANS; rows: items of its list; host: of which the list is, or "";
+ * done is called when it has begun.
+ */
+export const changeMany = (plan, rows, host, done) => openChange(Bulk, { plan: PLANS[plan](rows, host), done });
 
 /** Without a version the whole application. */
 export const deleteApplication = (name, version) => openChange(DeleteApplication, { name, version });

@@ -6,6 +6,7 @@ import { useResource } from "../live.js";
 import { Badge, Note } from "../ui/basic.js";
 import { KeyValueEditor, mapOf, rowsOf, Segmented, SelectField } from "../ui/form.js";
 import { Icon } from "../ui/icons.js";
+import { Term } from "../ui/term.js";
 
 /** The state of a placement, from a preset of the API's members host_id and constraints. */
 export function usePlacement(preset) {
@@ -92,7 +93,8 @@ export function PlacementPicker({ placement, kind, reference, linkName = "" }) {
         each.state === "ok" ? "" : ` (${each.state})`}`])]} />`
       : html`<${KeyValueEditor} label="Constraints" optional rows=${rows} onInput=${placement.setRows}
         keys=${[...labels.keys()]} values=${(key) => [...(labels.get(key.trim()) || [])]} keyName="Label"
-        addText="Add a constraint" hint="Only hosts with all of these labels offer." />`}
+        addText="Add a constraint" hint=${html`Only hosts with all of these labels offer. <${Term}
+          of="constraint">What is a constraint?</>`} />`}
     ${!reference ? html`<p class="hint">Which hosts match is shown here once it is clear what to start.</p>`
       : error ? html`<${Note} tone="error">${error.message}</>`
       : shown ? (!isNamed || host) && html`<${Offers} hosts=${shown} isNamed=${isNamed} isAsking=${isAsking} />`

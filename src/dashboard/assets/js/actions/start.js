@@ -1,6 +1,7 @@
 // Owns the dialogs that start an actor and a provider.
 import { html, useState } from "../../vendor/htm-preact.js";
 import { post } from "../api.js";
+import { GLOSSARY } from "../glossary.js";
 import { Button } from "../ui/basic.js";
 import { KeyValueEditor, mapOf, NumberField, rowsOf, TextArea, TextField } from "../ui/form.js";
 import { SourcePicker, useSource } from "./artifact.js";
@@ -29,7 +30,7 @@ export function StartActor({ preset = {}, close }) {
     isReady=${source.reference !== "" && placement.isReady} class="roomy">
     <${SourcePicker} source=${source} />
     <${NumberField} label="Replicas" value=${max} onInput=${setMax} min=${1}
-      hint="Calls it may work on at a time on its host; the others wait." />
+      hint=${GLOSSARY.replica} />
     <${PlacementPicker} placement=${placement} kind="actor" reference=${source.reference} />
     <${Annotations} rows=${annotations} setRows=${setAnnotations} noun="actor" />
   </>`;

@@ -54,10 +54,12 @@ export function Card({ title, count, actions, flush, class: extra, children, lev
   </section>`;
 }
 
-/** A button. kind: "" | "primary" | "danger" | "ghost". */
-export function Button({ kind, icon, size, children, class: extra, ...rest }) {
-  return html`<button type="button" class=${classes("button", kind, size, extra)} ...${rest}>
-    ${icon && html`<${Icon} name=${icon} />`}<span>${children}</span>
+/** A button. kind: "" | "primary" | "danger" | "ghost". `why` says why it cannot be pressed now; it is empty if it can. */
+export function Button({ kind, icon, size, why, children, class: extra, ...rest }) {
+  // Not "disabled": who comes by with the keyboard hears the reason.
+  const more = why ? { "aria-disabled": "true", title: why, onClick: null } : {};
+  return html`<button type="button" class=${classes("button", kind, size, extra)} ...${rest} ...${more}>
+    ${icon && html`<${Icon} name=${icon} />`}<span>${children}</span>${why && html`<span class="sr-only">: ${why}</span>`}
   </button>`;
 }
 
@@ -140,11 +142,23 @@ export function Labels({ labels, max = Infinity, empty = "none" }) {
   </ul>`;
 }
 
-/** Plain words as chips (capabilities, tags). */
-export function Chips({ items, empty = "none" }) {
+/**
+ * A text that loses its beginning where there is no room, since its end is what differs: "wasmcloud:httpserver" becomes
+ * "was…:httpserver". `at` is where the end begins.
+ */
+export function Cut({ text, at = text.lastIndexOf(":") }) {
+  const from = at > 0 ? at : Math.max(0, text.length - 12);
+  return html`<span class="cut" title=${text}>${from > 0 && html`<span class="cut-head">${text.slice(0, from)}</span>`}<span
+    class="cut-tail">${text.slice(from)}</span></span>`;
+}
+
+/** Plain words as chips (capabilities, tags); beyond `max` only their number is told. */
+export function Chips({ items, max = Infinity, empty = "none" }) {
   if (!items?.length) return empty ? html`<span class="muted">${empty}</span>` : null;
-  return html`<ul class="chips">${items.map((item) => html`<li key=${item} class="chip"><span
-    class="chip-value">${item}</span></li>`)}</ul>`;
+  const rest = items.slice(max);
+  return html`<ul class="chips">${items.slice(0, max).map((item) => html`<li key=${item} class="chip"><span
+    class="chip-value"><${Cut} text=${item} /></span></li>`)}${rest.length > 0 && html`<li class="chip more"
+    title=${rest.join("\n")}>+${rest.length}</li>`}</ul>`;
 }
 
 /** "3 s ago"; the absolute time is its title. */
@@ -179,6 +193,10 @@ export function EmptyState({ icon = "info", title, children, command, action, sm
   </div>`;
 }
 
+/** A sentence whose parts between backticks are lines for the shell, to copy. */
+export const WithCommands = ({ text }) => text.split("`").map((part, at) => (at % 2
+  ? html`<${Command} key=${at} text=${part} />` : at ? part.replace(/^[.;,]\s*/, " ") : part));
+
 /** A line for the shell, to copy. */
 export function Command({ text }) {
   return html`<span class="command"><code>${text}</code><${CopyButton} text=${text} label="Copy the command" /></span>`;
@@ -206,8 +224,8 @@ export function Note({ tone = "info", children, action }) {
 /** A term and its value in a list of facts. Falsy items are dropped. items: [term, value][] */
 export function Facts({ items, columns }) {
   return html`<dl class=${classes("facts", columns && "columns")}>
-    ${items.filter(Boolean).map(([term, value]) => html`<div key=${term} class="fact"><dt>${term}</dt><dd>${value}</dd>
-      </div>`)}
+    ${items.filter(Boolean).map(([term, value], at) => html`<div key=${typeof term === "string" ? term : at}
+      class="fact"><dt>${term}</dt><dd>${value}</dd></div>`)}
   </dl>`;
 }
 

@@ -2,6 +2,7 @@
 import { html, useLayoutEffect, useRef, useState } from "../../vendor/htm-preact.js";
 import { formatClock, formatMicros, formatRate } from "../format.js";
 import { classes } from "./basic.js";
+import { errorTone } from "./domain.js";
 
 const LEFT = 56;
 const RIGHT = 12;
@@ -156,7 +157,7 @@ export function SeriesChart({ series, title = "Calls" }) {
   const s = series || { step_ms: 2000, end_ms: Date.now(), calls: [], errors: [], p50_us: [], p99_us: [] };
   const traffic = [
     { name: "calls/s", values: s.calls, tone: "calls", area: true },
-    { name: "errors/s", values: s.errors, tone: "errors" },
+    { name: "errors/s", values: s.errors, tone: errorTone(s.errors) },
   ];
   const latency = [
     { name: "p50", values: s.p50_us, tone: "p50" },

@@ -1,5 +1,5 @@
 // Owns dialogs: opening them from anywhere, focus that comes back, Escape, the error region of forms, and stages.
-import { html, useEffect, useRef, useState } from "../../vendor/htm-preact.js";
+import { html, useEffect, useErrorBoundary, useRef, useState } from "../../vendor/htm-preact.js";
 import { createStore, useStore } from "../store.js";
 import { Button, IconButton, classes } from "./basic.js";
 import { Icon } from "./icons.js";
@@ -39,10 +39,17 @@ export const isDialogOpen = () => open.get().items.length > 0;
 /** Closes every dialog, as when the operator leaves the page. */
 export const closeDialogs = () => open.get().items.forEach((item) => item.close());
 
+/** Catches what a dialog throws: thrown further, nothing on the page would be drawn again. */
+function Guarded({ component: Component, close, props }) {
+  const [error] = useErrorBoundary();
+  return error ? html`<${Dialog} title="This dialog failed" close=${close}><p role="alert">${error.message}</p></>`
+    : html`<${Component} ...${props} close=${close} />`;
+}
+
 /** Rendered once by the shell. */
 export function DialogHost() {
   const { items } = useStore(open);
-  return items.map(({ id, component, props, close }) => html`<${component} key=${id} ...${props} close=${close} />`);
+  return items.map(({ id, ...item }) => html`<${Guarded} key=${id} ...${item} />`);
 }
 
 /**

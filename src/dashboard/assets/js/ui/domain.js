@@ -5,22 +5,43 @@ import { href } from "../router.js";
 import { Badge, Key, RelativeTime, StatusDot } from "./basic.js";
 import { Icon } from "./icons.js";
 
-export const HOST_TONES = { ok: "good", silent: "warning", lost: "error" };
-const HOST_WORDS = { ok: "ok", silent: "silent", lost: "lost" };
+export const HOST_TONES = { ok: "good", silent: "warning", stopping: "warning", lost: "error" };
 const HOST_TITLES = {
   ok: "The host is heard as it should be.",
   silent: "A heartbeat of the host is overdue.",
+  stopping: "The host finishes its calls, and ends.",
   lost: "The host has not been heard for too long; what ran on it is not counted.",
 };
 
 /** The state of a host as a badge. */
 export const HostState = ({ state }) =>
-  html`<${Badge} tone=${HOST_TONES[state]} title=${HOST_TITLES[state]}>${HOST_WORDS[state] || state}</>`;
+  html`<${Badge} tone=${HOST_TONES[state]} title=${HOST_TITLES[state]}>${state}</>`;
+
+/** Why a host takes no commands; empty if it does. */
+export const whyNot = (host) => ({ lost: "it is lost, and takes no commands", stopping: "it stops" })[host.state] || "";
 
 const HEALTH_TONES = { healthy: "good", unhealthy: "error", unknown: "muted" };
 
-/** The health of a provider as a badge. */
-export const Health = ({ health }) => html`<${Badge} tone=${HEALTH_TONES[health] || "muted"}>${health}</>`;
+/** The health of a provider as a badge; `runs` is false where it runs on no host. */
+export const Health = ({ health, runs = true }) => html`<${Badge} tone=${HEALTH_TONES[health] || "muted"}>${runs
+  ? health : "not running"}</>`;
+
+const ACTOR_STATES = {
+  running: ["good", "running", "It runs, and no call of it failed just now."],
+  failing: ["error", "errors", "Calls of it fail now."],
+  refused: ["error", "link refused", "A provider does not take one of its links on."],
+  dangling: ["warning", "link not usable", "One of its links has no provider, or its claims do not allow it."],
+  not_running: ["muted", "not running", "No host that is heard runs it."],
+};
+
+/** How an actor is, as a badge: the worst that holds. */
+export function ActorState({ state }) {
+  const [tone, word, title] = ACTOR_STATES[state] || ["muted", state];
+  return html`<${Badge} tone=${tone} title=${title}>${word}</>`;
+}
+
+/** The tone of a line of errors: without any error nothing is red. */
+export const errorTone = (values) => (values?.some((value) => value > 0) ? "errors" : "quiet");
 
 const APPLICATION_STATES = {
   failed: ["error", "failed"], rolling: ["info", "rolling out"], reconciling: ["warning", "reconciling"],
@@ -34,13 +55,24 @@ export function ApplicationState({ state, message }) {
 }
 
 const LINK_TONES = { ok: "good", dangling: "warning", refused: "error" };
+export const linkWord = (state) => ({ dangling: "not usable" })[state] || state;
 export const LinkState = ({ state, problem }) =>
-  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${state}</>`;
+  html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${linkWord(state)}</>`;
 
 /** A link to a host by its name, with its state where it is not well. */
 export const HostLink = ({ id, name, state }) => html`<span class="thing">
   <a href=${href.host(id)} title=${id}>${name || id}</a>
   ${state && state !== "ok" && html` <${StatusDot} tone=${HOST_TONES[state]} text=${state} />`}</span>`;
+
+/** The hosts of something: the first by its name, the others counted. hosts: {host_id, host_name, host_state}[] */
+export function HostNames({ hosts, total = hosts.length }) {
+  const [first, ...rest] = hosts;
+  const lost = hosts.filter((host) => host.host_state === "lost").length;
+  return html`<span class="thing">${first ? html`<a href=${href.host(first.host_id)}
+    title=${first.host_id}>${first.host_name}</a>` : html`<span class="muted">none</span>`}
+    ${total > 1 && html`<span class="muted" title=${rest.map((host) => host.host_name).join("\n")}>
+    +${total - 1}</span>`}${lost > 0 && html`<span class="text-error">${lost} not heard</span>`}</span>`;
+}
 
 /** A link to an actor: its name (from its claims), or its key where no claims are known. */
 export const ActorLink = ({ id, name }) =>

@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from "../../vendor/htm-pre
 import { formatCount, formatRate, plural, shortKey } from "../format.js";
 import { href } from "../router.js";
 import { classes, ExternalLink, Note, useSight } from "./basic.js";
-import { ActorLink, LinkState, ProviderLink } from "./domain.js";
+import { ActorLink, LinkState, ProviderLink, linkWord } from "./domain.js";
 import { Icon } from "./icons.js";
 
 const NODES_MAX = 150;
@@ -125,7 +125,7 @@ const describe = (node) => {
       : ""}`;
   }
   return `${link.actor_name || shortKey(link.actor_id)} uses ${link.provider_name || shortKey(link.provider_id)} for ` +
-    `${link.contract_id} under link name ${link.link_name}: ${link.problem || link.state}`;
+    `${link.contract_id} under link name ${link.link_name}: ${link.problem || linkWord(link.state)}`;
 };
 
 function Plane({ model }) {
@@ -216,7 +216,7 @@ function Plane({ model }) {
   </div>
   <div class="graph-foot">${hot ? html`<span class="graph-words">${describe(hot)}</span>` : html`
     ${WORST.map((state) => html`<span key=${state} class="graph-key"><svg width="26" height="6" aria-hidden="true"
-      class=${`edge edge-${state}`}><path d="M0 3H26" /></svg> ${state}</span>`)}
+      class=${`edge edge-${state}`}><path d="M0 3H26" /></svg> ${linkWord(state)}</span>`)}
     <span class="muted">The wider an edge, the more calls.</span>`}</div>`;
 }
 

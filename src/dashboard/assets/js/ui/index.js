@@ -12,6 +12,7 @@ export * from "./icons.js";
 export * from "./menu.js";
 export * from "./table.js";
 export * from "./tabs.js";
+export * from "./term.js";
 export * from "./toast.js";
 export * from "../format.js";
 export { api, apiPath, del, get, post, put, withQuery } from "../api.js";

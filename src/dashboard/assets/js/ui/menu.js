@@ -8,9 +8,10 @@ const HEIGHT_MAX = 320;
 /**
  * `items` may be an async function, asked when the menu opens. An item with `items` of its own opens these instead.
  * @param {{label: string, icon?: string, text?: string, items: ({text: string, icon?: string, onSelect?: Function,
- *   href?: string, danger?: boolean, disabled?: boolean, items?: object[]}|false|null)[]|Function}} props
+ *   href?: string, danger?: boolean, disabled?: boolean, items?: object[]}|false|null)[]|Function, why?: string}} props
+ *   `why` says why it cannot be opened now; it is empty if it can.
  */
-export function Menu({ label, icon = "more", text, items, kind = "" }) {
+export function Menu({ label, icon = "more", text, items, kind = "", why = "" }) {
   const [isOpen, setOpen] = useState(false);
   const [isBusy, setBusy] = useState(false);
   const [loaded, setLoaded] = useState([]);
@@ -26,7 +27,7 @@ export function Menu({ label, icon = "more", text, items, kind = "" }) {
     if (back) button.current?.focus();
   };
   const show = async () => {
-    if (isBusy) return;
+    if (isBusy || why) return;
     let list = items;
     if (typeof items === "function") {
       setBusy(true);
@@ -95,7 +96,8 @@ export function Menu({ label, icon = "more", text, items, kind = "" }) {
   };
   return html`<span class="menu-wrap" onClick=${(event) => event.stopPropagation()}>
     <button type="button" ref=${button} class=${text ? classes("button", kind) : "icon-button"} aria-haspopup="menu"
-      aria-expanded=${isOpen} aria-label=${label} title=${label} aria-busy=${isBusy}
+      aria-expanded=${isOpen} aria-label=${why ? `${label}: ${why}` : label} title=${why || label} aria-busy=${isBusy}
+      aria-disabled=${!!why}
       onClick=${() => (isOpen ? close(true) : show())}
       onKeyDown=${(event) => {
         if (event.key === "ArrowDown" && !isOpen) {

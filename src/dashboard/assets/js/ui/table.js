@@ -4,13 +4,16 @@ import { get, withQuery } from "../api.js";
 import { formatCount } from "../format.js";
 import { useChanges } from "../live.js";
 import { navigate, setQuery, useRoute } from "../router.js";
-import { ErrorNote, Skeleton, classes, useSight } from "./basic.js";
+import { Button, ErrorNote, Skeleton, classes, useSight } from "./basic.js";
 import { Select } from "./form.js";
 import { Icon } from "./icons.js";
 
 const CHUNK = 200;
 const ROW_HEIGHT = 40;
 const OVERSCAN = 12;
+/** Rows that can be chosen at a time. */
+const CHOSEN_MAX = 1000;
+const NOTHING = new Map();
 const PHONE = matchMedia("(max-width: 720px)");
 
 /**
@@ -55,12 +58,15 @@ function usePhone() {
  * @param {{label: string, url: string, collections: string[], columns: object[], rowKey: (item) => string,
  *   rowHref?: (item) => string, onOpen?: (item) => void, rowClass?: (item) => string, empty: any,
  *   onTotal?: (n: number) => void,
- *   phoneLines?: number, query?: object, defaultSort?: string}} props
- *   `url` is the list below /api/v1; `query` has more members of its query (q and filters).
+ *   phoneLines?: number, query?: object, defaultSort?: string,
+ *   bulk?: {name: (item) => string, actions: {text: string, icon: string, danger?: boolean,
+ *     run: (items: object[], done: () => void) => void}[]}}} props
+ *   `url` is the list below /api/v1; `query` has more members of its query (q and filters); with `bulk` rows can be
+ *   chosen, by their boxes or with the space bar, and acted on together.
  */
 export function VirtualTable({
-  label, url, collections, columns, rowKey, rowHref, onOpen, rowClass, empty, onTotal, query = {}, defaultSort = "name",
-    phoneLines = 2,
+  label, url, collections, columns: given, rowKey, rowHref, onOpen, rowClass, empty, onTotal, query = {},
+  defaultSort = "name", phoneLines = 2, bulk,
 }) {
   const route = useRoute();
   const sort = route.query.sort || defaultSort;
@@ -82,7 +88,20 @@ export function VirtualTable({
         aborts: new Map(),
     };
   }
+  const [chosen, setChosen] = useState(NOTHING);
+  const toggle = (item) => {
+    const next = new Map(chosen);
+    if (!next.delete(rowKey(item))) next.set(rowKey(item), item);
+    setChosen(next);
+  };
+  const chooseAll = async () => {
+    const { items } = await get(withQuery(source, { limit: CHOSEN_MAX }));
+    setChosen(new Map(items.map((item) => [rowKey(item), item])));
+  };
   const total = data.current.total;
+  const isAll = chosen.size > 0 && chosen.size >= Math.min(total ?? 0, CHOSEN_MAX);
+  const columns = bulk ? [checkColumn({ chosen, toggle, rowKey, name: bulk.name, isAll,
+    all: () => (isAll ? setChosen(NOTHING) : chooseAll().catch(() => {})) }), ...given] : given;
   const first = Math.max(0, Math.floor(view.top / rowHeight) - OVERSCAN);
   const last = Math.min(total ?? 0, Math.ceil((view.top + view.height) / rowHeight) + OVERSCAN);
 
@@ -138,6 +157,7 @@ export function VirtualTable({
     if (box.current) box.current.scrollTop = 0;
     setActive(0);
   }, [q, sort, url]);
+  useEffect(() => setChosen(NOTHING), [withQuery(url, query)]);
   useLayoutEffect(() => {
     if (!wantsFocus.current) return;
     const row = box.current.querySelector(`tr[data-at="${active}"]`);
@@ -168,6 +188,9 @@ export function VirtualTable({
     if (to !== undefined) {
       event.preventDefault();
       go(to);
+    } else if (event.key === " " && bulk) {
+      event.preventDefault();
+      if (itemAt(active)) toggle(itemAt(active));
     } else if (event.key === "Enter") {
       const item = itemAt(active);
       if (item && onOpen) onOpen(item);
@@ -177,7 +200,7 @@ export function VirtualTable({
   const pressed = (event, at) => {
     setActive(at);
     const item = itemAt(at);
-    if (!item || !(rowHref || onOpen) || event.target.closest("a, button, input, [role=menu]")) return;
+    if (!item || !(rowHref || onOpen) || event.target.closest("a, button, input, label, [role=menu]")) return;
     if (String(getSelection())) return;
     if (onOpen) onOpen(item);
     else if (event.metaKey || event.ctrlKey) window.open(rowHref(item), "_blank", "noopener");
@@ -206,10 +229,12 @@ export function VirtualTable({
         options=${sortable.flatMap((column) => [[column.sort, `${column.title} ↑`], [`-${column.sort}`,
           `${column.title} ↓`]])} /></div>`}
     ${data.current.error && html`<${ErrorNote} error=${data.current.error} retry=${() => inSight().forEach(load)} />`}
+    ${chosen.size > 0 && html`<${BulkBar} chosen=${chosen} actions=${bulk.actions}
+      clear=${() => setChosen(NOTHING)} />`}
     <div class=${classes("vtable", isPhone && "stacked", data.current.isOld && "old")} ref=${box}>
       ${total === 0 && !data.current.isOld ? empty : html`<table role="grid" class="table" aria-label=${label}
         aria-rowcount=${total === null ? -1 : total + 1}
-        aria-readonly="true" style=${least} onKeyDown=${keys} aria-busy=${isFirstLoad}>
+        aria-readonly="true" aria-multiselectable=${bulk ? "true" : undefined} style=${least} onKeyDown=${keys} aria-busy=${isFirstLoad}>
         ${!isPhone && html`<colgroup>${shown.map((column) => html`<col key=${column.key}
           style=${column.width ? { width: column.width } : {}} />`)}</colgroup>`}
         <thead role="rowgroup"><tr role="row" aria-rowindex="1">${shown.map((column) => {
@@ -218,7 +243,7 @@ export function VirtualTable({
           const more = column.sort ? { "aria-sort": direction } : {};
           return html`<th key=${column.key} role="columnheader" scope="col" class=${column.align || ""}
             title=${column.hint || ""} ...${more}>
-            ${column.sort ? html`<button type="button" class=${classes("sort", isThis && "on")}
+            ${column.head ? column.head() : column.sort ? html`<button type="button" class=${classes("sort", isThis && "on")}
               onClick=${() => sortBy(column)}>
               <span>${column.title}</span><${Icon} name=${direction === "descending" ? "down" : "up"} size=${12} />
                 </button>`
@@ -232,11 +257,12 @@ export function VirtualTable({
             const item = isFirstLoad ? undefined : itemAt(at);
             return html`<tr key=${at} role="row" data-at=${at} aria-rowindex=${at + 2} tabindex=${at === active ? 0
               : -1}
+              aria-selected=${bulk && item ? chosen.has(rowKey(item)) : undefined}
               class=${classes(at % 2 ? "odd" : "", item && rowClass?.(item), item && (rowHref || onOpen)
-                && "clickable")}
+                && "clickable", item && chosen.has(rowKey(item)) && "chosen")}
               style=${{ height: `${rowHeight}px` }} onClick=${(event) => pressed(event, at)}>
               ${shown.map((column) => html`<td key=${column.key} role="gridcell" class=${column.align || ""}>
-                ${isPhone && column !== shown[0] && column.title && column.phoneLabel !== false && html`<span
+                ${isPhone && column !== given[0] && column.title && column.phoneLabel !== false && html`<span
                   class="cell-label">${column.title}</span>`}
                 ${item ? column.render(item) : html`<${Skeleton} width="60%" />`}</td>`)}</tr>`;
           })}
@@ -246,6 +272,25 @@ export function VirtualTable({
         </tbody></table>`}
     </div>
   </div>`;
+}
+
+/** The boxes in front of rows that can be chosen. */
+function checkColumn({ chosen, toggle, rowKey, name, isAll, all }) {
+  return { key: "check", title: "", width: "40px", align: "check", render: (item) => html`<label><input
+      type="checkbox" aria-label=${`Choose ${name(item)}`} checked=${chosen.has(rowKey(item))}
+      onChange=${() => toggle(item)} /></label>`,
+    head: () => html`<label><input type="checkbox" aria-label="Choose all" checked=${isAll} onChange=${all}
+      ref=${(node) => {
+        if (node) node.indeterminate = chosen.size > 0 && !isAll;
+      }} /></label>` };
+}
+
+/** The buttons for the chosen rows. */
+function BulkBar({ chosen, actions, clear }) {
+  return html`<div class="bulk-bar" role="toolbar" aria-label="Chosen rows"><b role="status">${chosen.size} chosen</b>
+    <span class="grow"></span>${actions.map((action) => html`<${Button} key=${action.text} size="small"
+      icon=${action.icon} onClick=${() => action.run([...chosen.values()], clear)}>${action.text}</>`)}
+    <${Button} size="small" kind="ghost" onClick=${clear}>Clear</></div>`;
 }
 
 /** The search text of a list, kept in the query of the address: [q, setQ]. */

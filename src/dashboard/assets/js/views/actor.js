@@ -1,6 +1,6 @@
 // Owns the view of one actor, and what it shares with a provider's: operations, log, errors of the log.
 import {
-  apiPath, Badge, Button, Card, Chips, classes, copyText, EmptyState, ErrorNote, formatClock, formatCount, formatMicros,
+  apiPath, Badge, Button, Card, Chips, classes, copyText, EmptyState, ErrorNote, errorTone, formatClock, formatCount, formatMicros,
   formatRate, formatTime, get, HostLink, href, html, Icon, Key, Labels, LinkState, Menu, PageHeader, plural,
   ProviderLink, RelativeTime, Select, SeriesChart, shortKey, Skeleton, Sparkline, Stat, Table, Tabs, useEffect,
   useLayoutEffect, useMemo, useRef, useResource, useState, withQuery,
@@ -14,12 +14,13 @@ import { LinksTable } from "./links.js";
 
 /** Calls, errors and latency of something as figures with their lines. */
 export function RateStats({ rates, series }) {
+  const tone = (line) => (line === "errors" ? errorTone(series.errors) : line.replace("_us", ""));
   const figure = (label, name, line, format, unit) => html`<${Stat} label=${label} value=${rates ? format(rates[name])
     : "–"} unit=${rates ? unit : ""} tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""}
     sub=${!rates ? "not told" : name === "calls_per_s" ? `${formatCount(rates.in_work)} in work`
       : name === "errors_per_s" && rates.success_percent !== null ? `${formatRate(rates.success_percent)} % succeed`
       : ""}
-    spark=${html`<${Sparkline} tone=${line.replace("_us", "")} values=${series[line]}
+    spark=${html`<${Sparkline} tone=${tone(line)} values=${series[line]}
       label=${`${label} over the last two minutes`} />`} />`;
   return html`${figure("Calls", "calls_per_s", "calls", formatRate, "/s")}
     ${figure("Errors", "errors_per_s", "errors", formatRate, "/s")}

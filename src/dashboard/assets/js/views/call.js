@@ -1,7 +1,7 @@
 // Owns the view that calls an operation of an actor and shows the reply and how the call was decided.
 import {
   apiPath, Badge, Button, Card, Combobox, CopyButton, EmptyState, ErrorNote, ExternalLink, formatBytes, formatMicros,
-  href, html, Icon, Note, PageHeader, post, RelativeTime, safeUrl, Segmented, setQuery, shortKey, TextArea, TextField,
+  href, html, Icon, Note, PageHeader, post, RelativeTime, safeUrl, Segmented, setQuery, shortKey, TextArea,
   useEffect, useMemo, useRef, useResource, useRoute, useState,
 } from "../ui/index.js";
 import { isLoggedIn, openLogin } from "../actions/index.js";

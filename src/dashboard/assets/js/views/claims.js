@@ -1,7 +1,7 @@
 // Owns the list of claims, and how claims are shown elsewhere.
 import {
-  ActorLink, Button, Chips, CopyButton, Dialog, EmptyState, ErrorNote, Facts, formatCount, formatDuration, formatTime, href, html, Key,
-  now, openDialog, PageHeader, SearchBox, Segmented, setQuery, shortKey, Skeleton, StatusDot, useListQuery,
+  ActorLink, Button, Chips, CopyButton, Dialog, EmptyState, ErrorNote, Facts, formatCount, formatDuration, formatTime, href,
+  html, Key, now, openDialog, PageHeader, SearchBox, Segmented, setQuery, shortKey, Skeleton, StatusDot, Term, useListQuery,
   useResource, useRoute, useState, VirtualTable, withQuery,
 } from "../ui/index.js";
 
@@ -30,7 +30,7 @@ export function ClaimsFacts({ claims, caps, first = [] }) {
     ["Expires", html`<${Expires} at=${claims.expires_ms} />`],
     ["Tags", html`<${Chips} items=${claims.tags} />`],
     claims.kind === "provider" ? ["Contract", html`<span class="mono">${claims.contract_id || "–"}</span>`]
-      : ["May use", caps || html`<${Chips} items=${claims.caps} empty="no contract" />`],
+      : [html`<${Term} of="contract">May use</>`, caps || html`<${Chips} items=${claims.caps} empty="no contract" />`],
   ]} />`;
 }
 
@@ -70,7 +70,7 @@ const COLUMNS = [
     render: version },
   { key: "caps", title: "Contracts", hint: "What an actor may use, what a provider provides", min: "200px",
     phone: false, render: (claims) => html`<${Chips} items=${claims.kind === "provider" && claims.contract_id
-      ? [claims.contract_id] : claims.caps} empty="–" />` },
+      ? [claims.contract_id] : claims.caps} max=${2} empty="–" />` },
   { key: "tags", title: "Tags", width: "130px", from: 1300, phone: false, render: (claims) => html`<${Chips}
     items=${claims.tags} empty="–" />` },
   { key: "alias", title: "Call alias", width: "150px", from: 1080, phone: false, render: (claims) => (claims.call_alias
@@ -85,7 +85,8 @@ export function Claims() {
   const kind = query.kind || "";
   const [total, setTotal] = useState(null);
   return html`<div class="view view-fill">
-    <${PageHeader} title="Claims" status=${total !== null && html`<span class="count">${formatCount(total)}</span>`}
+    <${PageHeader} title="Claims" status=${html`${total !== null && html`<span class="count">${formatCount(total)}</span>`}
+      <${Term} of="claim" />`}
       sub="Who signed what, and for which contracts: of all actors and providers that ever ran in this lattice."
       actions=${html`<${SearchBox} label="Search claims" placeholder="Name, key, contract or tag" value=${q}
         onInput=${setQ} /><${Segmented} label="Kind" value=${kind} options=${KINDS}

@@ -1,16 +1,15 @@
 // Owns the view of one host: what runs on it, how it is connected, how it does, and what failed on it.
 import {
-  ActorLink, Badge, Button, CallRate, Card, EmptyState, ErrorNote, Facts, formatBytes, formatCount, formatDuration,
-    formatMicros, Health,
-  HostState, href, html, Key, Labels, Latency, Menu, Meter, Note, PageHeader, plural, ProviderLink, RelativeTime,
-    SeriesChart, shortKey, Since,
-  Skeleton, Stat, StatusDot, Table, Tabs, useResource,
+  ActorLink, Badge, Button, CallRate, Card, Cut, EmptyState, ErrorNote, Facts, formatBytes, formatCount, formatDuration,
+  formatMicros, Health, HostState, href, html, Key, Labels, Latency, Menu, Meter, Note, PageHeader, plural, ProviderLink,
+  RelativeTime, SeriesChart, shortKey, Since, Skeleton, Stat, StatusDot, Table, Tabs, Term, useResource, whyNot,
 } from "../ui/index.js";
 import {
   editLabels, forgetHost, RunsNowhere, scaleActor, startActor, startElsewhere, startProvider, stopActor, stopProvider,
   updateActor,
 } from "../actions/index.js";
 import { useTitle } from "../title.js";
+import { formatReplicas, Reference } from "./actors.js";
 import { HostMenu } from "./hosts.js";
 
 const annotationsOf = (groups) => Object.assign({}, ...groups.map((group) => group.annotations));
@@ -19,12 +18,12 @@ function actorColumns(host) {
   const target = (actor) => ({ actor_id: actor.id, actor_name: actor.name, host_id: host.id, host_name: host.name });
   return [
     { key: "name", title: "Actor", render: (actor) => html`<${ActorLink} id=${actor.id} name=${actor.name} />` },
-    { key: "reference", title: "Reference", render: (actor) => html`<span class="mono clip" title=${actor.reference}>
-      ${actor.reference}</span>` },
+    { key: "reference", title: "Reference", render: (actor) => html`<${Reference} text=${actor.reference}
+      name=${actor.name} />` },
     { key: "kind", title: "Kind", width: "130px", render: (actor) => (actor.kind === "unknown"
       ? html`<span class="muted">–</span>` : actor.kind) },
     { key: "replicas", title: "Replicas", align: "right", width: "90px", render: (actor) => html`<span class="num">
-      ${formatCount(actor.replicas)}</span>` },
+      ${formatReplicas(actor.replicas)}</span>` },
     { key: "permits", title: "In use", width: "150px", hint: "Replicas at work of those that may run at once",
       render: (actor) => (actor.limit === null
       ? html`<span class="muted">–</span>` : html`<${Meter} value=${actor.limit - actor.free} of=${actor.limit}
@@ -37,7 +36,7 @@ function actorColumns(host) {
     { key: "p99", title: "p99", align: "right", width: "80px", render: (actor) => html`<${Latency}
       micros=${actor.rates?.p99_us ?? null} />` },
     { key: "menu", title: "", width: "48px", align: "right", render: (actor) => html`<${Menu}
-      label=${`Actions of ${actor.name || shortKey(actor.id)}`} items=${[
+      label=${`Actions of ${actor.name || shortKey(actor.id)}`} why=${whyNot(host)} items=${[
       { text: "Scale", icon: "edit", onSelect: () => scaleActor({ ...target(actor), max: actor.groups[0]?.max
         ?? actor.replicas,
         annotations: actor.groups[0]?.annotations ?? {} }) },
@@ -53,7 +52,8 @@ function providerColumns(host) {
     { key: "name", title: "Provider", render: (each) => html`<${ProviderLink} id=${each.id} linkName=${each.link_name}
       name=${each.name} />` },
     { key: "link", title: "Link name", width: "120px", render: (each) => each.link_name },
-    { key: "contract", title: "Contract", render: (each) => html`<span class="mono clip">${each.contract_id}</span>` },
+    { key: "contract", title: "Contract", render: (each) => html`<span class="mono"><${Cut} text=${each.contract_id}
+      /></span>` },
     { key: "health", title: "Health", width: "120px", render: (each) => html`<${Health} health=${each.health} />` },
     { key: "phase", title: "Phase", width: "110px", render: (each) => each.phase ?? html`<span
       class="muted">–</span>` },
@@ -64,7 +64,7 @@ function providerColumns(host) {
     { key: "calls", title: "Calls", align: "right", width: "110px", render: (each) => html`<${CallRate}
       rates=${each.rates} />` },
     { key: "menu", title: "", width: "48px", align: "right", render: (each) => html`<${Menu}
-      label=${`Actions of ${each.name || shortKey(each.id)}`} items=${[
+      label=${`Actions of ${each.name || shortKey(each.id)}`} why=${whyNot(host)} items=${[
       { text: "Stop", icon: "stop", danger: true, onSelect: () => stopProvider({ provider_id: each.id,
         provider_name: each.name,
         link_name: each.link_name, host_id: host.id, host_name: host.name }) }]} />` },
@@ -79,8 +79,9 @@ function LineCard({ title, line }) {
       ["Server", html`<span class="mono">${line.server}</span> <span class="muted">${line.server_name}</span>`],
       ["NATS version", line.server_version],
       ["Round trip", formatMicros(line.round_trip_us)],
-      ["Domain", line.server_domain || html`<span class="muted">none</span>`],
-      ["Cluster", line.cluster || html`<span class="muted">none: a single server or a leaf node</span>`],
+      [html`<${Term} of="JetStream domain">Domain</>`, line.server_domain || html`<span class="muted">none</span>`],
+      ["Cluster", line.cluster || html`<span class="muted">none: a single server or a <${Term} of="leaf node">leaf
+        node</></span>`],
       ["JetStream", line.jetstream ? "yes" : "no"],
       ["Reconnects", formatCount(line.reconnects)],
       line.denied.length > 0 && ["Denied subjects", html`<span class="text-error">${line.denied.join(", ")}</span>`]]}
@@ -112,7 +113,7 @@ function Vitals({ host }) {
         : "not allowed"],
       ["Calls within the host", s.local_calls ? "direct" : "by NATS"], ["Deadline of a call",
         formatMicros(s.rpc_timeout_ms * 1000)],
-      ["Cluster issuers", html`<span class="keys">${v.cluster_issuers.map((id) => html`<${Key} key=${id} id=${id}
+      [html`<${Term} of="cluster seed">Cluster seeds</>, by their public keys`, html`<span class="keys">${v.cluster_issuers.map((id) => html`<${Key} key=${id} id=${id}
         />`)}</span>`]]} /></>
   </div>`;
 }
@@ -140,6 +141,16 @@ function Failures({ failures }) {
       { key: "error", title: "Error", render: (each) => html`<span class="text-error">${each.error}</span>` }]} />`;
 }
 
+const UNKNOWN = html`<span class="muted">not known</span>`;
+
+/** A series in which nothing is told of the time in which nothing was heard: not zero calls, but none that are known. */
+function withoutSilence(series, heard_ms) {
+  const know = (values) => values.map((value, at) =>
+    (series.end_ms - (values.length - 1 - at) * series.step_ms > heard_ms + series.step_ms ? null : value));
+  return { ...series, calls: know(series.calls), errors: know(series.errors), p50_us: know(series.p50_us),
+    p99_us: know(series.p99_us) };
+}
+
 export function HostDetail({ id }) {
   const { data: host, error, loading, refresh } = useResource(`/hosts/${encodeURIComponent(id)}`, ["hosts", "actors",
     "providers", "rates"]);
@@ -151,19 +162,22 @@ export function HostDetail({ id }) {
         <${Skeleton} height="420px" />`}</div>`;
   }
   const v = host.vitals;
-  const add = (text, run) => html`<${Button} icon="plus" onClick=${run}>${text}</>`;
+  const isHeard = host.state === "ok" || host.state === "stopping";
+  const why = whyNot(host);
+  const add = (text, run) => html`<${Button} icon="plus" why=${why} onClick=${run}>${text}</>`;
   return html`<div class="view">
     <${PageHeader} title=${host.name} crumbs=${crumbs} status=${html`<${HostState} state=${host.state} />${host.is_this
       && html`<span class="this">this host</span>`}`}
       sub=${html`<${Key} id=${host.id} full />`}
       actions=${html`${host.state !== "lost" ? html`<${Button} kind="primary" icon="plus"
-        onClick=${() => startActor({ host_id: host.id })}>Start an actor here</>`
+        why=${why} onClick=${() => startActor({ host_id: host.id })}>Start an actor here</>`
         : host.missing.length > 0 ? html`<${Button} kind="primary" icon="plus"
           onClick=${() => startElsewhere(host)}>Start elsewhere</>`
         : html`<${Button} icon="trash" onClick=${() => forgetHost(host)}>Forget the host</>`}
         <${HostMenu} host=${host} text="Actions" />`} />
     ${error && html`<${ErrorNote} error=${error} retry=${refresh} />`}
-    ${host.state !== "ok" && html`<${Note} tone=${host.state === "lost" ? "error" : "warning"}>
+    ${host.state === "stopping" && html`<${Note} tone="warning">This host stops: it finishes its calls, and ends.</>`}
+    ${!isHeard && html`<${Note} tone=${host.state === "lost" ? "error" : "warning"}>
       Nothing was heard of this host since <${RelativeTime} at=${host.heard_ms}
         />. What is shown is what it told then. Look whether its machine
       ${" "}and its NATS connection are up.</>`}
@@ -171,20 +185,24 @@ export function HostDetail({ id }) {
       <p>This ran only here, and runs nowhere since the host was lost.</p>
       <${RunsNowhere} items=${host.missing} /></>`}
     <div class="stats">
-      <${Stat} label="Uptime" value=${host.state === "ok" ? html`<${Since} at=${host.started_ms} />` : "–"}
+      <${Stat} label="Uptime" value=${!isHeard ? UNKNOWN : html`<${Since} at=${host.started_ms} />`}
         sub=${host.version ? `version ${host.version}` : "of another make"} />
-      <${Stat} label="Round trip" value=${formatMicros(v?.ctl.round_trip_us)} sub=${v ? v.ctl.server
+      <${Stat} label="Round trip" value=${v ? formatMicros(v.ctl.round_trip_us) : UNKNOWN} sub=${v ? v.ctl.server
         : "to its NATS server"} />
-      <${Stat} label="JetStream domain" value=${host.js_domain || "none"} sub=${v?.ctl.server_domain
-        && v.ctl.server_domain !== host.js_domain ? `leaf of ${v.ctl.server_domain}` : ""} />
-      <${Stat} label="Memory" value=${formatBytes(host.memory_bytes)} />
-      <${Stat} label="Replicas" value=${formatCount(host.replicas)} sub=${`of ${plural(host.actors, "actor")}`} />
+      <${Stat} label=${html`<${Term} of="JetStream domain">JetStream domain</>`} value=${host.js_domain
+        || (v ? "none" : UNKNOWN)} sub=${v?.ctl.server_domain && v.ctl.server_domain !== host.js_domain
+        ? `leaf of ${v.ctl.server_domain}` : ""} />
+      <${Stat} label="Memory" value=${host.memory_bytes === null ? UNKNOWN : formatBytes(host.memory_bytes)} />
+      <${Stat} label=${html`<${Term} of="replica">Replicas</>`} value=${formatReplicas(host.replicas)}
+        sub=${`${isHeard ? "" : "then, "}of ${plural(host.actors, "actor")}`} />
       <${Stat} label="Heard" value=${html`<${RelativeTime} at=${host.heard_ms} />`} sub="last heartbeat" />
     </div>
     <div class="host-grid">
-      <${Card} title="Traffic"><${SeriesChart} series=${host.series} /></>
+      <${Card} title="Traffic">${isHeard || host.series.calls.length ? html`<${SeriesChart} series=${isHeard
+        ? host.series : withoutSilence(host.series, host.heard_ms)} />` : html`<${EmptyState} icon="activity"
+        title="Its figures are not known any more" />`}</>
       <div class="stack">
-        <${Card} title="Labels" actions=${html`<${Button} size="small" icon="edit"
+        <${Card} title="Labels" actions=${html`<${Button} size="small" icon="edit" why=${why}
           onClick=${() => editLabels(host)}>Edit</>`}>
           <${Labels} labels=${host.labels} empty="No labels. Auctions with constraints pass this host by." /></>
         <${Card} title="Identity"><${Facts} items=${[["Host id", html`<${Key} id=${host.id} />`],

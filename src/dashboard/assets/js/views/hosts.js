@@ -1,11 +1,10 @@
 // Owns the list of hosts.
 import {
-  CallRate, Command, EmptyState, formatBytes, formatCount, href, HostState, html, Key, Labels, Latency, Menu,
-    PageHeader, RelativeTime,
-  SearchBox, Since, useListQuery, useState, VirtualTable,
+  CallRate, Command, EmptyState, formatBytes, formatCount, href, HostState, html, Key, Labels, Latency, Menu, PageHeader,
+  RelativeTime, SearchBox, Since, Term, useListQuery, useState, VirtualTable, whyNot,
 } from "../ui/index.js";
 import {
-  editLabels, forgetHost, startActor, startElsewhere, startProvider, stopHost,
+  changeMany, editLabels, forgetHost, startActor, startElsewhere, startProvider, stopHost,
 } from "../actions/index.js";
 
 const COLUMNS = [
@@ -16,7 +15,7 @@ const COLUMNS = [
     state=${host.state} />` },
   { key: "id", title: "Id", width: "132px", from: 1600, phone: false, render: (host) => html`<${Key} id=${host.id}
     href=${href.host(host.id)} />` },
-  { key: "labels", title: "Labels", width: "250px", phone: false, render: (host) => html`<${Labels}
+  { key: "labels", title: "Labels", min: "250px", phone: false, render: (host) => html`<${Labels}
     labels=${ownLabels(host.labels)} max=${2} empty="–" />` },
   { key: "actors", title: "Actors", sort: "actors", down: true, align: "right", width: "84px",
     render: (host) => html`<span class="num">${formatCount(host.actors)}${host.runs_nowhere > 0 && html` <span
@@ -32,9 +31,9 @@ const COLUMNS = [
   { key: "memory", title: "Memory", sort: "memory", down: true, align: "right", width: "96px", from: 1440, phone: false,
     render: (host) => html`<span class="num">${formatBytes(host.memory_bytes)}</span>` },
   { key: "uptime", title: "Uptime", sort: "started", align: "right", width: "100px", phone: false,
-    render: (host) => html`<span class="num"><${Since} at=${host.started_ms} /></span>` },
-  { key: "heard", title: "Heard", sort: "heard", down: true, align: "right", width: "100px", phone: false,
-    render: (host) => html`<${RelativeTime} at=${host.heard_ms} />` },
+    render: (host) => html`<span class="num"><${Since} at=${host.state === "lost" ? null : host.started_ms} /></span>` },
+  { key: "heard", title: "Heard", sort: "heard", down: true, align: "right", width: "100px", from: 1240,
+    phone: false, render: (host) => html`<${RelativeTime} at=${host.heard_ms} />` },
   { key: "menu", title: "", width: "56px", phone: false, render: (host) => html`<${HostMenu} host=${host} />` },
 ];
 
@@ -48,22 +47,27 @@ export function HostMenu({ host, text }) {
       { text: "Start elsewhere what ran here", icon: "plus", onSelect: () => startElsewhere(host) },
       { text: "Forget the host", icon: "trash", danger: true, onSelect: () => forgetHost(host) }]} />`;
   }
-  return html`<${Menu} label=${`Actions of ${host.name}`} text=${text} items=${[
+  return html`<${Menu} label=${`Actions of ${host.name}`} text=${text} why=${whyNot(host)} items=${[
     { text: "Start an actor here", icon: "plus", onSelect: () => startActor({ host_id: host.id }) },
     { text: "Start a provider here", icon: "plus", onSelect: () => startProvider({ host_id: host.id }) },
     { text: "Edit labels", icon: "edit", onSelect: () => editLabels(host) },
     { text: "Stop the host", icon: "stop", danger: true, onSelect: () => stopHost(host) }]} />`;
 }
 
+const BULK = { name: (host) => host.name, actions: [
+  { text: "Move what runs there", icon: "host", run: (rows, done) => changeMany("emptyHosts", rows, "", done) },
+  { text: "Stop", icon: "stop", run: (rows, done) => changeMany("stopHosts", rows, "", done) }] };
+
 export function Hosts() {
   const [q, setQ] = useListQuery();
   const [total, setTotal] = useState(null);
   return html`<div class="view view-fill">
-    <${PageHeader} title="Hosts" status=${total !== null && html`<span class="count">${formatCount(total)}</span>`}
+    <${PageHeader} title="Hosts" status=${html`${total !== null && html`<span class="count">${formatCount(total)}</span>`}
+      <${Term} of="host" />`}
       actions=${html`<${SearchBox} label="Search hosts" placeholder="Name, id or label" value=${q} onInput=${setQ} />`}
         />
     <${VirtualTable} label="Hosts" url="/hosts" collections=${["hosts", "rates"]} columns=${COLUMNS} query=${{ q }}
-      onTotal=${setTotal}
+      onTotal=${setTotal} bulk=${BULK}
       rowKey=${(host) => host.id} rowHref=${(host) => href.host(host.id)} rowClass=${(host) => (host.state === "lost"
         ? "lost" : "")}
       empty=${q ? html`<${EmptyState} icon="search"

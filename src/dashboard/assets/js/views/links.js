@@ -1,12 +1,11 @@
 // Owns the view of link definitions (as a table and as a graph), and how links are shown elsewhere.
 import {
-  ActorLink, Button, CallRate, Command, Dialog, EmptyState, ErrorNote, ExternalLink, Facts, formatCount, html, Icon, Key,
-  LinkState, Menu, Note, openDialog, PageHeader, ProviderLink, SearchBox, setQuery, shortKey, Skeleton, Success, Table,
-  Tabs,
-  useListQuery, useMemo, useResource, useState, VirtualTable, withQuery,
+  ActorLink, Button, CallRate, Command, Cut, Dialog, EmptyState, ErrorNote, ExternalLink, Facts, formatCount, html, Icon,
+  Key, LinkState, Menu, Note, openDialog, PageHeader, ProviderLink, SearchBox, setQuery, shortKey, Skeleton, Success,
+  Table, Tabs, Term, useListQuery, useMemo, useResource, useState, VirtualTable, withQuery,
 } from "../ui/index.js";
 import { LinkGraph } from "../ui/graph.js";
-import { deleteLink, isLoggedIn, putLink, undoLink } from "../actions/index.js";
+import { changeMany, deleteLink, isLoggedIn, putLink, undoLink } from "../actions/index.js";
 
 const linkKey = (link) => `${link.actor_id} ${link.contract_id} ${link.link_name}`;
 
@@ -52,7 +51,7 @@ const PROVIDER = { key: "provider", title: "Provider", sort: "provider_name", mi
   render: (link) => html`<${ProviderLink} id=${link.provider_id} linkName=${link.link_name}
     name=${link.provider_name} />` };
 const CONTRACT = { key: "contract", title: "Contract", sort: "contract_id", phoneLabel: false, width: "184px",
-  render: (link) => html`<span class="mono clip" title=${link.contract_id}>${link.contract_id}</span>` };
+  render: (link) => html`<span class="mono"><${Cut} text=${link.contract_id} /></span>` };
 const NAME = { key: "name", title: "Link name", sort: "link_name", width: "100px", phone: false,
   render: (link) => link.link_name };
 const STATE = { key: "state", title: "State", sort: "state", width: "128px", phoneLabel: false,
@@ -71,7 +70,7 @@ const COLUMNS = [
   { ...STATE, width: undefined, min: "210px", render: (link) => html`<span class="thing" title=${link.problem
     || ""}>${STATE.render(link)}${link.problem && html`<span class="clip muted">${link.problem}</span>`}</span>` },
   { ...CALLS, from: 980 }, { ...SUCCESS, from: 980 },
-  { key: "values", title: "Values", min: "230px", phone: false, render: (link) => html`<${Values}
+  { key: "values", title: "Values", width: "250px", phone: false, render: (link) => html`<${Values}
     values=${link.values} fixed />` },
   { key: "urls", title: "Pages", width: "150px", from: 1260, phone: false, render: (link) => html`<${Urls}
     urls=${link.urls} max=${1} />` },
@@ -157,6 +156,9 @@ function Graph({ q, empty }) {
     rest=${links.rest + actors.rest} />`;
 }
 
+const BULK = { name: (link) => `the link of ${link.actor_name || shortKey(link.actor_id)} for ${link.contract_id}`,
+  actions: [{ text: "Delete", icon: "trash", run: (rows, done) => changeMany("deleteLinks", rows, "", done) }] };
+
 export function Links() {
   const [q, setQ] = useListQuery();
   const count = useResource(withQuery("/links", { q, limit: 1 }), ["links"]).data?.total;
@@ -168,13 +170,14 @@ export function Links() {
       command="host link put ACTOR PROVIDER CONTRACT KEY=VALUE" action=${add}>A link definition allows an actor to use a
       provider for a contract, and holds the provider's settings for that actor. It may be put before either runs.</>`;
   return html`<div class="view view-fill">
-    <${PageHeader} title="Links" status=${count !== undefined && html`<span class="count">${formatCount(count)}</span>`}
+    <${PageHeader} title="Links" status=${html`${count !== undefined && html`<span
+      class="count">${formatCount(count)}</span>`}<${Term} of="link definition" />`}
       actions=${html`<${SearchBox} label="Search links" placeholder="Actor, provider, contract" value=${q}
         onInput=${setQ} />${add}`} />
     <${Tabs} label="Ways to look at links" tabs=${[
       { id: "table", text: "Table", render: () => html`<${VirtualTable} label="Links" url="/links"
         collections=${["links", "actors", "providers", "rates"]} columns=${COLUMNS} query=${{ q }} phoneLines=${3}
-        defaultSort="actor_name" rowKey=${linkKey} onOpen=${(link) => openDialog(LinkDialog, { link })}
+        defaultSort="actor_name" bulk=${BULK} rowKey=${linkKey} onOpen=${(link) => openDialog(LinkDialog, { link })}
         empty=${empty} />` },
       { id: "graph", text: "Graph", render: () => html`<${Graph} q=${q} empty=${empty} />` }]} />
   </div>`;

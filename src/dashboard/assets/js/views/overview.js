@@ -1,11 +1,12 @@
 // Owns the overview: whether the lattice is well, how much it works, where its hosts are, and what happened last.
 import {
-  attentionHref, Badge, Button, Card, EmptyState, ErrorNote, EventLine, formatCount, formatMicros, formatRate, href,
-    html, HOST_TONES,
-  Icon, Menu, plural, RelativeTime, Select, SeriesChart, Skeleton, Sparkline, Stat, StatusDot, useLive, useMemo,
-  useRemembered, useResource,
+  Badge, Button, Card, EmptyState, ErrorNote, errorTone, EventLine, formatCount, formatMicros, formatRate, href, html,
+  HOST_TONES, Icon, Menu, plural, RelativeTime, Select, SeriesChart, Skeleton, Sparkline, Stat, StatusDot, Term, useLive,
+  useMemo, useRemembered, useResource,
 } from "../ui/index.js";
-import { putLink, startActor, startElsewhere, startProvider } from "../actions/index.js";
+import { putLink, startActor, startProvider } from "../actions/index.js";
+import { AttentionList } from "./attention.js";
+import { formatReplicas } from "./actors.js";
 
 const FIRST_KEYS = ["machine", "region", "zone", "site", "hostcore.os"];
 const MAX_POINTS = 300;
@@ -35,23 +36,10 @@ function StateLine({ counts, attention }) {
     ? `, and ${attention.length - counts.hosts_lost} more to look at` : "";
   return html`<div class="state-line tone-${tone}"><${Icon} name=${tone === "good" ? "good" : tone} size=${24} />
     <div><p class="state-text">${text}${rest}</p>
-    <p class="state-sub">${plural(counts.actors, "actor")} · ${plural(counts.replicas,
-      "replica")} · ${plural(counts.providers, "provider")} ·
-      ${" "}${plural(counts.links, "link")}</p></div></div>`;
-}
-
-function AttentionList({ items }) {
-  if (!items) return html`<${Skeleton} lines=${3} />`;
-  if (!items.length) return html`<p class="calm"><${Icon} name="good" /> Nothing needs your attention.</p>`;
-  return html`<ul class="attention">${items.slice(0, 50).map((item) => {
-    const to = attentionHref(item);
-    return html`<li key=${`${item.kind} ${item.id} ${item.link_name} ${item.text}`} class="tone-${item.severity}">
-      <${Icon} name=${item.severity} /><div><p>${to ? html`<a href=${to}>${item.text}</a>` : item.text}</p>
-      ${item.advice && html`<p class="muted">${item.advice}</p>`}
-      ${item.action === "start_elsewhere" && html`<p><${Button} size="small" icon="plus"
-        onClick=${() => startElsewhere({ id: item.id })}>Start elsewhere</></p>`}
-      ${item.since_ms && html`<p class="muted small"><${RelativeTime} at=${item.since_ms} /></p>`}</div></li>`;
-  })}</ul>`;
+    <p class="state-sub"><${Term} of="actor">${plural(counts.actors, "actor")}</> · <${Term} of="replica">
+      ${formatReplicas(counts.replicas)} ${counts.replicas === 1 ? "replica" : "replicas"}</> · <${Term} of="provider">
+      ${plural(counts.providers, "provider")}</> · <${Term} of="link definition">${plural(counts.links, "link")}</></p>
+    </div></div>`;
 }
 
 /** A host among very many. */
@@ -165,18 +153,19 @@ export function Overview() {
     ${error && !data && html`<${ErrorNote} error=${error} retry=${refresh} />`}
     <div class="stats">
       ${figure("Requests", "requests_per_s", formatRate, "/s", "calls")}
-      ${figure("Errors", "errors_per_s", formatRate, "/s", "errors")}
+      ${figure("Errors", "errors_per_s", formatRate, "/s", errorTone(series?.errors))}
       ${figure("Latency p50", "p50_us", formatMicros, "", "p50")}
       ${figure("Latency p99", "p99_us", formatMicros, "", "p99")}
       <${Stat} label="Hosts" href="/hosts" value=${counts && formatCount(counts.hosts)} tone=${counts?.hosts_lost
         ? "error" : ""}
         sub=${counts && (counts.hosts_lost ? `${counts.hosts_lost} lost` : "none lost")} />
-      <${Stat} label="Replicas" href="/actors" value=${counts && formatCount(counts.replicas)} sub=${counts
+      <${Stat} label=${html`<${Term} of="replica">Replicas</>`} value=${counts
+        && formatReplicas(counts.replicas)} sub=${counts
         && `of ${plural(counts.actors, "actor")}`} />
     </div>
     <div class="overview-grid">
       <div class="stack">
-        ${counts && counts.actors === 0 && html`<${FirstSteps} />`}
+        ${counts && counts.actors === 0 && !counts.hosts_lost && html`<${FirstSteps} />`}
         <${Card} title="Traffic"><${SeriesChart} series=${series} /></>
         <${HostMap} hosts=${hosts} total=${listed.data?.total ?? null} />
       </div>

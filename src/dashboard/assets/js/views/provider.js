@@ -17,7 +17,7 @@ function Instances({ provider, start }) {
     rowClass=${(each) => (each.host_state === "lost" ? "lost" : "")}
     empty=${html`<${EmptyState} icon="provider" title="This provider does not run under this link name"
       action=${start} command=${`host start provider ${provider.references[0] || "builtin://httpserver"}`}>Links to it
-      dangle until it runs.</>`} columns=${[
+      cannot be used until it runs.</>`} columns=${[
       { key: "host", title: "Host", render: (each) => html`<${HostLink} id=${each.host_id} name=${each.host_name}
         state=${each.host_state} />` },
       { key: "health", title: "Health", width: "134px", render: (each) => html`<${Health} health=${each.health} />` },
@@ -66,7 +66,7 @@ export function ProviderDetail({ id, link }) {
     Link an actor to it</>`;
   const stop = stopItem(provider, instances);
   return html`<div class="view">
-    <${PageHeader} title=${name} crumbs=${crumbs} sub=${sub} status=${html`<${Health} health=${provider.health} />`}
+    <${PageHeader} title=${name} crumbs=${crumbs} sub=${sub} status=${html`<${Health} health=${provider.health} runs=${instances.length > 0} />`}
       actions=${html`${add("primary")}${start}${stop && html`<${Menu} label="Actions" text="Actions"
         items=${[stop]} />`}`} />
     ${error && html`<${ErrorNote} error=${error} retry=${refresh} />`}

@@ -1,9 +1,9 @@
 // Owns the list of providers.
 import {
-  apiPath, Badge, Button, CallRate, EmptyState, formatCount, get, Health, href, html, Latency, Menu, PageHeader,
-  ProviderLink, SearchBox, setQuery, shortKey, useListQuery, useRoute, useState, VirtualTable,
+  apiPath, Badge, Button, CallRate, Cut, EmptyState, formatCount, get, Health, HostNames, href, html, Latency, Menu,
+  PageHeader, ProviderLink, SearchBox, setQuery, shortKey, Term, useListQuery, useRoute, useState, VirtualTable,
 } from "../ui/index.js";
-import { putLink, startProvider, stopProvider } from "../actions/index.js";
+import { changeMany, putLink, startProvider, stopProvider } from "../actions/index.js";
 import { HostFilter, Reference } from "./actors.js";
 
 /** The item of a menu that stops a provider; with several hosts it opens their list. */
@@ -27,28 +27,19 @@ const ProviderMenu = ({ provider }) => html`<${Menu} label=${`Actions of ${provi
       reference: provider.references[0], link_name: provider.link_name }) },
     stopItem(provider, provider.hosts)]} />`;
 
-function Hosts({ hosts }) {
-  const [first, ...rest] = hosts;
-  const lost = hosts.filter((host) => host.host_state !== "ok").length;
-  return html`<span class="thing">${first ? html`<a href=${href.host(first.host_id)}
-    title=${first.host_id}>${first.host_name}</a>` : html`<span class="muted">none</span>`}
-    ${rest.length > 0 && html`<span class="muted" title=${rest.map((host) => host.host_name).join("\n")}>
-    +${rest.length}</span>`}${lost > 0 && html`<span class="text-error">${lost} not heard</span>`}</span>`;
-}
-
 const COLUMNS = [
   { key: "name", title: "Provider", sort: "name", min: "180px", render: (each) => html`<b><${ProviderLink} id=${each.id}
     linkName=${each.link_name} name=${each.name} /></b>` },
-  { key: "health", title: "Health", sort: "health", width: "134px", phoneLabel: false, render: (each) => (each.lost_on.length
+  { key: "health", title: "State", sort: "health", width: "134px", phoneLabel: false, render: (each) => (each.lost_on.length
     ? html`<${Badge} tone="error" title=${`It ran on ${each.lost_on.join(", ")}, which vanished.`}>runs nowhere</>`
-    : html`<${Health} health=${each.health} />`) },
+    : html`<${Health} health=${each.health} runs=${each.hosts.length > 0} />`) },
   { key: "contract", title: "Contract", sort: "contract_id", min: "190px", phoneLabel: false,
-    render: (each) => html`<span class="mono">${each.contract_id}</span>` },
+    render: (each) => html`<span class="mono"><${Cut} text=${each.contract_id} /></span>` },
   { key: "link", title: "Link name", sort: "link_name", width: "120px", render: (each) => each.link_name },
   { key: "reference", title: "Reference", min: "180px", from: 1240, phone: false, render: (each) => html`<${Reference}
     text=${each.references[0]} others=${each.references.slice(1)} />` },
   { key: "hosts", title: "Hosts", sort: "hosts", down: true, width: "210px", phone: false,
-    render: (each) => html`<${Hosts} hosts=${each.hosts} />` },
+    render: (each) => html`<${HostNames} hosts=${each.hosts} />` },
   { key: "links", title: "Links", sort: "links", down: true, align: "right", width: "80px",
     render: (each) => html`<span class="num">${formatCount(each.links)}</span>` },
   { key: "calls", title: "Calls", align: "right", width: "130px", phone: false, render: (each) => html`<${CallRate}
@@ -58,6 +49,10 @@ const COLUMNS = [
   { key: "menu", title: "", width: "56px", phone: false, render: (each) => html`<${ProviderMenu} provider=${each} />` },
 ];
 
+const bulk = (host) => ({ name: (each) => `${each.name || shortKey(each.id)} (${each.link_name})`, actions: [
+  { text: "Move to another host", icon: "host", run: (rows, done) => changeMany("moveProviders", rows, host, done) },
+  { text: "Stop", icon: "stop", run: (rows, done) => changeMany("stopProviders", rows, host, done) }] });
+
 export function Providers() {
   const [q, setQ] = useListQuery();
   const { query: { host = "" } } = useRoute();
@@ -65,11 +60,12 @@ export function Providers() {
   const start = html`<${Button} kind="primary" icon="plus"
     onClick=${() => startProvider(host ? { host_id: host } : {})}>Start a provider</>`;
   return html`<div class="view view-fill">
-    <${PageHeader} title="Providers" status=${total !== null && html`<span class="count">${formatCount(total)}</span>`}
+    <${PageHeader} title="Providers" status=${html`${total !== null && html`<span
+      class="count">${formatCount(total)}</span>`}<${Term} of="provider" />`}
       actions=${html`<${SearchBox} label="Search providers" placeholder="Name, id or contract" value=${q}
         onInput=${setQ} /><span class="filters"><${HostFilter} /></span>${start}`} />
     <${VirtualTable} label="Providers" url="/providers" collections=${["providers", "links", "rates"]}
-      columns=${COLUMNS} query=${{ q, host }} phoneLines=${3} onTotal=${setTotal}
+      columns=${COLUMNS} query=${{ q, host }} phoneLines=${3} onTotal=${setTotal} bulk=${bulk(host)}
       rowKey=${(each) => `${each.id} ${each.link_name}`} rowHref=${(each) => href.provider(each.id, each.link_name)}
       empty=${q || host ? html`<${EmptyState} icon="search" title="No provider fits"
           action=${html`<${Button} onClick=${() => setQuery({ q: "", host: "" })}>Show all providers</>`}>

@@ -28,6 +28,7 @@ use super::{
     settings::{Limits, Settings},
     tls::Source,
 };
+use lattice_protocol::errors::chain;
 
 /// All listeners of a provider.
 #[derive(Default)]
@@ -240,7 +241,7 @@ fn with(
 
 impl State {
     fn cannot_listen(&self, address: SocketAddr, error: &io::Error) -> LinkError {
-        let what = format!("cannot listen on {address}: {error}");
+        let what = format!("cannot listen on {address}: {}", chain(error));
         match error.kind() {
             io::ErrorKind::AddrInUse => {
                 match self.open.keys().find(|other| other.port() == address.port()) {
