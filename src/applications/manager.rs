@@ -107,6 +107,7 @@ impl Manager {
             targets: targets.clone(),
             statuses: statuses.clone(),
             rollouts: rollouts.clone(),
+            surroundings: Arc::clone(&surroundings),
         };
         let standing = watch::Sender::new(Standing::Unknown);
         let reconciler = Reconciler::new(reconcile::Parts {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::watch;
 
-use lattice_protocol::links::Table;
+use lattice_protocol::{history::Audit, links::Table};
 
 /// The knowledge of a host about its lattice.
 pub trait Surroundings: Send + Sync + 'static {
@@ -17,6 +17,8 @@ pub trait Surroundings: Send + Sync + 'static {
     fn table(&self) -> Option<Arc<Table>>;
     /// Ticks whenever there is another table.
     fn table_changes(&self) -> watch::Receiver<()>;
+    /// Keeps a command that was taken or refused in the history of the host.
+    fn audit(&self, entry: Audit);
 }
 
 /// The other hosts of this make that were heard of.

@@ -7,6 +7,7 @@
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so
 //!   at each save of one.
 //! * [`calls`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares two looks.
+//! * [`history`] reads what hosts kept of what happened; [`origin`] says who sends a command.
 //! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
 //!   they are as they are to be; [`apply`] makes them as manifests say.
 //! * [`placement`] tells on which hosts something may run. [`commands`] changes what a host runs,
@@ -24,11 +25,13 @@ pub mod apply;
 pub mod calls;
 pub mod commands;
 pub mod dev;
+pub mod history;
 pub mod lattice;
 pub mod links;
 mod listing;
 pub mod logs;
 pub mod names;
+pub mod origin;
 pub mod placement;
 pub mod rates;
 pub mod upload;

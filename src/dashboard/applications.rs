@@ -12,8 +12,10 @@ use lattice_applications::{
 };
 use lattice_base::{config::Config, store::jetstream::making::Making};
 use lattice_client::lattice::Lattice;
-use lattice_engine::{host::face::Commander, host_context::HostContext, links::Live, peers::Peers};
-use lattice_protocol::links::Table;
+use lattice_engine::{
+    history::History, host::face::Commander, host_context::HostContext, links::Live, peers::Peers,
+};
+use lattice_protocol::{history::Audit, links::Table};
 
 /// The keeping of applications, as the host ends it.
 pub struct Keeper(pub Arc<Manager>);
@@ -29,6 +31,7 @@ struct Around {
     host_id: String,
     peers: Peers,
     links: Live,
+    history: History,
 }
 
 impl Surroundings for Around {
@@ -52,6 +55,10 @@ impl Surroundings for Around {
     fn table_changes(&self) -> watch::Receiver<()> {
         self.links.changes()
     }
+
+    fn audit(&self, entry: Audit) {
+        self.history.audit(entry);
+    }
 }
 
 /// Starts it; everything ends with `stop`.
@@ -69,6 +76,7 @@ pub async fn start(context: &HostContext, config: &Config, stop: &CancellationTo
             host_id: context.host_id.to_string(),
             peers: context.peers.clone(),
             links: context.links.clone(),
+            history: context.history.clone(),
         }),
         answers: answers.clone(),
         making: Making::of_metadata(config.kv_replicas, config.kv_max_bytes),

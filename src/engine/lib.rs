@@ -11,6 +11,7 @@
 //! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is
 //!   allowed. [`events`] tells what happened, [`delivery`] tells providers and subscribers what
 //!   changed.
+//! * [`history`] keeps what happened for hosts and clients that come later.
 //! * [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for
 //!   this machine's user.
 //!
@@ -45,6 +46,7 @@ pub mod actors;
 pub mod control;
 pub mod delivery;
 pub mod events;
+pub mod history;
 pub mod host;
 pub mod host_context;
 pub mod issuers;

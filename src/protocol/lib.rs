@@ -14,6 +14,7 @@
 //!   years.
 //! * [`store`] has the keys of the metadata bucket, [`links`] the tables that are made of its
 //!   entries. [`desired`] has the bucket of what hosts were asked to run, and its signatures.
+//! * [`history`] is what hosts keep of what happened, for hosts and clients that come later.
 //! * [`applications`] are manifests, and the API of the deployment manager.
 //! * [`errors`], [`serde_null`] and [`clock`] are small helpers; [`escape`] makes strangers' text
 //!   harmless where people read it.
@@ -30,6 +31,7 @@ pub mod desired;
 pub mod errors;
 pub mod escape;
 pub mod events;
+pub mod history;
 pub mod identity;
 pub mod issuers;
 pub mod journal;

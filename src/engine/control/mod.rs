@@ -12,6 +12,7 @@
 //!   [`named_config`], [`probe`].
 
 pub mod actors;
+mod audited;
 pub mod labels;
 pub mod links;
 pub mod named_config;

@@ -30,7 +30,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals};
+use super::{
+    audited, named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals,
+};
 use crate::{
     actors,
     host_context::HostContext,
@@ -47,6 +49,7 @@ use lattice_base::{
 use lattice_protocol::{
     control::types::Ack,
     events::Event,
+    history::{ORIGIN_HEADER, audit::Asked},
     lattice::{control::Control, subject::ControlSubscription},
 };
 
@@ -114,6 +117,20 @@ enum Membership {
 impl Membership {
     fn of(is_synced: bool) -> Self {
         if is_synced { Self::Member } else { Self::Late }
+    }
+
+    /// Whether this host is the one that acts on a request, and not one of those that answer in
+    /// vain after a member.
+    fn acts(self, request: &Control) -> bool {
+        self == Self::Member
+            || !matches!(
+                request,
+                Control::LinkPut
+                    | Control::LinkDel
+                    | Control::ConfigPut { .. }
+                    | Control::ConfigDel { .. }
+                    | Control::ConfigClear { .. }
+            )
     }
 }
 
@@ -249,7 +266,9 @@ impl Server {
         message: Message,
         membership: Membership,
     ) {
-        let Message { subject, reply, payload, .. } = message;
+        let Message { subject, reply, payload, headers, .. } = message;
+        let origin = headers.as_ref().and_then(|headers| headers.get(ORIGIN_HEADER));
+        let asked = Asked::now(origin.map(|origin| origin.as_str()));
         debug!(%subject, "control request");
         let answer = match membership {
             Membership::Member => self.respond(subject.as_str(), &payload, reply.as_ref()),
@@ -266,6 +285,11 @@ impl Server {
             let Some(answer) = answer else { return };
             let request = server.parts.context.subjects.parse_control(&subject);
             server.refusals.tell(request.as_ref(), &subject, &payload, &answer);
+            if let Some(request) = request.filter(|request| membership.acts(request))
+                && let Some(entry) = audited::entry(asked, &request, &payload, &answer)
+            {
+                server.parts.context.history.audit(entry);
+            }
             if let Some(reply) = reply {
                 server.send(&subject, &reply, answer).await;
             }
