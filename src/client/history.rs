@@ -85,6 +85,11 @@ impl History {
         Self { archive: Archive::new(nats, domain, lattice), trust }
     }
 
+    /// Whether the lattice has a history.
+    pub async fn is_there(&self) -> Result<bool, ArchiveError> {
+        self.archive.is_there().await
+    }
+
     /// Reads the entries of a kind that were written in a span of time and some time after it; of
     /// more than `entries_max` the newest.
     pub async fn read<T: DeserializeOwned>(
@@ -94,18 +99,36 @@ impl History {
         range: Range,
         entries_max: usize,
     ) -> Result<Found<T>, ArchiveError> {
-        let since_ms = range.since_ms;
-        let mut found = Found::default();
-        let mut entries = VecDeque::new();
-        let mut bytes = 0;
-        let read = self.archive.read(kind, host_id, since_ms, |key, payload| {
+        let (mut entries, mut has_more) = (VecDeque::new(), false);
+        let folded = self.fold(kind, host_id, range, |kept| {
+            entries.push_back(kept);
+            if entries.len() > entries_max {
+                entries.pop_front();
+                has_more = true;
+            }
+        });
+        let Found { is_cut, rejected, .. } = folded.await?;
+        Ok(Found { entries: entries.into(), is_cut: is_cut || has_more, rejected })
+    }
+
+    /// Hands out the entries of a kind that were written in a span of time and some time after it,
+    /// one by one, and keeps none; the list in what is returned is empty.
+    pub async fn fold<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        host_id: Option<&str>,
+        range: Range,
+        mut found: impl FnMut(Kept<T>),
+    ) -> Result<Found<T>, ArchiveError> {
+        let (mut told, mut bytes) = (Found::default(), 0);
+        let read = self.archive.read(kind, host_id, range.since_ms, |key, payload| {
             bytes += payload.len();
             if bytes > BYTES_MAX {
-                found.is_cut = true;
+                told.is_cut = true;
                 return ControlFlow::Break(());
             }
             let Some(batch) = self.batch::<T>(kind, key, payload) else {
-                found.rejected += 1;
+                told.rejected += 1;
                 return ControlFlow::Continue(());
             };
             // Later ones are of later still.
@@ -113,18 +136,14 @@ impl History {
                 return ControlFlow::Break(());
             }
             let Batch { host_id, host_name, items, .. } = batch;
-            entries.extend(items.into_iter().map(|item| Kept {
-                host_id: host_id.clone(),
-                host_name: host_name.clone(),
-                item,
-            }));
-            found.is_cut |= entries.len() > entries_max;
-            entries.drain(..entries.len().saturating_sub(entries_max));
+            for item in items {
+                let (host_id, host_name) = (host_id.clone(), host_name.clone());
+                found(Kept { host_id, host_name, item });
+            }
             ControlFlow::Continue(())
         });
         read.await?;
-        found.entries = entries.into();
-        Ok(found)
+        Ok(told)
     }
 
     /// Follows the entries of a kind since a moment, as batches; the flag says that all of the past

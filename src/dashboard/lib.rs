@@ -49,13 +49,16 @@ use tracing::{Instrument, error, info, info_span, warn};
 use auth::{Auth, Reading};
 use lattice_applications::manager::Manager;
 use lattice_base::config::{self, Config};
-use lattice_client::lattice::Lattice;
+use lattice_client::{history::History, lattice::Lattice};
 use lattice_engine::{
     host::face::{Face, Opened, Parts, Place},
     host_context::HostContext,
 };
-use model::Model;
+use lattice_protocol::history::Origin;
+use model::{Model, past::Past};
 use operations::Operations;
+
+pub use model::events::{Severity, sentence};
 
 /// The dashboard of a host. Cheap to clone.
 #[derive(Clone)]
@@ -67,6 +70,7 @@ struct Inner {
     lattice: Lattice,
     auth: Auth,
     model: Model,
+    past: Past,
     operations: Operations,
     /// Keeps applications in this host.
     manager: Arc<Manager>,
@@ -157,15 +161,39 @@ impl Dashboard {
             names: settings.names.clone(),
             host_id,
         });
-        let HostContext { ctl, subjects, js_domain, .. } = &*parts.context;
+        let HostContext { ctl, subjects, js_domain, authority, .. } = &*parts.context;
+        // Of whatever is done for no session.
+        let origin = Origin {
+            kind: "dashboard".to_owned(),
+            from: facts.friendly_name.clone(),
+            ..Origin::default()
+        };
         let lattice = Lattice::new(
             ctl.client.clone(),
             subjects.clone(),
             lattice_client::TIMEOUT,
             js_domain.clone(),
-        );
+        )
+        .with_origin(origin);
+        let trust = authority.trust().clone();
+        let past = Past::new(History::new(
+            ctl.clone(),
+            js_domain.as_deref(),
+            subjects.lattice().as_str(),
+            trust,
+        ));
         let life = uuid::Uuid::new_v4().simple().to_string();
-        let inner = Inner { parts, lattice, auth, model, operations, manager, life, _noted: noted };
+        let inner = Inner {
+            parts,
+            lattice,
+            auth,
+            model,
+            past,
+            operations,
+            manager,
+            life,
+            _noted: noted,
+        };
         let dashboard = Self(Arc::new(inner));
         dashboard.spawn(listener, tasks, stop);
         Ok(place)
@@ -191,6 +219,8 @@ impl Dashboard {
         );
         let following = model::applications::run(self.clone(), stop.clone());
         tasks.spawn(following.instrument(info_span!("dashboard")));
+        let remembering = model::past::run(self.clone(), stop.clone());
+        tasks.spawn(remembering.instrument(info_span!("dashboard")));
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
     }
@@ -223,6 +253,11 @@ impl Dashboard {
 
     fn model(&self) -> &Model {
         &self.0.model
+    }
+
+    /// Returns the history of the lattice.
+    fn past(&self) -> &Past {
+        &self.0.past
     }
 
     fn operations(&self) -> &Operations {

@@ -165,6 +165,11 @@ impl Archive {
         }))
     }
 
+    /// Whether there is such a stream.
+    pub async fn is_there(&self) -> Result<bool, ArchiveError> {
+        Ok(self.find().await?.is_some())
+    }
+
     /// Whether the stream was found or made.
     pub fn is_open(&self) -> bool {
         self.opened.load().is_some()

@@ -12,6 +12,7 @@ pub mod app;
 pub mod connect;
 pub mod dev;
 pub mod flags;
+pub mod history;
 pub mod lattice;
 pub mod tools;
 
@@ -226,6 +227,12 @@ pub enum Command {
     Explain(lattice::Explain),
     /// Show what an actor or a provider logs, on whatever host
     Logs(lattice::Logs),
+    /// Show what happened in the lattice, and go on with what happens
+    Events(history::Events),
+    /// Show who changed what: the commands that hosts took or refused
+    Audit(history::Audit),
+    /// Show what needs attention, acknowledge it or mute it
+    Attention(history::Attention),
     /// Show actors by calls, latency and errors, live
     Top(lattice::Top),
     /// Show calls as they pass
@@ -272,7 +279,7 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
             "export", "app", "rollout",
         ],
     ),
-    ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
+    ("Find out", &["doctor", "attention", "explain", "logs", "events", "audit", "top", "spy"]),
     (
         "Make and keep",
         &[

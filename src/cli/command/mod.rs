@@ -6,6 +6,7 @@
 //! error, as sentences or, where data was asked for, as JSON.
 
 mod apply;
+mod attention;
 mod call;
 mod clock;
 pub mod completions;
@@ -21,6 +22,7 @@ mod export;
 mod files;
 mod forget;
 mod get;
+mod history;
 mod inspect;
 mod keys;
 mod label;
@@ -124,6 +126,9 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
         Command::Explain(explain) => explain::run(terminal, settings, explain).await,
         Command::Logs(logs) => logs::run(terminal, settings, logs).await,
+        Command::Events(events) => history::events(terminal, settings, events).await,
+        Command::Audit(audit) => history::audit(terminal, settings, audit).await,
+        Command::Attention(args) => attention::run(terminal, settings, args).await,
         Command::Top(top) => top::run(terminal, settings, top).await,
         Command::Spy(spy) => spy::run(terminal, settings, spy).await,
         Command::Dev(dev) => dev::run(terminal, settings, dev).await,

@@ -15,6 +15,7 @@ mod auctions;
 mod call;
 mod claims;
 mod events;
+mod history;
 mod hosts;
 mod links;
 mod logs;
@@ -182,6 +183,8 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(claims::list))
         .routes(routes!(events::list))
         .routes(routes!(events::pulls))
+        .routes(routes!(history::audit))
+        .routes(routes!(history::rates))
         .routes(routes!(operations::list))
         .routes(routes!(uploads::upload))
         .routes(routes!(auctions::preview))

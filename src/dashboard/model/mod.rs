@@ -12,12 +12,14 @@
 //!   somebody looks ([`Model::mark_viewed`]); a host nobody looks at only listens.
 //! * A [`Snapshot`] is immutable, and so is what was counted from it. [`Records`] grow: they are
 //!   behind a lock that is held for lines, and readers take copies out of it.
+//! * [`past`] is the history of the lattice, the same on every host.
 //! * Everything has a bound: events, points of a history, targets with a history, pulls.
 
 pub mod applications;
 pub mod attention;
 pub mod collector;
 pub mod events;
+pub mod past;
 pub mod rates;
 
 use std::{
@@ -156,10 +158,12 @@ pub enum Collection {
     Pulls,
     Rates,
     Applications,
+    /// Commands that hosts took or refused.
+    Audit,
 }
 
 impl Collection {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Hosts,
         Self::Actors,
         Self::Providers,
@@ -169,6 +173,7 @@ impl Collection {
         Self::Pulls,
         Self::Rates,
         Self::Applications,
+        Self::Audit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -182,6 +187,7 @@ impl Collection {
             Self::Pulls => "pulls",
             Self::Rates => "rates",
             Self::Applications => "applications",
+            Self::Audit => "audit",
         }
     }
 }

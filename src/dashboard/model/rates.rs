@@ -61,7 +61,8 @@ impl Sum {
     }
 }
 
-fn rounded(value: f64) -> f64 {
+/// Returns a number with two digits after the point.
+pub fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
