@@ -22,6 +22,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod actor;
+mod alerts;
 mod api;
 mod applications;
 mod assets;
@@ -46,9 +47,13 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, error, info, info_span, warn};
 
+use alerts::{Alerts, hook::Hook};
 use auth::{Auth, Reading};
 use lattice_applications::manager::Manager;
-use lattice_base::config::{self, Config};
+use lattice_base::{
+    config::{self, Config},
+    store::jetstream::making::Making,
+};
 use lattice_client::{history::History, lattice::Lattice};
 use lattice_engine::{
     host::face::{Face, Opened, Parts, Place},
@@ -71,6 +76,7 @@ struct Inner {
     auth: Auth,
     model: Model,
     past: Past,
+    alerts: Alerts,
     operations: Operations,
     /// Keeps applications in this host.
     manager: Arc<Manager>,
@@ -98,7 +104,11 @@ impl Face for Opener {
             let dashboard = match &config.dashboard {
                 Some(settings) => {
                     let manager = Arc::clone(&keeper.0);
-                    Dashboard::open(parts, manager, settings, state_dir, tasks, stop)
+                    let making = Making::of_metadata(config.kv_replicas, config.kv_max_bytes);
+                    let alerts = Alerts::new(&parts.context, making);
+                    let webhook = config.attention_webhook.as_ref();
+                    let beside = Beside { manager, alerts, webhook };
+                    Dashboard::open(parts, beside, settings, state_dir, tasks, stop)
                         .await
                         .inspect_err(|error| error!("no dashboard: {error:#}"))
                         .ok()
@@ -111,11 +121,18 @@ impl Face for Opener {
     }
 }
 
+/// What a dashboard has beside the parts of its host.
+pub struct Beside<'a> {
+    pub manager: Arc<Manager>,
+    alerts: Alerts,
+    webhook: Option<&'a config::Webhook>,
+}
+
 impl Dashboard {
     /// Listens, and answers from here on.
     pub async fn open(
         parts: Parts,
-        manager: Arc<Manager>,
+        Beside { manager, alerts, webhook }: Beside<'_>,
         settings: &config::Dashboard,
         state_dir: &Path,
         tasks: &TaskTracker,
@@ -189,6 +206,7 @@ impl Dashboard {
             auth,
             model,
             past,
+            alerts,
             operations,
             manager,
             life,
@@ -196,6 +214,7 @@ impl Dashboard {
         };
         let dashboard = Self(Arc::new(inner));
         dashboard.spawn(listener, tasks, stop);
+        dashboard.tell_attention(webhook, tasks, stop);
         Ok(place)
     }
 
@@ -223,6 +242,31 @@ impl Dashboard {
         tasks.spawn(remembering.instrument(info_span!("dashboard")));
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
+    }
+
+    /// Answers what needs attention, and tells it outside if it is this host's turn.
+    fn tell_attention(
+        &self,
+        webhook: Option<&config::Webhook>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let context = &self.parts().context;
+        let (client, subject) = (context.ctl.client.clone(), context.subjects.attention());
+        let (hook, sending) = Hook::new(client, subject, webhook, stop.clone());
+        let telling = alerts::run(self.clone(), hook, stop.clone());
+        tasks.spawn(telling.instrument(info_span!("attention")));
+        if let Some(sending) = sending {
+            tasks.spawn(sending.instrument(info_span!("attention")));
+        }
+        // Asked by whoever has no browser; until the host stops it holds this dashboard.
+        let attendant = alerts::Attendant(self.clone());
+        context.attention.fill(Arc::new(attendant));
+        let (slot, stop) = (context.attention.clone(), stop.clone());
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            slot.empty();
+        });
     }
 
     fn app(self) -> Router {
@@ -253,6 +297,11 @@ impl Dashboard {
 
     fn model(&self) -> &Model {
         &self.0.model
+    }
+
+    /// Returns what people say about what needs attention.
+    fn alerts(&self) -> &Alerts {
+        &self.0.alerts
     }
 
     /// Returns the history of the lattice.

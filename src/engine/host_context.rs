@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    control::state::HostState, events::Publisher, history::History, issuers::Issuers, journal::Journal, links::Live,
+    attention::Slot, control::state::HostState, events::Publisher, history::History, issuers::Issuers, journal::Journal, links::Live,
     peers::Peers, policy::Policy,
 };
 use lattice_base::{
@@ -41,6 +41,8 @@ pub struct HostContext {
     pub events: Publisher,
     /// Keeps what happens for those who come later.
     pub history: History,
+    /// Where a dashboard of this host says what needs attention.
+    pub attention: Slot,
     pub journal: Journal,
     pub peers: Peers,
     /// The memory for payloads.

@@ -11,6 +11,7 @@
 //! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is
 //!   allowed. [`events`] tells what happened, [`delivery`] tells providers and subscribers what
 //!   changed.
+//! * [`attention`] is where a dashboard says what needs attention, for clients that ask the host.
 //! * [`history`] keeps what happened for hosts and clients that come later.
 //! * [`meter`] counts calls, [`journal`] keeps what actors and providers say; [`local`] signs for
 //!   this machine's user.
@@ -43,6 +44,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod actors;
+pub mod attention;
 pub mod control;
 pub mod delivery;
 pub mod events;

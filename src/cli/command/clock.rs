@@ -28,7 +28,7 @@ pub(super) fn time_of(moment: OffsetDateTime) -> String {
 /// Returns milliseconds since 1970.
 pub(super) fn moment(text: &str, now: OffsetDateTime) -> Result<u64, String> {
     let text = text.trim();
-    let at = ago(text).map(|span| now.checked_sub(span)).unwrap_or_else(|| written(text, now));
+    let at = span(text).map(|span| now.checked_sub(span)).unwrap_or_else(|| written(text, now));
     let ms = at.and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
     ms.ok_or_else(|| {
         format!(
@@ -38,8 +38,8 @@ pub(super) fn moment(text: &str, now: OffsetDateTime) -> Result<u64, String> {
     })
 }
 
-/// Reads a number with a unit.
-fn ago(text: &str) -> Option<Duration> {
+/// Reads a span of time: a number with a unit, like 15m.
+pub(super) fn span(text: &str) -> Option<Duration> {
     let number = text.get(..text.len().checked_sub(1)?)?.parse::<u32>().ok().map(i64::from)?;
     Some(match text.chars().last()? {
         's' => Duration::seconds(number),

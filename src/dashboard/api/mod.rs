@@ -11,6 +11,7 @@
 
 mod actors;
 mod applications;
+mod attention;
 mod auctions;
 mod call;
 mod claims;
@@ -183,6 +184,8 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(claims::list))
         .routes(routes!(events::list))
         .routes(routes!(events::pulls))
+        .routes(routes!(attention::list))
+        .routes(routes!(attention::mark, attention::clear))
         .routes(routes!(history::audit))
         .routes(routes!(history::rates))
         .routes(routes!(operations::list))

@@ -18,12 +18,15 @@ use crate::{
 use lattice_base::store::domain_name;
 use lattice_protocol::{
     applications::api,
+    attention::{Item, Mark, Said},
     control::{probe::health::Health, types::InventoryProvider},
     links::{LinkDefinition, Table, link_option},
 };
 
 /// The most entries of a list; more would not be read.
 const ATTENTION_MAX: usize = 50;
+/// Bytes of a key: enough for so few.
+const KEY_BYTES: usize = 5;
 
 /// How many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -62,13 +65,67 @@ pub struct Attention {
     pub id: String,
     pub link_name: String,
     pub since_ms: Option<u64>,
+    /// Tells it from all others, on every host alike; names it in `/api/v1/attention/{key}`.
+    pub key: String,
+    /// What somebody said about it.
+    pub mark: Option<Marked>,
     /// How many bytes of the text are ours; what follows was said by others.
     #[serde(skip)]
     ours: usize,
 }
 
+/// What somebody said about something that needs attention.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Marked {
+    /// `ack` or `mute`.
+    pub said: &'static str,
+    pub at_ms: u64,
+    /// It ends then by itself.
+    pub until_ms: u64,
+    pub by: String,
+    pub note: String,
+}
+
+impl From<&Mark> for Marked {
+    fn from(mark: &Mark) -> Self {
+        let said = match mark.said {
+            Said::Ack => "ack",
+            Said::Mute => "mute",
+        };
+        let (by, note) = (mark.by.clone(), mark.note.clone());
+        Self { said, at_ms: mark.at_ms, until_ms: mark.until_ms, by, note }
+    }
+}
+
+impl From<Attention> for Item {
+    fn from(attention: Attention) -> Self {
+        let Attention { severity, text, advice, kind, id, link_name, since_ms, key, mark, .. } =
+            attention;
+        let severity = match severity {
+            Grade::Error => "error",
+            Grade::Warning => "warning",
+        };
+        let mark = mark.map(|Marked { said, at_ms, until_ms, by, note }| Mark {
+            said: if said == "mute" { Said::Mute } else { Said::Ack },
+            at_ms,
+            until_ms,
+            by,
+            note,
+        });
+        let (severity, kind) = (severity.to_owned(), kind.to_owned());
+        Self { key, severity, text, advice, kind, id, link_name, since_ms, mark }
+    }
+}
+
 impl Mask for Attention {
     fn mask(&mut self) {
+        if let Some(mark) = &mut self.mark {
+            for text in [&mut mark.by, &mut mark.note] {
+                if !text.is_empty() {
+                    HIDDEN.clone_into(text);
+                }
+            }
+        }
         if self.ours < self.text.len() {
             self.text.truncate(self.ours);
             self.text.push_str(": ");
@@ -88,8 +145,26 @@ impl Attention {
             id,
             link_name: String::new(),
             since_ms: None,
+            key: String::new(),
+            mark: None,
             ours,
         }
+    }
+
+    /// Returns its key: numbers in its text may change while it lasts, and so may what others say.
+    pub fn stable_key(&self) -> String {
+        let ours: String = self.text[..self.ours]
+            .chars()
+            .map(|letter| if letter.is_ascii_digit() { '#' } else { letter })
+            .collect();
+        let all = format!("{}\n{}\n{}\n{ours}", self.kind, self.id, self.link_name);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, all.as_bytes());
+        data_encoding::HEXLOWER.encode(&digest.as_ref()[..KEY_BYTES])
+    }
+
+    /// Whether nobody wants to hear of it.
+    pub fn is_muted(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.said == "mute")
     }
 
     /// Adds what somebody else said about it.
@@ -126,7 +201,10 @@ impl Mask for Numbers {
 pub struct Summary {
     pub counts: Counts,
     pub rates: Rate,
+    /// Acknowledged ones are the last.
     pub attention: Vec<Attention>,
+    /// What nobody wants to hear of for a while.
+    pub muted: Vec<Attention>,
 }
 
 impl Summary {
@@ -159,8 +237,15 @@ impl Summary {
             }));
         }
         attention.sort_by_key(|item| item.severity);
+        let mut muted = dashboard.alerts().apply(&mut attention);
         attention.truncate(ATTENTION_MAX);
-        Self { counts, rates: model.rates().lattice(), attention }
+        muted.truncate(ATTENTION_MAX);
+        Self { counts, rates: model.rates().lattice(), attention, muted }
+    }
+
+    /// Returns all that needs attention, muted ones last.
+    pub fn all(&self) -> impl Iterator<Item = &Attention> {
+        self.attention.iter().chain(&self.muted)
     }
 }
 
@@ -338,6 +423,18 @@ mod tests {
         };
         assert!(dangles(false, true));
         assert!(!dangles(true, true) && !dangles(false, false) && !dangles(true, false));
+    }
+
+    #[test]
+    fn a_key_is_the_same_while_something_lasts() {
+        let ended = |times: u32, said: &str| {
+            let text = format!("Provider x ended {times} times in a row");
+            Attention::new(Grade::Error, "provider", "V", text).said(Some(said)).stable_key()
+        };
+        assert_eq!(ended(3, "exit 1"), ended(4, "exit 2"));
+        let other = Attention::new(Grade::Error, "provider", "V", "Provider x fails".into());
+        assert_ne!(ended(3, "exit 1"), other.stable_key());
+        assert_eq!(other.stable_key().len(), 2 * KEY_BYTES);
     }
 
     #[test]

@@ -124,6 +124,8 @@ struct Demand {
     viewers: usize,
     /// When the last request was made.
     viewed: Option<Instant>,
+    /// This host tells what needs attention, so it asks other hosts though nobody looks.
+    watched: bool,
     /// When somebody began to look.
     began: Instant,
     /// Hosts that were changed from here and are to be asked again.
@@ -408,6 +410,7 @@ impl Model {
             demand: Mutex::new(Demand {
                 viewers: 0,
                 viewed: None,
+                watched: false,
                 began: now,
                 invalidated: BTreeSet::new(),
             }),
@@ -551,6 +554,15 @@ impl Model {
     /// Whether it is worth to ask other hosts.
     fn is_viewed(&self) -> bool {
         self.0.demand.lock().is_viewed()
+    }
+
+    /// Says whether other hosts are asked for what they run, also if nobody looks.
+    pub fn watch(&self, watched: bool) {
+        self.0.demand.lock().watched = watched;
+    }
+
+    fn is_watched(&self) -> bool {
+        self.0.demand.lock().watched
     }
 
     /// How many hear news.

@@ -63,7 +63,8 @@ fn host_of(request: &Control) -> Option<&str> {
         | Control::StopProvider { host }
         | Control::StopHost { host }
         | Control::LabelPut { host }
-        | Control::LabelDel { host } => Some(host),
+        | Control::LabelDel { host }
+        | Control::MarkAttention { host } => Some(host),
         _ => None,
     }
 }

@@ -9,9 +9,10 @@
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
 //! * [`refusals`] tells of commands that were refused.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`],
-//!   [`named_config`], [`probe`].
+//!   [`named_config`], [`probe`]; `attention` asks the dashboard.
 
 pub mod actors;
+mod attention;
 mod audited;
 pub mod labels;
 pub mod links;

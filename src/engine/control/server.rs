@@ -268,11 +268,16 @@ impl Server {
     ) {
         let Message { subject, reply, payload, headers, .. } = message;
         let origin = headers.as_ref().and_then(|headers| headers.get(ORIGIN_HEADER));
-        let asked = Asked::now(origin.map(|origin| origin.as_str()));
+        let origin = origin.map(|origin| origin.as_str());
+        let asked = Asked::now(origin);
         debug!(%subject, "control request");
         let answer = match membership {
-            Membership::Member => self.respond(subject.as_str(), &payload, reply.as_ref()),
-            Membership::Late => self.respond_late(subject.as_str(), &payload, reply.as_ref()),
+            Membership::Member => {
+                self.respond(subject.as_str(), &payload, reply.as_ref(), origin)
+            }
+            Membership::Late => {
+                self.respond_late(subject.as_str(), &payload, reply.as_ref(), origin)
+            }
         };
         let server = Arc::clone(self);
         waiting.spawn(async move {
@@ -320,6 +325,7 @@ impl Server {
         subject: &str,
         payload: &Bytes,
         reply: Option<&Subject>,
+        origin: Option<&str>,
     ) -> Answer {
         match self.parts.context.subjects.parse_control(subject) {
             Some(Control::Claims | Control::Links) => {
@@ -328,12 +334,12 @@ impl Server {
                     (Arc::clone(self), subject.to_owned(), payload.clone());
                 async move {
                     tokio::time::sleep(LATE_READ).await;
-                    server.respond(&subject, &payload, None).await
+                    server.respond(&subject, &payload, None, None).await
                 }
                 .boxed()
             }
             Some(Control::ConfigGet { .. } | Control::ConfigList { .. }) => {
-                let answer = self.respond(subject, payload, reply);
+                let answer = self.respond(subject, payload, reply, origin);
                 async move { tokio::join!(answer, tokio::time::sleep(LATE_WRITE)).0 }.boxed()
             }
             Some(
@@ -351,7 +357,7 @@ impl Server {
                 .boxed()
             }
             // Asked of this host, or of each.
-            _ => self.respond(subject, payload, reply),
+            _ => self.respond(subject, payload, reply, origin),
         }
     }
 
@@ -362,6 +368,7 @@ impl Server {
         subject: &str,
         payload: &Bytes,
         reply: Option<&Subject>,
+        origin: Option<&str>,
     ) -> Answer {
         let Some(request) = self.parts.context.subjects.parse_control(subject) else {
             return self.unsupported(subject);
@@ -413,6 +420,10 @@ impl Server {
                 read("page", or_empty(payload), |ask| self.probe_claims(ask))
             }
             Control::ProbeLink { .. } => read("link", payload, |ask| self.probe_link(ask)),
+            Control::ProbeAttention { .. } => self.probe_attention(),
+            Control::MarkAttention { .. } => {
+                read("attention", payload, |ask| self.mark_attention(ask, origin))
+            }
         }
     }
 

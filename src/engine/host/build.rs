@@ -17,6 +17,7 @@ use crate::{
         engine::{self, Engine},
         supervisor as actors,
     },
+    attention::Slot,
     control::{
         named_config::NamedConfig,
         state::{Facts, HostState},
@@ -233,6 +234,7 @@ impl Builder<'_> {
             issuers,
             events,
             history,
+            attention: Slot::default(),
             tasks,
         };
         Ok((Arc::new(context), verifier, notices))

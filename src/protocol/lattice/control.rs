@@ -105,4 +105,8 @@ controls! {
     ProbeClaims { host } = "probe".host."claims", Query("asking for claims in pages");
     /// Whether its provider has taken a link on.
     ProbeLink { host } = "probe".host."link", Query("waiting for links");
+    /// What needs attention in the lattice.
+    ProbeAttention { host } = "probe".host."attention", Query("asking what needs attention");
+    /// Something that needs attention is acknowledged or muted.
+    MarkAttention { host } = "cmd".host."attention", Command("attention");
 }
