@@ -91,10 +91,6 @@ impl View for Shown {
     }
 
     fn text(&self, page: &mut Page) {
-        if self.0.items.is_empty() {
-            page.line("nothing needs attention");
-            return;
-        }
         let mut table = Table::new([
             Column::fixed("KEY"),
             Column::fixed("SEVERITY"),
@@ -110,13 +106,13 @@ impl View for Shown {
             };
             table.row([
                 Cell::from(item.key.as_str()),
-                Cell::from(item.severity.as_str()).tone(tone),
+                Cell::toned(item.severity.as_str(), tone),
                 Cell::from(item.text.as_str()),
                 Cell::from(said(item.mark.as_ref())),
                 Cell::from(item.advice.clone().unwrap_or_default()),
             ]);
         }
-        page.table(table);
+        page.table(&table, "nothing needs attention");
     }
 
     fn names(&self) -> Vec<String> {

@@ -41,14 +41,14 @@ const CLOCKS_MS: u64 = 60_000;
 
 pub async fn events(terminal: &Terminal, before: SettingArgs, args: EventArgs) -> Result<()> {
     let looking = Looking::begin(before, &args.connect, args.host.as_deref()).await?;
-    let mut rows = Events { args: &args, looking: &looking };
-    looking.show(terminal, &args.span, &mut rows).await
+    let rows = Events { args: &args, looking: &looking };
+    looking.show(terminal, &args.span, &rows).await
 }
 
 pub async fn audit(terminal: &Terminal, before: SettingArgs, args: AuditArgs) -> Result<()> {
     let looking = Looking::begin(before, &args.connect, args.host.as_deref()).await?;
-    let mut rows = Commands { args: &args, looking: &looking };
-    looking.show(terminal, &args.span, &mut rows).await
+    let rows = Commands { args: &args, looking: &looking };
+    looking.show(terminal, &args.span, &rows).await
 }
 
 /// The lattice that is looked at.
@@ -74,7 +74,7 @@ trait Rows {
     /// When it happened, in milliseconds since 1970.
     fn at_ms(&self, item: &Self::Item) -> u64;
     /// Returns its JSON and what a person reads; `None` if it is not wanted.
-    fn told(&mut self, kept: &Kept<Self::Item>, is_wide: bool) -> Option<(Value, Text)>;
+    fn told(&self, kept: &Kept<Self::Item>, is_wide: bool) -> Option<(Value, Text)>;
 }
 
 impl Looking {
@@ -99,7 +99,7 @@ impl Looking {
     }
 
     /// Prints what is kept, and what comes if that is wanted.
-    async fn show<R: Rows>(&self, terminal: &Terminal, span: &Span, rows: &mut R) -> Result<()> {
+    async fn show<R: Rows>(&self, terminal: &Terminal, span: &Span, rows: &R) -> Result<()> {
         let range = range(span)?;
         ensure!(
             self.history.is_there().await?,
@@ -137,7 +137,7 @@ impl Looking {
     async fn follow<R: Rows>(
         &self,
         terminal: &Terminal,
-        rows: &mut R,
+        rows: &R,
         entries: Vec<Kept<R::Item>>,
         last_ms: u64,
     ) -> Result<()> {
@@ -169,7 +169,7 @@ impl Looking {
     }
 
     /// Tells an entry from the others.
-    fn key<R: Rows>(&self, rows: &mut R, kept: &Kept<R::Item>) -> String {
+    fn key<R: Rows>(&self, rows: &R, kept: &Kept<R::Item>) -> String {
         let told = rows.told(kept, false).map(|(json, _)| json["id"].to_string());
         format!("{} {} {}", kept.host_id, rows.at_ms(&kept.item), told.unwrap_or_default())
     }
@@ -177,7 +177,7 @@ impl Looking {
     fn wanted<R: Rows>(
         &self,
         terminal: &Terminal,
-        rows: &mut R,
+        rows: &R,
         entries: &[Kept<R::Item>],
     ) -> Vec<(Value, Text)> {
         let is_wide = terminal.output() == Output::Wide;
@@ -276,7 +276,7 @@ impl Rows for Events<'_> {
         item.at_ms
     }
 
-    fn told(&mut self, kept: &Kept<Happened>, is_wide: bool) -> Option<(Value, Text)> {
+    fn told(&self, kept: &Kept<Happened>, is_wide: bool) -> Option<(Value, Text)> {
         let Happened { id, at_ms, name, source, data } = &kept.item;
         let (args, looking) = (self.args, self.looking);
         let host = match *source == kept.host_id && !kept.host_name.is_empty() {
@@ -303,7 +303,7 @@ impl Rows for Events<'_> {
         };
         let mut line = Tone::Faint.paint(&clock::time_of(time)) + " ";
         if is_wide {
-            line = line + Tone::Faint.paint(&format!("{name:<22} ")) + source + " ";
+            line = line + Tone::Faint.paint(&format!("{name:<22} {source} "));
         }
         Some((json, line + tone.paint(&text)))
     }
@@ -337,7 +337,8 @@ impl Rows for Commands<'_> {
         item.at_ms
     }
 
-    fn told(&mut self, Kept { host_id, host_name, item }: &Kept<Audit>, is_wide: bool) -> Option<(Value, Text)> {
+    fn told(&self, kept: &Kept<Audit>, is_wide: bool) -> Option<(Value, Text)> {
+        let Kept { host_id, host_name, item } = kept;
         let (args, looking) = (self.args, self.looking);
         let (subject, who) = (self.subject(item), item.origin.words());
         let outcome = item.outcome.word();

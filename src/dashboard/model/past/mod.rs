@@ -207,8 +207,8 @@ fn insert<T: Dated>(list: &mut VecDeque<T>, entry: T) -> bool {
     let at = list.partition_point(|other| other.at_ms() <= entry.at_ms());
     let is_known = |other: &T| !entry.id().is_empty() && other.id() == entry.id();
     // Entries of one moment are few.
-    let same = list.range(..at).rev().take_while(|other| other.at_ms() == entry.at_ms());
-    if same.into_iter().any(is_known) {
+    let mut same = list.range(..at).rev().take_while(|other| other.at_ms() == entry.at_ms());
+    if same.any(is_known) {
         return false;
     }
     list.insert(at, entry);
