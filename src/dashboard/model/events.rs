@@ -72,6 +72,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns it with another time.
+    pub fn at(self, at_ms: u64) -> Self {
+        Self { at_ms, ..self }
+    }
+
     /// Returns it with the text that everybody may read, and all of its data: for whoever shows
     /// the text alone.
     pub fn masked_text(self) -> Self {

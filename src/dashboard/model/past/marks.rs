@@ -68,8 +68,10 @@ mod tests {
     use crate::model::events::Severity;
 
     fn entry(name: &str, host: &str, at_ms: u64, data: Value) -> Entry {
-        let concluded = Entry::concluded(name, Severity::Info, host, host, name.to_owned());
-        Entry { at_ms, data, ..concluded }
+        let mut entry =
+            Entry::concluded(name, Severity::Info, host, host, name.to_owned()).at(at_ms);
+        entry.data = data;
+        entry
     }
 
     #[test]

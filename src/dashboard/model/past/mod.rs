@@ -393,7 +393,10 @@ fn merge(entries: &mut Vec<Entry>, live: impl Iterator<Item = Entry>) {
     for entry in live {
         match known.get(&entry.id) {
             // As it was heard, with more of its data.
-            Some(at) => entries[*at] = Entry { at_ms: entries[*at].at_ms, ..entry },
+            Some(at) => {
+                let at_ms = entries[*at].at_ms;
+                entries[*at] = entry.at(at_ms);
+            }
             None if entries.iter().any(|other| is_same_loss(other, &entry)) => {}
             None => more.push(entry),
         }
@@ -503,11 +506,11 @@ mod tests {
 
     #[test]
     fn what_a_host_heard_and_what_the_stream_has_are_one_list() {
-        let entry = |id: &str, name: &str, at_ms, seq| Entry {
-            id: id.into(),
-            at_ms,
-            seq,
-            ..Entry::concluded(name, Severity::Info, "N1", "calm", format!("{name} {seq}"))
+        let entry = |id: &str, name: &str, at_ms, seq| {
+            let text = format!("{name} {seq}");
+            let mut entry = Entry::concluded(name, Severity::Info, "N1", "calm", text).at(at_ms);
+            (entry.id, entry.seq) = (id.to_owned(), seq);
+            entry
         };
         let mut entries = vec![entry("b", "host_started", 20, 0), entry("x", "host_lost", 10, 0)];
         let live = [

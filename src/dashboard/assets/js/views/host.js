@@ -174,7 +174,7 @@ export function HostDetail({ id }) {
       <${Stat} label="Heard" value=${html`<${RelativeTime} at=${host.heard_ms} />`} sub="last heartbeat" />
     </div>
     <div class="host-grid">
-      <${Card} title="Traffic"><${SeriesChart} series=${host.series} /></>
+      <${Card} title="Traffic"><${SeriesChart} series=${host.series} of=${{ of: "host", id: host.id }} /></>
       <div class="stack">
         <${Card} title="Labels" actions=${html`<${Button} size="small" icon="edit"
           onClick=${() => editLabels(host)}>Edit</>`}>
