@@ -36,6 +36,7 @@ mod explain;
 mod external;
 mod failover;
 mod forgery;
+
 mod history;
 mod http_attacks;
 mod httpclient;

@@ -3,10 +3,12 @@
 
 mod api;
 mod applications;
+mod attention;
 mod browser;
 mod crowd;
 mod door;
 mod health;
+mod history;
 mod kinds;
 
 use std::time::Duration;
