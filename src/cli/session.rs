@@ -13,7 +13,9 @@ use crate::{
     context,
 };
 use lattice_base::{
-    config::{Config, Environment as _, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR},
+    config::{
+        Config, Environment as _, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR,
+    },
     dirs::Dirs,
     lattice::connection::{Nats, Purpose, connect_once},
 };

@@ -158,11 +158,8 @@ impl History {
         let batches = passing.map(move |message| {
             let batch = history.batch::<T>(kind, &message.key, &message.payload);
             let entries = batch.map(|Batch { host_id, host_name, items, .. }| {
-                let kept = |item| Kept {
-                    host_id: host_id.clone(),
-                    host_name: host_name.clone(),
-                    item,
-                };
+                let kept =
+                    |item| Kept { host_id: host_id.clone(), host_name: host_name.clone(), item };
                 items.into_iter().map(kept).collect()
             });
             (entries.unwrap_or_default(), message.to_come == 0)
@@ -278,8 +275,7 @@ mod tests {
             told("host_started", "N1", 5_200),
             told(HOST_LOST, "N3", 90_000),
         ]);
-        let shown: Vec<_> =
-            events.iter().map(|kept| (&*kept.item.name, kept.item.at_ms)).collect();
+        let shown: Vec<_> = events.iter().map(|kept| (&*kept.item.name, kept.item.at_ms)).collect();
         assert_eq!(
             shown,
             [

@@ -311,8 +311,7 @@ impl Auth {
     /// Says who makes a request, for the history: the beginning of the id of its session, and where
     /// it comes from.
     fn origin(&self, caller: IpAddr, headers: &HeaderMap) -> Origin {
-        let session =
-            bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown));
+        let session = bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown));
         let who = session.map(|claims| claims.jti.chars().take(SESSION_CHARS).collect());
         Origin {
             kind: "dashboard".to_owned(),

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    attention::Slot, control::state::HostState, events::Publisher, history::History, issuers::Issuers, journal::Journal, links::Live,
-    peers::Peers, policy::Policy,
+    attention::Slot, control::state::HostState, events::Publisher, history::History,
+    issuers::Issuers, journal::Journal, links::Live, peers::Peers, policy::Policy,
 };
 use lattice_base::{
     budget::Budget,

@@ -118,7 +118,8 @@ async fn what_no_host_of_the_cluster_signed_is_dropped() {
     .await;
     // Another cluster, and another host of the same cluster under this one's subject.
     let archive = Archive::new(nats(&server).await, server.domain(), server.lattice());
-    let forged = Happened { name: "host_lost".into(), source: host.id.clone(), ..Default::default() };
+    let forged =
+        Happened { name: "host_lost".into(), source: host.id.clone(), ..Default::default() };
     let batch = |host_id: &str| Batch {
         host_id: host_id.to_owned(),
         host_name: String::new(),
@@ -211,10 +212,9 @@ async fn the_stream_has_bounds_and_figures_a_place_of_their_own() {
         Some(domain) => async_nats::jetstream::with_domain(nats, domain),
         None => async_nats::jetstream::new(nats),
     };
-    let stream = eventually("the host makes the stream", async || {
-        context.get_stream(&name).await.ok()
-    })
-    .await;
+    let stream =
+        eventually("the host makes the stream", async || context.get_stream(&name).await.ok())
+            .await;
     let config = &stream.cached_info().config;
     assert_eq!(config.max_age, Duration::from_secs(3 * 3600));
     assert!(config.max_messages_per_subject > 0);

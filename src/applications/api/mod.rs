@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
-    rollouts::Rollouts, status::Statuses, store::Models, surroundings::Surroundings, targets::Targets,
+    rollouts::Rollouts, status::Statuses, store::Models, surroundings::Surroundings,
+    targets::Targets,
 };
 use lattice_base::lattice::{
     answers::{Answers, Unsent},

@@ -189,9 +189,8 @@ impl Archive {
         let subject = format!("{}{root}.{key}", prefix.unwrap_or_default());
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, id);
-        let written = async {
-            opened.context.publish_with_headers(subject, headers, payload).await?.await
-        };
+        let written =
+            async { opened.context.publish_with_headers(subject, headers, payload).await?.await };
         match timeout(WRITE_TIMEOUT, written).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => {

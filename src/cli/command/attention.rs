@@ -59,7 +59,9 @@ async fn ask(lattice: &Lattice) -> Result<Report> {
     }
     match refusal {
         Some(error) => Err(anyhow!(error).context("no host tells what needs attention")),
-        None => bail!("no host of this make answers; those of earlier years do not know what needs attention"),
+        None => bail!(
+            "no host of this make answers; those of earlier years do not know what needs attention"
+        ),
     }
 }
 
@@ -68,7 +70,9 @@ fn find<'a>(items: &'a [Item], key: &str) -> Result<&'a Item> {
     let found: Vec<&Item> = items.iter().filter(|item| item.key.starts_with(key)).collect();
     match found.as_slice() {
         [one] if !key.is_empty() => Ok(one),
-        [] => bail!("nothing that needs attention has the key {key:?}; `host attention` lists the keys"),
+        [] => bail!(
+            "nothing that needs attention has the key {key:?}; `host attention` lists the keys"
+        ),
         _ => bail!(Usage(format!("{key:?} may be several; say more of the key"))),
     }
 }

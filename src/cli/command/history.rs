@@ -90,8 +90,7 @@ impl Looking {
         let history = session.history(&hosts).await?;
         let host = host.map(|word| names::host(word, &hosts).or_else(|error| whole(word, error)));
         let host = host.transpose()?;
-        let of_hosts =
-            hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
+        let of_hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
         let of_claims = claims.into_iter().map(|claims| (claims.subject, claims.name));
         let names = of_hosts.chain(of_claims).collect();
         let has_hosts = hosts.iter().any(HostReply::is_ours);
@@ -343,7 +342,8 @@ impl Rows for Commands<'_> {
         let (subject, who) = (self.subject(item), item.origin.words());
         let outcome = item.outcome.word();
         let Audit { verb, reason, object, took_ms, .. } = item;
-        let all = format!("{verb} {subject} {who} {} {host_name} {host_id} {reason}", item.origin.from);
+        let all =
+            format!("{verb} {subject} {who} {} {host_name} {host_id} {reason}", item.origin.from);
         let is_wanted = args.outcome.as_ref().is_none_or(|wanted| wanted == outcome)
             && looking.takes_host(host_id)
             && has(args.text.as_ref(), &format!("{all} {}", item.subject()));

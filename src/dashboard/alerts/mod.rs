@@ -164,9 +164,7 @@ impl Alerts {
         if let Some(key) = wire::parse_mark_key(&entry.key) {
             let mut marks = self.0.marks.lock();
             match authority.verify::<Mark>(&entry.key, &entry.value) {
-                Ok((mark, _)) if marks.len() < MARKS_MAX => {
-                    _ = marks.insert(key.to_owned(), mark)
-                }
+                Ok((mark, _)) if marks.len() < MARKS_MAX => _ = marks.insert(key.to_owned(), mark),
                 Ok(_) => {}
                 Err(error) => debug!(key, %error, "a mark does not count"),
             }
@@ -248,8 +246,7 @@ impl Alerts {
 
     /// Drops an acknowledgement when what it is about has ended: the next time is another one.
     async fn forget_ack(&self, key: &str) {
-        let is_ack =
-            self.0.marks.lock().get(key).is_some_and(|mark| mark.said == Said::Ack);
+        let is_ack = self.0.marks.lock().get(key).is_some_and(|mark| mark.said == Said::Ack);
         if is_ack {
             self.0.marks.lock().remove(key);
             if let Err(error) = self.write::<Mark>(&wire::mark_key(key), None).await {

@@ -148,8 +148,7 @@ pub async fn lines(
         }
         let host = hosts.iter().find(|host| *host.id == *part.host_id);
         let host_name = host.map(|host| host.name.clone()).unwrap_or_default();
-        found
-            .extend(part.lines.iter().map(|line| LogLine::of(&part.host_id, &host_name, line)));
+        found.extend(part.lines.iter().map(|line| LogLine::of(&part.host_id, &host_name, line)));
         lives.insert(part.life);
     }
     add_archived(dashboard, id, &lives, tail, &mut found).await;

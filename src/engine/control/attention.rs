@@ -6,7 +6,8 @@ use super::server::{Answer, Server, json, now};
 use lattice_protocol::{attention::MarkAttention, control::types::Ack, history::Origin};
 
 /// The refusal of a host without a dashboard.
-const NO_DASHBOARD: &str = "this host has no dashboard, which knows what needs attention; ask another host";
+const NO_DASHBOARD: &str =
+    "this host has no dashboard, which knows what needs attention; ask another host";
 
 impl Server {
     pub(super) fn probe_attention(&self) -> Answer {

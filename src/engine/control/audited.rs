@@ -119,7 +119,8 @@ mod tests {
     fn secrets_are_in_no_entry() {
         let config = Control::ConfigPut { entity: "MA".into(), key: "password".into() };
         let link = json!({"actor_id": "MA", "values": {"name": "hunter2", "key": "hunter2"}});
-        let login = json!({"registry": {"name": "hunter2", "password": "hunter2"}, "name": "hunter2"});
+        let login =
+            json!({"registry": {"name": "hunter2", "password": "hunter2"}, "name": "hunter2"});
         for (request, body) in [
             (Control::RegistriesPut, login),
             (Control::LinkPut, link),

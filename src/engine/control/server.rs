@@ -30,9 +30,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
-use super::{
-    audited, named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals,
-};
+use super::{audited, named_config::NamedConfig, probe::health::ProbeContext, refusals::Refusals};
 use crate::{
     actors,
     host_context::HostContext,
@@ -272,9 +270,7 @@ impl Server {
         let asked = Asked::now(origin);
         debug!(%subject, "control request");
         let answer = match membership {
-            Membership::Member => {
-                self.respond(subject.as_str(), &payload, reply.as_ref(), origin)
-            }
+            Membership::Member => self.respond(subject.as_str(), &payload, reply.as_ref(), origin),
             Membership::Late => {
                 self.respond_late(subject.as_str(), &payload, reply.as_ref(), origin)
             }

@@ -24,7 +24,12 @@ pub(super) struct Losses {
 impl Losses {
     /// Compares the other hosts, and whether each is lost, with the last look. A host that was cut
     /// off itself (`hears` is false) knows nothing of the others.
-    pub(super) fn look(&mut self, own: &str, others: &[(String, bool)], hears: bool) -> Vec<Change> {
+    pub(super) fn look(
+        &mut self,
+        own: &str,
+        others: &[(String, bool)],
+        hears: bool,
+    ) -> Vec<Change> {
         if !hears {
             return Vec::new();
         }

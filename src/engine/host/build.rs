@@ -112,8 +112,7 @@ impl Host {
     ) -> Result<Built<'a>> {
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
         let (kept_history, history) = History::new();
-        let (context, verifier, notices) =
-            builder.context(lifeline, kept_history, give_up).await?;
+        let (context, verifier, notices) = builder.context(lifeline, kept_history, give_up).await?;
         let bounds = builder.bounds(&context).await;
         deliver_links(&context, notices);
         let chunks = builder.chunks(&context);

@@ -19,8 +19,8 @@ use crate::{
         server::{self, Server, StopRequest},
         state::VERSION,
     },
-    host::face::{self, Face, Opened},
     history::keeper::Keeper,
+    host::face::{self, Face, Opened},
     host_context::HostContext,
     providers::supervisor as providers,
 };

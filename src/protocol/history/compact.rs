@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn link_values_are_not_kept_and_nothing_has_any_size() {
-        let link = json!({"actor_id": "M", "values": {"address": "0.0.0.0:80", "password": "hunter2"}});
+        let link =
+            json!({"actor_id": "M", "values": {"address": "0.0.0.0:80", "password": "hunter2"}});
         assert_eq!(
             data(&link),
             json!({"actor_id": "M", "values": {"address": null, "password": null}})

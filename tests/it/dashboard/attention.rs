@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use receiver::Receiver;
 use futures::StreamExt as _;
+use receiver::Receiver;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -54,9 +54,11 @@ async fn what_is_acknowledged_or_muted_is_so_on_every_page() {
     let (status, _) = one.send(Method::DELETE, &path, None).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     two.until("/attention", |list| item(&list["items"])?["mark"].is_null().then_some(())).await;
-    let (status, body) = one.send(Method::PUT, "/attention/x", Some(json!({ "said": "ack" }))).await;
+    let (status, body) =
+        one.send(Method::PUT, "/attention/x", Some(json!({ "said": "ack" }))).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
-    let nobody = one.without_login().put(one.at(&path)).json(&json!({ "said": "ack" })).send().await;
+    let nobody =
+        one.without_login().put(one.at(&path)).json(&json!({ "said": "ack" })).send().await;
     assert_eq!(nobody.unwrap().status(), StatusCode::UNAUTHORIZED);
 }
 

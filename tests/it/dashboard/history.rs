@@ -35,10 +35,14 @@ async fn another_hosts_page_has_the_same_events_and_commands_after_a_host_is_gon
             let scaled = names(events).iter().filter(|name| *name == "actor_scaled").count();
             (scaled >= 2).then(|| ids(events))
         }),
-        first.until("/audit", |audit| (audit["items"].as_array()?.len() >= 2).then(|| audit.clone())),
+        first.until("/audit", |audit| (audit["items"].as_array()?.len() >= 2)
+            .then(|| audit.clone())),
     );
     let command = &commands["items"][0];
-    assert_eq!((&command["verb"], &command["outcome"]), (&json!("scale actor"), &json!("accepted")));
+    assert_eq!(
+        (&command["verb"], &command["outcome"]),
+        (&json!("scale actor"), &json!("accepted"))
+    );
     assert_eq!((&command["origin"], &command["from"]), (&json!("dashboard"), &json!("127.0.0.1")));
     // It knows nothing of what was before but by the history.
     let second = Dashboard::start(&server).await;
@@ -49,9 +53,7 @@ async fn another_hosts_page_has_the_same_events_and_commands_after_a_host_is_gon
             (stopped && ids(events).is_superset(&before)).then_some(())
         })
         .await;
-    second
-        .until("/audit", |audit| (ids(audit).is_superset(&ids(&commands))).then_some(()))
-        .await;
+    second.until("/audit", |audit| (ids(audit).is_superset(&ids(&commands))).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +61,7 @@ async fn a_killed_host_leaves_its_loss_and_the_last_lines_of_its_actors() {
     let server = Server::shared().await;
     let watching = Dashboard::start(&server).await;
     let dir = tempfile::TempDir::new().unwrap();
-    let mut doomed = Process::start(&mut member(dir.path(), &server));
+    let doomed = Process::start(&mut member(dir.path(), &server));
     let doomed_id = watching
         .until("/hosts", |hosts| {
             let hosts = hosts["items"].as_array()?;
@@ -78,7 +80,8 @@ async fn a_killed_host_leaves_its_loss_and_the_last_lines_of_its_actors() {
     watching
         .until("/events?name=actor_scaled", |events| (!names(events).is_empty()).then_some(()))
         .await;
-    doomed.kill();
+    // It is killed.
+    drop(doomed);
     watching
         .until("/events", |events| {
             let lost = names(events).iter().filter(|name| *name == "host_lost").count();
@@ -88,7 +91,7 @@ async fn a_killed_host_leaves_its_loss_and_the_last_lines_of_its_actors() {
         .await;
     watching.until(&logs, |logs| (lines(logs) > 0).then_some(())).await;
     let mut command = command_in(dir.path(), &server);
-    command.args(["events", "--since", "1h", "-o", "json", "--nats-host", &server.url()]);
+    command.args(["events", "--since", "1h", "-o", "json", "--ctl-host", &server.url()]);
     command.args(["--js-domain", "core"]);
     let output = command.output().expect("host runs");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -136,9 +139,7 @@ async fn who_has_not_logged_in_does_not_read_who_did_what() {
     let dashboard = Dashboard::start(&server).await;
     let id = dashboard.host.id.clone();
     dashboard.done(Method::POST, "/actors", start(&example("echo"), Some(&id))).await;
-    dashboard
-        .until("/audit", |audit| (!audit["items"].as_array()?.is_empty()).then_some(()))
-        .await;
+    dashboard.until("/audit", |audit| (!audit["items"].as_array()?.is_empty()).then_some(())).await;
     let seen: Value = dashboard
         .without_login()
         .get(dashboard.at("/audit"))

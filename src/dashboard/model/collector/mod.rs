@@ -277,9 +277,7 @@ impl Collector {
             .hosts
             .values()
             .filter(|known| known.is_stale && !known.is_asked && known.ask_at <= now)
-            .filter(|known| {
-                known.view.state != State::Lost && (is_wanted || known.view.id == own)
-            })
+            .filter(|known| known.view.state != State::Lost && (is_wanted || known.view.id == own))
             .map(|known| Arc::clone(&known.view.id))
             .collect();
         for id in due {

@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_host_that_began_within_a_minute_counts_for_its_part() {
-        let half = Minute { counted_ms: MINUTE_MS / 2, ..minute(11, vec![row("MA", 30, 0)], vec![]) };
+        let half =
+            Minute { counted_ms: MINUTE_MS / 2, ..minute(11, vec![row("MA", 30, 0)], vec![]) };
         assert_eq!(series(&Of::Lattice, &[("N1", half)]).calls, [Some(1.0), None, None]);
     }
 }

@@ -78,7 +78,12 @@ mod tests {
     fn each_chart_has_the_marks_of_its_subject() {
         let entries = [
             entry("host_lost", "N2", 50, Value::Null),
-            entry("provider_stopped", "N1", 40, json!({"public_key": "V", "link_name": "b", "reason": "exit 1"})),
+            entry(
+                "provider_stopped",
+                "N1",
+                40,
+                json!({"public_key": "V", "link_name": "b", "reason": "exit 1"}),
+            ),
             entry("linkdef_set", "N1", 35, json!({"actor_id": "MA"})),
             entry("actor_updated", "N1", 30, json!({"public_key": "MA"})),
             entry("actor_scaled", "N2", 20, json!({"public_key": "MA", "max_instances": 0})),
