@@ -1,8 +1,8 @@
 //! Sends news to a web address of the settings, signed with a secret of the settings.
 //!
 //! The body is JSON. Its signature is the header
-//! [`SIGNATURE_HEADER`](lattice_protocol::attention::SIGNATURE_HEADER), with the time in it, so that
-//! a receiver can refuse what somebody sends again later. Neither the address, which may have a
+//! [`SIGNATURE_HEADER`](lattice_protocol::attention::SIGNATURE_HEADER), with the time in it, so
+//! that a receiver can refuse what somebody sends again later. Neither the address, which may have a
 //! token in it, nor the secret is in any error.
 
 use std::time::Duration;

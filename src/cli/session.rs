@@ -140,8 +140,8 @@ impl Session {
             .await?)
     }
 
-    /// Returns the history of the lattice. `hosts` are those that answer: what their clusters signed
-    /// counts, and what the settings name.
+    /// Returns the history of the lattice. `hosts` are those that answer: what their clusters
+    /// signed counts, and what the settings name.
     pub async fn history(&self, hosts: &[HostReply]) -> Result<History> {
         let told = hosts.iter().find_map(|host| host.js_domain.clone());
         let domain = self.config.js_domain.clone().or(told);

@@ -147,7 +147,8 @@ impl History {
     }
 
     /// Follows the entries of a kind since a moment, as batches; the flag says that all of the past
-    /// was handed out. `None` if there is no stream. It ends when the stream or the connection does.
+    /// was handed out. `None` if there is no stream. It ends when the stream or the connection
+    /// does.
     pub async fn follow<T: DeserializeOwned + Send + 'static>(
         &self,
         kind: Kind,

@@ -7,8 +7,8 @@
 //!
 //! One host tells what begins and ends: the one with the lease in the same bucket, by the rules of
 //! applications ([`lattice_applications::lease`]). It looks every few seconds, also if nobody looks
-//! at its page ([`differ`]), and tells it once ([`hook`]). What was told lies in the bucket, so that
-//! the next host goes on with it.
+//! at its page ([`differ`]), and tells it once ([`hook`]). What was told lies in the bucket, so
+//! that the next host goes on with it.
 
 pub mod differ;
 pub mod hook;
