@@ -44,6 +44,8 @@ use lattice_protocol::{
 const MESSAGES_OF_SUBJECT_MAX: i64 = 10_000;
 /// The size of the stream if it is not set, in bytes.
 const BYTES: u64 = 128 << 20;
+/// Of the storage of an account the stream takes one part of so many, unless its size is set.
+const SHARE: u64 = 16;
 /// How long the server may remember ids of messages, so that a repeated write counts once.
 const DUPLICATES: Duration = Duration::from_secs(120);
 /// How long a read may take with everything.
@@ -138,7 +140,10 @@ impl Archive {
             allow_rollup: false,
             ..lasting()
         };
-        let stream = match limits.making.create(&context, config).await {
+        let account = context.query_account().await.ok();
+        let storage = account.and_then(|account| account.limits.max_storage);
+        let making = within(limits.making, storage);
+        let stream = match making.create(&context, config).await {
             Ok(stream) => stream,
             // Another host was first.
             Err(error) => context.get_stream(&name).await.map_err(|_| OpenError::Refused {
@@ -300,7 +305,38 @@ impl Passing {
     }
 }
 
+/// Returns a size that leaves room for what matters more, in an account with a limit of storage.
+fn within(making: Making, storage_max: Option<i64>) -> Making {
+    let storage_max = storage_max.and_then(|max| u64::try_from(max).ok()).filter(|max| *max > 0);
+    match (making.bound, storage_max) {
+        (Bound::Wish(bytes), Some(max)) => {
+            Making { bound: Bound::Wish(bytes.min(max / SHARE)), ..making }
+        }
+        _ => making,
+    }
+}
+
 fn moment(ms: u64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_leaves_room_in_a_small_account() {
+        let making = |bound| Making { replicas: 1, bound };
+        let wish = making(Bound::Wish(BYTES));
+        for (making, storage_max, bound) in [
+            (wish, None, Bound::Wish(BYTES)),
+            (wish, Some(-1), Bound::Wish(BYTES)),
+            (wish, Some(64 << 20), Bound::Wish(4 << 20)),
+            (wish, Some(i64::MAX), Bound::Wish(BYTES)),
+            (making(Bound::Set(5)), Some(64 << 20), Bound::Set(5)),
+        ] {
+            assert_eq!(within(making, storage_max).bound, bound, "{storage_max:?}");
+        }
+    }
 }
