@@ -276,6 +276,8 @@ export function Events() {
     ${list.error && html`<${ErrorNote} error=${list.error} retry=${list.refresh} />`}
     ${list.keeping && !list.keeping.is_kept && html`<${Note} tone="warning">The history of the lattice is not kept, so
       only what this host heard since its start is shown: ${list.keeping.reason}</>`}
+    ${list.keeping?.left_out > 0 && html`<${Note} tone="warning">${plural(list.keeping.left_out, "entry was",
+      "entries were")} left out of the history by this host: more happened than it keeps.</>`}
     ${!events ? !list.error && html`<${Skeleton} lines=${14} height="1.8rem" />` : !events.length
       ? html`<div class="events">${isFiltered ? html`<${EmptyState} icon="search" title="No event fits"
           action=${html`<${Button} onClick=${() => setQuery({ q: "", severity: "", name: "",
