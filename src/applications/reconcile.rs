@@ -37,7 +37,7 @@ use crate::{
     targets::{Snapshot, State, Target, Targets},
 };
 use lattice_base::store::desired::Desired;
-use lattice_client::lattice::Lattice;
+use lattice_client::{lattice::Lattice, origin};
 use lattice_protocol::{
     applications::{
         api::{Status, StatusType},
@@ -48,6 +48,7 @@ use lattice_protocol::{
     clock,
     desired::Authority,
     events::Received,
+    history::Origin,
     links::LinkDefinition,
 };
 
@@ -549,7 +550,13 @@ async fn next_event(watching: &mut Option<Watching>) -> Option<Received> {
 
 /// Gives a command to its host. Ends within the time of a request.
 async fn carry_out(parts: Arc<Parts>, application: String, command: Command) -> Outcome {
-    let sent = commands::send(&parts.lattice, command.clone()).await;
+    let origin = Origin {
+        kind: "application".to_owned(),
+        who: application.clone(),
+        from: parts.surroundings.host_id().to_owned(),
+        ..Origin::default()
+    };
+    let sent = origin::scope(origin, commands::send(&parts.lattice, command.clone())).await;
     let result = sent.map_err(|error| format!("{error:#}"));
     Outcome { application, command, result }
 }

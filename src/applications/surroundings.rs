@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::watch;
 
-use lattice_protocol::links::{LinkDefinition, Table};
+use lattice_protocol::{
+    history::Audit,
+    links::{LinkDefinition, Table},
+};
 
 /// The knowledge of a host about its lattice.
 pub trait Surroundings: Send + Sync + 'static {
@@ -20,6 +23,8 @@ pub trait Surroundings: Send + Sync + 'static {
     /// Checks the values of a link to a built-in provider as a put of it does; returns remarks, or
     /// why it would be refused.
     fn check_link(&self, link: &LinkDefinition) -> Result<Vec<String>, String>;
+    /// Keeps a command that was taken or refused in the history of the host.
+    fn audit(&self, entry: Audit);
 }
 
 /// The other hosts of this make that were heard of.

@@ -36,3 +36,4 @@ pub mod store;
 pub mod suspend;
 pub mod telemetry;
 pub mod trusted;
+pub mod webhook;

@@ -14,12 +14,25 @@ use crate::{
     up::{self, instance},
 };
 use lattice_base::{
-    config::{self, Config, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR},
+    config::{
+        self, Config, Environment as _, FILE_NAME, Overruled, ProcessEnvironment, Sources, WASH_DIR,
+    },
     dirs::Dirs,
     lattice::connection::{ConnectError, Nats, Purpose, connect_once},
 };
-use lattice_client::{CLIENT_NAME, TIMEOUT, lattice::Lattice, upload::Sender};
-use lattice_protocol::{identity::keys::LatticeName, lattice::subject::Subjects};
+use lattice_client::{
+    CLIENT_NAME, TIMEOUT,
+    history::{self, History},
+    lattice::Lattice,
+    upload::Sender,
+};
+use lattice_protocol::{
+    control::types::HostReply, history::Origin, identity::keys::LatticeName,
+    lattice::subject::Subjects,
+};
+
+/// Where Linux tells the name of the machine; elsewhere a variable may.
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 /// Hosts that are named where nobody answers.
 const HOSTS_NAMED: usize = 3;
@@ -157,6 +170,36 @@ impl Session {
         Ok(self.rpc.get_or_try_init(|| self.connected(Purpose::Rpc, &self.config.rpc)).await?)
     }
 
+    /// Returns the history of the lattice. `hosts` are those that answer: what their clusters
+    /// signed counts, and what the settings name.
+    pub async fn history(&self, hosts: &[HostReply]) -> Result<History> {
+        let told = hosts.iter().find_map(|host| host.js_domain.clone());
+        let domain = self.config.js_domain.clone().or(told);
+        let own = self.config.cluster.issuers.iter().chain([&self.config.cluster.public]).cloned();
+        let trust = history::trust(&self.config.lattice, hosts, own);
+        let nats = self.ctl().await?.clone();
+        Ok(History::new(nats, domain.as_deref(), &self.config.lattice, trust))
+    }
+
+    /// Says who this command is, for the history of the hosts that take it.
+    fn origin(&self) -> Origin {
+        let variables = ProcessEnvironment.vars();
+        let variable = |name: &str| {
+            let set = variables.iter().find(|(known, _)| known == name)?;
+            Some(set.1.clone()).filter(|text| !text.is_empty())
+        };
+        let user = ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(variable);
+        let machine = std::fs::read_to_string(HOSTNAME).ok().or_else(|| variable("HOSTNAME"));
+        let (user, machine) = (user.unwrap_or_default(), machine.unwrap_or_default());
+        let who = match (user.as_str(), machine.trim()) {
+            ("", machine) => machine.to_owned(),
+            (user, "") => user.to_owned(),
+            (user, machine) => format!("{user}@{machine}"),
+        };
+        let nats_user = self.config.ctl.auth.user_name().unwrap_or_default();
+        Origin { kind: "cli".to_owned(), who, nats_user, ..Origin::default() }
+    }
+
     /// Returns what sends files into the lattice.
     pub async fn sender(&self) -> Result<Sender> {
         Ok(Sender::new(self.lattice().await?, self.ctl().await?.clone(), &self.config))
@@ -170,6 +213,7 @@ impl Session {
             self.subjects()?,
             self.timeout,
             self.config.js_domain.clone(),
-        ))
+        )
+        .with_origin(self.origin()))
     }
 }

@@ -2,17 +2,18 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use async_nats::{Message, RequestErrorKind, Subscriber};
+use async_nats::{HeaderMap, Message, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
-use super::{listing, names};
+use super::{listing, names, origin};
 use lattice_base::lattice::connection::confirm;
 use lattice_protocol::{
     control::{
@@ -20,6 +21,7 @@ use lattice_protocol::{
         types::{Ack, Bid, HostReply, Inventory},
     },
     events::Received,
+    history::{ORIGIN_HEADER, Origin},
     identity::keys::HostId,
     lattice::{control::Control, subject::Subjects},
     links::{Claims, LinkDefinition},
@@ -76,6 +78,8 @@ pub struct Lattice {
     pub subjects: Subjects,
     pub timeout: Duration,
     pub js_domain: Option<String>,
+    /// Who sends commands, unless [`origin::scope`] says another.
+    origin: Option<Arc<Origin>>,
 }
 
 impl Lattice {
@@ -85,7 +89,22 @@ impl Lattice {
         timeout: Duration,
         js_domain: Option<String>,
     ) -> Self {
-        Self { client, subjects, timeout, js_domain }
+        Self { client, subjects, timeout, js_domain, origin: None }
+    }
+
+    /// Says who sends commands from here on.
+    pub fn with_origin(self, origin: Origin) -> Self {
+        Self { origin: Some(Arc::new(origin)), ..self }
+    }
+
+    /// Returns the headers of a request: who sends it, if that is known and the server takes
+    /// headers.
+    fn headers(&self) -> Option<HeaderMap> {
+        let origin = origin::current().or_else(|| self.origin.as_deref().cloned())?;
+        let told = origin.header().filter(|_| self.client.server_info().headers)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(ORIGIN_HEADER, told);
+        Some(headers)
     }
 
     pub fn name(&self) -> &str {
@@ -344,7 +363,10 @@ impl Lattice {
     /// Sends bytes to a subject and waits for one answer.
     pub async fn ask(&self, subject: &str, payload: Bytes) -> Result<Message, RequestError> {
         let began = Instant::now();
-        let request = async_nats::Request::new().payload(payload).timeout(Some(self.timeout));
+        let mut request = async_nats::Request::new().payload(payload).timeout(Some(self.timeout));
+        if let Some(headers) = self.headers() {
+            request = request.headers(headers);
+        }
         // The request's own timeout begins when the connection has taken it.
         let answered =
             timeout_at(began + self.timeout, self.client.send_request(subject.to_owned(), request))

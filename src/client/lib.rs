@@ -10,6 +10,7 @@
 //!   two looks, [`failing`] says which calls fail now.
 //! * [`expiry`] tells when claims are over.
 //! * [`lost`] asks for hosts that vanished, and starts elsewhere what only they ran.
+//! * [`history`] reads what hosts kept of what happened; [`origin`] says who sends a command.
 //! * [`applications`] asks for applications, of hosts or of a deployment manager, and waits until
 //!   they are as they are to be; [`apply`] makes them as manifests say.
 //! * [`placement`] tells on which hosts something may run, and [`drain`] empties a host with it.
@@ -32,12 +33,14 @@ pub mod drain;
 pub mod expiry;
 pub mod failing;
 pub mod failures;
+pub mod history;
 pub mod lattice;
 pub mod links;
 mod listing;
 pub mod logs;
 pub mod lost;
 pub mod names;
+pub mod origin;
 pub mod placement;
 pub mod rates;
 pub mod upload;

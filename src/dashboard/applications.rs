@@ -13,9 +13,13 @@ use lattice_applications::{
 use lattice_base::{config::Config, store::jetstream::making::Making};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{
-    host::face::Commander, host_context::HostContext, links::Live, peers::Peers, providers::builtin,
+    history::History, host::face::Commander, host_context::HostContext, links::Live, peers::Peers,
+    providers::builtin,
 };
-use lattice_protocol::links::{LinkDefinition, Table};
+use lattice_protocol::{
+    history::Audit,
+    links::{LinkDefinition, Table},
+};
 
 /// The keeping of applications, as the host ends it.
 pub struct Keeper(pub Arc<Manager>);
@@ -31,6 +35,7 @@ struct Around {
     host_id: String,
     peers: Peers,
     links: Live,
+    history: History,
 }
 
 impl Surroundings for Around {
@@ -58,6 +63,10 @@ impl Surroundings for Around {
     fn check_link(&self, link: &LinkDefinition) -> Result<Vec<String>, String> {
         builtin::check(link).map_err(|error| error.to_string())
     }
+
+    fn audit(&self, entry: Audit) {
+        self.history.audit(entry);
+    }
 }
 
 /// Starts it; everything ends with `stop`.
@@ -75,6 +84,7 @@ pub async fn start(context: &HostContext, config: &Config, stop: &CancellationTo
             host_id: context.host_id.to_string(),
             peers: context.peers.clone(),
             links: context.links.clone(),
+            history: context.history.clone(),
         }),
         answers: answers.clone(),
         making: Making::of_metadata(config.kv_replicas, config.kv_max_bytes),

@@ -49,7 +49,9 @@ use super::{
     token::{self, Claims, Keys},
 };
 use lattice_base::config::Secret;
+use lattice_client::origin;
 use lattice_engine::providers::builtin::httpserver::clients::network;
+use lattice_protocol::history::Origin;
 
 /// How often the file with the secret is looked at, so that another secret counts soon.
 const FRESH: Duration = Duration::from_secs(1);
@@ -74,6 +76,9 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const HEALTH: [&str; 4] = ["/healthz", "/readyz", "/api/livez", "/api/readyz"];
 const METRICS: &str = "/metrics";
 const SESSION: &str = "/api/v1/session";
+/// Characters of the id of a session that are told: enough to tell sessions apart, and of no use
+/// to whoever reads them.
+const SESSION_CHARS: usize = 8;
 pub(super) const API: &str = "/api/";
 
 /// No script, style or request that is not the dashboard's own, and no text that becomes script.
@@ -303,6 +308,20 @@ impl Auth {
         }
     }
 
+    /// Says who makes a request, for the history: the beginning of the id of its session, and where
+    /// it comes from.
+    fn origin(&self, caller: IpAddr, headers: &HeaderMap) -> Origin {
+        let session = bearer_token(headers).and_then(|shown| self.known().keys.read_session(shown));
+        let who = session.map(|claims| claims.jti.chars().take(SESSION_CHARS).collect());
+        Origin {
+            kind: "dashboard".to_owned(),
+            // Programs show the token itself.
+            who: who.unwrap_or_default(),
+            from: caller.to_canonical().to_string(),
+            ..Origin::default()
+        }
+    }
+
     /// Returns the access that a request has by the bearer it shows, if it shows one.
     pub fn access(&self, caller: IpAddr, headers: &HeaderMap) -> Result<Access, LoginError> {
         let Some(shown) = bearer_token(headers) else { return Ok(Access::Reader) };
@@ -520,8 +539,10 @@ pub async fn guard(
     if let Ok(access) = &admitted {
         request.extensions_mut().insert(*access);
     }
+    let origin = dashboard.auth().origin(address, request.headers());
+    let next = |request| origin::scope(origin, next.run(request));
     let mut response = match admitted {
-        Ok(_) if is_api && !has_its_own => match timeout(DEADLINE, next.run(request)).await {
+        Ok(_) if is_api && !has_its_own => match timeout(DEADLINE, next(request)).await {
             Ok(response) => response,
             Err(_) => {
                 let text =
@@ -529,7 +550,7 @@ pub async fn guard(
                 Refusal::new(StatusCode::GATEWAY_TIMEOUT, text).into_response()
             }
         },
-        Ok(_) => next.run(request).await,
+        Ok(_) => next(request).await,
         Err(refusal) => *refusal,
     };
     harden(response.headers_mut());

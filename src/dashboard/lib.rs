@@ -22,6 +22,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod actor;
+mod alerts;
 mod api;
 mod applications;
 mod assets;
@@ -48,16 +49,23 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, error, info, info_span, warn};
 
+use alerts::{Alerts, hook::Hook};
 use auth::{Auth, Reading};
 use lattice_applications::manager::Manager;
-use lattice_base::config::{self, Config};
-use lattice_client::lattice::Lattice;
+use lattice_base::{
+    config::{self, Config},
+    store::jetstream::making::Making,
+};
+use lattice_client::{history::History, lattice::Lattice};
 use lattice_engine::{
     host::face::{Face, Opened, Parts, Place},
     host_context::HostContext,
 };
-use model::Model;
+use lattice_protocol::history::Origin;
+use model::{Model, past::Past};
 use operations::Operations;
+
+pub use model::events::{Severity, sentence};
 
 /// The dashboard of a host. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +77,8 @@ struct Inner {
     lattice: Lattice,
     auth: Auth,
     model: Model,
+    past: Past,
+    alerts: Alerts,
     operations: Operations,
     /// Keeps applications in this host.
     manager: Arc<Manager>,
@@ -98,7 +108,11 @@ impl Face for Opener {
             let dashboard = match &config.dashboard {
                 Some(settings) => {
                     let manager = Arc::clone(&keeper.0);
-                    Dashboard::open(parts, manager, settings, state_dir, tasks, stop)
+                    let making = Making::of_metadata(config.kv_replicas, config.kv_max_bytes);
+                    let alerts = Alerts::new(&parts.context, making);
+                    let webhook = config.attention_webhook.as_ref();
+                    let beside = Beside { manager, alerts, webhook };
+                    Dashboard::open(parts, beside, settings, state_dir, tasks, stop)
                         .await
                         .inspect_err(|error| error!("no dashboard: {error:#}"))
                         .ok()
@@ -111,11 +125,18 @@ impl Face for Opener {
     }
 }
 
+/// What a dashboard has beside the parts of its host.
+pub struct Beside<'a> {
+    pub manager: Arc<Manager>,
+    alerts: Alerts,
+    webhook: Option<&'a config::Webhook>,
+}
+
 impl Dashboard {
     /// Listens, and answers from here on.
     pub async fn open(
         parts: Parts,
-        manager: Arc<Manager>,
+        Beside { manager, alerts, webhook }: Beside<'_>,
         settings: &config::Dashboard,
         state_dir: &Path,
         tasks: &TaskTracker,
@@ -161,13 +182,27 @@ impl Dashboard {
             names: settings.names.clone(),
             host_id,
         });
-        let HostContext { ctl, subjects, js_domain, .. } = &*parts.context;
+        let HostContext { ctl, subjects, js_domain, authority, .. } = &*parts.context;
+        // Of whatever is done for no session.
+        let origin = Origin {
+            kind: "dashboard".to_owned(),
+            from: facts.friendly_name.clone(),
+            ..Origin::default()
+        };
         let lattice = Lattice::new(
             ctl.client.clone(),
             subjects.clone(),
             lattice_client::TIMEOUT,
             js_domain.clone(),
-        );
+        )
+        .with_origin(origin);
+        let trust = authority.trust().clone();
+        let past = Past::new(History::new(
+            ctl.clone(),
+            js_domain.as_deref(),
+            subjects.lattice().as_str(),
+            trust,
+        ));
         let life = uuid::Uuid::new_v4().simple().to_string();
         let stopped = stop.clone();
         let inner = Inner {
@@ -175,6 +210,8 @@ impl Dashboard {
             lattice,
             auth,
             model,
+            past,
+            alerts,
             operations,
             manager,
             life,
@@ -183,6 +220,7 @@ impl Dashboard {
         };
         let dashboard = Self(Arc::new(inner));
         dashboard.spawn(listener, tasks, stop);
+        dashboard.tell_attention(webhook, tasks, stop);
         Ok(place)
     }
 
@@ -206,8 +244,35 @@ impl Dashboard {
         );
         let following = model::applications::run(self.clone(), stop.clone());
         tasks.spawn(following.instrument(info_span!("dashboard")));
+        let remembering = model::past::run(self.clone(), stop.clone());
+        tasks.spawn(remembering.instrument(info_span!("dashboard")));
         let app = self.clone().app();
         tasks.spawn(listen::run(listener, app, stop.clone()).instrument(info_span!("dashboard")));
+    }
+
+    /// Answers what needs attention, and tells it outside if it is this host's turn.
+    fn tell_attention(
+        &self,
+        webhook: Option<&config::Webhook>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let context = &self.parts().context;
+        let (client, subject) = (context.ctl.client.clone(), context.subjects.attention());
+        let (hook, sending) = Hook::new(client, subject, webhook, stop.clone());
+        let telling = alerts::run(self.clone(), hook, stop.clone());
+        tasks.spawn(telling.instrument(info_span!("attention")));
+        if let Some(sending) = sending {
+            tasks.spawn(sending.instrument(info_span!("attention")));
+        }
+        // Asked by whoever has no browser; until the host stops it holds this dashboard.
+        let attendant = alerts::Attendant(self.clone());
+        context.attention.fill(Arc::new(attendant));
+        let (slot, stop) = (context.attention.clone(), stop.clone());
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            slot.empty();
+        });
     }
 
     fn app(self) -> Router {
@@ -238,6 +303,16 @@ impl Dashboard {
 
     fn model(&self) -> &Model {
         &self.0.model
+    }
+
+    /// Returns what people say about what needs attention.
+    fn alerts(&self) -> &Alerts {
+        &self.0.alerts
+    }
+
+    /// Returns the history of the lattice.
+    fn past(&self) -> &Past {
+        &self.0.past
     }
 
     fn operations(&self) -> &Operations {

@@ -18,7 +18,7 @@ use super::{
     mask::{HIDDEN, Mask, hide},
     model::Model,
 };
-use lattice_client::{lattice::RequestError, links};
+use lattice_client::{lattice::RequestError, links, origin};
 use lattice_protocol::{clock, errors::OutcomeUnknown, events::Step};
 
 /// Operations that can be read again.
@@ -166,6 +166,14 @@ impl Operations {
         let work = work(handle.clone());
         let (stop, kind) = (self.stop.clone(), new.kind);
         let task = async move { handle.end(outcome(work, &stop).await) };
+        // What is done goes on in the name of whoever asked for it.
+        let origin = origin::current();
+        let task = async move {
+            match origin {
+                Some(origin) => origin::scope(origin, task).await,
+                None => task.await,
+            }
+        };
         self.tasks.spawn(task.instrument(info_span!("operation", kind)));
         Ok(operation)
     }

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    control::state::HostState, events::Publisher, issuers::Issuers, journal::Journal, links::Live,
-    peers::Peers, policy::Policy,
+    attention::Slot, control::state::HostState, events::Publisher, history::History,
+    issuers::Issuers, journal::Journal, links::Live, peers::Peers, policy::Policy,
 };
 use lattice_base::{
     budget::Budget,
@@ -39,6 +39,10 @@ pub struct HostContext {
     pub policy: Policy,
     pub issuers: Issuers,
     pub events: Publisher,
+    /// Keeps what happens for those who come later.
+    pub history: History,
+    /// Where a dashboard of this host says what needs attention.
+    pub attention: Slot,
     pub journal: Journal,
     pub peers: Peers,
     /// The memory for payloads.

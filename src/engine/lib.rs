@@ -11,6 +11,8 @@
 //! * [`issuers`] knows which accounts may sign what runs here. [`policy`] asks whether something is
 //!   allowed. [`events`] tells what happened, [`delivery`] tells providers and subscribers what
 //!   changed.
+//! * [`attention`] is where a dashboard says what needs attention, for clients that ask the host.
+//! * [`history`] keeps what happened for hosts and clients that come later.
 //! * [`meter`] counts calls, [`failures`] keeps the last that failed, [`journal`] what actors and
 //!   providers say; [`local`] signs for this machine's user.
 //!
@@ -42,10 +44,12 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod actors;
+pub mod attention;
 pub mod control;
 pub mod delivery;
 pub mod events;
 pub mod failures;
+pub mod history;
 pub mod host;
 pub mod host_context;
 pub mod issuers;

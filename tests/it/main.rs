@@ -37,6 +37,8 @@ mod explain;
 mod external;
 mod failover;
 mod forgery;
+
+mod history;
 mod http_attacks;
 mod httpclient;
 mod httpserver;

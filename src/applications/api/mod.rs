@@ -9,6 +9,7 @@
 //! [`IN_WORK_MAX`] says. Answers have the header [`HOST_HEADER`].
 
 mod answer;
+mod audited;
 mod change;
 mod read;
 mod rollout;
@@ -31,9 +32,12 @@ use lattice_base::lattice::{
     connection::confirm,
 };
 use lattice_client::lattice::Lattice;
-use lattice_protocol::applications::{
-    api::{Failure, HOST_HEADER, QUEUE},
-    request::Request,
+use lattice_protocol::{
+    applications::{
+        api::{Failure, HOST_HEADER, QUEUE},
+        request::Request,
+    },
+    history::{ORIGIN_HEADER, audit::Asked},
 };
 
 /// Clients give up after two seconds.
@@ -103,6 +107,9 @@ impl Server {
     }
 
     async fn respond(self: Arc<Self>, message: Message) {
+        let headers = message.headers.as_ref();
+        let origin = headers.and_then(|headers| headers.get(ORIGIN_HEADER));
+        let asked = Asked::now(origin.map(|origin| origin.as_str()));
         let answer = match timeout(ANSWER_TIMEOUT, self.answer(&message)).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -113,6 +120,10 @@ impl Server {
                 )))
             }
         };
+        let root = self.lattice.subjects.manager_root();
+        if let Some(entry) = audited::entry(asked, &root, &message, &answer) {
+            self.surroundings.audit(entry);
+        }
         let Some(reply) = &message.reply else { return };
         let mut headers = HeaderMap::new();
         headers.insert(HOST_HEADER, &*self.host_id);

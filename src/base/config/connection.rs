@@ -47,6 +47,33 @@ pub enum Auth {
     Token(Secret),
 }
 
+impl Auth {
+    /// Returns the user that logs in, as far as it is no secret: its name, or the public key of its
+    /// nkey. `None` if there is none, or it is not known.
+    pub fn user_name(&self) -> Option<String> {
+        match self {
+            Self::User { user, .. } => Some(user.clone()),
+            Self::JwtAndSeed { jwt, .. } => subject_of(jwt.expose()),
+            Self::Nkey { seed } => {
+                nkeys::KeyPair::from_seed(seed.expose()).ok().map(|pair| pair.public_key())
+            }
+            Self::Creds(path) => {
+                let text = std::fs::read_to_string(path).ok()?;
+                let jwt = text.lines().find(|line| line.starts_with("ey"))?;
+                subject_of(jwt.trim())
+            }
+            Self::Anonymous | Self::Token(_) => None,
+        }
+    }
+}
+
+/// Returns the public key that a user's JWT is about. Its signature does not matter here.
+fn subject_of(jwt: &str) -> Option<String> {
+    let claims = data_encoding::BASE64URL_NOPAD.decode(jwt.split('.').nth(1)?.as_bytes()).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    claims["sub"].as_str().map(str::to_owned)
+}
+
 /// Transport security of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {

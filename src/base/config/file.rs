@@ -323,6 +323,8 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "kv_replicas": config.kv_replicas,
         "kv_max_bytes": config.kv_max_bytes.unwrap_or(0),
         "applications": config.applications.word(),
+        "history_hours": config.history.age.as_secs() / 3600,
+        "history_max_bytes": config.history.bytes_max.unwrap_or(0),
         "artifacts_max_bytes": config.artifacts_max_bytes.unwrap_or(0),
         "payload_store_max_bytes": config.payload_store_max_bytes.unwrap_or(0),
         "legacy_cache_delete": config.legacy_cache_delete,

@@ -83,6 +83,8 @@ pub struct Config {
     /// them.
     pub kv_max_bytes: Option<u64>,
     pub applications: Applications,
+    pub history: History,
+    pub attention_webhook: Option<Webhook>,
     /// Size in bytes of the bucket of uploads.
     pub artifacts_max_bytes: Option<u64>,
     /// Size in bytes of the bucket of large payloads.
@@ -148,6 +150,24 @@ impl Applications {
             Self::Never => "never",
         }
     }
+}
+
+/// How much of what happened is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// How long; zero keeps nothing.
+    pub age: Duration,
+    /// Size in bytes of the stream, should this host create it.
+    pub bytes_max: Option<u64>,
+}
+
+/// Where news about what needs attention are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// An `http://` or `https://` URL. It may have a token in it, so it is not shown.
+    pub url: Secret,
+    /// Signs what is sent.
+    pub secret: Option<Secret>,
 }
 
 /// Login of one registry.
@@ -243,6 +263,11 @@ impl Config {
             kv_replicas: size(table, "kv_replicas"),
             kv_max_bytes: bytes(table, "kv_max_bytes"),
             applications: applications(table),
+            history: History {
+                age: Duration::from_secs(table.integer("history_hours") * 3600),
+                bytes_max: bytes(table, "history_max_bytes"),
+            },
+            attention_webhook: webhook(table, &mut warnings),
             artifacts_max_bytes: bytes(table, "artifacts_max_bytes"),
             payload_store_max_bytes: bytes(table, "payload_store_max_bytes"),
             allow_latest: table.boolean("allow_latest"),
@@ -314,6 +339,36 @@ fn level(table: &Resolved) -> tracing::Level {
         "error" => tracing::Level::ERROR,
         _ => tracing::Level::INFO,
     }
+}
+
+/// A URL of another kind is no reason to keep a host from starting.
+fn webhook(table: &Resolved, warnings: &mut Vec<String>) -> Option<Webhook> {
+    let secret = table.secret("attention_webhook_secret").filter(|it| !it.expose().is_empty());
+    let url = table.secret("attention_webhook_url").filter(|it| !it.expose().trim().is_empty());
+    let Some(url) = url else {
+        if secret.is_some() {
+            warnings.push(
+                "attention_webhook_secret is without effect: attention_webhook_url is not set"
+                    .into(),
+            );
+        }
+        return None;
+    };
+    let is_http = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
+    if !is_http {
+        warnings.push(
+            "attention_webhook_url is without effect: it does not begin with https:// or http://"
+                .into(),
+        );
+        return None;
+    }
+    if secret.is_none() {
+        warnings.push(
+            "attention_webhook_secret is not set, so the receiver of attention_webhook_url cannot tell who sends"
+                .into(),
+        );
+    }
+    Some(Webhook { url, secret })
 }
 
 /// Some of the three alone are no mistake: the unprefixed `OCI_REGISTRY` is often set for other

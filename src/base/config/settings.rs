@@ -295,6 +295,16 @@ pub static GROUPS: &[Group] = &[
                 Kind::Bytes { min: 0, max: TIB }, "0", "Size of the buckets of metadata and of named configuration when this host creates them, like 64M; 0 is no bound, or 64M where the NATS account demands one"),
             Setting::new("applications", &["WASMCLOUD_APPLICATIONS"], "applications",
                 Kind::Choice(&["auto", "always", "never"]), "auto", "Keep applications and answer their API (wadm.api): unless a deployment manager of its own does (auto), always, or never"),
+            Setting::new("history_hours", &["WASMCLOUD_HISTORY_HOURS"], "history-hours",
+                Kind::Integer { min: 0, max: 720 }, "24", "Hours that events, commands, figures and last log lines are kept in the lattice when this host creates their stream; 0 keeps none of this host"),
+            Setting::new("history_max_bytes", &["WASMCLOUD_HISTORY_MAX_BYTES"], "history-max-bytes",
+                Kind::Bytes { min: 0, max: TIB }, "0", "Size of that stream when this host creates it, like 1G; 0 is 128M, or what the NATS account has"),
+            Setting::new("attention_webhook_url", &["WASMCLOUD_ATTENTION_WEBHOOK_URL"], "attention-webhook-url",
+                Kind::Secret, "", "URL that is told when something begins or ceases to need attention; once per lattice, by a host with a dashboard")
+                .written(Written::Never),
+            Setting::new("attention_webhook_secret", &["WASMCLOUD_ATTENTION_WEBHOOK_SECRET"], "attention-webhook-secret",
+                Kind::Secret, "", "Secret that signs what is sent there (HMAC-SHA256, header Lattice-Signature)")
+                .written(Written::Never),
             Setting::new("artifacts_max_bytes", &["WASMCLOUD_ARTIFACTS_MAX_BYTES"], "artifacts-max-bytes",
                 Kind::Bytes { min: 0, max: TIB }, "0", "Size of the bucket of uploads when it is created, like 5G; 0 is no bound, or 1G where the NATS account demands one"),
             Setting::new("payload_store_max_bytes", &["WASMCLOUD_PAYLOAD_STORE_MAX_BYTES"], "payload-store-max-bytes",

@@ -22,6 +22,7 @@
 pub mod artifacts;
 pub mod away;
 pub mod desired;
+pub mod history;
 pub mod jetstream;
 pub mod legacy;
 pub mod memory;

@@ -53,10 +53,10 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
         "Operate a lattice",
         &[
             "get", "start", "stop", "scale", "update", "link", "label", "drain", "call", "ctl",
-            "apply", "export", "app", "rollout",
+            "apply", "export", "app", "rollout", "forget",
         ],
     ),
-    ("Find out", &["doctor", "explain", "logs", "top", "spy"]),
+    ("Find out", &["doctor", "attention", "explain", "logs", "events", "audit", "top", "spy"]),
     (
         "Make and keep",
         &[

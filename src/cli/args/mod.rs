@@ -14,6 +14,7 @@ pub mod connect;
 pub mod dev;
 pub mod flags;
 pub mod help;
+pub mod history;
 pub mod lattice;
 pub mod link;
 pub mod tools;
@@ -219,6 +220,12 @@ pub enum Command {
     Explain(lattice::Explain),
     /// Show what an actor or a provider logs, on whatever host
     Logs(lattice::Logs),
+    /// Show what happened in the lattice, and go on with what happens
+    Events(history::Events),
+    /// Show who changed what: the commands that hosts took or refused
+    Audit(history::Audit),
+    /// Show what needs attention, acknowledge it or mute it
+    Attention(history::Attention),
     /// Show actors by calls, latency and errors, live
     Top(lattice::Top),
     /// Show calls as they pass

@@ -1,6 +1,17 @@
 //! How moments, durations and amounts are printed by the commands that watch a lattice.
 
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use time::{
+    Duration, OffsetDateTime, PrimitiveDateTime, Time,
+    format_description::{BorrowedFormatItem, well_known::Rfc3339},
+    macros::format_description,
+};
+
+const DAY_SECOND: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+const DAY_MINUTE: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]");
+const SECOND: &[BorrowedFormatItem<'_>] = format_description!("[hour]:[minute]:[second]");
+const MINUTE: &[BorrowedFormatItem<'_>] = format_description!("[hour]:[minute]");
 
 const TODAY: &[BorrowedFormatItem<'_>] =
     format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
@@ -11,6 +22,47 @@ const EARLIER: &[BorrowedFormatItem<'_>] =
 pub(super) fn time_of(moment: OffsetDateTime) -> String {
     let format = if moment.date() == OffsetDateTime::now_utc().date() { TODAY } else { EARLIER };
     moment.format(format).unwrap_or_default()
+}
+
+/// Reads a moment: so long ago (`15m`, `1h`, `2d`), or a time in UTC, with its day or of today.
+/// Returns milliseconds since 1970.
+pub(super) fn moment(text: &str, now: OffsetDateTime) -> Result<u64, String> {
+    let text = text.trim();
+    let at = span(text).map(|span| now.checked_sub(span)).unwrap_or_else(|| written(text, now));
+    let ms = at.and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
+    ms.ok_or_else(|| {
+        format!(
+            "{text:?} is no moment: write 15m, 1h or 2d for so long ago, or a time in UTC like 2026-11-30T10:00:00Z, \
+             2026-11-30 10:00 or 10:00"
+        )
+    })
+}
+
+/// Reads a span of time: a number with a unit, like 15m.
+pub(super) fn span(text: &str) -> Option<Duration> {
+    let number = text.get(..text.len().checked_sub(1)?)?.parse::<u32>().ok().map(i64::from)?;
+    Some(match text.chars().last()? {
+        's' => Duration::seconds(number),
+        'm' => Duration::minutes(number),
+        'h' => Duration::hours(number),
+        'd' => Duration::days(number),
+        _ => return None,
+    })
+}
+
+/// Reads a time as it is written.
+fn written(text: &str, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Some(at);
+    }
+    let [day_and_minute, day_and_second] = [DAY_MINUTE, DAY_SECOND];
+    let of_day = [day_and_second, day_and_minute].into_iter();
+    let mut of_day = of_day.filter_map(|format| PrimitiveDateTime::parse(text, format).ok());
+    if let Some(at) = of_day.next() {
+        return Some(at.assume_utc());
+    }
+    let today = [SECOND, MINUTE].into_iter().find_map(|format| Time::parse(text, format).ok())?;
+    Some(now.replace_time(today))
 }
 
 /// A duration with three digits at most, in the unit that fits.
@@ -60,6 +112,23 @@ mod tests {
             (bytes(312), bytes(1536), bytes(3 << 20)),
             ("312 B".into(), "1.50 KiB".into(), "3.00 MiB".into())
         );
+    }
+
+    #[test]
+    fn a_moment_is_so_long_ago_or_a_time() {
+        let now = OffsetDateTime::from_unix_timestamp(1_795_892_336).unwrap();
+        let ms = |text: &str| moment(text, now);
+        for (text, before_s) in [("30s", 30), ("15m", 900), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(ms(text), Ok((1_795_892_336 - before_s) * 1000), "{text}");
+        }
+        let ten = Ok(1_795_860_000_000);
+        assert_eq!(ms("2026-11-28T10:00:00Z"), ten);
+        assert_eq!(ms("2026-11-28 10:00"), ten);
+        assert_eq!(ms("2026-11-28 10:00:00"), ten);
+        assert_eq!(ms("10:00"), ten);
+        for wrong in ["", "yesterday", "m", "15", "-3h", "25:00", "1\u{e9}"] {
+            assert!(ms(wrong).unwrap_err().contains("15m"), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! Hosts are asked for what they have kept; their lines are merged when all have answered, or have
 //! had time to. With `--follow` later lines are held for a moment, so that lines of different hosts
 //! come out in order; hosts that join are asked as they come, and an actor that starts later speaks
-//! under the same name.
+//! under the same name. Of hosts that are gone it has the last lines that the lattice kept.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     terminal::{Terminal, Text, Tone},
 };
 use lattice_client::{
+    history::{ArchivedLine, History, Range},
     lattice::{Events, Lattice},
     logs::{Logs, News},
     names,
@@ -45,6 +46,8 @@ const HOLD: Duration = Duration::from_millis(100);
 const SEARCH: Duration = Duration::from_secs(10);
 /// How long saying goodbye may take.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How far back the lines of hosts that are gone are read, in milliseconds.
+const ARCHIVED_MS: u64 = 24 * 3_600_000;
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
     let session = Session::open(before, &args.connect)?;
@@ -80,6 +83,11 @@ struct Reading<'a> {
     /// Lines that are not printed yet.
     held: Vec<HostLine>,
     is_any: bool,
+    /// The starts of hosts whose lines were read from themselves.
+    lives: HashSet<String>,
+    /// Lines of hosts that are gone.
+    history: History,
+    tail: usize,
 }
 
 impl<'a> Reading<'a> {
@@ -93,8 +101,21 @@ impl<'a> Reading<'a> {
         // Before anybody is asked, so that no host comes in between.
         let events = if args.follow { Some(lattice.events().await?) } else { None };
         let (hosts, held) = (HashMap::new(), Vec::new());
-        let mut reading =
-            Self { terminal, lattice, entity, only, hosts, logs, events, held, is_any: false };
+        let history = session.history(&found).await?;
+        let mut reading = Self {
+            terminal,
+            lattice,
+            entity,
+            only,
+            hosts,
+            logs,
+            events,
+            held,
+            is_any: false,
+            lives: HashSet::new(),
+            history,
+            tail: usize::try_from(args.tail).unwrap_or(usize::MAX),
+        };
         reading.ask(found).await?;
         if let Some(only) = reading.only.clone() {
             // It may be slow to answer a ping.
@@ -149,6 +170,7 @@ impl<'a> Reading<'a> {
                 Err(_) => break,
             }
         }
+        self.add_archived().await;
         self.print_held()?;
         if !absent.is_empty() {
             let hosts = absent.join(", ");
@@ -167,6 +189,26 @@ impl<'a> Reading<'a> {
             bail!("none of the hosts that were asked tells logs");
         }
         Ok(())
+    }
+
+    /// Adds what hosts said that are gone, and what others said before their last start.
+    async fn add_archived(&mut self) {
+        // A lattice without a history has nothing to add.
+        let range = Range::last(ARCHIVED_MS);
+        let archived = self.history.lines(&self.entity, range, usize::MAX).await;
+        let mut taken: HashMap<String, usize> = HashMap::new();
+        for ArchivedLine { host_id, host_name, life, line } in
+            archived.unwrap_or_default().into_iter().rev()
+        {
+            let is_wanted = self.only.as_ref().is_none_or(|only| *only == host_id);
+            let of_host = taken.entry(host_id.clone()).or_default();
+            if !is_wanted || self.lives.contains(&life) || *of_host >= self.tail {
+                continue;
+            }
+            *of_host += 1;
+            self.hosts.entry(host_id.clone()).or_insert(host_name);
+            self.held.push(HostLine { host_id, line });
+        }
     }
 
     async fn follow(&mut self) -> Result<()> {
@@ -220,6 +262,9 @@ impl<'a> Reading<'a> {
         }
         if part.mark == Mark::Over && !part.error.is_empty() {
             self.terminal.note(format!("{}: {}", self.called(&part.host_id), part.error));
+        }
+        if !part.life.is_empty() {
+            self.lives.insert(part.life);
         }
         let host_id = part.host_id;
         self.held

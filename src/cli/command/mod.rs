@@ -6,6 +6,7 @@
 //! error, as sentences or, where data was asked for, as JSON.
 
 mod apply;
+mod attention;
 mod cache;
 mod call;
 mod clock;
@@ -23,6 +24,7 @@ mod failed;
 mod files;
 mod forget;
 mod get;
+mod history;
 mod inspect;
 mod keys;
 mod label;
@@ -134,6 +136,9 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
         Command::Explain(explain) => explain::run(terminal, settings, explain).await,
         Command::Logs(logs) => logs::run(terminal, settings, logs).await,
+        Command::Events(events) => history::events(terminal, settings, events).await,
+        Command::Audit(audit) => history::audit(terminal, settings, audit).await,
+        Command::Attention(args) => attention::run(terminal, settings, args).await,
         Command::Top(top) => top::run(terminal, settings, top).await,
         Command::Spy(spy) => spy::run(terminal, settings, spy).await,
         Command::Dev(dev) => dev::run(terminal, settings, dev).await,

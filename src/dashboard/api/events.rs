@@ -1,4 +1,4 @@
-//! Recent events, and the images that hosts fetch and start.
+//! Events, and the images that hosts fetch and start.
 
 use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
@@ -10,12 +10,17 @@ use crate::{
     auth::Access,
     model::{
         Pull,
-        events::{Entry, Severity},
+        events::Entry,
+        past::{DAY_MS, Keeping, Past},
     },
 };
+use lattice_client::history::Range;
+use lattice_protocol::clock;
 
 const LIMIT: usize = 500;
 const LIMIT_MAX: usize = 2000;
+/// How far the clocks of hosts may differ, in milliseconds.
+const CLOCKS_MS: u64 = 60_000;
 
 /// Which events are wanted.
 #[derive(Deserialize, IntoParams)]
@@ -33,7 +38,12 @@ pub struct Wanted {
     /// Events of this host.
     #[serde(default)]
     host: String,
-    /// Events before this one.
+    /// Events since this moment, in milliseconds since 1970; those of the last day unless given.
+    since: Option<u64>,
+    /// Events until this moment.
+    until: Option<u64>,
+    /// Events that this host heard before the one with this number; the history of the lattice is
+    /// not read.
     before: Option<u64>,
     /// 500 unless given, 2000 at most.
     limit: Option<usize>,
@@ -41,12 +51,7 @@ pub struct Wanted {
 
 impl Wanted {
     fn takes(&self, entry: &Entry, text: &str) -> bool {
-        let severity = match entry.severity {
-            Severity::Good => "good",
-            Severity::Info => "info",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
+        let severity = entry.severity.name();
         (self.name.is_empty() || entry.name == self.name)
             && (self.severity.is_empty() || severity == self.severity)
             && (self.host.is_empty() || entry.host_id == self.host)
@@ -59,31 +64,62 @@ impl Wanted {
                 all.to_lowercase().contains(text)
             })
     }
+
+    /// Returns what is to be searched, newest first, and why the history is not in it.
+    async fn all(&self, dashboard: &Dashboard) -> (Vec<Entry>, Option<String>) {
+        let live = || dashboard.model().log().newest().cloned().collect();
+        if self.before.is_some() {
+            return (live(), None);
+        }
+        let range = range(self.since, self.until);
+        match dashboard.past().events(dashboard, range).await {
+            Ok(entries) => (entries, None),
+            Err(error) => (live(), Some(error.to_string())),
+        }
+    }
 }
 
-/// The last events.
+/// Returns the span of time that a question is about.
+pub fn range(since: Option<u64>, until: Option<u64>) -> Range {
+    let until_ms = until.unwrap_or_else(clock::now_ms);
+    // Clocks of hosts differ a little, and the newest of all is wanted too.
+    let until_ms = if until.is_some() { until_ms } else { until_ms + CLOCKS_MS };
+    Range { since_ms: since.unwrap_or_else(|| until_ms.saturating_sub(DAY_MS)), until_ms }
+}
+
+/// Some events.
 #[derive(Serialize, ToSchema)]
 pub struct Events {
     /// Newest first.
     items: Vec<Entry>,
-    /// The number of the last event there was.
+    /// Older ones fit as well.
+    is_more: bool,
+    /// The number of the last event that this host heard.
     last: u64,
+    keeping: Keeping,
 }
 
-/// Lists recent events, newest first
+/// Lists events, newest first
+///
+/// Those of the history of the lattice, which is the same on every host, with what this host heard
+/// just now. Where no history is kept, those that this host heard since its start.
 #[utoipa::path(get, path = "/api/v1/events", tag = "lattice", params(Wanted), responses((status = 200, body = Events)))]
 pub async fn list(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
     Query(wanted): Query<Wanted>,
 ) -> Json<Events> {
+    dashboard.model().mark_viewed().await;
     let text = wanted.q.trim().to_lowercase();
     let limit = wanted.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
-    let log = dashboard.model().log();
+    let (all, failure) = wanted.all(&dashboard).await;
     // Masked before it is searched.
-    let all = log.newest().map(|entry| access.view(entry.clone()));
-    let items = all.filter(|entry| wanted.takes(entry, &text)).take(limit).collect();
-    Json(Events { items, last: log.last() })
+    let all = all.into_iter().map(|entry| access.view(entry));
+    let mut fitting = all.filter(|entry| wanted.takes(entry, &text));
+    let items: Vec<Entry> = fitting.by_ref().take(limit).collect();
+    let is_more = fitting.next().is_some();
+    let keeping = Past::keeping(&dashboard).unless(failure);
+    Json(Events { items, is_more, last: dashboard.model().log().last(), keeping })
 }
 
 /// The images that hosts fetch and start.

@@ -1,6 +1,10 @@
-//! Recent output of actors and providers, on any host.
+//! Recent output of actors and providers, on any host, and on hosts that are gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Extension, Json,
@@ -19,7 +23,7 @@ use crate::{
     model::{HostView, State as HostState},
 };
 use lattice_client::logs::{Logs, News};
-use lattice_protocol::journal::{Level, wire::Mark};
+use lattice_protocol::journal::{Level, Line, wire::Mark};
 
 /// Lines of each host, unless asked for fewer.
 pub const TAIL: u64 = 200;
@@ -40,6 +44,19 @@ pub struct LogLine {
     pub link_name: String,
     /// Not told without a login.
     pub text: String,
+}
+
+impl LogLine {
+    fn of(host_id: &str, host_name: &str, line: &Line) -> Self {
+        Self {
+            host_id: host_id.to_owned(),
+            host_name: host_name.to_owned(),
+            at_ms: line.at_us / 1000,
+            level: line.level.name(),
+            link_name: line.link_name.to_string(),
+            text: line.text.to_string(),
+        }
+    }
 }
 
 impl Mask for LogLine {
@@ -115,6 +132,8 @@ pub async fn lines(
         )
     })??;
     let mut found = Vec::new();
+    // The starts of hosts whose lines are known.
+    let mut lives = HashSet::new();
     // Each host sends its past in parts; the last part says so. Other news means that a host is
     // not there.
     while waited_for > 0
@@ -129,17 +148,32 @@ pub async fn lines(
         }
         let host = hosts.iter().find(|host| *host.id == *part.host_id);
         let host_name = host.map(|host| host.name.clone()).unwrap_or_default();
-        found.extend(part.lines.into_iter().map(|line| LogLine {
-            host_id: part.host_id.clone(),
-            host_name: host_name.clone(),
-            at_ms: line.at_us / 1000,
-            level: line.level.name(),
-            link_name: line.link_name.to_string(),
-            text: line.text.to_string(),
-        }));
+        found.extend(part.lines.iter().map(|line| LogLine::of(&part.host_id, &host_name, line)));
+        lives.insert(part.life);
     }
+    add_archived(dashboard, id, &lives, tail, &mut found).await;
     found.sort_by_key(|line| line.at_ms);
     Ok(found)
+}
+
+/// Adds the lines of hosts that did not answer, and of earlier starts of those that did, from the
+/// history of the lattice: the last of each host.
+async fn add_archived(
+    dashboard: &Dashboard,
+    id: &str,
+    lives: &HashSet<String>,
+    tail: u64,
+    found: &mut Vec<LogLine>,
+) {
+    let archived = dashboard.past().lines(id).await;
+    let mut taken: HashMap<&str, u64> = HashMap::new();
+    for kept in archived.iter().rev().filter(|kept| !lives.contains(&kept.life)) {
+        let of_host = taken.entry(&kept.host_id).or_default();
+        *of_host += 1;
+        if *of_host <= tail {
+            found.push(LogLine::of(&kept.host_id, &kept.host_name, &kept.line));
+        }
+    }
 }
 
 /// Picks the warnings and errors, newest first.

@@ -11,11 +11,13 @@
 
 mod actors;
 mod applications;
+mod attention;
 mod auctions;
 mod call;
 mod claims;
 mod events;
 mod failures;
+mod history;
 mod hosts;
 mod links;
 mod logs;
@@ -191,6 +193,10 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(claims::list))
         .routes(routes!(events::list))
         .routes(routes!(events::pulls))
+        .routes(routes!(attention::list))
+        .routes(routes!(attention::mark, attention::clear))
+        .routes(routes!(history::audit))
+        .routes(routes!(history::rates))
         .routes(routes!(operations::list))
         .routes(routes!(uploads::upload))
         .routes(routes!(auctions::preview))

@@ -63,7 +63,7 @@ pub async fn overview(
     Extension(access): Extension<Access>,
 ) -> Json<Overview> {
     dashboard.model().mark_viewed().await;
-    let Summary { counts, rates, attention } = Summary::of(&dashboard);
+    let Summary { counts, rates, attention, .. } = Summary::of(&dashboard);
     let facts = dashboard.parts().context.state.facts();
     let series = dashboard.model().series(&Of::Lattice);
     Json(Overview {

@@ -25,6 +25,7 @@ use lattice_client::{
 };
 use lattice_protocol::{
     applications::api,
+    attention::{Item, Mark, Said},
     clock,
     control::{probe::health::Health, types::InventoryProvider},
     errors,
@@ -35,6 +36,8 @@ use lattice_protocol::{
 const ATTENTION_MAX: usize = 50;
 /// Things that are named in one entry.
 const NAMED_MAX: usize = 8;
+/// Bytes of a key: enough for so few.
+const KEY_BYTES: usize = 5;
 
 /// How many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -93,6 +96,10 @@ pub struct Attention {
     pub id: String,
     pub link_name: String,
     pub since_ms: Option<u64>,
+    /// Tells it from all others, on every host alike; names it in `/api/v1/attention/{key}`.
+    pub key: String,
+    /// What somebody said about it.
+    pub mark: Option<Marked>,
     /// The order among those that are as bad.
     #[serde(skip)]
     rank: Rank,
@@ -101,8 +108,58 @@ pub struct Attention {
     ours: usize,
 }
 
+/// What somebody said about something that needs attention.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Marked {
+    /// `ack` or `mute`.
+    pub said: &'static str,
+    pub at_ms: u64,
+    /// It ends then by itself.
+    pub until_ms: u64,
+    pub by: String,
+    pub note: String,
+}
+
+impl From<&Mark> for Marked {
+    fn from(mark: &Mark) -> Self {
+        let said = match mark.said {
+            Said::Ack => "ack",
+            Said::Mute => "mute",
+        };
+        let (by, note) = (mark.by.clone(), mark.note.clone());
+        Self { said, at_ms: mark.at_ms, until_ms: mark.until_ms, by, note }
+    }
+}
+
+impl From<Attention> for Item {
+    fn from(attention: Attention) -> Self {
+        let Attention { severity, text, advice, kind, id, link_name, since_ms, key, mark, .. } =
+            attention;
+        let severity = match severity {
+            Grade::Error => "error",
+            Grade::Warning => "warning",
+        };
+        let mark = mark.map(|Marked { said, at_ms, until_ms, by, note }| Mark {
+            said: if said == "mute" { Said::Mute } else { Said::Ack },
+            at_ms,
+            until_ms,
+            by,
+            note,
+        });
+        let (severity, kind) = (severity.to_owned(), kind.to_owned());
+        Self { key, severity, text, advice, kind, id, link_name, since_ms, mark }
+    }
+}
+
 impl Mask for Attention {
     fn mask(&mut self) {
+        if let Some(mark) = &mut self.mark {
+            for text in [&mut mark.by, &mut mark.note] {
+                if !text.is_empty() {
+                    HIDDEN.clone_into(text);
+                }
+            }
+        }
         if self.ours < self.text.len() {
             self.text.truncate(self.ours);
             self.text.push_str(": ");
@@ -124,6 +181,8 @@ impl Attention {
             id,
             link_name: String::new(),
             since_ms: None,
+            key: String::new(),
+            mark: None,
             rank: if severity == Grade::Error { Rank::Fault } else { Rank::Configuration },
             ours,
         }
@@ -132,6 +191,21 @@ impl Attention {
     fn rank(mut self, rank: Rank) -> Self {
         self.rank = rank;
         self
+    }
+
+    /// Returns its key: numbers in its text may change while it lasts, and so may what others say.
+    pub fn stable_key(&self) -> String {
+        let ours = self.text[..self.ours].split(|letter: char| letter.is_ascii_digit());
+        let ours: Vec<&str> = ours.filter(|text| !text.is_empty()).collect();
+        let ours = ours.join("#");
+        let all = format!("{}\n{}\n{}\n{ours}", self.kind, self.id, self.link_name);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, all.as_bytes());
+        data_encoding::HEXLOWER.encode(&digest.as_ref()[..KEY_BYTES])
+    }
+
+    /// Whether nobody wants to hear of it.
+    pub fn is_muted(&self) -> bool {
+        self.mark.as_ref().is_some_and(|mark| mark.said == "mute")
     }
 
     /// Adds what somebody else said about it.
@@ -180,7 +254,10 @@ impl Mask for Numbers {
 pub struct Summary {
     pub counts: Counts,
     pub rates: Rate,
+    /// Acknowledged ones are the last.
     pub attention: Vec<Attention>,
+    /// What nobody wants to hear of for a while.
+    pub muted: Vec<Attention>,
 }
 
 impl Summary {
@@ -219,8 +296,15 @@ impl Summary {
             }));
         }
         attention.sort_by_key(|item| (item.severity, item.rank));
+        let mut muted = dashboard.alerts().apply(&mut attention);
         attention.truncate(ATTENTION_MAX);
-        Self { counts, rates: rates.lattice(), attention }
+        muted.truncate(ATTENTION_MAX);
+        Self { counts, rates: rates.lattice(), attention, muted }
+    }
+
+    /// Returns all that needs attention, muted ones last.
+    pub fn all(&self) -> impl Iterator<Item = &Attention> {
+        self.attention.iter().chain(&self.muted)
     }
 }
 
@@ -495,6 +579,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_the_same_while_something_lasts() {
+        let ended = |times: u32, said: &str| {
+            let text = format!("Provider x ended {times} times in a row");
+            Attention::new(Grade::Error, "provider", "V", text).said(Some(said)).stable_key()
+        };
+        assert_eq!(ended(3, "exit 1"), ended(4, "exit 2"));
+        let other = Attention::new(Grade::Error, "provider", "V", "Provider x fails".into());
+        assert_ne!(ended(3, "exit 1"), other.stable_key());
+        assert_eq!(other.stable_key().len(), 2 * KEY_BYTES);
+    }
+
+    #[test]
     fn a_lost_host_and_a_start_that_failed_are_told() {
         let failure = Failure {
             reference: "x:1".into(),
@@ -525,7 +621,7 @@ mod tests {
         };
         let lost = of_lost(&host, &[gone]).unwrap();
         assert!(lost.text.ends_with("1 that ran only there run nowhere: echo"), "{}", lost.text);
-        assert_eq!(lost.action, Some("start_elsewhere"));
+        assert!(matches!(lost.fix, Some(Fix::StartElsewhere { .. })));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use lattice_protocol::{
         Event, Received,
         event::{ActorContext, NOT_AVAILABLE, ProviderContext},
     },
+    history::{HOST_BACK, HOST_LOST, Happened},
     identity::keys::LinkName,
     links::{LinkDefinition, Table},
 };
@@ -35,10 +36,25 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// Returns the word of the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Entry {
-    /// Counts the events this host has heard since its start.
+    /// Tells it from all others; empty where its host gives none.
+    pub id: String,
+    /// Counts the events this host has heard since its start; 0 of an event that it did not hear
+    /// itself and has from the history of the lattice.
     pub seq: u64,
     pub at_ms: u64,
     /// As on the wire, `actor_scaled` and so on; `host_lost` and `host_back` are this dashboard's
@@ -53,6 +69,19 @@ pub struct Entry {
     /// The text without what others said.
     #[serde(skip)]
     masked: String,
+}
+
+impl Entry {
+    /// Returns it with another time.
+    pub fn at(self, at_ms: u64) -> Self {
+        Self { at_ms, ..self }
+    }
+
+    /// Returns it with the text that everybody may read, and all of its data: for whoever shows
+    /// the text alone.
+    pub fn masked_text(self) -> Self {
+        Self { text: self.masked.clone(), ..self }
+    }
 }
 
 impl Mask for Entry {
@@ -111,7 +140,7 @@ impl Entry {
     /// names to public keys. A host of this make tells each start with the events of all years, of
     /// which one is enough.
     pub fn of(
-        Received { source, event, data }: &Received,
+        Received { id, source, event, data }: &Received,
         host_name: &str,
         is_ours: bool,
         name_of: impl Fn(&str) -> Option<String>,
@@ -136,6 +165,7 @@ impl Entry {
                 None => text,
             });
         Some(Self {
+            id: id.clone(),
             seq: 0,
             at_ms: clock::now_ms(),
             name: event.name().to_owned(),
@@ -146,6 +176,18 @@ impl Entry {
             data: shown(data),
             masked,
         })
+    }
+
+    /// Reads an event of the history; `host_name` is the name of the host it is about.
+    pub fn kept(
+        happened: &Happened,
+        host_name: &str,
+        name_of: impl Fn(&str) -> Option<String>,
+    ) -> Option<Self> {
+        let Happened { id, at_ms, name, source, data } = happened;
+        let received = Received::of(name, source.clone(), data.clone());
+        let entry = Self::of(&received, host_name, false, name_of)?;
+        Some(Self { id: id.clone(), at_ms: *at_ms, ..entry })
     }
 
     /// An event that this dashboard concludes.
@@ -159,6 +201,7 @@ impl Entry {
         let (host_id, host_name) = (host_id.to_owned(), host_name.to_owned());
         let (name, masked, data) = (name.to_owned(), text.clone(), Value::Null);
         Self {
+            id: String::new(),
             seq: 0,
             at_ms: clock::now_ms(),
             name,
@@ -170,6 +213,17 @@ impl Entry {
             masked,
         }
     }
+}
+
+/// Returns how much an event of the history matters, and a sentence about it, for people at a
+/// prompt; none for events without news.
+pub fn sentence(
+    happened: &Happened,
+    host_name: &str,
+    name_of: impl Fn(&str) -> Option<String>,
+) -> Option<(Severity, String)> {
+    let entry = Entry::kept(happened, host_name, name_of)?;
+    Some((entry.severity, entry.text))
 }
 
 /// The data of an event without secrets, and not without bound.
@@ -316,6 +370,9 @@ impl Narrator<'_> {
         Some(match event {
             Event::HostStarted { .. } => (Good, format!("Host {host} started")),
             Event::HostStopped { .. } => (Info, format!("Host {host} stopped")),
+            // These two are only told in the history.
+            Event::Other(name) if name == HOST_LOST => (Error, format!("Host {host} is lost")),
+            Event::Other(name) if name == HOST_BACK => (Good, format!("Host {host} is back")),
             Event::LinkdefSet(LinkDefinition {
                 actor_id,
                 provider_id,

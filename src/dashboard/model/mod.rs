@@ -12,6 +12,7 @@
 //!   somebody looks ([`Model::mark_viewed`]); a host nobody looks at only listens.
 //! * A [`Snapshot`] is immutable, and so is what was counted from it. [`Records`] grow: they are
 //!   behind a lock that is held for lines, and readers take copies out of it.
+//! * [`past`] is the history of the lattice, the same on every host.
 //! * Everything has a bound: events, points of a history, targets with a history, pulls.
 
 pub mod applications;
@@ -19,6 +20,7 @@ pub mod attention;
 pub mod collector;
 pub mod events;
 mod fix;
+pub mod past;
 pub mod rates;
 
 use std::{
@@ -124,6 +126,8 @@ struct Demand {
     viewers: usize,
     /// When the last request was made.
     viewed: Option<Instant>,
+    /// This host tells what needs attention, so it asks other hosts though nobody looks.
+    watched: bool,
     /// When somebody began to look.
     began: Instant,
     /// Hosts that were changed from here and are to be asked again.
@@ -160,10 +164,12 @@ pub enum Collection {
     Pulls,
     Rates,
     Applications,
+    /// Commands that hosts took or refused.
+    Audit,
 }
 
 impl Collection {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Hosts,
         Self::Actors,
         Self::Providers,
@@ -173,6 +179,7 @@ impl Collection {
         Self::Pulls,
         Self::Rates,
         Self::Applications,
+        Self::Audit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -186,6 +193,7 @@ impl Collection {
             Self::Pulls => "pulls",
             Self::Rates => "rates",
             Self::Applications => "applications",
+            Self::Audit => "audit",
         }
     }
 }
@@ -425,6 +433,7 @@ impl Model {
             demand: Mutex::new(Demand {
                 viewers: 0,
                 viewed: None,
+                watched: false,
                 began: now,
                 invalidated: BTreeSet::new(),
                 forgotten: BTreeSet::new(),
@@ -579,6 +588,15 @@ impl Model {
     /// Whether it is worth to ask other hosts.
     fn is_viewed(&self) -> bool {
         self.0.demand.lock().is_viewed()
+    }
+
+    /// Says whether other hosts are asked for what they run, also if nobody looks.
+    pub fn watch(&self, watched: bool) {
+        self.0.demand.lock().watched = watched;
+    }
+
+    fn is_watched(&self) -> bool {
+        self.0.demand.lock().watched
     }
 
     /// How many hear news.

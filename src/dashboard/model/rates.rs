@@ -4,7 +4,7 @@
 //! between the last two looks. The [`History`] has a place for every [`STEP`]; a rate of a longer
 //! time fills all places of that time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -21,6 +21,9 @@ pub const STEP_MS: u64 = 2000;
 const POINTS_MAX: usize = 300;
 /// Places that one rate may fill; what is longer was not looked at.
 const FILL_MAX: u64 = 8;
+/// Places of a look that shows as steps beside shorter ones; a chart with one has so many places in
+/// each of its points.
+const COARSE: u64 = 5;
 /// Targets whose history is kept.
 const TARGETS_MAX: usize = 2048;
 
@@ -160,7 +163,8 @@ impl Sum {
     }
 }
 
-fn rounded(value: f64) -> f64 {
+/// Returns a number with two digits after the point.
+pub fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
@@ -259,16 +263,20 @@ pub struct Point {
     pub errors: f64,
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
+    /// It is of a look that took much longer.
+    #[serde(skip)]
+    is_coarse: bool,
 }
 
 impl Point {
-    fn of(rate: &Rate, place: u64) -> Self {
+    fn of(rate: &Rate, place: u64, fill: u64) -> Self {
         Self {
             at_ms: (place + 1) * STEP_MS,
             calls: rate.calls_per_s,
             errors: rate.errors_per_s,
             p50_us: rate.p50_us,
             p99_us: rate.p99_us,
+            is_coarse: fill >= COARSE,
         }
     }
 
@@ -312,7 +320,7 @@ impl History {
             }
             let points = self.of.entry(of.clone()).or_default();
             for place in (place + 1 - fill)..=place {
-                points.push_back(Point::of(rate, place));
+                points.push_back(Point::of(rate, place, fill));
             }
         }
         // A target without a rate goes on with zeros, until only zeros are left of it.
@@ -320,7 +328,8 @@ impl History {
         for (of, points) in &mut self.of {
             if !rates.of.contains_key(of) {
                 points.extend(
-                    ((place + 1 - fill)..=place).map(|place| Point::of(&Rate::default(), place)),
+                    ((place + 1 - fill)..=place)
+                        .map(|place| Point::of(&Rate::default(), place, fill)),
                 );
             }
             while points.front().is_some_and(|point| point.at_ms <= oldest_ms) {
@@ -337,6 +346,10 @@ impl History {
     pub fn series(&self, of: &Of) -> Series {
         let mut series = Series { step_ms: STEP_MS, ..Series::default() };
         let Some(points) = self.of.get(of) else { return series };
+        // One chart has one resolution: that of the longest look in it.
+        if points.iter().any(|point| point.is_coarse) {
+            return coarse(points);
+        }
         series.end_ms = points.back().map_or(0, |point| point.at_ms);
         for point in points {
             series.calls.push(point.calls);
@@ -346,6 +359,33 @@ impl History {
         }
         series
     }
+}
+
+/// Returns a history with one point for [`COARSE`] places each.
+fn coarse(points: &VecDeque<Point>) -> Series {
+    let step_ms = STEP_MS * COARSE;
+    let mut series = Series { step_ms, ..Series::default() };
+    let mut bins: BTreeMap<u64, Vec<&Point>> = BTreeMap::new();
+    for point in points {
+        bins.entry((point.at_ms - 1) / step_ms).or_default().push(point);
+    }
+    // The last one is not whole yet, unless it is.
+    if bins.last_key_value().is_some_and(|(_, bin)| (bin.len() as u64) < COARSE) {
+        bins.pop_last();
+    }
+    for (bin, points) in bins {
+        let mean = |of: fn(&Point) -> Option<f64>| {
+            let values: Vec<f64> = points.iter().filter_map(|point| of(point)).collect();
+            let sum: f64 = values.iter().sum();
+            (!values.is_empty()).then(|| rounded(sum / values.len() as f64))
+        };
+        series.end_ms = (bin + 1) * step_ms;
+        series.calls.push(mean(|point| Some(point.calls)).unwrap_or_default());
+        series.errors.push(mean(|point| Some(point.errors)).unwrap_or_default());
+        series.p50_us.push(mean(|point| point.p50_us));
+        series.p99_us.push(mean(|point| point.p99_us));
+    }
+    series
 }
 
 #[cfg(test)]
@@ -378,6 +418,20 @@ mod tests {
         // After a long time it begins anew.
         history.push(&rates(&[(&Of::Lattice, 5.0)]), 900 * STEP_MS);
         assert_eq!(history.series(&Of::Lattice).calls, [5.0]);
+    }
+
+    #[test]
+    fn a_chart_has_one_resolution() {
+        let mut history = History::default();
+        history.push(&rates(&[(&Of::Lattice, 1.0)]), 99 * STEP_MS);
+        // A look of ten seconds, and then shorter ones.
+        history.push(&rates(&[(&Of::Lattice, 4.0)]), 104 * STEP_MS);
+        for place in 105..=111 {
+            history.push(&rates(&[(&Of::Lattice, place as f64)]), place * STEP_MS);
+        }
+        let series = history.series(&Of::Lattice);
+        assert_eq!((series.step_ms, series.end_ms), (10_000, 110 * STEP_MS));
+        assert_eq!(series.calls, [1.0, 4.0, 107.0]);
     }
 
     #[test]

@@ -10,9 +10,11 @@
 //! * [`refusals`] tells of commands that were refused, [`link_changes`] notes how links were
 //!   changed.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`],
-//!   [`named_config`], [`probe`].
+//!   [`named_config`], [`probe`]; `attention` asks the dashboard.
 
 pub mod actors;
+mod attention;
+mod audited;
 pub mod labels;
 pub mod link_changes;
 pub mod links;

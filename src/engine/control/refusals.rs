@@ -74,7 +74,7 @@ fn command(request: Option<&Control>) -> Option<&'static str> {
 }
 
 /// Why an answer refuses; `None` if it does not.
-fn reason(answer: &[u8]) -> Option<String> {
+pub(super) fn reason(answer: &[u8]) -> Option<String> {
     if !answer.starts_with(REFUSAL) {
         return None;
     }

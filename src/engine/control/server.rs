@@ -31,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{
-    link_changes::LinkChanges, named_config::NamedConfig, probe::health::ProbeContext,
+    audited, link_changes::LinkChanges, named_config::NamedConfig, probe::health::ProbeContext,
     refusals::Refusals, state::Readiness,
 };
 use crate::{
@@ -50,6 +50,7 @@ use lattice_base::{
 use lattice_protocol::{
     control::types::Ack,
     events::Event,
+    history::{ORIGIN_HEADER, audit::Asked},
     lattice::{control::Control, subject::ControlSubscription},
 };
 
@@ -117,6 +118,20 @@ enum Membership {
 impl Membership {
     fn of(is_synced: bool) -> Self {
         if is_synced { Self::Member } else { Self::Late }
+    }
+
+    /// Whether this host is the one that acts on a request, and not one of those that answer in
+    /// vain after a member.
+    fn acts(self, request: &Control) -> bool {
+        self == Self::Member
+            || !matches!(
+                request,
+                Control::LinkPut
+                    | Control::LinkDel
+                    | Control::ConfigPut { .. }
+                    | Control::ConfigDel { .. }
+                    | Control::ConfigClear { .. }
+            )
     }
 }
 
@@ -256,11 +271,16 @@ impl Server {
         message: Message,
         membership: Membership,
     ) {
-        let Message { subject, reply, payload, .. } = message;
+        let Message { subject, reply, payload, headers, .. } = message;
+        let origin = headers.as_ref().and_then(|headers| headers.get(ORIGIN_HEADER));
+        let origin = origin.map(|origin| origin.as_str());
+        let asked = Asked::now(origin);
         debug!(%subject, "control request");
         let answer = match membership {
-            Membership::Member => self.respond(subject.as_str(), &payload, reply.as_ref()),
-            Membership::Late => self.respond_late(subject.as_str(), &payload, reply.as_ref()),
+            Membership::Member => self.respond(subject.as_str(), &payload, reply.as_ref(), origin),
+            Membership::Late => {
+                self.respond_late(subject.as_str(), &payload, reply.as_ref(), origin)
+            }
         };
         let server = Arc::clone(self);
         waiting.spawn(async move {
@@ -273,6 +293,11 @@ impl Server {
             let Some(answer) = answer else { return };
             let request = server.parts.context.subjects.parse_control(&subject);
             server.refusals.tell(request.as_ref(), &subject, &payload, &answer);
+            if let Some(request) = request.filter(|request| membership.acts(request))
+                && let Some(entry) = audited::entry(asked, &request, &payload, &answer)
+            {
+                server.parts.context.history.audit(entry);
+            }
             if let Some(reply) = reply {
                 server.send(&subject, &reply, answer).await;
             }
@@ -303,6 +328,7 @@ impl Server {
         subject: &str,
         payload: &Bytes,
         reply: Option<&Subject>,
+        origin: Option<&str>,
     ) -> Answer {
         match self.parts.context.subjects.parse_control(subject) {
             Some(Control::Claims | Control::Links) => {
@@ -311,12 +337,12 @@ impl Server {
                     (Arc::clone(self), subject.to_owned(), payload.clone());
                 async move {
                     tokio::time::sleep(LATE_READ).await;
-                    server.respond(&subject, &payload, None).await
+                    server.respond(&subject, &payload, None, None).await
                 }
                 .boxed()
             }
             Some(Control::ConfigGet { .. } | Control::ConfigList { .. }) => {
-                let answer = self.respond(subject, payload, reply);
+                let answer = self.respond(subject, payload, reply, origin);
                 async move { tokio::join!(answer, tokio::time::sleep(LATE_WRITE)).0 }.boxed()
             }
             Some(
@@ -334,7 +360,7 @@ impl Server {
                 .boxed()
             }
             // Asked of this host, or of each.
-            _ => self.respond(subject, payload, reply),
+            _ => self.respond(subject, payload, reply, origin),
         }
     }
 
@@ -345,6 +371,7 @@ impl Server {
         subject: &str,
         payload: &Bytes,
         reply: Option<&Subject>,
+        origin: Option<&str>,
     ) -> Answer {
         let Some(request) = self.parts.context.subjects.parse_control(subject) else {
             return self.unsupported(subject);
@@ -406,6 +433,10 @@ impl Server {
                 read("failures", or_empty(payload), |ask| self.probe_failures(&ask))
             }
             Control::ProbeLost { .. } => self.probe_lost(),
+            Control::ProbeAttention { .. } => self.probe_attention(),
+            Control::MarkAttention { .. } => {
+                read("attention", payload, |ask| self.mark_attention(ask, origin))
+            }
         }
     }
 

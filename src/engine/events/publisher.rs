@@ -16,8 +16,10 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{Steps, troubles::Troubles};
+use crate::history::History;
 use lattice_base::lattice::connection::confirm;
 use lattice_protocol::{
+    clock,
     events::{Event, Step},
     identity::keys::HostId,
     lattice::subject::Subjects,
@@ -39,13 +41,21 @@ pub struct Publisher {
     queue: mpsc::Sender<Item>,
     followers: broadcast::Sender<Event>,
     troubles: Troubles,
+    history: History,
 }
 
 enum Item {
-    Event(Box<Event>),
+    Event(Box<Event>, Stamp),
     /// A step of a start, encoded.
     Step(Bytes),
     Flush(oneshot::Sender<()>),
+}
+
+/// What tells an event from all others.
+#[derive(Clone, Debug)]
+struct Stamp {
+    id: String,
+    at: OffsetDateTime,
 }
 
 impl Publisher {
@@ -54,6 +64,7 @@ impl Publisher {
         client: async_nats::Client,
         subjects: Subjects,
         host: HostId,
+        history: History,
         tasks: &TaskTracker,
     ) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
@@ -63,6 +74,7 @@ impl Publisher {
             queue,
             followers: broadcast::Sender::new(FOLLOWED),
             troubles: Troubles::default(),
+            history,
         }
     }
 
@@ -77,8 +89,10 @@ impl Publisher {
         if self.followers.receiver_count() > 0 {
             let _ = self.followers.send(event.clone());
         }
-        if let Err(error) = self.queue.try_send(Item::Event(Box::new(event)))
-            && let Item::Event(lost) = error.into_inner()
+        let stamp = Stamp { id: Uuid::new_v4().to_string(), at: OffsetDateTime::now_utc() };
+        self.history.event(&stamp.id, clock::now_ms(), &event);
+        if let Err(error) = self.queue.try_send(Item::Event(Box::new(event), stamp))
+            && let Item::Event(lost, _) = error.into_inner()
         {
             warn!(event = lost.name(), "event lost: too many wait for the NATS connection");
         }
@@ -133,7 +147,7 @@ async fn run(
 ) {
     while let Some(item) = items.recv().await {
         match item {
-            Item::Event(event) => send(&client, &subjects, &host, &event).await,
+            Item::Event(event, stamp) => send(&client, &subjects, &host, &event, stamp).await,
             Item::Step(step) => {
                 // Nobody misses one.
                 let _ = tokio::time::timeout(
@@ -152,9 +166,15 @@ async fn run(
     }
 }
 
-async fn send(client: &async_nats::Client, subjects: &Subjects, host: &HostId, event: &Event) {
+async fn send(
+    client: &async_nats::Client,
+    subjects: &Subjects,
+    host: &HostId,
+    event: &Event,
+    stamp: Stamp,
+) {
     let name = event.name();
-    let payload = Bytes::from(envelope(host, event).to_string());
+    let payload = Bytes::from(envelope(host, event, stamp).to_string());
     for subject in [subjects.events(), subjects.event(name)] {
         let published =
             tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subject.clone(), payload.clone()));
@@ -169,13 +189,13 @@ async fn send(client: &async_nats::Client, subjects: &Subjects, host: &HostId, e
 }
 
 /// The CloudEvents 1.0 envelope (lattice protocol, section 7.1).
-fn envelope(host: &HostId, event: &Event) -> serde_json::Value {
+fn envelope(host: &HostId, event: &Event, stamp: Stamp) -> serde_json::Value {
     json!({
         "specversion": "1.0",
-        "id": Uuid::new_v4().to_string(),
+        "id": stamp.id,
         "type": format!("com.wasmcloud.lattice.{}", event.name()),
         "source": host.as_str(),
-        "time": OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+        "time": stamp.at.format(&Rfc3339).unwrap_or_default(),
         "datacontenttype": "application/json",
         "data": event.data(),
     })

@@ -17,12 +17,14 @@ use crate::{
         engine::{self, Engine},
         supervisor as actors,
     },
+    attention::Slot,
     control::{
         named_config::NamedConfig,
         state::{Facts, HostState},
     },
     delivery::{LinkNotifier, LinkSender},
     events::Publisher,
+    history::{self, History},
     host_context::HostContext,
     issuers::Issuers,
     journal::{Journal, followers::Followers},
@@ -89,6 +91,8 @@ pub(super) struct Built<'a> {
     pub kept: KeptStarts,
     /// The things that the host kept before, to be read; none if it keeps nothing.
     pub kept_entry: Option<KeptEntry>,
+    /// What is to be kept, for the task that writes it.
+    pub history: Option<history::Inbox>,
 }
 
 /// The input of a host's parts.
@@ -107,7 +111,8 @@ impl Host {
         give_up: &CancellationToken,
     ) -> Result<Built<'a>> {
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
-        let (context, verifier, notices) = builder.context(lifeline, give_up).await?;
+        let (kept_history, history) = History::new();
+        let (context, verifier, notices) = builder.context(lifeline, kept_history, give_up).await?;
         let bounds = builder.bounds(&context).await;
         deliver_links(&context, notices);
         let chunks = builder.chunks(&context);
@@ -156,6 +161,7 @@ impl Host {
             providers,
             kept,
             kept_entry,
+            history: Some(history),
         })
     }
 }
@@ -165,6 +171,7 @@ impl Builder<'_> {
     async fn context(
         &self,
         lifeline: Lifeline,
+        history: History,
         give_up: &CancellationToken,
     ) -> Result<(Arc<HostContext>, Verifier, mpsc::Receiver<Notice>)> {
         let (config, stop) = (self.config, &self.stop);
@@ -190,8 +197,13 @@ impl Builder<'_> {
         }
         let state = HostState::new(facts(config, &host_id, friendly_name), config.labels.clone());
         let answers = Answers::new(reserved_subjects(config), config.inbox_prefixes.clone());
-        let events =
-            Publisher::start(ctl.client.clone(), subjects.clone(), host_id.clone(), &tasks);
+        let events = Publisher::start(
+            ctl.client.clone(),
+            subjects.clone(),
+            host_id.clone(),
+            history.clone(),
+            &tasks,
+        );
         // Subscribed before anything can be decided, so that no change is missed.
         let policy = self.policy((&ctl, &answers), &state, &tasks).await?;
         let verifier = verifier(config)?;
@@ -220,6 +232,8 @@ impl Builder<'_> {
             policy,
             issuers,
             events,
+            history,
+            attention: Slot::default(),
             tasks,
         };
         Ok((Arc::new(context), verifier, notices))

@@ -28,6 +28,7 @@ use crate::{
     actors::supervisor as actors,
     control::{server::StopRequest, state::HostState},
     events::Publisher,
+    history,
     host::face::{Commander, Face, Place},
     host_context::HostContext,
     journal::followers::Followers,
@@ -237,7 +238,14 @@ impl Host {
     }
 
     async fn confirm_last_words(&self) {
-        self.context.events.flush().await;
+        let HostContext { events, history, .. } = &*self.context;
+        let keep = async {
+            // Where the stream is away there is no hurry to find that out again.
+            if history.status() == history::Status::Kept {
+                history.flush().await;
+            }
+        };
+        tokio::join!(events.flush(), keep);
         for nats in [&self.context.rpc, &self.context.ctl] {
             if let Err(error) = connection::confirm(&nats.client).await {
                 warn!(%error, "last messages not confirmed");

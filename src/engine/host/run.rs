@@ -7,9 +7,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
-#[cfg(unix)]
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info_span, warn};
 
 use super::{Host, build::Built, config_service};
 #[cfg(unix)]
@@ -21,6 +19,7 @@ use crate::{
         server::{self, Server, StopRequest},
         state::VERSION,
     },
+    history::keeper::Keeper,
     host::face::{self, Face, Opened},
     host_context::HostContext,
     meter::{Meter, edges::SAMPLE},
@@ -28,7 +27,7 @@ use crate::{
 };
 use lattice_base::{
     presence::{Presence, presence_dir},
-    store::{jetstream, legacy},
+    store::{history::Limits, jetstream, legacy},
     telemetry,
 };
 use lattice_protocol::events::Event;
@@ -43,6 +42,7 @@ impl Host {
     /// Opens the control interface and says that this host is there; returns when it is ready.
     pub(super) async fn run(mut built: Built<'_>, face: &dyn Face) -> Result<Self> {
         let kept_entry = built.kept_entry.take();
+        let keeper = built.history_keeper();
         let Built { config, dirs, context, .. } = &built;
         // Commands are taken before the others hear of this host: a client may answer the event at
         // once.
@@ -81,6 +81,9 @@ impl Host {
         context.events.flush().await;
         if let Some(entry) = kept_entry {
             built.kept.start(entry, built.stop.clone());
+        }
+        if let Some(keeper) = keeper {
+            context.tasks.spawn(keeper.run(built.stop.clone()).instrument(info_span!("history")));
         }
         let opened = built.open(face).await;
         Ok(Self {
@@ -128,6 +131,19 @@ impl Built<'_> {
             followers: self.followers.clone(),
             stop_requests,
         }
+    }
+
+    /// Returns what writes the history of this host; none if the settings want none.
+    fn history_keeper(&mut self) -> Option<Keeper> {
+        let inbox = self.history.take()?;
+        let (age, config) = (self.config.history.age, self.config);
+        if age.is_zero() {
+            inbox.turn_off("history_hours is 0");
+            return None;
+        }
+        let limits = Limits::new(age, config.kv_replicas, config.history.bytes_max);
+        let meter = self.shared.router.meter().clone();
+        Some(Keeper::new(Arc::clone(&self.context), meter, limits, inbox))
     }
 
     /// Signs calls for the user of this machine, as long as this host takes commands.

@@ -153,6 +153,45 @@ impl Journal {
         Excerpt { lines, lost, last }
     }
 
+    /// Returns what was said since the last look, of every entity, and notes in `seen` how far it
+    /// was read: the last lines of each, as many as fit into its share of `bytes_max`.
+    pub fn news(
+        &self,
+        seen: &mut HashMap<Arc<str>, u64>,
+        bytes_max: usize,
+    ) -> Vec<(Arc<str>, Excerpt)> {
+        let kept = self.0.kept.lock();
+        seen.retain(|id, _| kept.entities.contains_key(id));
+        let speaks = |id: &Arc<str>, entity: &Entity| {
+            // One that was forgotten and speaks again begins to count anew.
+            let before = seen.get(id).copied().filter(|before| *before <= entity.last);
+            (entity.last > before.unwrap_or(0)).then_some(before.unwrap_or(0))
+        };
+        let spoken: Vec<(&Arc<str>, &Entity, u64)> = kept
+            .entities
+            .iter()
+            .filter_map(|(id, entity)| Some((id, entity, speaks(id, entity)?)))
+            .collect();
+        let share = bytes_max / spoken.len().max(1);
+        let news = spoken.into_iter().map(|(id, entity, before)| {
+            let mut bytes = 0;
+            let new = entity.lines.iter().rev().take_while(|line| line.number > before);
+            let mut lines: Vec<Line> = new
+                .take_while(|line| {
+                    bytes += line.cost();
+                    bytes <= share
+                })
+                .cloned()
+                .collect();
+            lines.reverse();
+            let lost = (entity.last - before).saturating_sub(lines.len() as u64);
+            (Arc::clone(id), Excerpt { lines, lost, last: entity.last })
+        });
+        let news: Vec<(Arc<str>, Excerpt)> = news.collect();
+        seen.extend(news.iter().map(|(id, excerpt)| (Arc::clone(id), excerpt.last)));
+        news
+    }
+
     /// Tells whenever an entity speaks, which may not have done so yet. As long as somebody
     /// follows, it is not forgotten.
     pub fn follow(&self, entity: &str) -> watch::Receiver<u64> {
@@ -237,6 +276,9 @@ impl Writer {
 mod tests {
     use super::*;
 
+    /// The cost of a line without text.
+    const LINE: usize = 64;
+
     fn numbers(excerpt: &Excerpt) -> (Option<u64>, Option<u64>, usize) {
         let number = |line: Option<&Line>| line.map(|line| line.number);
         (number(excerpt.lines.first()), number(excerpt.lines.last()), excerpt.lines.len())
@@ -301,6 +343,24 @@ mod tests {
         }
         let excerpt = journal.after("MA", 2, 2, 10_000);
         assert_eq!((excerpt.lost, excerpt.lines[0].number), (3, 6));
+    }
+
+    #[test]
+    fn news_are_what_was_said_since_the_last_look_and_have_a_bound() {
+        let (journal, mut seen) = (Journal::new("N"), HashMap::new());
+        let (a, b) = (journal.writer("MA", ""), journal.writer("MB", ""));
+        a.write(Level::Info, "first");
+        let news = journal.news(&mut seen, 10_000);
+        assert_eq!((news.len(), numbers(&news[0].1)), (1, (Some(1), Some(1), 1)));
+        assert!(journal.news(&mut seen, 10_000).is_empty());
+        for n in 0..20 {
+            a.write(Level::Info, &n.to_string());
+            b.write(Level::Info, &n.to_string());
+        }
+        let mut news = journal.news(&mut seen, 10 * (LINE + 2));
+        news.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let told: Vec<_> = news.iter().map(|(_, news)| (numbers(news), news.lost)).collect();
+        assert_eq!(told, [((Some(17), Some(21), 5), 15), ((Some(16), Some(20), 5), 15)]);
     }
 
     #[test]

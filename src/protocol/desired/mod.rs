@@ -17,7 +17,7 @@
 pub mod kept;
 pub mod signed;
 
-pub use signed::{Authority, Rejected, Signed};
+pub use signed::{Authority, Rejected, Signed, Trust};
 
 /// The prefix of the names of buckets of desired state.
 pub const BUCKET: &str = "DESIREDDATA_";

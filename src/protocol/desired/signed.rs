@@ -40,24 +40,66 @@ pub enum Rejected {
     Forged,
 }
 
-/// Signs entries of one lattice, and says which ones count.
-#[derive(Debug)]
-pub struct Authority {
+/// Says which entries of one lattice count: those that a known cluster key signed. It signs
+/// nothing, so a client without a seed can have it.
+#[derive(Clone, Debug)]
+pub struct Trust {
     lattice: String,
-    own: SigningKey,
     trusted: Vec<ClusterKey>,
 }
 
+impl Trust {
+    /// Trusts the entries of a lattice that are signed by one of these keys.
+    pub fn new(lattice: &str, trusted: Vec<ClusterKey>) -> Self {
+        Self { lattice: lattice.to_owned(), trusted }
+    }
+
+    /// Reads an entry of the bucket and checks its signature.
+    pub fn verify<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<(T, u64), Rejected> {
+        let unreadable = |error: serde_json::Error| Rejected::Unreadable(error.to_string());
+        let entry: Signed = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if !self.trusted.iter().any(|key| key.as_str() == entry.issuer) {
+            return Err(Rejected::Stranger(entry.issuer));
+        }
+        let issuer = VerifyingKey::parse(&entry.issuer, Kind::Cluster)
+            .map_err(|_| Rejected::Stranger(entry.issuer.clone()))?;
+        let signature = STANDARD.decode(&entry.signature).map_err(|_| Rejected::Forged)?;
+        if !issuer.verify(&message(&self.lattice, key, entry.serial, &entry.value), &signature) {
+            return Err(Rejected::Forged);
+        }
+        let value = serde_json::from_str(&entry.value).map_err(unreadable)?;
+        Ok((value, entry.serial))
+    }
+}
+
+/// Signs entries of one lattice, and says which ones count.
+#[derive(Debug)]
+pub struct Authority {
+    own: SigningKey,
+    trust: Trust,
+}
+
 impl Authority {
-    /// Makes an authority that signs with the cluster seed and trusts the keys in `trusted`.
+    /// Makes an authority that signs with the cluster seed and trusts its key and those in
+    /// `trusted`.
     pub fn new(
         lattice: &str,
         cluster_seed: &str,
-        trusted: Vec<ClusterKey>,
+        mut trusted: Vec<ClusterKey>,
     ) -> Result<Self, KeyError> {
         let own = SigningKey::from_seed(cluster_seed)?;
         own.require(Kind::Cluster)?;
-        Ok(Self { lattice: lattice.to_owned(), own, trusted })
+        trusted.push(ClusterKey::parse(own.public_key())?);
+        Ok(Self { own, trust: Trust::new(lattice, trusted) })
+    }
+
+    /// Returns the part that only checks.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Signs a value for a key of the bucket.
@@ -68,7 +110,7 @@ impl Authority {
         value: &impl Serialize,
     ) -> Result<Signed, serde_json::Error> {
         let value = serde_json::to_string(value)?;
-        let signature = self.own.sign(&message(&self.lattice, key, serial, &value));
+        let signature = self.own.sign(&message(&self.trust.lattice, key, serial, &value));
         Ok(Signed {
             value,
             serial,
@@ -83,21 +125,7 @@ impl Authority {
         key: &str,
         bytes: &[u8],
     ) -> Result<(T, u64), Rejected> {
-        let unreadable = |error: serde_json::Error| Rejected::Unreadable(error.to_string());
-        let entry: Signed = serde_json::from_slice(bytes).map_err(unreadable)?;
-        let is_trusted = self.trusted.iter().any(|key| key.as_str() == entry.issuer)
-            || self.own.public_key() == entry.issuer;
-        if !is_trusted {
-            return Err(Rejected::Stranger(entry.issuer));
-        }
-        let issuer = VerifyingKey::parse(&entry.issuer, Kind::Cluster)
-            .map_err(|_| Rejected::Stranger(entry.issuer.clone()))?;
-        let signature = STANDARD.decode(&entry.signature).map_err(|_| Rejected::Forged)?;
-        if !issuer.verify(&message(&self.lattice, key, entry.serial, &entry.value), &signature) {
-            return Err(Rejected::Forged);
-        }
-        let value = serde_json::from_str(&entry.value).map_err(unreadable)?;
-        Ok((value, entry.serial))
+        self.trust.verify(key, bytes)
     }
 }
 

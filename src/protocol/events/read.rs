@@ -7,11 +7,16 @@ use serde_json::Value;
 use super::event::{
     ActorContext, Annotations, Event, EventClaims, ProviderContext, ProviderEventClaims,
 };
-use crate::links::{Claimant, Contest, LinkDefinition};
+use crate::{
+    links::{Claimant, Contest, LinkDefinition},
+    serde_null::null_as_default,
+};
 
 /// An event as it came, out of its envelope.
 #[derive(Clone, Debug)]
 pub struct Received {
+    /// Tells it from all others; empty where the host gives none.
+    pub id: String,
     /// The host it is about.
     pub source: String,
     pub event: Event,
@@ -27,14 +32,21 @@ impl Received {
             /// `com.wasmcloud.lattice.` and the name.
             #[serde(rename = "type")]
             kind: String,
+            #[serde(default, deserialize_with = "null_as_default")]
+            id: String,
             #[serde(default)]
             source: String,
             #[serde(default)]
             data: Value,
         }
-        let Envelope { kind, source, data } = serde_json::from_slice(payload).ok()?;
+        let Envelope { kind, id, source, data } = serde_json::from_slice(payload).ok()?;
         let name = kind.rsplit('.').next().unwrap_or_default();
-        Some(Self { source, event: Event::read(name, &data), data })
+        Some(Self { id, ..Self::of(name, source, data) })
+    }
+
+    /// Makes an event of its name, its host and its data.
+    pub fn of(name: &str, source: String, data: Value) -> Self {
+        Self { id: String::new(), source, event: Event::read(name, &data), data }
     }
 }
 
@@ -346,7 +358,7 @@ mod tests {
             ("config_set", json!({"entity_id": "M", "key": "k"})),
             ("config_deleted", json!({"entity_id": "M", "key": "k"})),
         ] {
-            let Received { source, event, data: kept } = received(name, &data);
+            let Received { source, event, data: kept, .. } = received(name, &data);
             assert_eq!((&*source, event.name(), &kept), ("N", name, &data));
             assert_eq!(event.data(), data, "{name}");
         }

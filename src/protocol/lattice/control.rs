@@ -113,4 +113,8 @@ controls! {
     ProbeFailures { host } = "probe".host."failures", Query("asking for failed calls");
     /// The hosts it has lost.
     ProbeLost { host } = "probe".host."lost", Query("asking for lost hosts");
+    /// What needs attention in the lattice.
+    ProbeAttention { host } = "probe".host."attention", Query("asking what needs attention");
+    /// Something that needs attention is acknowledged or muted.
+    MarkAttention { host } = "cmd".host."attention", Command("attention");
 }

@@ -82,6 +82,7 @@ impl Subjects {
             Need::publish(User::Host, self.events(), "telling what happens"),
             Need::publish(User::Host, self.event(names.other), "telling what happens"),
             Need::publish(User::Host, self.progress(), "telling how starts get on"),
+            Need::publish(User::Host, self.attention(), "telling what needs attention"),
         ];
         listening.chain(asking).chain(further).chain(self.application_needs(names)).collect()
     }

@@ -182,6 +182,11 @@ impl Subjects {
         format!("wasmbus.evt.{}.{name}", self.lattice)
     }
 
+    /// Where it is told that something begins or ceases to need attention.
+    pub fn attention(&self) -> String {
+        format!("wasmbus.attention.{}", self.lattice)
+    }
+
     /// Invocations of an actor. The queue group of its subscribers is the subject itself.
     pub fn actor(&self, actor: &str) -> String {
         format!("wasmbus.rpc.{}.{actor}", self.lattice)
@@ -274,7 +279,7 @@ mod tests {
     }
 
     /// The texts that clients of five years send and hear.
-    const TAILS: [&str; 33] = [
+    const TAILS: [&str; 35] = [
         "ping.hosts",
         "auction.actor",
         "auction.provider",
@@ -308,6 +313,8 @@ mod tests {
         "probe.N.link",
         "probe.N.failures",
         "probe.N.lost",
+        "probe.N.attention",
+        "cmd.N.attention",
     ];
 
     #[test]

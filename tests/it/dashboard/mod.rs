@@ -3,12 +3,14 @@
 
 mod api;
 mod applications;
+mod attention;
 mod browser;
 mod bulk;
 mod crowd;
 mod door;
 mod faults;
 mod health;
+mod history;
 mod kinds;
 
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //! [`is_refused`] and [`is_conflict`] say what a failed write means, [`is_deletion`] whether a message
 //! of a bucket is no entry.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use async_nats::{
@@ -24,6 +24,7 @@ use async_nats::{
     },
 };
 use futures::StreamExt;
+use time::OffsetDateTime;
 use tracing::warn;
 
 use lattice_protocol::errors::chain;
@@ -169,19 +170,54 @@ pub async fn scan(
     stream: &Stream,
     filter: &str,
     headers_only: bool,
-    found: impl FnMut(async_nats::jetstream::Message),
+    mut found: impl FnMut(async_nats::jetstream::Message),
 ) -> Result<(), ReadError> {
     let config = pull::Config {
-        description: Some("scan of a host".into()),
         deliver_policy: DeliverPolicy::LastPerSubject,
-        ack_policy: AckPolicy::None,
         filter_subject: filter.to_owned(),
+        headers_only,
+        ..scanning()
+    };
+    scan_with(stream, config, |message| {
+        found(message);
+        ControlFlow::Continue(())
+    })
+    .await
+}
+
+/// The messages since a moment on all subjects that match a filter, oldest first, handed out one by
+/// one until `found` has seen enough. Those that are written while the scan runs are among them.
+pub async fn scan_since(
+    stream: &Stream,
+    filter: &str,
+    since: OffsetDateTime,
+    found: impl FnMut(async_nats::jetstream::Message) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartTime { start_time: since },
+        filter_subject: filter.to_owned(),
+        ..scanning()
+    };
+    scan_with(stream, config, found).await
+}
+
+/// Returns the configuration of the consumer of a scan.
+fn scanning() -> pull::Config {
+    pull::Config {
+        description: Some("scan of a host".into()),
+        ack_policy: AckPolicy::None,
         inactive_threshold: CONSUMER_GRACE,
         memory_storage: true,
         num_replicas: 1,
-        headers_only,
         ..Default::default()
-    };
+    }
+}
+
+async fn scan_with(
+    stream: &Stream,
+    config: pull::Config,
+    found: impl FnMut(async_nats::jetstream::Message) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
     let consumer = stream.create_consumer(config).await.map_err(|e| match e.kind() {
         ConsumerErrorKind::JetStream(error)
             if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
@@ -206,10 +242,11 @@ pub async fn scan(
     outcome
 }
 
-/// Takes what a consumer has, until the server says that nothing is left and nothing was lost.
+/// Takes what a consumer has, until the server says that nothing is left and nothing was lost, or
+/// `found` has seen enough.
 async fn deliver(
     consumer: &Consumer<pull::Config>,
-    mut found: impl FnMut(async_nats::jetstream::Message),
+    mut found: impl FnMut(async_nats::jetstream::Message) -> ControlFlow<()>,
 ) -> Result<(), ReadError> {
     let failed = |cause: String| ReadError::Failed(cause);
     let (mut received, mut empty) = (0, 0);
@@ -226,7 +263,9 @@ async fn deliver(
         loop {
             let next = tokio::time::timeout(SCAN_BATCH_TIME, messages.next()).await;
             let Some(message) = next.map_err(|_| silent())? else { break };
-            found(message.map_err(|e| failed(e.to_string()))?);
+            if found(message.map_err(|e| failed(e.to_string()))?).is_break() {
+                return Ok(());
+            }
             taken += 1;
         }
         received += taken;

@@ -295,13 +295,12 @@ impl Collector {
     fn ask_stale(&mut self) {
         let own: Arc<str> = self.model.own_id().into();
         let now = Instant::now();
+        let is_wanted = self.was_viewed || self.model.is_watched();
         let due: Vec<Arc<str>> = self
             .hosts
             .values()
             .filter(|known| known.is_stale && !known.is_asked && known.ask_at <= now)
-            .filter(|known| {
-                known.view.state != State::Lost && (self.was_viewed || known.view.id == own)
-            })
+            .filter(|known| known.view.state != State::Lost && (is_wanted || known.view.id == own))
             .map(|known| Arc::clone(&known.view.id))
             .collect();
         for id in due {
@@ -506,7 +505,7 @@ impl Collector {
             self.numbers_at = now + NUMBERS;
             let overview = attention::Summary::of(&self.dashboard);
             let point = self.model.last_point(&Of::Lattice);
-            let attention::Summary { counts, rates, attention } = overview;
+            let attention::Summary { counts, rates, attention, .. } = overview;
             let hosts = self.model.rates().hosts();
             self.model.tell_masked(
                 "overview",

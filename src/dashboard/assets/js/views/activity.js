@@ -1,7 +1,9 @@
-// Owns the view of what goes on: operations that run, pulls, and operations that have ended.
+// Owns the view of what is done: operations that run, pulls, the commands that hosts took, by whomever, and what was
+// done on this dashboard.
 import {
-  Button, Card, classes, CopyButton, EmptyState, formatBytes, href, html, Icon, Meter, operations, PageHeader, plural,
-  RelativeTime, Segmented, useResource, useState, useStore,
+  Button, Card, classes, CopyButton, EmptyState, ErrorNote, formatBytes, formatTime, href, html, Icon, Meter, Note,
+  operations, PageHeader, plural, RelativeTime, SearchBox, Segmented, Select, setQuery, shortKey, Skeleton,
+  useListQuery, useMemo, useResource, useRoute, useState, useStore, withQuery,
 } from "../ui/index.js";
 import { OperationProgress, STAGES, StateIcon, STATES, textOf, Took } from "../actions/progress.js";
 import { startActor, startProvider, undoLink } from "../actions/index.js";
@@ -44,6 +46,50 @@ function Ended({ operation, items }) {
         label="Copy what happened" /> Copy what happened</span>`}</div>`}</details></li>`;
 }
 
+const OUTCOMES = [["", "All outcomes"], ["accepted", "Accepted"], ["refused", "Refused"], ["unknown", "Not known"]];
+const RANGES = [["1", "Last hour"], ["6", "Last 6 hours"], ["24", "Last 24 hours"]];
+const TONES = { accepted: "good", refused: "error", unknown: "warning" };
+
+/** A command that a host took or refused. */
+function Command({ command }) {
+  const { verb, subject, who, from, outcome, reason } = command;
+  return html`<li class=${`command-row tone-${TONES[outcome] || "info"}`}>
+    <${Icon} name=${TONES[outcome] || "info"} size=${14} />
+    <span class="command-text"><b>${verb}</b> <span class="mono" title=${subject}>${subject}</span>
+      ${outcome !== "accepted" && html` <span class=${outcome === "refused" ? "text-error" : "muted"}>${outcome}${reason
+        && `: ${reason}`}</span>`}</span>
+    <span class="command-who muted">${who}${from && ` from ${from}`}</span>
+    <span class="command-host"><a href=${href.host(command.host_id)} title=${command.host_id}>${command.host_name
+      || shortKey(command.host_id)}</a></span>
+    <span class="command-at muted small" title=${formatTime(command.at_ms)}><${RelativeTime} at=${command.at_ms} /></span>
+  </li>`;
+}
+
+/** The commands of the lattice, from whatever client, newest first. */
+function Commands() {
+  const [q, setQ] = useListQuery();
+  const { query: { outcome = "", hours = "24" } } = useRoute();
+  const [limit, setLimit] = useState(STEP);
+  const since = useMemo(() => (hours === "24" ? undefined : Date.now() - Number(hours) * 3600e3), [hours]);
+  const { data, error, refresh } = useResource(withQuery("/audit", { q, outcome, since, limit }), ["audit"]);
+  const isFiltered = !!(q || outcome || hours !== "24");
+  return html`<${Card} title="Commands" flush=${!!data?.items.length} actions=${html`<${SearchBox} label="Search commands"
+      placeholder="Who, what or where" value=${q} onInput=${setQ} /><span class="filters"><${Select} label="Outcome"
+      value=${outcome} options=${OUTCOMES} onInput=${(value) => setQuery({ outcome: value })} /><${Select}
+      label="Range of time" value=${hours} options=${RANGES} onInput=${(value) => setQuery({ hours: value === "24" ? ""
+        : value })} /></span>`}>
+    ${error && html`<${ErrorNote} error=${error} retry=${refresh} />`}
+    ${data && !data.keeping.is_kept && html`<${Note} tone="warning">The history of the lattice is not kept, so nobody
+      knows who did what: ${data.keeping.reason}</>`}
+    ${!data ? !error && html`<${Skeleton} lines=${6} />` : data.items.length ? html`<ul class="command-list">
+      ${data.items.map((command) => html`<${Command} key=${command.id} command=${command} />`)}</ul>
+      ${data.is_more && html`<div class="pad"><${Button} onClick=${() => setLimit(limit + 4 * STEP)}>Show more</></div>`}`
+      : isFiltered ? html`<${EmptyState} icon="search" title="No command fits" />`
+      : html`<${EmptyState} icon="activity" title="No command was given yet" command="host audit">What is started, stopped,
+        linked or changed, on a page, at a prompt or by an application, appears here with who did it.</>`}
+  </>`;
+}
+
 export function Activity() {
   const { items } = useStore(operations);
   const { data } = useResource("/pulls", ["pulls"]);
@@ -57,12 +103,13 @@ export function Activity() {
   const start = html`<${Button} icon="plus" onClick=${() => startActor()}>Start an actor</>
     <${Button} icon="plus" onClick=${() => startProvider()}>Start a provider</>`;
   return html`<div class="view"><${PageHeader} title="Activity"
-      sub="What was started, changed and stopped on the dashboard of this host, and what hosts fetch now." />
+      sub="What was started, changed and stopped in the lattice, and by whom; and what hosts fetch now." />
     ${running.length > 0 && html`<${Card} title="Running" count=${running.length}><div class="op-grid">
       ${running.map((each) => html`<${OperationProgress} key=${each.id} operation=${each} />`)}</div></>`}
     ${pulls.length > 0 && html`<${Card} title="Pulls" count=${pulls.length}><ul class="op-grid">${pulls.map((pull) =>
       html`<${Pull} key=${`${pull.host_id} ${pull.reference}`} pull=${pull} />`)}</ul></>`}
-    <${Card} title="Ended" count=${ended.length} flush=${shown.length > 0} actions=${ended.length > 0
+    <${Commands} />
+    <${Card} title="Done on this dashboard" count=${ended.length} flush=${shown.length > 0} actions=${ended.length > 0
       && html`<${Segmented}
       label="Which operations" value=${filter} onInput=${setFilter} options=${[["all", "All"], ["failed",
         `Not well (${failed.length})`]]} />`}>
@@ -74,6 +121,6 @@ export function Activity() {
             went well.</>`
         : html`<${EmptyState} icon="activity" title=${running.length ? "Nothing has ended yet" : "Nothing was done yet"}
             action=${start}>Every start, scale, update, stop and link that is begun on a dashboard of this host appears
-            here with its stages. What others do is among the <a href="/events">events</a>.</>`}
+            here with its stages.</>`}
     </></div>`;
 }

@@ -234,7 +234,7 @@ export function ActorDetail({ id }) {
       <${Stat} label="Links" value=${formatCount(actor.links.length)} tone=${wrong ? "error" : ""} sub=${wrong
         ? `${wrong} not ok` : actor.missing.length ? `${actor.missing.length} missing` : "all ok"} /></div>
     <div class="host-grid">
-      <${Card} title="Traffic"><${SeriesChart} series=${actor.series} /></>
+      <${Card} title="Traffic"><${SeriesChart} series=${actor.series} of=${{ of: "actor", id }} /></>
       <${Card} title="Claims">${actor.claims ? html`<${ClaimsFacts} claims=${actor.claims}
         first=${codeFacts(actor)} caps=${html`<${Capabilities} actor=${actor} />`} />` : html`<p class="muted">The claims of this actor are not
         known yet: no host has told them. Look with ${" "}<code>host doctor</code>.</p>`}</>

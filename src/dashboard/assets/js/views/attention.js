@@ -2,6 +2,7 @@
 import {
   attentionHref, Button, get, html, Icon, RelativeTime, Skeleton, toast, withQuery, WithCommands,
 } from "../ui/index.js";
+import { AttentionActions } from "../actions/attention.js";
 import { putLink, startActor, startElsewhere, startProvider } from "../actions/index.js";
 
 const SHOWN_MAX = 50;
@@ -42,10 +43,10 @@ export function AttentionList({ items }) {
   if (!items) return html`<${Skeleton} lines=${3} />`;
   if (!items.length) return html`<p class="calm"><${Icon} name="good" /> Nothing needs your attention.</p>`;
   return html`<ul class="attention">${items.slice(0, SHOWN_MAX).map((item) => html`<li
-    key=${`${item.kind} ${item.id} ${item.link_name} ${item.text}`} class="tone-${item.severity}">
+    key=${`${item.kind} ${item.id} ${item.link_name} ${item.text}`} class="tone-${item.mark ? "muted" : item.severity}">
     <${Icon} name=${item.severity} /><div><p class="attention-text"><${Text} item=${item} /></p>
     ${item.advice && html`<p><${WithCommands} text=${item.advice} /></p>`}
     ${(item.fix || item.since_ms) && html`<div class="attention-acts"><${Fix} fix=${item.fix} />
       ${item.since_ms && html`<span class="muted small"><${RelativeTime} at=${item.since_ms} /></span>`}</div>`}
-    </div></li>`)}</ul>`;
+    </div><${AttentionActions} item=${item} /></li>`)}</ul>`;
 }

@@ -199,7 +199,7 @@ export function HostDetail({ id }) {
     </div>
     <div class="host-grid">
       <${Card} title="Traffic">${isHeard || host.series.calls.length ? html`<${SeriesChart} series=${isHeard
-        ? host.series : withoutSilence(host.series, host.heard_ms)} />` : html`<${EmptyState} icon="activity"
+        ? host.series : withoutSilence(host.series, host.heard_ms)} of=${{ of: "host", id: host.id }} />` : html`<${EmptyState} icon="activity"
         title="Its figures are not known any more" />`}</>
       <div class="stack">
         <${Card} title="Labels" actions=${html`<${Button} size="small" icon="edit" why=${why}

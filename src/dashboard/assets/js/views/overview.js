@@ -5,6 +5,7 @@ import {
   useMemo, useRemembered, useResource,
 } from "../ui/index.js";
 import { putLink, startActor, startProvider } from "../actions/index.js";
+import { isOpen, MutedAttention } from "../actions/attention.js";
 import { AttentionList } from "./attention.js";
 import { formatReplicas } from "./actors.js";
 
@@ -14,6 +15,8 @@ const MAX_POINTS = 300;
 /** The fetched series continued by the points that the stream brought since. */
 function continued(series, points) {
   if (!series) return null;
+  // One chart has one resolution: points that come are not finer than those that are there.
+  if (points[1] && series.step_ms > points[1].at_ms - points[0].at_ms) return series;
   const fresh = points.filter((point) => point.at_ms > series.end_ms + series.step_ms / 2);
   const join = (name) => [...series[name], ...fresh.map((point) => point[name])].slice(-MAX_POINTS);
   return {
@@ -25,6 +28,7 @@ function continued(series, points) {
 /** One sentence: is the lattice well? */
 function StateLine({ counts, attention }) {
   if (!counts) return html`<div class="state-line"><${Skeleton} width="22rem" height="2rem" /></div>`;
+  attention = attention.filter(isOpen);
   const errors = attention.filter((item) => item.severity === "error").length;
   const warnings = attention.length - errors;
   const tone = errors ? "error" : warnings ? "warning" : "good";
@@ -166,16 +170,16 @@ export function Overview() {
     <div class="overview-grid">
       <div class="stack">
         ${counts && counts.actors === 0 && !counts.hosts_lost && html`<${FirstSteps} />`}
-        <${Card} title="Traffic"><${SeriesChart} series=${series} /></>
+        <${Card} title="Traffic"><${SeriesChart} series=${series} of=${{ of: "lattice" }} /></>
         <${HostMap} hosts=${hosts} total=${listed.data?.total ?? null} />
       </div>
       <div class="stack">
-        <${Card} title="Needs attention" count=${attention?.length || undefined}><${AttentionList} items=${attention} />
-          </>
+        <${Card} title="Needs attention" count=${attention?.filter(isOpen).length || undefined}><${AttentionList} items=${attention} />
+          <${MutedAttention} /></>
         <${Card} title="Latest events" actions=${html`<a href="/events">All events</a>`}>
           ${!events.data ? html`<${Skeleton} lines=${6} height="2.4rem" />` : !events.data.items.length
             ? html`<${EmptyState} small title="No event yet" />` : html`<ul class="event-list">
-              ${events.data.items.map((event) => html`<${EventLine} key=${event.seq} event=${event} />`)}</ul>`}
+              ${events.data.items.map((event) => html`<${EventLine} key=${event.id || event.seq} event=${event} />`)}</ul>`}
         </>
         <${Card} title="Store">${data ? html`<p>${data.store.is_known ? html`<${Badge} tone=${data.store.error ? "error"
           : "good"}>

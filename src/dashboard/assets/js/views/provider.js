@@ -81,7 +81,7 @@ export function ProviderDetail({ id, link }) {
       <${Stat} label="Links" value=${formatCount(links.length)} tone=${wrong ? "error" : ""}
         sub=${wrong ? `${wrong} not ok` : links.length ? "all ok" : "no actor uses it"} /></div>
     <div class="host-grid">
-      <${Card} title="Traffic"><${SeriesChart} series=${provider.series} /></>
+      <${Card} title="Traffic"><${SeriesChart} series=${provider.series} of=${{ of: "provider", id, link_name: link }} /></>
       <${Card} title="Claims">${provider.claims ? html`<${ClaimsFacts} claims=${provider.claims} />` : html`<${Facts}
         items=${[["Contract", html`<span class="mono">${provider.contract_id || "–"}</span>`],
           ["Claims", html`<span class="muted">not known: no host has told them</span>`]]} />`}</>

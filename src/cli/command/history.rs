@@ -1,0 +1,405 @@
+//! `host events` and `host audit`: what happened in the lattice, as its hosts kept it together.
+//!
+//! The stream is read directly, so it tells of hosts that are gone, and of a lattice without any.
+//! Whom to believe is asked of the hosts that answer, and of the settings.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use futures::StreamExt as _;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::sleep;
+
+use crate::{
+    args::{
+        connect::Connect,
+        flags::SettingArgs,
+        history::{Audit as AuditArgs, Events as EventArgs, Span},
+    },
+    command::clock,
+    session::Session,
+    terminal::{Output, Terminal, Text, Tone},
+};
+use lattice_client::{
+    history::{Found, History, Kept, Range, in_order},
+    names,
+};
+use lattice_dashboard::{Severity, sentence};
+use lattice_protocol::{
+    clock::now_ms,
+    control::types::HostReply,
+    errors::Usage,
+    history::{Audit, Happened, Kind, audit::Outcome},
+};
+
+/// How often a stream that ended is looked for again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Clocks of hosts may be so much ahead, in milliseconds.
+const CLOCKS_MS: u64 = 60_000;
+
+pub async fn events(terminal: &Terminal, before: SettingArgs, args: EventArgs) -> Result<()> {
+    let looking = Looking::begin(before, &args.connect, args.host.as_deref()).await?;
+    let rows = Events { args: &args, looking: &looking };
+    looking.show(terminal, &args.span, &rows).await
+}
+
+pub async fn audit(terminal: &Terminal, before: SettingArgs, args: AuditArgs) -> Result<()> {
+    let looking = Looking::begin(before, &args.connect, args.host.as_deref()).await?;
+    let rows = Commands { args: &args, looking: &looking };
+    looking.show(terminal, &args.span, &rows).await
+}
+
+/// The lattice that is looked at.
+struct Looking {
+    history: History,
+    /// Whether a host answered, who says whom to believe.
+    has_hosts: bool,
+    /// Names of hosts, actors and providers by their ids.
+    names: HashMap<String, String>,
+    /// The only host that is wanted.
+    host: Option<String>,
+}
+
+/// One kind of entries, and how they are printed.
+trait Rows {
+    type Item: DeserializeOwned + Send + 'static;
+    const KIND: Kind;
+    /// What an entry is called, in the singular.
+    const WORD: &'static str;
+
+    /// Orders the entries that were read.
+    fn order(&self, entries: Vec<Kept<Self::Item>>) -> Vec<Kept<Self::Item>>;
+    /// When it happened, in milliseconds since 1970.
+    fn at_ms(&self, item: &Self::Item) -> u64;
+    /// Returns its JSON and what a person reads; `None` if it is not wanted.
+    fn told(&self, kept: &Kept<Self::Item>, is_wide: bool) -> Option<(Value, Text)>;
+}
+
+impl Looking {
+    async fn begin(before: SettingArgs, connect: &Connect, host: Option<&str>) -> Result<Self> {
+        let session = Session::open(before, connect)?;
+        let lattice = session.lattice().await?;
+        // The history is there without any host; then names are those that are in it.
+        let hosts = lattice.hosts().await.unwrap_or_default();
+        let claims = match hosts.is_empty() {
+            true => Vec::new(),
+            false => lattice.claims().await.unwrap_or_default(),
+        };
+        let history = session.history(&hosts).await?;
+        let host = host.map(|word| names::host(word, &hosts).or_else(|error| whole(word, error)));
+        let host = host.transpose()?;
+        let of_hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
+        let of_claims = claims.into_iter().map(|claims| (claims.subject, claims.name));
+        let names = of_hosts.chain(of_claims).collect();
+        let has_hosts = hosts.iter().any(HostReply::is_ours);
+        Ok(Self { history, has_hosts, names, host })
+    }
+
+    /// Prints what is kept, and what comes if that is wanted.
+    async fn show<R: Rows>(&self, terminal: &Terminal, span: &Span, rows: &R) -> Result<()> {
+        let range = range(span)?;
+        ensure!(
+            self.history.is_there().await?,
+            "the lattice keeps no history: no host has made its stream in this JetStream domain. Hosts make it where JetStream \
+             is switched on, unless history_hours is 0; --js-domain says where it lies"
+        );
+        let Found { entries, is_cut, rejected } =
+            self.history.read::<R::Item>(R::KIND, None, range, usize::MAX).await?;
+        let mut entries = rows.order(entries);
+        entries.retain(|kept| range.has(rows.at_ms(&kept.item)));
+        let mut shown = self.wanted(terminal, rows, &entries);
+        let left_out = shown.len().saturating_sub(span.count);
+        shown.drain(..left_out);
+        if shown.is_empty() && !span.follow {
+            terminal.note(format!("no {} is kept that fits", R::WORD));
+        }
+        print(terminal, shown)?;
+        if left_out > 0 || is_cut {
+            terminal.note(format!("older ones are left out; -n shows more than {}", span.count));
+        }
+        if rejected > 0 {
+            terminal.note(self.about_strangers(rejected));
+        }
+        if !span.follow {
+            return Ok(());
+        }
+        let last_ms = entries.last().map_or(range.until_ms, |kept| rows.at_ms(&kept.item));
+        tokio::select! {
+            followed = self.follow(terminal, rows, entries, last_ms) => followed,
+            interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        }
+    }
+
+    /// Prints what comes, without end.
+    async fn follow<R: Rows>(
+        &self,
+        terminal: &Terminal,
+        rows: &R,
+        entries: Vec<Kept<R::Item>>,
+        last_ms: u64,
+    ) -> Result<()> {
+        // What was written just now may come once more.
+        let mut seen: Vec<String> =
+            entries.iter().rev().take(256).map(|kept| self.key(rows, kept)).collect();
+        drop(entries);
+        let mut since_ms = last_ms.saturating_sub(AGAIN.as_millis() as u64 * 5);
+        while !terminal.is_closed() {
+            if let Some(mut coming) = self.history.follow::<R::Item>(R::KIND, since_ms).await? {
+                while let Some((batch, _)) = coming.next().await {
+                    let new: Vec<Kept<R::Item>> = batch
+                        .into_iter()
+                        .filter(|kept| rows.at_ms(&kept.item) > last_ms.saturating_sub(1))
+                        .filter(|kept| !seen.contains(&self.key(rows, kept)))
+                        .collect();
+                    seen.extend(new.iter().map(|kept| self.key(rows, kept)));
+                    seen.drain(..seen.len().saturating_sub(512));
+                    since_ms = now_ms().saturating_sub(5_000);
+                    print(terminal, self.wanted(terminal, rows, &rows.order(new)))?;
+                    if terminal.is_closed() {
+                        return Ok(());
+                    }
+                }
+            }
+            sleep(AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Tells an entry from the others.
+    fn key<R: Rows>(&self, rows: &R, kept: &Kept<R::Item>) -> String {
+        let told = rows.told(kept, false).map(|(json, _)| json["id"].to_string());
+        format!("{} {} {}", kept.host_id, rows.at_ms(&kept.item), told.unwrap_or_default())
+    }
+
+    fn wanted<R: Rows>(
+        &self,
+        terminal: &Terminal,
+        rows: &R,
+        entries: &[Kept<R::Item>],
+    ) -> Vec<(Value, Text)> {
+        let is_wide = terminal.output() == Output::Wide;
+        entries.iter().filter_map(|kept| rows.told(kept, is_wide)).collect()
+    }
+
+    fn about_strangers(&self, rejected: u64) -> String {
+        let advice = match self.has_hosts {
+            true => "somebody who is no host of this lattice wrote them",
+            false => {
+                "no host answers who could say whom to believe: name the clusters with --cluster-issuers, or use the settings \
+                 of the hosts"
+            }
+        };
+        format!("{rejected} entries are left out, their signatures are unknown: {advice}")
+    }
+
+    /// Returns the name of a host, an actor or a provider, or its id.
+    fn name(&self, id: &str) -> String {
+        self.known(id).unwrap_or_else(|| id.to_owned())
+    }
+
+    fn known(&self, id: &str) -> Option<String> {
+        self.names.get(id).filter(|name| !name.is_empty()).cloned()
+    }
+
+    fn takes_host(&self, id: &str) -> bool {
+        self.host.as_ref().is_none_or(|host| id.starts_with(host.as_str()))
+    }
+}
+
+/// A host that does not answer is meant by its id alone, or the beginning of it.
+fn whole(word: &str, error: anyhow::Error) -> Result<String> {
+    let is_id = word.len() >= 4
+        && word.starts_with('N')
+        && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    if is_id { Ok(word.to_owned()) } else { Err(error) }
+}
+
+fn range(span: &Span) -> Result<Range> {
+    let now = OffsetDateTime::now_utc();
+    let read = |text: &str| clock::moment(text, now).map_err(Usage);
+    let since_ms = read(&span.since)?;
+    let until_ms = match &span.until {
+        Some(until) => read(until)?,
+        None => now_ms() + CLOCKS_MS,
+    };
+    if until_ms < since_ms {
+        bail!(Usage("--until is before --since".to_owned()));
+    }
+    Ok(Range { since_ms, until_ms })
+}
+
+fn print(terminal: &Terminal, shown: Vec<(Value, Text)>) -> Result<()> {
+    if terminal.is_data() {
+        return shown.iter().try_for_each(|(json, _)| terminal.data_line(json));
+    }
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let mut page = terminal.page();
+    for (json, text) in shown {
+        match terminal.output() {
+            Output::Name => page.line(json["id"].as_str().unwrap_or_default()),
+            _ => page.line(text),
+        }
+    }
+    terminal.print(page)
+}
+
+fn time_of(at_ms: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// Whether a text is wanted; the case of letters does not matter.
+fn has(text: Option<&String>, all: &str) -> bool {
+    text.is_none_or(|text| all.to_lowercase().contains(&text.to_lowercase()))
+}
+
+struct Events<'a> {
+    args: &'a EventArgs,
+    looking: &'a Looking,
+}
+
+impl Rows for Events<'_> {
+    type Item = Happened;
+    const KIND: Kind = Kind::Events;
+    const WORD: &'static str = "event";
+
+    fn order(&self, entries: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
+        in_order(entries)
+    }
+
+    fn at_ms(&self, item: &Happened) -> u64 {
+        item.at_ms
+    }
+
+    fn told(&self, kept: &Kept<Happened>, is_wide: bool) -> Option<(Value, Text)> {
+        let Happened { id, at_ms, name, source, data } = &kept.item;
+        let (args, looking) = (self.args, self.looking);
+        let host = match *source == kept.host_id && !kept.host_name.is_empty() {
+            true => kept.host_name.clone(),
+            false => looking.name(source),
+        };
+        let (severity, text) = sentence(&kept.item, &host, |key| looking.known(key))?;
+        let is_wanted = args.name.as_ref().is_none_or(|wanted| wanted == name)
+            && args.severity.as_ref().is_none_or(|wanted| wanted == severity.name())
+            && looking.takes_host(source)
+            && has(args.text.as_ref(), &format!("{text} {name} {source} {host} {data}"));
+        if !is_wanted {
+            return None;
+        }
+        let time = time_of(*at_ms);
+        let json = json!({
+            "time": time.format(&Rfc3339).unwrap_or_default(), "id": id, "name": name, "severity": severity.name(),
+            "host_id": source, "host": host, "text": text, "data": data,
+        });
+        let tone = match severity {
+            Severity::Error => Tone::Bad,
+            Severity::Warning => Tone::Warning,
+            Severity::Good | Severity::Info => Tone::Plain,
+        };
+        let mut line = Tone::Faint.paint(&clock::time_of(time)) + " ";
+        if is_wide {
+            line = line + Tone::Faint.paint(&format!("{name:<22} {source} "));
+        }
+        Some((json, line + tone.paint(&text)))
+    }
+}
+
+struct Commands<'a> {
+    args: &'a AuditArgs,
+    looking: &'a Looking,
+}
+
+impl Commands<'_> {
+    /// Says what a command was about, with names in place of ids.
+    fn subject(&self, item: &Audit) -> String {
+        let words = item.subject();
+        let named = words.split(' ').map(|word| self.looking.name(word));
+        named.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Rows for Commands<'_> {
+    type Item = Audit;
+    const KIND: Kind = Kind::Audit;
+    const WORD: &'static str = "command";
+
+    fn order(&self, mut entries: Vec<Kept<Audit>>) -> Vec<Kept<Audit>> {
+        entries.sort_by_key(|kept| kept.item.at_ms);
+        entries
+    }
+
+    fn at_ms(&self, item: &Audit) -> u64 {
+        item.at_ms
+    }
+
+    fn told(&self, kept: &Kept<Audit>, is_wide: bool) -> Option<(Value, Text)> {
+        let Kept { host_id, host_name, item } = kept;
+        let (args, looking) = (self.args, self.looking);
+        let (subject, who) = (self.subject(item), item.origin.words());
+        let outcome = item.outcome.word();
+        let Audit { verb, reason, object, took_ms, .. } = item;
+        let all =
+            format!("{verb} {subject} {who} {} {host_name} {host_id} {reason}", item.origin.from);
+        let is_wanted = args.outcome.as_ref().is_none_or(|wanted| wanted == outcome)
+            && looking.takes_host(host_id)
+            && has(args.text.as_ref(), &format!("{all} {}", item.subject()));
+        if !is_wanted {
+            return None;
+        }
+        let time = time_of(item.at_ms);
+        let json = json!({
+            "time": time.format(&Rfc3339).unwrap_or_default(), "id": item.id, "verb": verb, "subject": subject, "object": object,
+            "outcome": outcome, "reason": reason, "took_ms": took_ms, "origin": item.origin, "who": who,
+            "host_id": host_id, "host": host_name,
+        });
+        let tone = match item.outcome {
+            Outcome::Accepted => Tone::Plain,
+            Outcome::Refused => Tone::Bad,
+            Outcome::Unknown => Tone::Warning,
+        };
+        let mut line = Tone::Faint.paint(&clock::time_of(time)) + " " + Tone::Strong.paint(&who);
+        if !item.origin.from.is_empty() {
+            line = line + " from " + &*item.origin.from;
+        }
+        line = line + ": " + &**verb + " " + &*subject + " on " + &**host_name;
+        if is_wide {
+            line = line + " " + &**host_id + &*format!(" ({took_ms} ms)");
+        }
+        let end = match reason.as_str() {
+            "" => outcome.to_owned(),
+            reason => format!("{outcome}: {reason}"),
+        };
+        Some((json, line + ", " + tone.paint(&end)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_ends_after_it_begins() {
+        let span = |since: &str, until: Option<&str>| Span {
+            since: since.into(),
+            until: until.map(Into::into),
+            count: 10,
+            follow: false,
+        };
+        let hour = range(&span("1h", None)).unwrap();
+        assert!(hour.until_ms - hour.since_ms >= 3_600_000);
+        assert!(range(&span("1h", Some("30m"))).is_ok());
+        assert!(range(&span("30m", Some("1h"))).unwrap_err().is::<Usage>());
+        assert!(range(&span("soon", None)).unwrap_err().is::<Usage>());
+    }
+
+    #[test]
+    fn a_host_that_is_gone_is_meant_by_its_id() {
+        let gone = |word: &str| whole(word, anyhow::anyhow!("no such host"));
+        assert_eq!(gone("NABC2").unwrap(), "NABC2");
+        assert!(gone("calm-otter").is_err() && gone("N").is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! What this host keeps of what happens: events, commands and who sent them, figures of each
+//! minute, and what its actors and providers say.
+//!
+//! ```text
+//! events, control interface ─▶ History ─▶ queue ─▶ Keeper ─▶ batches, signed ─▶ the lattice's stream
+//!                                   journal, meter, peers ─▲
+//! ```
+//!
+//! * [`History`] is the handle. It never waits: what finds no room in the queue is left out, and
+//!   counted.
+//! * [`keeper`] is the one task that writes, at most once a second and kind. Nothing waits for it.
+//! * [`outbox`] holds what the stream did not take yet, within a bound; [`minute`] and [`losses`]
+//!   decide what is told of the meter and of the peers.
+//!
+//! In a lattice without JetStream nothing is kept; [`History::status`] says so.
+
+pub mod keeper;
+mod losses;
+mod minute;
+mod outbox;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use lattice_protocol::{events::Event, history::Audit};
+
+/// Entries that may wait for the task that writes.
+const QUEUE: usize = 4096;
+
+/// Takes in what is to be kept. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct History {
+    queue: mpsc::Sender<Item>,
+    /// Entries that found no room since the start of the host.
+    left_out: Arc<AtomicU64>,
+    status: watch::Receiver<Status>,
+}
+
+/// The other end of a [`History`], for its keeper.
+#[derive(Debug)]
+pub struct Inbox {
+    items: mpsc::Receiver<Item>,
+    left_out: Arc<AtomicU64>,
+    status: watch::Sender<Status>,
+}
+
+/// Whether the lattice's history is kept, as this host knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// It was not found out yet.
+    #[default]
+    Unknown,
+    Kept,
+    /// It is not kept, for this reason.
+    NotKept(String),
+}
+
+#[derive(Debug)]
+enum Item {
+    Event { id: String, at_ms: u64, event: Box<Event> },
+    Audit(Box<Audit>),
+    Flush(oneshot::Sender<()>),
+}
+
+impl History {
+    /// Makes the handle and what its keeper reads from.
+    pub fn new() -> (Self, Inbox) {
+        let ((queue, items), left_out) = (mpsc::channel(QUEUE), Arc::default());
+        let (status, told) = watch::channel(Status::default());
+        let handle = Self { queue, left_out: Arc::clone(&left_out), status: told };
+        (handle, Inbox { items, left_out, status })
+    }
+
+    /// Keeps an event of this host; `id` is its id on the wire.
+    pub fn event(&self, id: &str, at_ms: u64, event: &Event) {
+        if is_kept(event) {
+            let event = Box::new(event.clone());
+            self.take(Item::Event { id: id.to_owned(), at_ms, event });
+        }
+    }
+
+    /// Keeps a command that this host took or refused.
+    pub fn audit(&self, audit: Audit) {
+        self.take(Item::Audit(Box::new(audit)));
+    }
+
+    /// Waits until what came so far was written, or could not be.
+    pub async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.queue.send(Item::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+
+    /// Tells whether the history is kept.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Returns how many entries were left out since the start of the host.
+    pub fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, item: Item) {
+        if self.queue.try_send(item).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Inbox {
+    /// Notes that nothing is kept, for this reason.
+    pub fn turn_off(&self, reason: &str) {
+        self.status.send_replace(Status::NotKept(reason.to_owned()));
+    }
+}
+
+/// Whether an event is news. A host tells each start with the events of all years, of which one is
+/// enough; heartbeats and checks that found what was known are none.
+fn is_kept(event: &Event) -> bool {
+    !matches!(
+        event,
+        Event::HostHeartbeat(_)
+            | Event::HealthCheckStatus(_)
+            | Event::ActorStarted { .. }
+            | Event::ActorsStarted { .. }
+            | Event::ActorStopped { .. }
+            | Event::ActorStartFailed { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_finds_no_room_is_counted_and_delays_nobody() {
+        let (history, inbox) = History::new();
+        let event = Event::HostStopped { labels: Default::default() };
+        for _ in 0..QUEUE + 5 {
+            history.event("id", 1, &event);
+        }
+        history.event("id", 1, &Event::HostHeartbeat(serde_json::Value::Null));
+        assert_eq!(history.left_out(), 5);
+        drop(inbox);
+        history.flush().await;
+        assert_eq!(history.status(), Status::Unknown);
+    }
+}
