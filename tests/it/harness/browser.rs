@@ -155,16 +155,6 @@ impl Browser {
         }
     }
 
-    /// The address of the page, all it says, and its console, for whoever reads why a test failed;
-    /// none if the browser does not answer.
-    async fn said(&self) -> Option<(Value, Vec<String>)> {
-        let page = async {
-            let text = "return [location.href, document.body.innerText]";
-            (self.run(text).await, self.complaints().await)
-        };
-        timeout(Duration::from_secs(5), page).await.ok()
-    }
-
     /// The same if it is there now.
     pub async fn find_text(&self, css: &str, words: &str) -> Option<Element> {
         for element in self.client.find_all(Locator::Css(css)).await.ok()? {
@@ -174,6 +164,16 @@ impl Browser {
             }
         }
         None
+    }
+
+    /// The address of the page, all it says, and its console, for whoever reads why a test failed;
+    /// none if the browser does not answer.
+    async fn said(&self) -> Option<(Value, Vec<String>)> {
+        let page = async {
+            let text = "return [location.href, document.body.innerText]";
+            (self.run(text).await, self.complaints().await)
+        };
+        timeout(Duration::from_secs(5), page).await.ok()
     }
 
     /// Waits until nothing of a selector has these words.
