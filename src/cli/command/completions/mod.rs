@@ -113,9 +113,8 @@ fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
         (_, "context") | ("ctx edit" | "ctx default" | "ctx del" | "ctx show", "name") => {
             contexts()
         }
-        (_, "host_id") | ("get inventory" | "stop host" | "scale actor" | "label" | "drain", "host") => {
-            hosts()
-        }
+        (_, "host_id")
+        | ("get inventory" | "stop host" | "scale actor" | "label" | "drain", "host") => hosts(),
         (_, "constraints") => constraints(),
         ("start actor", "reference") => modules(),
         ("start provider" | "inspect" | "claims inspect" | "par inspect", "reference") => sources(),

@@ -46,9 +46,7 @@ impl Collector {
             .hosts
             .values()
             .filter(|known| {
-                hears
-                    && known.was_peer
-                    && matches!(known.view.state, State::Ok | State::Stopping)
+                hears && known.was_peer && matches!(known.view.state, State::Ok | State::Stopping)
             })
             .filter(|known| !peers.iter().any(|peer| peer.id == known.view.id))
             .map(|known| Arc::clone(&known.view.id))
@@ -72,7 +70,9 @@ impl Collector {
             (known.view.is_ours, known.was_peer) = (true, true);
             known.view.heard_ms = clock::now_ms().saturating_sub(silence);
             match (peer.is_lost(), known.view.state) {
-                (true, State::Ok | State::Silent | State::Stopping) if self.hears() => self.mark_lost(&peer.id),
+                (true, State::Ok | State::Silent | State::Stopping) if self.hears() => {
+                    self.mark_lost(&peer.id)
+                }
                 (false, State::Lost | State::Silent) => self.mark_present(&peer.id),
                 _ => {}
             }
