@@ -2,8 +2,8 @@
 //!
 //! The body is JSON. Its signature is the header
 //! [`SIGNATURE_HEADER`](lattice_protocol::attention::SIGNATURE_HEADER), with the time in it, so
-//! that a receiver can refuse what somebody sends again later. Neither the address, which may have a
-//! token in it, nor the secret is in any error.
+//! that a receiver can refuse what somebody sends again later. Neither the address, which may have
+//! a token in it, nor the secret is in any error.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl Webhook {
     /// Makes a receiver of the settings.
     pub fn new(settings: &config::Webhook) -> Result<Self, Unusable> {
         let url = Url::parse(settings.url.expose().trim()).map_err(|_| Unusable::Url)?;
-        // What is signed for one receiver is not handed to another.
+        // A message signed for one receiver is not handed to another.
         let client = Client::builder()
             .timeout(TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! label (the host takes nothing new) ─▶ inventory ─▶ each item: offers ─▶ start elsewhere ─▶ stop here
-//!                                                    items of applications: their keeper moves them
+//!                                                    items of applications: their keeper moves
+//!   them
 //! ```
 //!
 //! The host is told by a label ([`DRAINED_LABEL`]), which lasts until it is taken away or the host
@@ -63,7 +64,7 @@ pub enum ItemKind {
     Actor,
 }
 
-/// What became of an item.
+/// The end of an item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "outcome")]
 pub enum Fate {
@@ -318,7 +319,7 @@ fn by_load<'a>(mut hosts: Vec<&'a str>, inventories: &[Inventory]) -> Vec<&'a st
     hosts
 }
 
-/// What a host runs, providers first.
+/// All that a host runs, providers first.
 fn items(inventory: &Inventory) -> Vec<Item> {
     let mut all = Vec::new();
     for provider in &inventory.providers {

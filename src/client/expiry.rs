@@ -1,7 +1,7 @@
 //! When claims cease to count: one judgement for the doctor, the page and the listing.
 //!
-//! What has claims that are over goes on running, but every call of it and to it is refused, and it
-//! cannot be started again. Hosts tell when the claims of what they run expire.
+//! An actor whose claims are over goes on running, but every call of it and to it is refused, and
+//! it cannot be started again. Hosts tell when the claims of what they run expire.
 
 use std::collections::BTreeMap;
 

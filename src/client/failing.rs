@@ -19,11 +19,11 @@ const SHARE_MIN: f64 = 0.01;
 pub struct Failing {
     pub caller: String,
     pub caller_link_name: String,
-    /// What the caller is called.
+    /// The name of the caller.
     pub caller_name: String,
     /// Empty for calls that lead nowhere.
     pub target: String,
-    /// What the target is called; of calls that lead nowhere what was asked for.
+    /// The name of the target; of calls that lead nowhere what was asked for.
     pub target_name: String,
     pub contract_id: String,
     pub link_name: String,
@@ -43,7 +43,7 @@ pub enum Cause {
 }
 
 impl Failing {
-    /// What is wrong, in a sentence without its full stop.
+    /// The fault, in a sentence without its full stop.
     pub fn text(&self) -> String {
         let Self { caller_name, target_name, recent, .. } = self;
         let on = match self.contract_id.as_str() {

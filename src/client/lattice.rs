@@ -78,7 +78,7 @@ pub struct Lattice {
     pub subjects: Subjects,
     pub timeout: Duration,
     pub js_domain: Option<String>,
-    /// Who sends commands, unless [`origin::scope`] says another.
+    /// The sender of commands, unless [`origin::scope`] says another.
     origin: Option<Arc<Origin>>,
 }
 

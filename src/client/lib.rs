@@ -6,8 +6,8 @@
 //! * [`names`] finds hosts, actors and providers by what people call them.
 //! * [`upload`] sends files of this machine into the lattice, for hosts to start; [`dev`] does so
 //!   at each save of one.
-//! * [`calls`], [`failures`] and [`logs`] ask hosts for what they count and keep; [`rates`] compares
-//!   two looks, [`failing`] says which calls fail now.
+//! * [`calls`], [`failures`] and [`logs`] ask hosts for what they count and keep; [`rates`]
+//!   compares two looks, [`failing`] says which calls fail now.
 //! * [`expiry`] tells when claims are over.
 //! * [`lost`] asks for hosts that vanished, and starts elsewhere what only they ran.
 //! * [`history`] reads what hosts kept of what happened; [`origin`] says who sends a command.

@@ -1,5 +1,5 @@
-//! Who sends a command, as hosts note it in their history: told with each request, in the header
-//! [`ORIGIN_HEADER`](lattice_protocol::history::ORIGIN_HEADER).
+//! The sender of a command, as hosts note it in their history: told with each request, in the
+//! header [`ORIGIN_HEADER`](lattice_protocol::history::ORIGIN_HEADER).
 //!
 //! A lattice has an origin of its own ([`Lattice::with_origin`](super::lattice::Lattice)); where
 //! one process sends for many, such as a dashboard for its sessions, [`scope`] says for whom a

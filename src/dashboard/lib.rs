@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! listen ─▶ auth::guard ─▶ assets            the page
-//!                        ├▶ api              what it shows and does, described by /api/v1/openapi.json
-//!                        ├▶ stream           what changed, as server-sent events
+//!                        ├▶ api              what it shows and does, described by
+//!   /api/v1/openapi.json ├▶ stream           what changed, as server-sent events
 //!                        ├▶ health, metrics  for machines
 //!           model ◀──────┘  the lattice in memory, fed by the metadata watch, events and answers
 //! ```
@@ -125,7 +125,7 @@ impl Face for Opener {
     }
 }
 
-/// What a dashboard has beside the parts of its host.
+/// The things that a dashboard has beside the parts of its host.
 pub struct Beside<'a> {
     pub manager: Arc<Manager>,
     alerts: Alerts,

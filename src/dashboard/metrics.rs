@@ -148,7 +148,7 @@ impl Host {
         &self.dashboard.parts().context.state.facts().friendly_name
     }
 
-    /// What names an actor beside its id.
+    /// The name of an actor, beside its id.
     fn actor<'a>(&'a self, id: &'a str) -> Labels<'a> {
         vec![("actor", id), ("actor_name", self.name(id)), ("host_name", self.host_name())]
     }

@@ -166,7 +166,7 @@ impl Operations {
         let work = work(handle.clone());
         let (stop, kind) = (self.stop.clone(), new.kind);
         let task = async move { handle.end(outcome(work, &stop).await) };
-        // What is done goes on in the name of whoever asked for it.
+        // An operation goes on in the name of whoever asked for it.
         let origin = origin::current();
         let task = async move {
             match origin {

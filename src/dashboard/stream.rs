@@ -33,7 +33,8 @@ const STREAMS_MAX: usize = 256;
 /// Proxies close what is silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Streams changes, as server-sent events: hello, stopping, change, overview, event, operation, tick
+/// Streams changes, as server-sent events: hello, stopping, change, overview, event, operation,
+/// tick
 #[utoipa::path(get, path = "/api/v1/stream", tag = "lattice",
     responses((status = 200, content_type = "text/event-stream", description = "events without end")))]
 pub async fn stream(

@@ -1,6 +1,6 @@
 //! The last calls that failed, kept by the host on which they began.
 //!
-//! Whoever makes a call for somebody [records](Failures::record) its failure: what was called by
+//! The maker of a call for somebody [records](Failures::record) its failure: what was called by
 //! whom, how it failed, and the reason, cut to a bound; never a payload or a link value. Each gets
 //! an id, by which it is found again; that of an HTTP request is the one its client was told.
 //!

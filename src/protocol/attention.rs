@@ -1,4 +1,5 @@
-//! What somebody should look at in a lattice, what was said about it, and how it is told.
+//! Items of a lattice that somebody should look at, what was said about them, and how they are
+//! told.
 //!
 //! Every dashboard finds it out for itself; what people say about it, a [`Mark`], lies in the
 //! bucket [`bucket`], signed by the host that took it, so that all dashboards agree. One of the
@@ -43,7 +44,7 @@ pub fn parse_mark_key(key: &str) -> Option<&str> {
     key.strip_prefix(MARK)
 }
 
-/// What somebody says about something that needs attention.
+/// The word of somebody about something that needs attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Said {
@@ -107,7 +108,7 @@ impl HostRequest for Ask {
     }
 }
 
-/// What needs attention, as the dashboard of a host sees it.
+/// All that needs attention, as the dashboard of a host sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
@@ -175,7 +176,8 @@ impl MarkAttention {
     }
 }
 
-/// What is told outside: on the subject `wasmbus.attention.{lattice}`, and to a webhook.
+/// The message that is told outside: on the subject `wasmbus.attention.{lattice}`, and to a
+/// webhook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct News {

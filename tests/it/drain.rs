@@ -21,7 +21,7 @@ async fn acquainted(hosts: &[&TestHost]) {
     .await;
 }
 
-/// What a host runs: ids with the calls they take at a time.
+/// All that a host runs: ids with the calls they take at a time.
 async fn runs(user: &User, host: &TestHost) -> Vec<(String, u64)> {
     let told = user.json(&["get", "inventory", &host.id]).await;
     let inventory = &told["inventories"][0];

@@ -96,7 +96,7 @@ async fn values_that_a_built_in_provider_refuses_fail_the_command_and_leave_the_
     let link = steps.iter().find(|step| step["step"] == "link").unwrap();
     assert!(link["outcome"] == "fails" && text(link, "/why").contains("cannot listen"), "{link}");
 
-    // What the command offered.
+    // The command that was offered.
     user.prints(&["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"]).await;
     assert_eq!(
         address_of(&user).await.as_deref(),

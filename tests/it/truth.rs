@@ -1,4 +1,4 @@
-//! What the operator is told when something breaks: the page, its API, `/metrics`, the doctor and
+//! The operator is told when something breaks: the page, its API, `/metrics`, the doctor and
 //! the commands say the same.
 
 use lattice_engine::providers::builtin::{httpclient, httpserver};
@@ -131,7 +131,7 @@ async fn the_id_in_an_error_leads_to_the_call_that_failed() {
     let found = dashboard.get(&format!("/failures?id={id}")).await;
     let [call] = found["items"].as_array().unwrap().as_slice() else { panic!("{found}") };
     assert_eq!((&call["target_id"], &call["id"]), (&json!(KVCOUNTER), &json!(id)));
-    // What the actor could not do stands beside it.
+    // The call that the actor could not make stands beside it.
     let all = dashboard.get(&format!("/actors/{KVCOUNTER}/failures")).await;
     let nowhere = all["items"].as_array().unwrap().iter().find(|call| call["target_id"] == "");
     let nowhere = nowhere.unwrap_or_else(|| panic!("{all}"));

@@ -1,4 +1,4 @@
-//! What the history keeps of a command about an application.
+//! The entry that the history keeps of a command about an application.
 
 use async_nats::Message;
 use serde_json::Value;

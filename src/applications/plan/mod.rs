@@ -328,7 +328,7 @@ fn eligible<'a>(observed: &'a Observed, rule: &Rule) -> Vec<&'a str> {
     let fitting = || observed.hosts.iter().filter(|(_, view)| rule.fits(&view.labels));
     let open = fitting().filter(|(_, view)| !is_drained(&view.labels));
     let open: Vec<&str> = open.map(|(id, _)| id.as_str()).collect();
-    // What can go nowhere else stays where it is.
+    // A replica that can go nowhere else stays where it is.
     if open.is_empty() { fitting().map(|(id, _)| id.as_str()).collect() } else { open }
 }
 

@@ -187,7 +187,7 @@ impl Archive {
         let Some(opened) = self.find().await? else {
             return Err(failed("it is not there".to_owned()));
         };
-        // What has a domain is written by way of its API, as entries of buckets are: other
+        // A stream with a domain is written by way of its API, as entries of buckets are: other
         // subjects below `$KV` do not pass to the server of another domain.
         let prefix = self.domain.as_deref().map(|domain| format!("{}.", api_prefix(Some(domain))));
         let root = history::root(&self.lattice);

@@ -3,8 +3,8 @@
 //! * this file has the commands that run hosts, and the list of all; [`lattice`] has those that
 //!   speak to a lattice, [`dev`] the one that runs what is saved, [`app`] those for applications,
 //!   [`tools`] those that need neither; [`connect`] is what they share: where the lattice is.
-//! * [`command`] is the whole as clap knows it; [`help`] has the commands in groups, in a screen with
-//!   `-h`, in whole with `--help`.
+//! * [`command`] is the whole as clap knows it; [`help`] has the commands in groups, in a screen
+//!   with `-h`, in whole with `--help`.
 //!
 //! Settings are flags of every command that runs a host, and may stand before or after its name.
 //! This module only reads; [`lattice_base::config`] decides, and [`crate::command`] acts.

@@ -533,7 +533,7 @@ pub enum CacheWhat {
     host cache clear          throw everything away; it is fetched and compiled again when it is needed\n  \
     host cache clear oci      images only")]
 pub struct Cache {
-    /// What to do with caches
+    /// The work to do with caches
     #[arg(value_enum, default_value_t = CacheDeed::List)]
     pub deed: CacheDeed,
     /// Cache that is meant

@@ -112,7 +112,7 @@ pub fn clear(terminal: &Terminal, wanted: CacheWhat) -> Result<()> {
     terminal.show(&Drained(drained))
 }
 
-/// What is done with the files of a cache.
+/// A way to deal with the files of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     Count,

@@ -417,7 +417,7 @@ impl View for Told {
 
 /// Letters and digits of a public key.
 const ID_LENGTH: usize = 56;
-/// What is left of one that was told before: enough for commands to know it by.
+/// The rest of one that was told before: enough for commands to know it by.
 const ID_BEGINNING: usize = 8;
 
 /// Tells every public key in full once, or each time.

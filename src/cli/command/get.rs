@@ -225,7 +225,7 @@ struct Inventories {
     told: Vec<Inventory>,
     /// The health of those hosts that tell it.
     healths: Vec<Health>,
-    /// What ran only on lost hosts.
+    /// All that ran only on lost hosts.
     missing: Vec<Missing>,
 }
 
@@ -467,7 +467,7 @@ fn expires(at: Option<&u64>) -> Cell {
 struct Links {
     links: Vec<LinkDefinition>,
     names: BTreeMap<String, String>,
-    /// What runs in the lattice, as its hosts tell.
+    /// Ids of all that runs in the lattice, as its hosts tell.
     running: BTreeSet<String>,
     /// Links that their providers do not take on, with the reason.
     refused: BTreeMap<String, String>,

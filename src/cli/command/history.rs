@@ -1,7 +1,7 @@
 //! `host events` and `host audit`: what happened in the lattice, as its hosts kept it together.
 //!
 //! The stream is read directly, so it tells of hosts that are gone, and of a lattice without any.
-//! Whom to believe is asked of the hosts that answer, and of the settings.
+//! Those to believe are asked of the hosts that answer, and of the settings.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -66,7 +66,7 @@ struct Looking {
 trait Rows {
     type Item: DeserializeOwned + Send + 'static;
     const KIND: Kind;
-    /// What an entry is called, in the singular.
+    /// The name of an entry, in the singular.
     const WORD: &'static str;
 
     /// Orders the entries that were read.
@@ -140,7 +140,7 @@ impl Looking {
         entries: Vec<Kept<R::Item>>,
         last_ms: u64,
     ) -> Result<()> {
-        // What was written just now may come once more.
+        // An entry that was written just now may come once more.
         let mut seen: Vec<String> =
             entries.iter().rev().take(256).map(|kept| self.key(rows, kept)).collect();
         drop(entries);

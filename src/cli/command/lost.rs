@@ -66,7 +66,7 @@ pub fn gone_for(host: &LostHost) -> Duration {
     Duration::from_millis(clock::now_ms().saturating_sub(host.lost_ms))
 }
 
-/// What ran only on lost hosts, as a table.
+/// All that ran only on lost hosts, as a table.
 pub fn missing_table(missing: &[Missing]) -> Table {
     let mut table = Table::new([
         Column::name("NAME"),
@@ -90,7 +90,7 @@ pub fn missing_table(missing: &[Missing]) -> Table {
     table
 }
 
-/// What ran only on lost hosts, as data.
+/// All that ran only on lost hosts, as data.
 pub fn missing_json(missing: &[Missing]) -> Value {
     let rows = missing.iter().map(|missing| {
         let hosts = missing.hosts.iter().map(|(id, name)| json!({ "host_id": id, "host": name }));
@@ -102,7 +102,7 @@ pub fn missing_json(missing: &[Missing]) -> Value {
     rows.collect()
 }
 
-/// What was started elsewhere.
+/// All that was started elsewhere.
 struct Starts<'a> {
     host: &'a str,
     restarted: &'a [Restarted],

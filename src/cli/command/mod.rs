@@ -2,8 +2,8 @@
 //!
 //! A command gets its arguments, the settings given before its name, and the [`Terminal`] to print
 //! on. It returns an error or nothing; the type of the error decides the exit code ([`exit_code`]):
-//! 1 failed, 2 wrong use (no command at all is that too), 3 the time was over and the outcome is unknown. Errors go to standard
-//! error, as sentences or, where data was asked for, as JSON.
+//! 1 failed, 2 wrong use (no command at all is that too), 3 the time was over and the outcome is
+//! unknown. Errors go to standard error, as sentences or, where data was asked for, as JSON.
 
 mod apply;
 mod attention;

@@ -135,8 +135,8 @@ fn note_change(terminal: &Terminal, before: &[u8], subject: &SigningKey) {
     }
 }
 
-/// Returns an error if a contract is to be left out that no import or export stands for: most likely
-/// it was mistyped, and the file would be signed for what was meant.
+/// Returns an error if a contract is to be left out that no import or export stands for: most
+/// likely it was mistyped, and the file would be signed for what was meant.
 fn check_excluded(info: Option<&WasmInfo>, excluded: &[String]) -> Result<()> {
     let own = info.map(WasmInfo::contracts).unwrap_or_default();
     match excluded.iter().find(|contract| !own.contains(&contract.as_str())) {

@@ -1,7 +1,7 @@
 //! Shows what a look finds, once or again and again (`--watch`).
 //!
-//! On a terminal the whole screen is taken and drawn anew after each look; q or Ctrl-C ends it, with
-//! exit code 0. Elsewhere one look is printed after the other, as data a line each.
+//! On a terminal the whole screen is taken and drawn anew after each look; q or Ctrl-C ends it,
+//! with exit code 0. Elsewhere one look is printed after the other, as data a line each.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const DELAY_MAX: f64 = 3600.0;
 /// The result of a look.
 pub struct Looked {
     pub view: Box<dyn View>,
-    /// What is worth to know beside.
+    /// Remarks beside it.
     pub notes: Vec<String>,
     /// Errors of hosts that refuse to tell: then not all was found, and a caller that counts on it
     /// has to know.

@@ -511,7 +511,8 @@ impl Session {
         }
     }
 
-    /// Whether the demonstration is to start: it was asked for, or it ran before and was not stopped.
+    /// Whether the demonstration is to start: it was asked for, or it ran before and was not
+    /// stopped.
     async fn wants_demo(&self, host: &Host) -> bool {
         if self.options.demo || !self.demo_mark().exists() {
             return self.options.demo;

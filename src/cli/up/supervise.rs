@@ -26,7 +26,7 @@ const STARTS_MAX: u32 = 6;
 /// Lines of the log that are told of a server that is given up.
 const LINES_TOLD: usize = 5;
 
-/// What became of a server.
+/// The end of a server.
 #[derive(Debug)]
 pub enum Change {
     /// It died, and runs again as this process.

@@ -1,4 +1,4 @@
-//! What begins and what ceases to need attention, from one look to the next.
+//! Items that begin or cease to need attention, from one look to the next.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ const MISSED: u32 = 3;
 /// Things that are remembered as told.
 const OPEN_MAX: usize = 256;
 
-/// What begins or ends.
+/// Items that begin or end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Began(Item),
     Ended(Item),
 }
 
-/// What was told and has not ended, as it lies in the bucket: another host goes on with it.
+/// Items that were told and have not ended, as it lies in the bucket: another host goes on with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     #[serde(default)]

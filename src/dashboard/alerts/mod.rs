@@ -1,4 +1,4 @@
-//! What people say about what needs attention, and who tells it outside.
+//! The words of people about what needs attention, and who tells it outside.
 //!
 //! Every dashboard finds out what needs attention for itself ([`attention`]). Acknowledgements and
 //! mutings lie in a bucket of the lattice, so that all dashboards and `host attention` agree; each

@@ -1,4 +1,4 @@
-//! What needs attention, and what is said about it.
+//! All that needs attention, and what is said about it.
 
 use axum::{
     Extension, Json,
@@ -22,7 +22,7 @@ use lattice_protocol::attention::{MarkAttention, Said};
 pub struct List {
     /// Worst first, acknowledged ones last.
     items: Vec<Attention>,
-    /// What nobody wants to hear of for a while; the overview leaves these out.
+    /// Items that nobody wants to hear of for a while; the overview leaves these out.
     muted: Vec<Attention>,
 }
 
@@ -37,7 +37,7 @@ pub async fn list(
     Json(List { items: access.view(attention), muted: access.view(muted) })
 }
 
-/// What is said about something.
+/// The word about something.
 #[derive(Deserialize, ToSchema)]
 pub struct Wish {
     /// `ack`: somebody looks after it. `mute`: nobody wants to hear of it for a while.

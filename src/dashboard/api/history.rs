@@ -70,7 +70,7 @@ pub struct Commands {
 
 /// Lists the commands that hosts took or refused, newest first
 ///
-/// Who sent one is as its sender says: a program of this make names its user, a dashboard its
+/// The sender of one is as it says: a program of this make names its user, a dashboard its
 /// session, the keeping of applications the application. Programs of others say nothing.
 #[utoipa::path(get, path = "/api/v1/audit", tag = "lattice", params(Wanted), responses((status = 200, body = Commands)))]
 pub async fn audit(

@@ -173,7 +173,7 @@ pub struct HostDetail {
     js_domain: Option<String>,
     running_actors: Vec<RunningActor>,
     running_providers: Vec<RunningProvider>,
-    /// What ran only here, and runs nowhere since the host was lost.
+    /// All that ran only here, and runs nowhere since the host was lost.
     missing: Vec<RunsNowhere>,
     series: Series,
     /// Missing for hosts of earlier years, and those that do not answer.

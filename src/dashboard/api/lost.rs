@@ -54,7 +54,7 @@ impl RunsNowhere {
     }
 }
 
-/// What ran only on lost hosts, this one among them.
+/// All that ran only on lost hosts, this one among them.
 pub fn missing_with<'a>(snapshot: &'a Snapshot, id: &'a str) -> impl Iterator<Item = &'a Missing> {
     let missing = snapshot.index().missing.iter();
     missing.filter(move |missing| missing.hosts.iter().any(|(host, _)| host == id))

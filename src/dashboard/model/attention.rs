@@ -65,14 +65,14 @@ pub enum Grade {
     Warning,
 }
 
-/// What something that needs attention is about, the most pressing first.
+/// The kind of what needs attention, the most pressing first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// Nothing here is of now.
     Connection,
     Calls,
     Loss,
-    /// What does not work, whoever needs it.
+    /// Something does not work, whoever needs it.
     Fault,
     Configuration,
     /// Something did not start, and perhaps need not.
@@ -98,7 +98,7 @@ pub struct Attention {
     pub since_ms: Option<u64>,
     /// Tells it from all others, on every host alike; names it in `/api/v1/attention/{key}`.
     pub key: String,
-    /// What somebody said about it.
+    /// The word of somebody about it.
     pub mark: Option<Marked>,
     /// The order among those that are as bad.
     #[serde(skip)]
@@ -108,7 +108,7 @@ pub struct Attention {
     ours: usize,
 }
 
-/// What somebody said about something that needs attention.
+/// The word of somebody about something that needs attention.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Marked {
     /// `ack` or `mute`.
@@ -256,7 +256,7 @@ pub struct Summary {
     pub rates: Rate,
     /// Acknowledged ones are the last.
     pub attention: Vec<Attention>,
-    /// What nobody wants to hear of for a while.
+    /// Items that nobody wants to hear of for a while.
     pub muted: Vec<Attention>,
 }
 
@@ -407,7 +407,7 @@ fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
             .about(&host.name)
             .advice("It may be busy, frozen, or cut off from NATS."),
         ),
-        // What is lost with it is told with that.
+        // All that is lost with it is told with that.
         State::Lost => return,
     }
     attention

@@ -304,7 +304,7 @@ pub struct Index {
     pub actors: BTreeMap<String, ActorSum>,
     /// By public key and link name.
     pub providers: BTreeMap<(String, String), ProviderSum>,
-    /// What ran on lost hosts only.
+    /// All that ran on lost hosts only.
     pub missing: Vec<Missing>,
 }
 

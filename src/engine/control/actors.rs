@@ -92,8 +92,8 @@ impl Server {
         }
     }
 
-    /// Returns the reference of the actor that one names. Two do while a newer revision runs beside;
-    /// what is kept, and what events tell, goes by the actor's own.
+    /// Returns the reference of the actor that one names. Two do while a newer revision runs
+    /// beside; what is kept, and what events tell, goes by the actor's own.
     fn own_reference(&self, named: String) -> String {
         let running = self.parts.actors.running();
         let actor = running.iter().find(|actor| actor.is_from(&named));

@@ -1,4 +1,4 @@
-//! What needs attention, asked of the dashboard of this host.
+//! All that needs attention, asked of the dashboard of this host.
 
 use futures::FutureExt as _;
 

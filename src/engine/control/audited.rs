@@ -1,4 +1,5 @@
-//! What the history keeps of a command: who sent it, what it is about, and what became of it.
+//! The entry that the history keeps of a command: who sent it, what it is about, and what became of
+//! it.
 
 use serde::Deserialize;
 

@@ -147,7 +147,7 @@ struct Listening {
 pub struct Server {
     pub(super) parts: Parts,
     refusals: Refusals,
-    /// What links were before.
+    /// Links as they were before.
     pub(super) link_changes: LinkChanges,
     /// A heartbeat is wanted before the next is due.
     heartbeat_wanted: Notify,

@@ -51,7 +51,7 @@ enum Item {
     Flush(oneshot::Sender<()>),
 }
 
-/// What tells an event from all others.
+/// The id that tells an event from all others.
 #[derive(Clone, Debug)]
 struct Stamp {
     id: String,

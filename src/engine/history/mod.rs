@@ -1,5 +1,5 @@
-//! What this host keeps of what happens: events, commands and who sent them, figures of each
-//! minute, and what its actors and providers say.
+//! The part of the history that this host keeps: events, commands and who sent them, figures of
+//! each minute, and what its actors and providers say.
 //!
 //! ```text
 //! events, control interface ─▶ History ─▶ queue ─▶ Keeper ─▶ batches, signed ─▶ the lattice's stream

@@ -91,7 +91,7 @@ pub(super) struct Built<'a> {
     pub kept: KeptStarts,
     /// The things that the host kept before, to be read; none if it keeps nothing.
     pub kept_entry: Option<KeptEntry>,
-    /// What is to be kept, for the task that writes it.
+    /// Entries to be kept, for the task that writes it.
     pub history: Option<history::Inbox>,
 }
 

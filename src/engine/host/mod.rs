@@ -5,10 +5,11 @@
 //! `host_started`. Ready means that every link and claim is known and every subscription is
 //! confirmed by the server.
 //!
-//! Stop, under one deadline: the others are told that it stops → no more commands of its own → no more commands and auctions → providers that bring work in from
-//! outside end, while actors still answer → actors leave their queue groups and finish their calls
-//! → the other providers end → goodbye to the other hosts → `host_stopped` → both connections
-//! flushed. Written once, in [`Host::stop`].
+//! Stop, under one deadline: the others are told that it stops → no more commands of its own → no
+//! more commands and auctions → providers that bring work in from outside end, while actors still
+//! answer → actors leave their queue groups and finish their calls → the other providers end →
+//! goodbye to the other hosts → `host_stopped` → both connections flushed. Written once, in
+//! [`Host::stop`].
 
 mod build;
 mod config_service;

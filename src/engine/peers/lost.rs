@@ -27,7 +27,7 @@ const KNOWN_MAX: usize = 1024;
 /// Bytes that a remembered inventory may have, as it came.
 pub const INVENTORY_BYTES_MAX: usize = 256 << 10;
 
-/// What is remembered of other hosts.
+/// The memory of other hosts.
 #[derive(Default)]
 pub struct Memory {
     // Held for lines, never across an await.

@@ -114,7 +114,8 @@ impl Peers {
         self.0.memory.lost_ids(clock::now_ms())
     }
 
-    /// What another host ran when it was last asked, if this host is one of those that remember it.
+    /// The inventory of another host when it was last asked, if this host is one of those that
+    /// remember it.
     pub fn remembered(&self, host: &str) -> Option<Arc<Inventory>> {
         self.0.memory.known(host)
     }

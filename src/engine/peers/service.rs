@@ -318,7 +318,7 @@ impl Service {
         }
     }
 
-    /// What this host runs, if it fits into a message.
+    /// The inventory of this host, if it fits into a message.
     fn own_inventory(&self) -> Option<Bytes> {
         let inventory = self.peers.0.inventory.get()?();
         let json = serde_json::to_vec(&inventory).ok()?;

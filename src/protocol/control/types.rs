@@ -171,8 +171,8 @@ pub struct HostReply {
     /// How many other hosts this one hears.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_count: Option<usize>,
-    /// `drained` or `stopping`; nothing while it takes work. Clients of earlier years do not look at
-    /// it.
+    /// `drained` or `stopping`; nothing while it takes work. Clients of earlier years do not look
+    /// at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }

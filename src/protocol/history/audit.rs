@@ -1,4 +1,4 @@
-//! Who changed what: an entry for each command that a host took or refused.
+//! The audit of a lattice: an entry for each command that a host took or refused.
 //!
 //! A host sees the command and not its sender: the NATS server does not tell a subscriber which
 //! user published. So the sender is as clients of this make say it, in the header
@@ -94,7 +94,7 @@ impl Origin {
     }
 }
 
-/// What became of a command.
+/// The end of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {

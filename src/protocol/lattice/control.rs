@@ -107,13 +107,13 @@ controls! {
     ProbeClaims { host } = "probe".host."claims", Query("asking for claims in pages");
     /// Whether its provider has taken a link on.
     ProbeLink { host } = "probe".host."link", Query("waiting for links");
-    /// What a link was before its last change.
+    /// A link as it was before its last change.
     ProbeLinkChange { host } = "probe".host."link_change", Query("undoing changes of links");
     /// The last calls that failed.
     ProbeFailures { host } = "probe".host."failures", Query("asking for failed calls");
     /// The hosts it has lost.
     ProbeLost { host } = "probe".host."lost", Query("asking for lost hosts");
-    /// What needs attention in the lattice.
+    /// All that needs attention in the lattice.
     ProbeAttention { host } = "probe".host."attention", Query("asking what needs attention");
     /// Something that needs attention is acknowledged or muted.
     MarkAttention { host } = "cmd".host."attention", Command("attention");

@@ -1,4 +1,5 @@
-//! The permissions that NATS users need, derived from the subjects that hosts and their clients use.
+//! The permissions that NATS users need, derived from the subjects that hosts and their clients
+//! use.
 
 use super::{
     control::{

@@ -1,4 +1,4 @@
-//! What is said about what needs attention, and who is told of it.
+//! The words about what needs attention, and who is told of it.
 
 use std::collections::BTreeMap;
 

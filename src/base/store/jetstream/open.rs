@@ -35,10 +35,10 @@ pub enum OpenError {
          (WASMCLOUD_JS_DOMAIN) unset, or set `jetstream {{ domain: {asked} }}` in the server's configuration"
     )]
     ServerHasNoDomain { asked: String },
-    /// This host's server has no JetStream and reaches none in the asked domain. Then the lattice is
-    /// taken to have none: for a server that stands alone nobody knows more than this host. A leaf
-    /// node without JetStream of its own that is cut off from the asked domain looks just the same.
-    /// In all other cases the bucket may well be there, for others.
+    /// This host's server has no JetStream and reaches none in the asked domain. Then the lattice
+    /// is taken to have none: for a server that stands alone nobody knows more than this host. A
+    /// leaf node without JetStream of its own that is cut off from the asked domain looks just the
+    /// same. In all other cases the bucket may well be there, for others.
     #[error(
         "JetStream is switched off in the NATS server, or for the account of this host (asked domain: {asked}). Start the server \
          with -js, or with `jetstream {{ domain: core }}` in its configuration; in a server with accounts, enable jetstream there"

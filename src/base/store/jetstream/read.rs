@@ -3,8 +3,8 @@
 //! Reads always see what was written before: where a stream has one replica, that answers directly,
 //! which is the fastest; where it has several, the leader is asked, because others may be behind. A
 //! [`scan`] is whole or an error. [`Held`] keeps what was opened, until it has to be opened again.
-//! [`is_refused`] and [`is_conflict`] say what a failed write means, [`is_deletion`] whether a message
-//! of a bucket is no entry.
+//! [`is_refused`] and [`is_conflict`] say what a failed write means, [`is_deletion`] whether a
+//! message of a bucket is no entry.
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 

@@ -52,7 +52,7 @@ type Key = (Of, u64);
 #[derive(Default)]
 pub(super) struct Cache(Mutex<HashMap<Key, (Instant, Arc<PastSeries>)>>);
 
-/// What was counted in a minute.
+/// The counts of a minute.
 #[derive(Clone, Debug, Default)]
 struct Sum {
     calls_per_s: f64,
@@ -98,7 +98,7 @@ impl Minutes {
             counted.served.add(&row.tally, seconds);
             counted.known.insert((row.id.clone(), row.link_name.clone()));
         }
-        // What a host calls elsewhere is no work of its own.
+        // A call that a host makes elsewhere is no work of its own.
         if matches!(of, Of::Host(_)) {
             return;
         }
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(of_target.errors, [Some(0.1), None, Some(0.0)]);
         assert_eq!(of_target.p50_us, [None, None, None]);
         let of_lattice = series(&Of::Lattice, &told);
-        // What nobody serves for us is counted by its callers.
+        // A call that nobody serves for us is counted by its callers.
         assert_eq!(of_lattice.calls, [Some(12.0), None, Some(2.0)]);
         let of_host = series(&Of::Host("N1".into()), &told);
         assert_eq!(of_host.calls, [Some(1.0), None, Some(0.0)]);

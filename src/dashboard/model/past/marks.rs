@@ -1,4 +1,4 @@
-//! What is drawn on a chart beside its lines: starts, updates, stops and losses.
+//! The marks that are drawn on a chart beside its lines: starts, updates, stops and losses.
 
 use serde::Serialize;
 use utoipa::ToSchema;

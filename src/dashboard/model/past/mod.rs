@@ -74,7 +74,7 @@ pub struct Command {
     pub at_ms: u64,
     /// `start actor`, `link put` and so on.
     pub verb: String,
-    /// What it was about, in a few words.
+    /// Its subject, in a few words.
     pub subject: String,
     /// The members of the command that name it.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
@@ -99,7 +99,7 @@ pub struct Command {
 
 impl Mask for Command {
     fn mask(&mut self) {
-        // Who works where is nobody else's business.
+        // The places of people are nobody else's business.
         for text in [&mut self.reason, &mut self.who, &mut self.nats_user, &mut self.from] {
             if !text.is_empty() {
                 HIDDEN.clone_into(text);
@@ -424,7 +424,7 @@ pub async fn run(dashboard: Dashboard, stop: CancellationToken) {
             if let Err(error) = follow(&dashboard).await {
                 debug!(%error, "the history of the lattice is not followed");
             }
-            // Whoever waits for it need not: there is no more to come.
+            // Those who wait for it need not: there is no more to come.
             dashboard.past().0.is_fresh.send_replace(true);
             sleep(AGAIN).await;
         }

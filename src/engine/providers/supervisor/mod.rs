@@ -621,7 +621,8 @@ impl Supervisor {
         !meant.is_empty()
     }
 
-    /// Whether a stop is about a start, by the reference or by the key that this is known to lead to.
+    /// Whether a stop is about a start, by the reference or by the key that this is known to lead
+    /// to.
     fn is_meant(&self, start: &Start, stop: &Stop) -> bool {
         start.link_name == stop.link_name
             && stop.selects(start)

@@ -4,7 +4,7 @@
 //! rates asks twice. Rows that do not fit into one message are asked for with [`Ask::after`], which
 //! the answer before gives in [`Look::next`].
 //!
-//! What is called and the edges that lead there are counted apart: a call that is refused on its
+//! Targets and the edges that lead to them are counted apart: a call that is refused on its
 //! way, or finds nobody, is known at its caller only. [`Edge`] has the numbers of one caller and
 //! one target.
 
@@ -50,7 +50,7 @@ pub struct RowKey {
     pub link_name: String,
 }
 
-/// What tells an edge from others with the same target.
+/// The part of an edge that tells it from others with the same target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EdgeKey {
