@@ -48,6 +48,7 @@ files![
     "js/actions/application.js",
     "js/actions/apply.js",
     "js/actions/artifact.js",
+    "js/actions/attention.js",
     "js/actions/bulk.js",
     "js/actions/change.js",
     "js/actions/index.js",

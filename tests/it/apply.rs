@@ -202,7 +202,9 @@ async fn link_values_that_a_built_in_provider_refuses_are_no_version() {
     let user = User::of(&server);
     let manifest = page("page", &example("echo"), 1, free_port()).replace("{address:", "{adress:");
     let file = write(user.dir(), "page.yaml", &manifest);
-    let said = user.fails(1, &["apply", "-f", &file]).await;
+    let ended = user.run(&["apply", "-f", &file]).await;
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("did you mean address?"), "{said}");
     assert!(names(&user).await.is_empty(), "nothing is stored");
     host.stop().await;

@@ -179,6 +179,8 @@ async fn garbage_on_every_control_subject_is_refused_and_harms_nothing() {
                 | Control::ConfigGet { .. }
                 | Control::ConfigList { .. }
                 | Control::ProbeHealth { .. }
+                | Control::ProbeLost { .. }
+                | Control::ProbeAttention { .. }
         )
     };
     let subjects = server.subjects();

@@ -44,12 +44,13 @@ impl Dev {
         Self { process: Process::printing(&mut command), home }
     }
 
-    /// The next thing told that is no line of the actor's logs, and not what to go on with, which
-    /// has to be this.
+    /// The next thing told that is no line of the actor's logs, no link, and not what to go on
+    /// with, which has to be this.
     pub fn told(&mut self, event: &str) -> Value {
         loop {
             let told = self.process.json(event);
-            let is_beside = told["event"] == "log" || told["event"] == "ready";
+            let is_beside =
+                ["log", "linked", "ready"].iter().any(|beside| told["event"] == *beside);
             if is_beside && told["event"] != event {
                 continue;
             }

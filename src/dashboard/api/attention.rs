@@ -28,7 +28,7 @@ pub struct List {
 
 /// Lists what needs attention, with what is muted
 #[utoipa::path(get, path = "/api/v1/attention", tag = "lattice", responses((status = 200, body = List)))]
-pub async fn list(
+pub async fn attention(
     State(dashboard): State<Dashboard>,
     Extension(access): Extension<Access>,
 ) -> Json<List> {

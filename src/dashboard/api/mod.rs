@@ -193,7 +193,7 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(claims::list))
         .routes(routes!(events::list))
         .routes(routes!(events::pulls))
-        .routes(routes!(attention::list))
+        .routes(routes!(attention::attention))
         .routes(routes!(attention::mark, attention::clear))
         .routes(routes!(history::audit))
         .routes(routes!(history::rates))

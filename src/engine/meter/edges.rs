@@ -388,7 +388,8 @@ mod tests {
         let other = edges.iter().find(|edge| edge.counts.id == OTHER).unwrap();
         assert_eq!(other.counts.sum().calls, 11);
         for number in 0..TARGETS_MAX + 10 {
-            meter.stranger(&format!("V{number}"), "default");
+            let stranger = meter.stranger(&format!("V{number}"), "default");
+            stranger.to(&Entity::new("MA", "", "")).begin("Op").end(Outcome::Answered);
         }
         assert!(meter.0.callers.known.load().len() <= TARGETS_MAX + 1);
         assert!(meter.0.callers.find(OTHER, "").is_some());

@@ -279,7 +279,7 @@ mod tests {
     }
 
     /// The texts that clients of five years send and hear.
-    const TAILS: [&str; 35] = [
+    const TAILS: [&str; 36] = [
         "ping.hosts",
         "auction.actor",
         "auction.provider",
@@ -311,6 +311,7 @@ mod tests {
         "probe.N.links",
         "probe.N.claims",
         "probe.N.link",
+        "probe.N.link_change",
         "probe.N.failures",
         "probe.N.lost",
         "probe.N.attention",
