@@ -180,7 +180,6 @@ async fn garbage_on_every_control_subject_is_refused_and_harms_nothing() {
                 | Control::ConfigList { .. }
                 | Control::ProbeHealth { .. }
                 | Control::ProbeLost { .. }
-                | Control::ProbeAttention { .. }
         )
     };
     let subjects = server.subjects();

@@ -49,8 +49,9 @@ impl Dev {
     pub fn told(&mut self, event: &str) -> Value {
         loop {
             let told = self.process.json(event);
-            let is_beside =
-                ["log", "linked", "ready"].iter().any(|beside| told["event"] == *beside);
+            let is_beside = ["log", "linked", "linked_before", "ready"]
+                .iter()
+                .any(|beside| told["event"] == *beside);
             if is_beside && told["event"] != event {
                 continue;
             }

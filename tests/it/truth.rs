@@ -124,7 +124,7 @@ async fn the_id_in_an_error_leads_to_the_call_that_failed() {
     // It has no link for its key-value store.
     let page = page(&server, &dashboard.host, "kvcounter", KVCOUNTER).await;
     let answer = reqwest::get(&format!("{page}/mycounter")).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let error: Value = answer.json().await.unwrap();
     let id = error["id"].as_str().expect("an id").to_owned();
 

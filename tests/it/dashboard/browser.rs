@@ -157,7 +157,7 @@ async fn applied(dashboard: &Dashboard) {
                         {"name": "second", "requirements": {"machine": zone}, "weight": 40},
                     ]}},
                     {"type": "linkdef", "properties": {"target": "store", "values": {
-                        "URL": "redis://me:hunter22@127.0.0.1", "prefix": "shop"}}},
+                        "URL": "redis://me:hunter22@127.0.0.1", "bucket": "shop"}}},
                 ]},
                 {"name": "store", "type": "capability",
                     "properties": {"image": "builtin://keyvalue", "contract": "wasmcloud:keyvalue"},

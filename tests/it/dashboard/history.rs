@@ -6,8 +6,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Dashboard, start};
+use lattice_protocol::history::{Kind, Said};
+
 use crate::harness::{
-    ECHO, Server, client, example,
+    ECHO, Server, client, eventually, example,
     process::{Process, command_in, member},
 };
 
@@ -70,7 +72,6 @@ async fn a_killed_host_leaves_its_loss_and_the_last_lines_of_its_actors() {
         })
         .await;
     watching.done(Method::POST, "/actors", start(&example("echo"), Some(&doomed_id))).await;
-    // Its lines are written within a second; then they are there without it.
     let logs = format!("/actors/{ECHO}/logs");
     let lines = |logs: &Value| {
         let items = logs["items"].as_array().cloned().unwrap_or_default();
@@ -80,6 +81,12 @@ async fn a_killed_host_leaves_its_loss_and_the_last_lines_of_its_actors() {
     watching
         .until("/events?name=actor_scaled", |events| (!names(events).is_empty()).then_some(()))
         .await;
+    let history = crate::history::reader(&server).await;
+    eventually("its lines are written", async || {
+        let said = crate::history::read::<Said>(&history, Kind::Logs).await;
+        said.iter().any(|kept| kept.host_id == doomed_id).then_some(())
+    })
+    .await;
     // It is killed.
     drop(doomed);
     watching

@@ -255,7 +255,8 @@ impl Drop for Server {
 
 fn jetstream(domain: Option<&str>) -> String {
     let line = domain.map(|domain| format!("domain: {domain}")).unwrap_or_default();
-    format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\" }}")
+    // The streams of many lattices reserve more than a disk has, and use little of it.
+    format!("jetstream {{ {line}\n store_dir: \"@DIR@/js\"\n max_file_store: 100TB }}")
 }
 
 fn configure(dir: &Path, address: &str, config: &str) {
