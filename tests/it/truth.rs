@@ -37,9 +37,8 @@ async fn check(user: &User, name: &str) -> (String, String) {
 }
 
 /// Has an actor answer an address; returns its URL.
-async fn page(server: &Server, host: &TestHost, name: &str, actor: &str) -> String {
-    start_provider(server, host, "builtin://httpserver").await;
-    start(server, host, &example(name), 4).await;
+async fn page(server: &Server, host: &TestHost, reference: &str, actor: &str) -> String {
+    start(server, host, reference, 4).await;
     let address = format!("127.0.0.1:{}", free_port());
     link_builtin(server, actor, &httpserver::SPEC, &[("address", &address)]).await;
     eventually("the page is there", || async { std::net::TcpStream::connect(&address).ok() }).await;
@@ -55,13 +54,15 @@ async fn metrics(dashboard: &Dashboard) -> String {
 async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
     let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
-    let page = page(&server, &dashboard.host, "fetcher", FETCHER).await;
+    start_provider(&server, &dashboard.host, "builtin://httpserver").await;
+    let page = page(&server, &dashboard.host, &example("fetcher"), FETCHER).await;
     let known = httpclient::SPEC.known;
     link_builtin(&server, FETCHER, &httpclient::SPEC, &[]).await;
     let url = format!("{page}/?url=http%3A%2F%2F127.0.0.1%2F");
     let first = dashboard.until("/overview", |overview| {
         let item = overview["attention"].get(0)?;
-        item["text"].as_str()?.contains("runs nowhere").then(|| item.clone())
+        let is_felt = item["severity"] == "error";
+        (is_felt && item["text"].as_str()?.contains("runs nowhere")).then(|| item.clone())
     });
     // Slowly, while the page looks twice.
     let calls = async {
@@ -121,21 +122,26 @@ async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
 async fn the_id_in_an_error_leads_to_the_call_that_failed() {
     let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
-    // It has no link for its key-value store.
-    let page = page(&server, &dashboard.host, "kvcounter", KVCOUNTER).await;
-    let answer = reqwest::get(&format!("{page}/mycounter")).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let signing = Signing { caps: vec!["wasmcloud:httpserver".into()], ..Signing::default() };
+    let guest = guests::sign(&guests::wapc("(unreachable)"), &signing);
+    start_provider(&server, &dashboard.host, "builtin://httpserver").await;
+    let trapping = page(&server, &dashboard.host, &guest.reference, &guest.id).await;
+    let answer = reqwest::get(&trapping).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
     let error: Value = answer.json().await.unwrap();
     let id = error["id"].as_str().expect("an id").to_owned();
 
     let found = dashboard.get(&format!("/failures?id={id}")).await;
     let [call] = found["items"].as_array().unwrap().as_slice() else { panic!("{found}") };
-    assert_eq!((&call["target_id"], &call["id"]), (&json!(KVCOUNTER), &json!(id)));
-    // The call that the actor could not make stands beside it.
-    let all = dashboard.get(&format!("/actors/{KVCOUNTER}/failures")).await;
+    assert_eq!((&call["target_id"], &call["id"]), (&json!(guest.id), &json!(id)));
+    // A call that an actor could not make, having no link for it, is kept with that actor.
+    let fetching = page(&server, &dashboard.host, &example("fetcher"), FETCHER).await;
+    let url = format!("{fetching}/?url=http%3A%2F%2F127.0.0.1%2F");
+    assert_eq!(reqwest::get(&url).await.unwrap().status(), StatusCode::BAD_GATEWAY);
+    let all = dashboard.get(&format!("/actors/{FETCHER}/failures")).await;
     let nowhere = all["items"].as_array().unwrap().iter().find(|call| call["target_id"] == "");
     let nowhere = nowhere.unwrap_or_else(|| panic!("{all}"));
-    assert_eq!(nowhere["contract_id"], "wasmcloud:keyvalue");
+    assert_eq!(nowhere["contract_id"], "wasmcloud:httpclient");
 
     let user = User::of(&server);
     let (code, explained, said) = told(&user, &["explain", &id]).await;
@@ -272,7 +278,8 @@ async fn a_host_that_stops_in_order_is_not_lost() {
 async fn the_figures_of_hosts_are_together_those_of_the_lattice_and_requests_are_no_hops() {
     let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
-    let page = page(&server, &dashboard.host, "kvcounter", KVCOUNTER).await;
+    start_provider(&server, &dashboard.host, "builtin://httpserver").await;
+    let page = page(&server, &dashboard.host, &example("kvcounter"), KVCOUNTER).await;
     start_provider(&server, &dashboard.host, "builtin://keyvalue").await;
     let keyvalue = &lattice_engine::providers::builtin::keyvalue::SPEC;
     link_builtin(&server, KVCOUNTER, keyvalue, &[]).await;
@@ -308,7 +315,8 @@ async fn the_figures_of_hosts_are_together_those_of_the_lattice_and_requests_are
 async fn the_errors_of_an_actor_are_on_its_page() {
     let server = Server::shared().await;
     let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
-    let page = page(&server, &dashboard.host, "kvcounter", KVCOUNTER).await;
+    start_provider(&server, &dashboard.host, "builtin://httpserver").await;
+    let page = page(&server, &dashboard.host, &example("kvcounter"), KVCOUNTER).await;
     reqwest::get(&format!("{page}/mycounter")).await.unwrap();
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
