@@ -130,7 +130,7 @@ impl Session {
 
     /// The control connection, made when it is first needed.
     pub async fn ctl(&self) -> Result<&Nats> {
-        Ok(self.ctl.get_or_try_init(|| self.connected(Purpose::Control, &self.config.ctl)).await?)
+        self.ctl.get_or_try_init(|| self.connected(Purpose::Control, &self.config.ctl)).await
     }
 
     /// Connects. Where nobody answers, the hosts of this user that run elsewhere are named.
@@ -167,7 +167,7 @@ impl Session {
 
     /// The connection for calls, made when it is first needed.
     pub async fn rpc(&self) -> Result<&Nats> {
-        Ok(self.rpc.get_or_try_init(|| self.connected(Purpose::Rpc, &self.config.rpc)).await?)
+        self.rpc.get_or_try_init(|| self.connected(Purpose::Rpc, &self.config.rpc)).await
     }
 
     /// Returns the history of the lattice. `hosts` are those that answer: what their clusters

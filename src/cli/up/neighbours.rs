@@ -97,7 +97,7 @@ fn refuses(own: &Own, host: &HostReply) -> bool {
     let accepted: Vec<&str> = host.cluster_issuers.split(',').map(str::trim).collect();
     let accepts_us = host.issuer == own.issuer || accepted.contains(&&*own.issuer);
     let is_accepted = host.issuer == own.issuer || own.cluster_issuers.contains(&host.issuer);
-    !host.issuer.is_empty() && !(accepts_us && is_accepted)
+    !(host.issuer.is_empty() || accepts_us && is_accepted)
 }
 
 /// Whether another host is at another server whose JetStream domain has the name of this one's.

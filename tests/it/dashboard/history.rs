@@ -63,7 +63,8 @@ async fn a_killed_host_leaves_its_loss_and_the_last_lines_of_its_actors() {
     let server = Server::shared().await;
     let watching = Dashboard::start(&server).await;
     let dir = tempfile::TempDir::new().unwrap();
-    let doomed = Process::start(&mut member(dir.path(), &server));
+    let mut doomed = Process::start(&mut member(dir.path(), &server));
+    doomed.line("ready");
     let doomed_id = watching
         .until("/hosts", |hosts| {
             let hosts = hosts["items"].as_array()?;
