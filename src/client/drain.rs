@@ -1,9 +1,8 @@
 //! Empties a host: what runs on it is started on others first, and stopped there then.
 //!
 //! ```text
-//! label (the host takes nothing new) ─▶ inventory ─▶ each item: offers ─▶ start elsewhere ─▶ stop here
-//!                                                    items of applications: their keeper moves
-//!   them
+//! label (the host takes nothing new) ─▶ inventory ─▶ each item: offers ─▶ start elsewhere ─▶ stop
+//!                                                    items of applications: their keeper moves them
 //! ```
 //!
 //! The host is told by a label ([`DRAINED_LABEL`]), which lasts until it is taken away or the host
@@ -116,26 +115,72 @@ async fn unmark(lattice: &Lattice, host: &str) -> Result<()> {
     lattice.command(host, &label).await.context("let the host take work again").map(drop)
 }
 
+/// A host that was emptied, and the end of all that ran there.
+#[derive(Clone, Debug)]
+pub struct Drained {
+    pub host_name: String,
+    pub fates: Vec<(Item, Fate)>,
+}
+
+impl Drained {
+    /// Returns how much runs on.
+    pub fn left(&self) -> usize {
+        self.fates.iter().filter(|(_, fate)| matches!(fate, Fate::Left { .. })).count()
+    }
+}
+
+/// Lets a host take nothing new and moves what runs there to hosts with these labels, within a
+/// time. `tell` hears how far it is: a word, and what it is about.
+///
+/// # Errors
+///
+/// If the host does not answer, or is of a version that goes on taking work.
+pub async fn drain(
+    lattice: &Lattice,
+    host: &str,
+    constraints: &Pairs,
+    wait: Duration,
+    mut tell: impl FnMut(&'static str, String),
+) -> Result<Drained> {
+    let until = Instant::now() + wait;
+    let hosts = mark(lattice, host, Wish::Drain).await?;
+    let drain = Drain { lattice, host, hosts: &hosts, constraints, until };
+    let (managed, own): (Vec<Item>, Vec<Item>) =
+        drain.items().await?.into_iter().partition(|item| item.application.is_some());
+    let mut fates = Vec::with_capacity(own.len() + managed.len());
+    for (number, item) in own.iter().enumerate() {
+        tell("moving", format!("{} ({} of {})", item.name, number + 1, own.len()));
+        fates.push((item.clone(), drain.empty(item).await));
+    }
+    if !managed.is_empty() {
+        tell("waiting for applications", String::new());
+    }
+    fates.extend(drain.replaced(managed).await?);
+    let reply = hosts.iter().find(|reply| reply.id == host);
+    let host_name = reply.map_or(host, |reply| &reply.friendly_name).to_owned();
+    Ok(Drained { host_name, fates })
+}
+
 /// A host that is emptied.
-pub struct Drain<'a> {
-    pub lattice: &'a Lattice,
-    pub host: &'a str,
+struct Drain<'a> {
+    lattice: &'a Lattice,
+    host: &'a str,
     /// The hosts of the lattice, as [`mark`] returned them.
-    pub hosts: &'a [HostReply],
+    hosts: &'a [HostReply],
     /// Only hosts with these labels get something.
-    pub constraints: &'a Pairs,
-    pub until: Instant,
+    constraints: &'a Pairs,
+    until: Instant,
 }
 
 impl Drain<'_> {
     /// Returns what runs on the host, providers first: what is moved then finds them.
-    pub async fn items(&self) -> Result<Vec<Item>> {
+    async fn items(&self) -> Result<Vec<Item>> {
         let asked = self.lattice.inventory(self.host).await;
         Ok(items(&asked.with_context(|| format!("ask host {} what it runs", self.host))?))
     }
 
     /// Moves one item, which is of no application.
-    pub async fn empty(&self, item: &Item) -> Fate {
+    async fn empty(&self, item: &Item) -> Fate {
         self.moved(item).await.unwrap_or_else(|error| Fate::Left { why: format!("{error:#}") })
     }
 
@@ -257,7 +302,7 @@ impl Drain<'_> {
 
     /// Waits until the keepers of applications have taken these items away from the host. Returns
     /// what became of each.
-    pub async fn replaced(&self, items: Vec<Item>) -> Result<Vec<(Item, Fate)>> {
+    async fn replaced(&self, items: Vec<Item>) -> Result<Vec<(Item, Fate)>> {
         if items.is_empty() {
             return Ok(Vec::new());
         }

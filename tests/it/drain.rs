@@ -1,9 +1,11 @@
 //! Emptying a host: what runs on it is started on others first, and it takes nothing new.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
     commands::User,
+    dashboard::{Dashboard, with_dashboard},
     harness::{ECHO, PINGER, Server, TestHost, eventually, example, host, process::stderr},
 };
 
@@ -96,4 +98,28 @@ async fn what_can_go_nowhere_else_is_told_and_runs_on() {
     assert!(stderr(&drained).contains("--undo"), "{drained:?}");
     assert_eq!(runs(&user, &only).await, [(ECHO.to_owned(), 1)]);
     only.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_press_on_the_page_empties_a_host_and_another_lets_it_take_work_again() {
+    let server = Server::shared().await;
+    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let other = host(&server).start().await;
+    acquainted(&[&dashboard.host, &other]).await;
+    let user = User::of(&server);
+    user.prints(&["start", "actor", &example("echo"), "--host-id", &other.id]).await;
+    let path = format!("/hosts/{}", other.id);
+    dashboard.until(&path, |told| (told["actors"] == json!(1)).then_some(())).await;
+
+    dashboard.done(Method::POST, &format!("{path}/drain"), json!({})).await;
+    assert_eq!(runs(&user, &other).await, []);
+    assert_eq!(runs(&user, &dashboard.host).await.len(), 1);
+    dashboard.until(&path, |told| told["labels"].get("lattice.host/drained").map(|_| ())).await;
+    dashboard.done(Method::POST, &format!("{path}/undrain"), json!({})).await;
+    dashboard
+        .until(&path, |told| told["labels"].get("lattice.host/drained").is_none().then_some(()))
+        .await;
+    user.prints(&["start", "actor", &example("pinger"), "--host-id", &other.id]).await;
+    other.stop().await;
+    dashboard.host.stop().await;
 }

@@ -6,7 +6,6 @@
 use anyhow::{Result, bail};
 use clap::ValueEnum as _;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{cache, pairs_of};
 use crate::{
@@ -14,10 +13,7 @@ use crate::{
     session::Session,
     terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };
-use lattice_client::{
-    drain::{self, DRAIN_WAIT, Drain, Fate, Item, ItemKind, Wish},
-    lattice::Lattice,
-};
+use lattice_client::drain::{self, DRAIN_WAIT, Fate, ItemKind, Wish};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
     if let Ok(what) = CacheWhat::from_str(&args.host, true) {
@@ -35,67 +31,36 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
             json!({ "host_id": host, "drained": false }),
         ));
     }
-    let drained = emptied(terminal, &lattice, &host, &args).await?;
-    terminal.show(&drained)?;
-    let left = drained.left();
+    let wait = args.wait_ms.map_or(DRAIN_WAIT, std::time::Duration::from_millis);
+    let constraints = pairs_of("constraint", args.constraints.clone())?;
+    let mut progress = terminal.progress();
+    let told = drain::drain(&lattice, &host, &constraints, wait, |stage, about| {
+        progress.stage(stage, about);
+    });
+    let told = told.await?;
+    drop(progress);
+    let (left, all, name) = (told.left(), told.fates.len(), told.host_name.clone());
+    terminal.show(&Drained { host_id: host, told })?;
     if left > 0 {
         bail!(
-            "{left} of {} go nowhere else and run on; host {} takes nothing new. `host drain {} --undo` lets it take work again",
-            drained.fates.len(),
-            drained.name,
+            "{left} of {all} go nowhere else and run on; host {name} takes nothing new. `host drain {} --undo` lets it take work \
+             again",
             args.host
         );
     }
     Ok(())
 }
 
-/// Empties the host, item by item.
-async fn emptied(
-    terminal: &Terminal,
-    lattice: &Lattice,
-    host: &str,
-    args: &Args,
-) -> Result<Drained> {
-    let wait = args.wait_ms.map_or(DRAIN_WAIT, std::time::Duration::from_millis);
-    let until = Instant::now() + wait;
-    let constraints = pairs_of("constraint", args.constraints.clone())?;
-    let hosts = drain::mark(lattice, host, Wish::Drain).await?;
-    let drain = Drain { lattice, host, hosts: &hosts, constraints: &constraints, until };
-    let (managed, own): (Vec<Item>, Vec<Item>) =
-        drain.items().await?.into_iter().partition(|item| item.application.is_some());
-    let mut progress = terminal.progress();
-    let mut fates = Vec::with_capacity(own.len() + managed.len());
-    for (number, item) in own.iter().enumerate() {
-        progress.stage("moving", format!("{} ({} of {})", item.name, number + 1, own.len()));
-        fates.push((item.clone(), drain.empty(item).await));
-    }
-    if !managed.is_empty() {
-        progress.stage("waiting for applications", "");
-    }
-    fates.extend(drain.replaced(managed).await?);
-    drop(progress);
-    let reply = hosts.iter().find(|reply| reply.id == host);
-    let name = reply.map_or(&args.host, |reply| &reply.friendly_name).clone();
-    Ok(Drained { host_id: host.to_owned(), name, fates })
-}
-
-/// A host that was emptied, and what became of all that ran there.
+/// A host that was emptied, as it is shown.
 struct Drained {
     host_id: String,
-    name: String,
-    fates: Vec<(Item, Fate)>,
-}
-
-impl Drained {
-    /// How much runs on.
-    fn left(&self) -> usize {
-        self.fates.iter().filter(|(_, fate)| matches!(fate, Fate::Left { .. })).count()
-    }
+    told: drain::Drained,
 }
 
 impl View for Drained {
     fn json(&self) -> Value {
         let items: Vec<Value> = self
+            .told
             .fates
             .iter()
             .map(|(item, fate)| {
@@ -107,13 +72,13 @@ impl View for Drained {
             })
             .collect();
         json!({
-            "success": self.left() == 0, "host_id": self.host_id, "host_name": self.name, "drained": true,
-            "left": self.left(), "items": items,
+            "success": self.told.left() == 0, "host_id": self.host_id, "host_name": self.told.host_name, "drained": true,
+            "left": self.told.left(), "items": items,
         })
     }
 
     fn text(&self, page: &mut Page) {
-        if !self.fates.is_empty() {
+        if !self.told.fates.is_empty() {
             let mut table = Table::new([
                 Column::name("NAME"),
                 Column::fixed("KIND"),
@@ -121,7 +86,7 @@ impl View for Drained {
                 Column::text("WHERE, OR WHY NOT"),
                 Column::id("ID").if_room(),
             ]);
-            for (item, fate) in &self.fates {
+            for (item, fate) in &self.told.fates {
                 let kind = match item.kind {
                     ItemKind::Actor => "actor",
                     ItemKind::Provider => "provider",
@@ -142,15 +107,15 @@ impl View for Drained {
             }
             page.table(&table, "");
         }
-        if self.left() == 0 {
+        if self.told.left() == 0 {
             page.line(format!(
                 "Host {} is empty and takes nothing new; `host drain {} --undo` lets it take work again",
-                self.name, self.name
+                self.told.host_name, self.told.host_name
             ));
         }
     }
 
     fn names(&self) -> Vec<String> {
-        self.fates.iter().map(|(item, _)| item.id.clone()).collect()
+        self.told.fates.iter().map(|(item, _)| item.id.clone()).collect()
     }
 }

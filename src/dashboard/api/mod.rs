@@ -15,6 +15,7 @@ mod attention;
 mod auctions;
 mod call;
 mod claims;
+mod drain;
 mod events;
 mod failures;
 mod history;
@@ -165,6 +166,8 @@ fn router() -> OpenApiRouter<Dashboard> {
         .routes(routes!(hosts::put_label, hosts::delete_label))
         .routes(routes!(hosts::stop))
         .routes(routes!(lost::start_elsewhere))
+        .routes(routes!(drain::drain))
+        .routes(routes!(drain::undrain))
         .routes(routes!(lost::forget))
         .routes(routes!(actors::list, actors::start))
         .routes(routes!(actors::one))

@@ -639,7 +639,7 @@ mod tests {
             cause: Cause::Absent,
         };
         assert!(is_by(&failing, &link()));
-        let mut all = vec![
+        let mut all = [
             item(Grade::Warning, Rank::Start),
             item(Grade::Error, Rank::Fault),
             item(Grade::Warning, Rank::Configuration),

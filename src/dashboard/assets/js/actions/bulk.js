@@ -135,6 +135,11 @@ export const PLANS = {
   stopProviders: (providers, host) => stopPlan(() => instancesOfProviders(providers, host)),
   moveProviders: (providers, host) => movePlan(() => instancesOfProviders(providers, host)),
   emptyHosts: (hosts) => movePlan(() => instancesOnHosts(hosts), hosts.map((host) => host.id)),
+  drainHosts: (hosts) => ({ title: (n) => `Drain ${plural(n, "host")}`, submitText: "Drain all of them", verb: "drained",
+    load: async () => hosts, lanes: 1, text: `What runs on each is started on other hosts first, and stopped there then. They
+      take nothing new until they may again.`,
+    item: (host) => ({ name: host.name, place: `${plural(host.actors, "actor")}, ${plural(host.providers, "provider")}`,
+      run: () => through(post(apiPath("hosts", host.id, "drain"), {})) }) }),
   stopHosts: (hosts) => ({ title: (n) => `Stop ${plural(n, "host")}`, submitText: "Stop all of them", verb: "stopped",
     load: async () => hosts, text: `Each finishes its calls, stops everything that it runs, and ends. Move what runs on
       them first if it must not be missed.`,

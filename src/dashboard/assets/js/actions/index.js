@@ -7,7 +7,7 @@ import { ApplyManifests, readFiles } from "./apply.js";
 import { EditLabels, ScaleActor, UpdateActor } from "./change.js";
 import { PutLink, undoLink } from "./link.js";
 import { openChange } from "./login.js";
-import { ForgetHost, StartElsewhere } from "./lost.js";
+import { DrainHost, ForgetHost, StartElsewhere, UndrainHost } from "./lost.js";
 import { StartActor, StartProvider } from "./start.js";
 import { DeleteLink, StopActor, StopHost, StopProvider } from "./stop.js";
 
@@ -67,6 +67,12 @@ export const deleteLink = (link) => openChange(DeleteLink, { link });
 export const editLabels = (host) => openChange(EditLabels, { host });
 
 export { RunsNowhere } from "./lost.js";
+
+/** host: a Host of the API */
+export const drainHost = (host) => openChange(DrainHost, { host });
+
+/** host: a Host of the API that was drained */
+export const undrainHost = (host) => openChange(UndrainHost, { host });
 
 /** host: a lost Host of the API, or its id and name */
 export const startElsewhere = (host) => openChange(StartElsewhere, { host });

@@ -1,4 +1,4 @@
-// Owns the dialogs of hosts that vanished: start elsewhere what ran only there, and take one off the list.
+// Owns the dialogs of hosts whose work goes elsewhere: of those that vanished, and of those that are to be emptied.
 import { html } from "../../vendor/htm-preact.js";
 import { apiPath, post } from "../api.js";
 import { plural } from "../format.js";
@@ -35,5 +35,22 @@ export function ForgetHost({ host, close }) {
     submitText="Forget the host" busyText="Forgetting …">
     <p>The host vanished. It is taken off the list of every host, with what ran there. If it comes back, it is in the
       lattice again.</p>
+  </>`;
+}
+
+export function DrainHost({ host, close }) {
+  const run = () => post(apiPath("hosts", host.id, "drain"), {});
+  return html`<${ActionDialog} title=${`Drain ${nameOf(host.name, host.id)}`} close=${close} run=${run}
+    submitText="Drain the host" busyText="Moving what runs there …">
+    <p>What runs there is started on other hosts first, and stopped there then. The host takes nothing new until it may
+      again, or starts again. What can go nowhere else runs on.</p>
+  </>`;
+}
+
+export function UndrainHost({ host, close }) {
+  const run = () => post(apiPath("hosts", host.id, "undrain"), {});
+  return html`<${ActionDialog} title=${`Let ${nameOf(host.name, host.id)} take work again`} close=${close} run=${run}
+    submitText="Let it take work" busyText="Telling it …">
+    <p>The host offers to run things again. What was moved away stays where it is.</p>
   </>`;
 }

@@ -4,7 +4,7 @@ import {
   RelativeTime, SearchBox, Since, Term, useListQuery, useState, VirtualTable, whyNot,
 } from "../ui/index.js";
 import {
-  changeMany, editLabels, forgetHost, startActor, startElsewhere, startProvider, stopHost,
+  changeMany, drainHost, editLabels, forgetHost, startActor, startElsewhere, startProvider, stopHost, undrainHost,
 } from "../actions/index.js";
 
 const COLUMNS = [
@@ -51,11 +51,15 @@ export function HostMenu({ host, text }) {
     { text: "Start an actor here", icon: "plus", onSelect: () => startActor({ host_id: host.id }) },
     { text: "Start a provider here", icon: "plus", onSelect: () => startProvider({ host_id: host.id }) },
     { text: "Edit labels", icon: "edit", onSelect: () => editLabels(host) },
+    "lattice.host/drained" in host.labels
+      ? { text: "Let it take work again", icon: "refresh", onSelect: () => undrainHost(host) }
+      : { text: "Drain", icon: "host", onSelect: () => drainHost(host) },
     { text: "Stop the host", icon: "stop", danger: true, onSelect: () => stopHost(host) }]} />`;
 }
 
 const BULK = { name: (host) => host.name, actions: [
   { text: "Move what runs there", icon: "host", run: (rows, done) => changeMany("emptyHosts", rows, "", done) },
+  { text: "Drain", icon: "host", run: (rows, done) => changeMany("drainHosts", rows, "", done) },
   { text: "Stop", icon: "stop", run: (rows, done) => changeMany("stopHosts", rows, "", done) }] };
 
 export function Hosts() {

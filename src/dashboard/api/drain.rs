@@ -1,0 +1,82 @@
+//! Emptying a host, and letting it take work again.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+
+use super::{
+    Refusal,
+    hosts::present,
+    operations::{Accepted, accepted},
+};
+use crate::{
+    Dashboard,
+    operations::{End, NewOperation},
+};
+use lattice_client::drain::{self, DRAIN_WAIT, Drained, Fate, Wish};
+use lattice_protocol::control::types::Pairs;
+
+/// Empties a host: what runs there is started on others and stopped there then
+///
+/// The host takes nothing new until it may again, or starts again. What can go nowhere else runs
+/// on, and the operation fails with the reasons.
+#[utoipa::path(post, path = "/api/v1/hosts/{id}/drain", tag = "hosts",
+    params(("id" = String, Path)), responses((status = 202, body = Accepted)))]
+pub async fn drain(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), Refusal> {
+    let id = present(&dashboard, &id).await?;
+    let title = format!("Drain host {}", dashboard.model().snapshot().host_name(&id));
+    let operation = NewOperation { kind: "drain", title, host_id: &id, ..NewOperation::default() };
+    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        let tell = |_: &'static str, about: String| handle.stage("move", about);
+        let drained = drain::drain(&lattice, &host, &Pairs::new(), DRAIN_WAIT, tell).await?;
+        Ok(End { text: outcome(&drained)?, ..End::default() })
+    }))
+}
+
+/// Lets a host take work again
+#[utoipa::path(post, path = "/api/v1/hosts/{id}/undrain", tag = "hosts",
+    params(("id" = String, Path)), responses((status = 202, body = Accepted)))]
+pub async fn undrain(
+    State(dashboard): State<Dashboard>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), Refusal> {
+    let id = present(&dashboard, &id).await?;
+    let title = format!("Let host {} take work again", dashboard.model().snapshot().host_name(&id));
+    let operation =
+        NewOperation { kind: "undrain", title, host_id: &id, ..NewOperation::default() };
+    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
+    accepted(dashboard.operations().begin(operation, |handle| async move {
+        handle.stage("command", "");
+        drain::mark(&lattice, &host, Wish::Undo).await?;
+        Ok(End { text: "The host takes work again".to_owned(), ..End::default() })
+    }))
+}
+
+/// Says how emptying a host ended; an error names what runs on, with the reasons.
+fn outcome(drained: &Drained) -> anyhow::Result<String> {
+    let left = drained.fates.iter().filter_map(|(item, fate)| match fate {
+        Fate::Left { why } => {
+            let name = if item.name.is_empty() { &item.id } else { &item.name };
+            Some(format!("{name}: {why}"))
+        }
+        Fate::Moved { .. } | Fate::Replaced => None,
+    });
+    let left: Vec<String> = left.collect();
+    let count = drained.fates.len();
+    match (left.len(), count) {
+        (0, 0) => Ok("Nothing ran there; the host takes nothing new".to_owned()),
+        (0, 1) => Ok("It runs elsewhere; the host takes nothing new".to_owned()),
+        (0, _) => Ok(format!("All {count} run elsewhere; the host takes nothing new")),
+        (some, _) => anyhow::bail!(
+            "{some} of {count} can go nowhere else and run on, and the host takes nothing new: {}",
+            left.join("; ")
+        ),
+    }
+}
