@@ -139,7 +139,7 @@ export function Overview() {
   const figure = (label, name, format, unit, tone) => html`<${Stat} label=${label} value=${rates ? format(rates[name])
     : null} unit=${unit}
     tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""} sub=${!rates ? ""
-      : name === "requests_per_s" ? `${formatRate(rates.calls_per_s)} calls/s, ${formatCount(rates.in_work)} in work`
+      : name === "requests_per_s" ? `${formatRate(rates.calls_per_s)} calls/s`
       : name === "errors_per_s" && rates.success_percent !== null ? `${formatRate(rates.success_percent)} % succeed`
       : ""}
     spark=${series && html`<${Sparkline} tone=${tone} values=${series[{ requests_per_s: "calls",
