@@ -186,13 +186,15 @@ struct Sample {
 
 impl Edge {
     fn new(caller: &Caller, target: &Entity) -> Self {
+        let at = caller.common.began.elapsed();
         Self {
             caller: Arc::clone(&caller.id),
             caller_link_name: Arc::clone(&caller.link_name),
             contract_id: Arc::clone(&target.contract_id),
             target: Target::new(&target.public_key, &target.link_name, &caller.common),
             http: OnceLock::new(),
-            samples: Mutex::default(),
+            // It began with nothing; calls before the first sample are of the last seconds too.
+            samples: Mutex::new(VecDeque::from([Sample { at, ..Sample::default() }])),
         }
     }
 
@@ -257,7 +259,6 @@ impl Edge {
         let counts = self.target.read();
         let http = self.classes();
         let now = Sample::of(&counts.sum(), http, self.target.common.began.elapsed());
-        // An edge that came after the last sample began with nothing.
         let before = self.samples.lock().front().copied().unwrap_or_default();
         EdgeCounts {
             caller: self.caller.to_string(),

@@ -14,6 +14,7 @@ use fantoccini::{
     wd::{Capabilities, WebDriverCompatibleCommand},
 };
 use hyper_util::client::legacy::connect::HttpConnector;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -52,7 +53,7 @@ pub fn pictures() -> PathBuf {
 pub struct Browser {
     pub client: Client,
     driver: Child,
-    _profile: TempDir,
+    profile: TempDir,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -128,7 +129,7 @@ impl Browser {
             }
         })
         .await;
-        Self { client, driver, _profile: profile, _turn: turn }
+        Self { client, driver, profile: profile, _turn: turn }
     }
 
     pub async fn open(&self, url: &str) {
@@ -295,9 +296,24 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The browser is a child of the driver, and ends with it.
         let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // A driver that is killed leaves its browser behind.
+        kill_all_of(&self.profile);
+    }
+}
+
+/// Kills all processes that name a directory in their arguments, as all of a browser do with its
+/// profile.
+fn kill_all_of(profile: &TempDir) {
+    let named = profile.path().as_os_str().as_encoded_bytes();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let id = process.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(id) = id.and_then(Pid::from_raw) else { continue };
+        let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        if arguments.windows(named.len()).any(|part| part == named) {
+            let _ = kill_process(id, Signal::KILL);
+        }
     }
 }
 
