@@ -129,7 +129,7 @@ impl Browser {
             }
         })
         .await;
-        Self { client, driver, profile: profile, _turn: turn }
+        Self { client, driver, profile, _turn: turn }
     }
 
     pub async fn open(&self, url: &str) {
