@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -27,7 +27,7 @@ use lattice_client::{
     upload::Sender,
 };
 use lattice_protocol::{
-    control::types::HostReply, history::Origin, identity::keys::LatticeName,
+    control::types::HostReply, errors::Lines, history::Origin, identity::keys::LatticeName,
     lattice::subject::Subjects,
 };
 
@@ -145,7 +145,7 @@ impl Session {
         };
         let error = anyhow::Error::from(error);
         Err(match hint {
-            Some(hint) => anyhow!("{error:#}\n{hint}"),
+            Some(hint) => Lines(vec![format!("{error:#}"), hint]).into(),
             None => error,
         })
     }

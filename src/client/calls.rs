@@ -2,7 +2,7 @@
 
 use futures::{StreamExt as _, stream};
 
-use super::lattice::{Lattice, RequestError};
+use super::lattice::{ASKED_MAX, Lattice, RequestError, ours};
 use lattice_protocol::control::{
     probe::calls::{Ask, Look},
     types::HostReply,
@@ -11,14 +11,10 @@ use lattice_protocol::control::{
 /// More answers than a host can have to give: there are bounds on what it counts apart.
 const PAGES_MAX: usize = 1000;
 
-/// Hosts that are asked at a time.
-const ASKED_MAX: usize = 256;
-
 /// Asks hosts for their numbers, not of each operation; hosts that do not tell them are left out.
 pub async fn looks(lattice: &Lattice, hosts: &[HostReply]) -> Vec<Look> {
-    let ours: Vec<String> =
-        hosts.iter().filter(|host| host.is_ours()).map(|host| host.id.clone()).collect();
-    let asked = stream::iter(ours).map(|id| async move { look(lattice, &id, false).await.ok() });
+    let asked =
+        stream::iter(ours(hosts)).map(|id| async move { look(lattice, &id, false).await.ok() });
     asked.buffer_unordered(ASKED_MAX).filter_map(async |look| look).collect().await
 }
 

@@ -35,6 +35,9 @@ use lattice_protocol::{
 pub const START_WAIT: Duration = Duration::from_secs(60);
 /// How long a stop may take: calls are finished first.
 pub const STOP_WAIT: Duration = Duration::from_secs(15);
+/// Why a provider with a configuration cannot be started elsewhere like the others.
+pub(super) const CONFIGURED: &str = "it was started with a configuration, which no host tells; start it elsewhere with \
+    --config-json";
 
 /// How a change ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,10 +15,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    commands::{HostCommands, serving},
+    commands::{CONFIGURED, HostCommands, serving},
     lattice::Lattice,
+    names::{host_name, or_id},
     placement::Wanted,
-    watch::{Observed, Watch, count},
+    watch::{Observed, Watch, count, groups},
 };
 use lattice_protocol::{
     applications::ownership::{APPLICATION, MANAGED_BY},
@@ -56,6 +57,13 @@ pub struct Item {
     contract_id: String,
 }
 
+impl Item {
+    /// Returns what it is called.
+    pub fn called(&self) -> &str {
+        or_id(&self.name, &self.id)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ItemKind {
@@ -75,23 +83,12 @@ pub enum Fate {
     Left { why: String },
 }
 
-/// The host is to be left alone by everything new, or not any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    Drain,
-    Undo,
-}
-
-/// Lets a host take nothing new, or take work again. Returns the hosts of the lattice.
+/// Lets a host take nothing new. Returns the hosts of the lattice.
 ///
 /// # Errors
 ///
 /// If the host is of a version that goes on taking work; then it has no label either.
-pub async fn mark(lattice: &Lattice, host: &str, wish: Wish) -> Result<Vec<HostReply>> {
-    if wish == Wish::Undo {
-        unmark(lattice, host).await?;
-        return lattice.hosts().await;
-    }
+async fn mark(lattice: &Lattice, host: &str) -> Result<Vec<HostReply>> {
     let label = PutLabel { key: DRAINED_LABEL.to_owned(), value: "true".to_owned() };
     lattice.command(host, &label).await.context("let the host take nothing new")?;
     let hosts = lattice.hosts().await?;
@@ -99,7 +96,7 @@ pub async fn mark(lattice: &Lattice, host: &str, wish: Wish) -> Result<Vec<HostR
         bail!("host {host} does not answer any more; nothing was moved");
     };
     if reply.state.is_none() {
-        unmark(lattice, host).await?;
+        undo(lattice, host).await?;
         bail!(
             "host {} is of a version ({}) that goes on taking work, so nothing was moved; stop what runs on it with \
              `host stop`, or update it",
@@ -110,7 +107,8 @@ pub async fn mark(lattice: &Lattice, host: &str, wish: Wish) -> Result<Vec<HostR
     Ok(hosts)
 }
 
-async fn unmark(lattice: &Lattice, host: &str) -> Result<()> {
+/// Lets a host take work again.
+pub async fn undo(lattice: &Lattice, host: &str) -> Result<()> {
     let label = DeleteLabel { key: DRAINED_LABEL.to_owned(), value: None };
     lattice.command(host, &label).await.context("let the host take work again").map(drop)
 }
@@ -143,8 +141,10 @@ pub async fn drain(
     mut tell: impl FnMut(&'static str, String),
 ) -> Result<Drained> {
     let until = Instant::now() + wait;
-    let hosts = mark(lattice, host, Wish::Drain).await?;
-    let drain = Drain { lattice, host, hosts: &hosts, constraints, until };
+    let hosts = mark(lattice, host).await?;
+    let host_name = host_name(host, &hosts).to_owned();
+    let others = hosts.into_iter().filter(|reply| reply.id != host).collect();
+    let drain = Drain { lattice, host, others, constraints, until };
     let (managed, own): (Vec<Item>, Vec<Item>) =
         drain.items().await?.into_iter().partition(|item| item.application.is_some());
     let mut fates = Vec::with_capacity(own.len() + managed.len());
@@ -156,8 +156,6 @@ pub async fn drain(
         tell("waiting for applications", String::new());
     }
     fates.extend(drain.replaced(managed).await?);
-    let reply = hosts.iter().find(|reply| reply.id == host);
-    let host_name = reply.map_or(host, |reply| &reply.friendly_name).to_owned();
     Ok(Drained { host_name, fates })
 }
 
@@ -165,8 +163,8 @@ pub async fn drain(
 struct Drain<'a> {
     lattice: &'a Lattice,
     host: &'a str,
-    /// The hosts of the lattice, as [`mark`] returned them.
-    hosts: &'a [HostReply],
+    /// The other hosts of the lattice.
+    others: Vec<HostReply>,
     /// Only hosts with these labels get something.
     constraints: &'a Pairs,
     until: Instant,
@@ -186,27 +184,18 @@ impl Drain<'_> {
 
     async fn moved(&self, item: &Item) -> Result<Fate> {
         if item.is_configured {
-            bail!(
-                "it was started with a configuration, which no host tells; start it elsewhere with --config-json, then \
-                 stop it here"
-            );
+            bail!("{CONFIGURED}, then stop it here");
         }
-        let others: Vec<HostReply> =
-            self.hosts.iter().filter(|host| host.id != self.host).cloned().collect();
-        if others.is_empty() {
+        if self.others.is_empty() {
             bail!("there is no other host");
         }
-        let inventories = self.lattice.inventories(&others).await;
+        let inventories = self.lattice.inventories(&self.others).await;
         let to = match self.runner(item, &inventories) {
             Some(host) => host,
-            None => self.started(item, &others, &inventories).await?,
+            None => self.started(item, &inventories).await?,
         };
         self.stop(item).await?;
-        let host_name = others
-            .iter()
-            .find(|host| host.id == to)
-            .map(|host| host.friendly_name.clone())
-            .unwrap_or_default();
+        let host_name = host_name(&to, &self.others).to_owned();
         Ok(Fate::Moved { host_id: to, host_name })
     }
 
@@ -221,12 +210,7 @@ impl Drain<'_> {
     }
 
     /// Starts an item on the emptiest host that offers and takes it. Returns the host.
-    async fn started(
-        &self,
-        item: &Item,
-        others: &[HostReply],
-        inventories: &[Inventory],
-    ) -> Result<String> {
+    async fn started(&self, item: &Item, inventories: &[Inventory]) -> Result<String> {
         let wanted = Wanted {
             reference: &item.reference,
             link_name: item.link_name.as_deref(),
@@ -234,7 +218,7 @@ impl Drain<'_> {
             readers: None,
         };
         let wait = AUCTION_WAIT.min(self.left());
-        let offers = wanted.all(self.lattice, others, wait).await?;
+        let offers = wanted.all(self.lattice, &self.others, wait).await?;
         let candidates: Vec<&str> =
             offers.iter().filter(|(_, obstacle)| obstacle.is_none()).map(|(id, _)| &**id).collect();
         let mut failure: Option<Error> = None;
@@ -249,7 +233,7 @@ impl Drain<'_> {
         }
         Err(failure.unwrap_or_else(|| {
             let whys = offers.iter().filter_map(|(id, obstacle)| {
-                let host = others.iter().find(|host| host.id == *id)?;
+                let host = self.others.iter().find(|host| host.id == *id)?;
                 Some(format!("{}: {}", host.friendly_name, obstacle.as_ref()?.why))
             });
             anyhow::anyhow!(
@@ -382,21 +366,15 @@ fn items(inventory: &Inventory) -> Vec<Item> {
         });
     }
     for actor in &inventory.actors {
-        let mut groups: BTreeMap<&Pairs, u64> = BTreeMap::new();
-        for instance in &actor.instances {
-            *groups.entry(&instance.annotations).or_default() += count(instance);
-        }
-        // Of two revisions the one before goes on elsewhere.
-        let reference = actor.trial.as_ref().map_or(&actor.image_ref, |trial| &trial.stable_ref);
-        all.extend(groups.into_iter().map(|(annotations, calls)| Item {
+        all.extend(groups(actor).into_iter().map(|(annotations, calls)| Item {
             kind: ItemKind::Actor,
             id: actor.id.clone(),
             name: actor.name.clone(),
-            reference: reference.clone(),
+            reference: actor.stable_reference().to_owned(),
             link_name: None,
-            annotations: annotations.clone(),
-            count: u32::try_from(calls).unwrap_or(u32::MAX),
-            application: application(annotations),
+            application: application(&annotations),
+            annotations,
+            count: calls,
             is_configured: false,
             contract_id: String::new(),
         }));

@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::{StreamExt as _, stream};
-
-use super::lattice::Lattice;
+use super::lattice::{Lattice, ours};
 use lattice_protocol::control::{
     probe::health::{Health, Request},
     types::HostReply,
@@ -15,8 +13,6 @@ use lattice_protocol::control::{
 
 /// Claims that expire sooner are worth a warning, in seconds.
 pub const SOON_SECS: u64 = 14 * 86_400;
-/// Hosts that are asked at a time.
-const ASKED_MAX: usize = 256;
 
 /// Claims that are over, or will be soon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +60,9 @@ pub fn of_health(health: &Health) -> impl Iterator<Item = (&str, u64)> {
 
 /// Asks hosts when the claims of what they run expire; the soonest counts.
 pub async fn ask(lattice: &Lattice, hosts: &[HostReply]) -> BTreeMap<String, u64> {
-    let ours: Vec<String> =
-        hosts.iter().filter(|host| host.is_ours()).map(|host| host.id.clone()).collect();
-    let asked = stream::iter(ours)
-        .map(|id| async move { lattice.request_of(&id, &Request::default()).await });
-    let answers: Vec<_> = asked.buffer_unordered(ASKED_MAX).collect().await;
+    let answers = lattice.ask_each(ours(hosts), &Request::default()).await;
     let mut all = BTreeMap::new();
-    for health in answers.into_iter().flatten() {
+    for health in answers.into_iter().filter_map(|(_, health)| health.ok()) {
         for (id, expires) in of_health(&health) {
             let soonest = all.entry(id.to_owned()).or_insert(expires);
             *soonest = expires.min(*soonest);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::names::or_id;
 use lattice_protocol::{
     control::probe::calls::{Look, Recent, RowKey, TOOLS},
     links::link_option,
@@ -107,11 +108,11 @@ pub fn failing(looks: &[Look], runs: impl Fn(&str) -> bool) -> Vec<Failing> {
         let of_edge = edges.entry(edge.key()).or_insert_with(|| Failing {
             caller: edge.caller.clone(),
             caller_link_name: edge.caller_link_name.clone(),
-            caller_name: called(&edge.caller_name, &edge.caller).to_owned(),
+            caller_name: or_id(&edge.caller_name, &edge.caller).to_owned(),
             target: edge.id.clone(),
             target_name: match edge.id.as_str() {
                 "" => edge.contract_id.clone(),
-                id => called(&edge.name, id).to_owned(),
+                id => or_id(&edge.name, id).to_owned(),
             },
             contract_id: edge.contract_id.clone(),
             link_name: edge.link_name.clone(),
@@ -136,10 +137,6 @@ pub fn failing(looks: &[Look], runs: impl Fn(&str) -> bool) -> Vec<Failing> {
         ))
     });
     failing
-}
-
-fn called<'a>(name: &'a str, id: &'a str) -> &'a str {
-    if name.is_empty() { id } else { name }
 }
 
 #[cfg(test)]

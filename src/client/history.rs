@@ -24,7 +24,7 @@ use lattice_protocol::{
 /// Payload that one read takes in, in bytes; what comes after that is left out.
 const BYTES_MAX: usize = 96 << 20;
 /// Several hosts tell of a loss; within this time it is one, in milliseconds.
-const SAME_LOSS_MS: u64 = 15_000;
+pub const SAME_LOSS_MS: u64 = 15_000;
 /// How long before the wanted moment to begin: an entry is written some time after it happened.
 const WRITTEN_LATER_MS: u64 = 15_000;
 
@@ -175,18 +175,21 @@ impl History {
         range: Range,
         lines_max: usize,
     ) -> Result<Vec<ArchivedLine>, ArchiveError> {
-        let found = self.read::<Said>(Kind::Logs, None, range, usize::MAX).await?;
-        let said = found.entries.into_iter().filter(|kept| kept.item.entity == entity);
-        let lines = said.flat_map(|Kept { host_id, host_name, item }| {
-            item.lines.into_iter().map(move |line| ArchivedLine {
+        let mut lines = Vec::new();
+        let read = self.fold(Kind::Logs, None, range, |kept: Kept<Said>| {
+            let Kept { host_id, host_name, item } = kept;
+            if item.entity != entity {
+                return;
+            }
+            let said = item.lines.into_iter().filter(|line| range.has(line.at_us / 1000));
+            lines.extend(said.map(|line| ArchivedLine {
                 host_id: host_id.clone(),
                 host_name: host_name.clone(),
                 life: item.life.clone(),
                 line,
-            })
+            }));
         });
-        let mut lines: Vec<ArchivedLine> =
-            lines.filter(|line| range.has(line.line.at_us / 1000)).collect();
+        read.await?;
         lines.sort_by_key(|line| line.line.at_us);
         lines.drain(..lines.len().saturating_sub(lines_max));
         Ok(lines)

@@ -38,7 +38,7 @@ const HOSTS_MAX: usize = 16 * 1024;
 /// Refusals of hosts that are kept.
 const REFUSALS_MAX: usize = 16;
 /// Hosts that are asked at a time.
-const ASKED_MAX: usize = 256;
+pub(super) const ASKED_MAX: usize = 256;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,11 @@ pub enum RequestError {
     /// In the words of the host.
     #[error("the host refuses it: {error}")]
     Refused { subject: String, error: String },
+}
+
+/// Returns the ids of those hosts that are of this make.
+pub fn ours(hosts: &[HostReply]) -> Vec<String> {
+    hosts.iter().filter(|host| host.is_ours()).map(|host| host.id.clone()).collect()
 }
 
 /// The hosts that answered.
@@ -227,10 +232,20 @@ impl Lattice {
         &self,
         hosts: &[HostReply],
     ) -> Vec<(String, Result<Inventory, RequestError>)> {
-        let ids: Vec<String> = hosts.iter().map(|host| host.id.clone()).collect();
+        let ids = hosts.iter().map(|host| host.id.clone()).collect();
+        self.ask_each(ids, &GetInventory).await
+    }
+
+    /// Makes the same request to each of these hosts, to so many at a time. Returns what each
+    /// answers, with its id, in their order.
+    pub async fn ask_each<R: HostRequest>(
+        &self,
+        ids: Vec<String>,
+        request: &R,
+    ) -> Vec<(String, Result<R::Reply, RequestError>)> {
         let asked = stream::iter(ids).map(|id| async move {
-            let inventory = self.inventory(&id).await;
-            (id, inventory)
+            let answer = self.request_of(&id, request).await;
+            (id, answer)
         });
         asked.buffered(ASKED_MAX).collect().await
     }

@@ -12,7 +12,7 @@
 use std::{fmt, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use futures::{StreamExt as _, future::join_all, stream};
+use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::lattice::{Lattice, RequestError};
@@ -34,8 +34,6 @@ pub const LINK_WAIT: Duration = Duration::from_secs(12);
 const AGAIN: Duration = Duration::from_millis(50);
 /// How long hosts may take to know the change of a link that one of them has noted.
 const AGREED_WITHIN: Duration = Duration::from_secs(1);
-/// Hosts that are asked at the same time what a link was before.
-const ASKED_MAX: usize = 64;
 
 /// The outcome of putting or deleting a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -197,11 +195,9 @@ async fn last_change(lattice: &Lattice, which: Which<'_>) -> Result<Option<LinkC
         contract_id: which.contract_id.to_owned(),
         link_name: which.link_name.to_owned(),
     };
-    let (ids, ask) = (hosts.into_iter().map(|host| host.id), &ask);
-    let asked = stream::iter(ids).map(|id| async move { lattice.request_of(&id, ask).await });
-    let told: Vec<_> = asked.buffer_unordered(ASKED_MAX).collect().await;
+    let told = lattice.ask_each(hosts.into_iter().map(|host| host.id).collect(), &ask).await;
     // Hosts of earlier years do not know the question.
-    let known = told.into_iter().filter_map(|told| told.ok()?.change);
+    let known = told.into_iter().filter_map(|(_, told)| told.ok()?.change);
     Ok(known.max_by_key(|change| change.at_ms))
 }
 

@@ -8,15 +8,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
-use futures::{StreamExt as _, future::join_all, stream};
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::future::join_all;
 
 use super::{
-    commands::HostCommands,
-    lattice::Lattice,
-    names::{self, Named},
+    commands::{CONFIGURED, HostCommands},
+    lattice::{Lattice, ours},
+    names::{self, Named, or_id},
     placement::Wanted,
-    watch::count,
+    watch::groups,
 };
 use lattice_protocol::{
     applications::ownership::APPLICATION,
@@ -26,18 +26,22 @@ use lattice_protocol::{
     },
 };
 
-/// Hosts that are asked at a time.
-const ASKED_MAX: usize = 256;
-
 /// Asks hosts which hosts they have lost; those lost last come first. Hosts that do not know the
 /// question, or do not answer, have lost none.
 pub async fn lost(lattice: &Lattice, hosts: &[HostReply]) -> Vec<LostHost> {
-    let ours: Vec<String> =
-        hosts.iter().filter(|host| host.is_ours()).map(|host| host.id.clone()).collect();
-    let asked = stream::iter(ours).map(|id| async move { lattice.request_of(&id, &Ask {}).await });
-    let answers: Vec<_> = asked.buffer_unordered(ASKED_MAX).collect().await;
-    let told = answers.into_iter().filter_map(Result::ok).flat_map(|lost| lost.hosts);
-    merged(told, &hosts.iter().map(|host| host.id.as_str()).collect())
+    let present = hosts.iter().map(|host| host.id.as_str()).collect();
+    of_hosts(lattice, ours(hosts), &present).await
+}
+
+/// The same of hosts by their ids; those that are present are not lost.
+pub async fn of_hosts(
+    lattice: &Lattice,
+    ids: Vec<String>,
+    present: &HashSet<&str>,
+) -> Vec<LostHost> {
+    let answers = lattice.ask_each(ids, &Ask {}).await;
+    let told = answers.into_iter().filter_map(|(_, told)| told.ok());
+    merged(told.flat_map(|lost| lost.hosts), present)
 }
 
 /// Puts together what hosts remember of those that do not answer.
@@ -69,6 +73,8 @@ pub struct Missing {
     pub link_name: Option<String>,
     pub contract_id: String,
     pub reference: String,
+    /// A provider was started with a configuration, which no host tells.
+    pub is_configured: bool,
     /// The annotations it ran with, each with the calls it took at a time.
     pub groups: Vec<(Pairs, u32)>,
     /// Ids and names of the lost hosts that ran it.
@@ -83,7 +89,7 @@ impl Missing {
 
     /// Returns what it is called.
     pub fn called(&self) -> &str {
-        if self.name.is_empty() { &self.id } else { &self.name }
+        or_id(&self.name, &self.id)
     }
 
     /// The application that starts it again by itself.
@@ -91,8 +97,14 @@ impl Missing {
         self.groups.iter().find_map(|(annotations, _)| annotations.get(APPLICATION)).map(|x| &**x)
     }
 
-    fn ran_on(&self, host: &str) -> bool {
+    /// Whether it ran on a lost host.
+    pub fn ran_on(&self, host: &str) -> bool {
         self.hosts.iter().any(|(id, _)| id == host)
+    }
+
+    /// Returns the names of the lost hosts that ran it.
+    pub fn host_names(&self) -> Vec<&str> {
+        self.hosts.iter().map(|(_, name)| name.as_str()).collect()
     }
 }
 
@@ -117,7 +129,7 @@ pub fn missing<'a>(
             let missing = all.entry((actor.id.clone(), None)).or_insert_with(|| Missing {
                 id: actor.id.clone(),
                 name: actor.name.clone(),
-                reference: actor.image_ref.clone(),
+                reference: actor.stable_reference().to_owned(),
                 groups: groups(actor),
                 ..Missing::default()
             });
@@ -136,9 +148,11 @@ pub fn missing<'a>(
                     link_name,
                     contract_id: provider.contract_id.clone(),
                     reference: provider.image_ref.clone(),
+                    is_configured: false,
                     groups: vec![(provider.annotations.clone(), 1)],
                     hosts: Vec::new(),
                 });
+            missing.is_configured |= provider.is_configured;
             missing.hosts.push(named.clone());
         }
     }
@@ -147,17 +161,12 @@ pub fn missing<'a>(
     all
 }
 
-/// The annotations of an actor, each with the calls it takes at a time.
-fn groups(actor: &lattice_protocol::control::types::InventoryActor) -> Vec<(Pairs, u32)> {
-    let mut groups: BTreeMap<Pairs, u64> = BTreeMap::new();
-    for instance in &actor.instances {
-        *groups.entry(instance.annotations.clone()).or_default() += count(instance);
-    }
-    groups.into_iter().map(|(pairs, max)| (pairs, u32::try_from(max).unwrap_or(u32::MAX))).collect()
-}
-
 /// The lost host that a word means, by its id or its name.
 pub fn find<'a>(word: &str, lost: &'a [LostHost]) -> Result<&'a LostHost> {
+    ensure!(
+        !lost.is_empty(),
+        "no lost host is called {word:?}: no host remembers one; `host get hosts` lists those there are"
+    );
     let named: Vec<Named> = lost
         .iter()
         .map(|host| Named {
@@ -222,7 +231,8 @@ async fn start(
     auction: Duration,
     wait: Duration,
 ) -> Result<String> {
-    let Missing { reference, link_name, .. } = missing;
+    let Missing { reference, link_name, is_configured, .. } = missing;
+    ensure!(!is_configured, "{CONFIGURED}");
     let constraints = Pairs::new();
     let wanted = Wanted {
         reference,
@@ -252,7 +262,9 @@ async fn start(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lattice_protocol::control::types::{InventoryActor, InventoryInstance, InventoryProvider};
+    use lattice_protocol::control::types::{
+        InventoryActor, InventoryInstance, InventoryProvider, Trial,
+    };
 
     fn inventory(host: &str, actors: &[&str], providers: &[(&str, &str)]) -> Inventory {
         let actor = |id: &&str| InventoryActor {
@@ -314,6 +326,19 @@ mod tests {
         assert_eq!(missing[0].groups, [(Pairs::new(), 3)]);
         assert_eq!(missing[2].link_name.as_deref(), Some("two"));
         assert!(missing[1].ran_on("NB") && !missing[1].ran_on("NA"));
+    }
+
+    #[test]
+    fn what_cannot_be_started_as_it_was_is_known() {
+        let mut first = inventory("NA", &["M1"], &[("V1", "default")]);
+        let mut second = inventory("NB", &[], &[("V1", "default"), ("V2", "default")]);
+        first.actors[0].trial = Some(Trial { stable_ref: "M1:0".into(), ..Trial::default() });
+        second.providers[0].is_configured = true;
+        let missing = missing(&[lost("NA", 1, first), lost("NB", 2, second)], &[]);
+        let told: Vec<_> =
+            missing.iter().map(|missing| (&*missing.reference, missing.is_configured)).collect();
+        assert_eq!(told, [("M1:0", false), ("V1:1", true), ("V2:1", false)]);
+        assert_eq!(missing[1].host_names(), ["name of NA", "name of NB"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow, bail};
 use lattice_protocol::{
     builtin,
     control::types::{HostReply, Inventory},
+    errors::Lines,
     identity::keys::{ActorId, ProviderId},
     links::Claims,
 };
@@ -72,24 +73,33 @@ pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named>
     match found.as_slice() {
         [one] => Ok(one),
         [] if among.is_empty() => bail!("no {what} is called {word:?}: there is none"),
-        [] => bail!("no {what} is called {word:?}; there are:\n{}", list(among.iter())),
+        [] => bail!(list(format!("no {what} is called {word:?}; there are:"), among.iter())),
         several => {
-            bail!(
-                "{word:?} may be several of the {what}s; say more of the id:\n{}",
-                list(several.iter().copied())
-            )
+            let words = format!("{word:?} may be several of the {what}s; say more of the id:");
+            bail!(list(words, several.iter().copied()))
         }
     }
 }
 
-fn list<'a>(all: impl ExactSizeIterator<Item = &'a Named>) -> String {
+fn list<'a>(words: String, all: impl ExactSizeIterator<Item = &'a Named>) -> Lines {
     let more = all.len().saturating_sub(LISTED_MAX);
-    let mut lines: Vec<String> =
-        all.take(LISTED_MAX).map(|named| format!("  {}", named.listed())).collect();
+    let mut lines = vec![words];
+    lines.extend(all.take(LISTED_MAX).map(|named| format!("  {}", named.listed())));
     if more > 0 {
         lines.push(format!("  and {more} more"));
     }
-    lines.join("\n")
+    Lines(lines)
+}
+
+/// A name, or the id where there is none.
+pub fn or_id<'a>(name: &'a str, id: &'a str) -> &'a str {
+    if name.is_empty() { id } else { name }
+}
+
+/// The friendly name of a host; its id if none of these hosts has it.
+pub fn host_name<'a>(id: &'a str, hosts: &'a [HostReply]) -> &'a str {
+    let host = hosts.iter().find(|host| host.id == id);
+    host.map_or(id, |host| or_id(&host.friendly_name, id))
 }
 
 /// Hosts by id and friendly name.

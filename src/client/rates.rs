@@ -183,8 +183,9 @@ type Before<'a> = HashMap<(&'a str, &'a str), &'a HostRow>;
 type Key = (String, String, String);
 
 /// The rows between an earlier look at each host and one of now. Of a host that was not looked at
-/// before, or was started again since, everything it has counted is taken.
-pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
+/// before, or was started again since, everything it has counted is taken. `edges` are those of the
+/// same looks ([`edges`]).
+pub fn between(earlier: &HashMap<String, Look>, now: &[Look], edges: &[Edge]) -> Vec<Row> {
     let served: BTreeSet<(&str, &str)> =
         now.iter().flat_map(|look| &look.served).map(|row| (&*row.id, &*row.link_name)).collect();
     let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
@@ -203,8 +204,8 @@ pub fn between(earlier: &HashMap<String, Look>, now: &[Look]) -> Vec<Row> {
             add(&mut rows, row, &called_before, seconds, true);
         }
     }
-    for edge in edges(earlier, now) {
-        add_made(&mut rows, &edge);
+    for edge in edges {
+        add_made(&mut rows, edge);
     }
     rows.into_values().collect()
 }
@@ -372,7 +373,7 @@ mod tests {
             (0..count).for_each(|_| edge.begin("Op").end(Outcome::Refused));
         }
         let look = |host: &str, meter: &Meter| {
-            let edges = meter.snapshot().edges.into_iter().map(edge).collect();
+            let edges = meter.edges().into_iter().map(edge).collect();
             let mut told = look(host, 1000, meter);
             // Hosts tell sums, unless they are asked for operations.
             let served = told.served.iter_mut().flat_map(|row| &mut row.operations);
@@ -380,7 +381,8 @@ mod tests {
             Look { edges, ..told }
         };
         let now = [look("N1", &first), look("N2", &second)];
-        let (rows, edges) = (between(&HashMap::new(), &now), edges(&HashMap::new(), &now));
+        let edges = super::edges(&HashMap::new(), &now);
+        let rows = between(&HashMap::new(), &now, &edges);
         let row = |id: &str| rows.iter().find(|row| row.id == id).unwrap();
         assert_eq!((row("MA").calls_per_second, row("MA").errors_per_second), (2.0, 4.0));
         assert_eq!(row("MA").error_percent().unwrap().round(), 67.0);
@@ -412,7 +414,8 @@ mod tests {
         (0..4).for_each(|_| here.begin("Op", Path::Local).end(Outcome::Answered));
         (0..2).for_each(|_| there.begin("Op", Path::Nats).end(Outcome::Failed));
         let _in_work = there.begin("Op", Path::Nats);
-        let rows = between(&earlier, &[look("N1", 12_000, &first), look("N2", 71_000, &second)]);
+        let now = [look("N1", 12_000, &first), look("N2", 71_000, &second)];
+        let rows = between(&earlier, &now, &[]);
         let [row] = rows.as_slice() else { panic!("{rows:?}") };
         assert_eq!((row.hosts, row.total, row.in_work, &*row.name), (2, 11, 1, "name of MA"));
         assert_eq!((row.calls_per_second, row.errors_per_second), (4.0, 2.0));
@@ -430,7 +433,7 @@ mod tests {
             .for_each(|_| before.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered));
         after.serve("MA", "").begin("Op", Path::Local).end(Outcome::Answered);
         let earlier = HashMap::from([("N1".to_owned(), look("N1", 90_000, &before))]);
-        let rows = between(&earlier, &[look("N1", 500, &after)]);
+        let rows = between(&earlier, &[look("N1", 500, &after)], &[]);
         assert_eq!((rows[0].calls_per_second, rows[0].total), (2.0, 1));
     }
 
@@ -441,7 +444,7 @@ mod tests {
         meter.called(&entity("MA"), "Op").end(Outcome::Answered);
         meter.called(&entity("VX"), "Op").end(Outcome::Answered);
         meter.serve("MIDLE", "");
-        let rows = between(&HashMap::new(), &[look("N1", 1000, &meter)]);
+        let rows = between(&HashMap::new(), &[look("N1", 1000, &meter)], &[]);
         let shown: Vec<_> = rows.iter().map(|row| (&*row.id, row.by_callers, row.total)).collect();
         assert_eq!(shown, [("MA", false, 1), ("MIDLE", false, 0), ("VX", true, 1)]);
     }

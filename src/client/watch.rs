@@ -5,7 +5,7 @@
 //! intervals, and the first that tells counts. Progress that hosts report on the way (stages,
 //! bytes) is passed on meanwhile.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use async_nats::Subscriber;
@@ -124,6 +124,16 @@ impl Watch {
 /// How many calls an actor takes at a time on a host, over the sets of annotations that `counts`.
 pub fn instances(actor: &InventoryActor, counts: impl Fn(&Pairs) -> bool) -> u64 {
     actor.instances.iter().filter(|instance| counts(&instance.annotations)).map(count).sum()
+}
+
+/// The sets of annotations of an actor on a host, each with the calls it takes at a time.
+pub fn groups(actor: &InventoryActor) -> Vec<(Pairs, u32)> {
+    let mut groups: BTreeMap<&Pairs, u64> = BTreeMap::new();
+    for instance in &actor.instances {
+        *groups.entry(&instance.annotations).or_default() += count(instance);
+    }
+    let bounded = |calls: u64| u32::try_from(calls).unwrap_or(u32::MAX);
+    groups.into_iter().map(|(pairs, calls)| (pairs.clone(), bounded(calls))).collect()
 }
 
 /// A host of 2022 has one entry per instance and no count.

@@ -1,8 +1,8 @@
 //! Makes one script of the page's modules, so that a browser asks once instead of sixty times.
 //!
-//! The modules stay as people write them: the host itself puts them together when it starts, each
-//! as a function that returns its exports, after those that it imports. The result depends on
-//! the files only.
+//! The modules stay as people write them: the host itself puts them together when somebody first
+//! asks, each as a function that returns its exports, after those that it imports. The result
+//! depends on the files only.
 //!
 //! Of the language of modules it knows what the page uses, always at the beginning of a line:
 //! `import { a, b as c } from "…";`, `import "…";`, `export { a, b as c } from "…";`,

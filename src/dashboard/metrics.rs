@@ -290,7 +290,7 @@ impl Host {
             ("invocations_in_work", "Calls of what runs on this host that have not ended.", None),
             in_work,
         )?;
-        self.edges(encoder, &snapshot.edges)
+        self.edges(encoder, &self.dashboard.parts().router.meter().edges())
     }
 
     fn actors(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -62,7 +62,8 @@ pub struct Operation {
     pub id: String,
     /// `start_actor`, `start_provider`, `scale_actor`, `update_actor`, `stop_actor`,
     /// `stop_provider`, `put_link`, `delete_link`, `undo_link`, `put_label`, `delete_label`,
-    /// `stop_host`, `apply`, `deploy`, `undeploy`, `delete_application` or `rollout`.
+    /// `stop_host`, `drain`, `undrain`, `start_elsewhere`, `forget_host`, `apply`, `deploy`,
+    /// `undeploy`, `delete_application` or `rollout`.
     pub kind: &'static str,
     pub title: String,
     pub state: Progress,

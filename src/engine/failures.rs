@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    journal::Journal,
+    control::state::json_bytes,
+    journal::{Journal, cut},
     meter::{Outcome, edges::Edge},
     rpc::call::CallError,
 };
@@ -68,6 +69,16 @@ struct EdgeKey {
     target: (Arc<str>, Arc<str>, Arc<str>),
 }
 
+impl EdgeKey {
+    fn of(edge: &Edge) -> Self {
+        let ((caller, caller_link_name), target) = (edge.caller(), edge.target());
+        Self {
+            caller: (caller.into(), caller_link_name.into()),
+            target: (target.public_key, target.link_name, target.contract_id),
+        }
+    }
+}
+
 /// The failures of one caller and one target.
 struct OfEdge {
     /// Oldest first.
@@ -100,7 +111,8 @@ impl Failures {
     /// names.
     pub fn record(&self, failed: &Failed<'_>, table: &Table) {
         let call = Arc::new(failed.told(table));
-        let line = self.0.kept.lock().keep(failed.edge, Arc::clone(&call), Instant::now());
+        let key = EdgeKey::of(failed.edge);
+        let line = self.0.kept.lock().keep(key, Arc::clone(&call), Instant::now());
         let Some(left_out) = line else { return };
         let mut text = call.told();
         if left_out > 0 {
@@ -126,8 +138,7 @@ impl Failures {
         found.truncate(ask.limit.unwrap_or(KEPT_MAX));
         let mut bytes = 0;
         let fitting = found.iter().take_while(|call| {
-            // One more byte for the comma.
-            bytes += serde_json::to_vec(call).map_or(0, |json| json.len() + 1);
+            bytes += json_bytes(call);
             bytes <= bytes_max
         });
         fitting.map(|call| FailedCall::clone(call)).collect()
@@ -143,7 +154,7 @@ impl Failed<'_> {
     fn told(&self, table: &Table) -> FailedCall {
         let ((caller, caller_link_name), target) = (self.edge.caller(), self.edge.target());
         let Entity { public_key, link_name, contract_id } = &target;
-        let outcome = Outcome::of(&Err::<(), _>(self.error.clone()), public_key);
+        let outcome = Outcome::of_error(self.error, public_key);
         FailedCall {
             id: self.id.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned),
             at_ms: clock::now_ms(),
@@ -173,18 +184,9 @@ pub fn name_of(table: &Table, id: &str) -> String {
     }
 }
 
-fn cut(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
-}
-
 impl Kept {
     /// Keeps a failure. Returns how many before it were not told in the logs, if this one is to be.
-    fn keep(&mut self, edge: &Edge, call: Arc<FailedCall>, now: Instant) -> Option<u64> {
-        let ((caller, caller_link_name), target) = (edge.caller(), edge.target());
-        let key = EdgeKey {
-            caller: (caller.into(), caller_link_name.into()),
-            target: (target.public_key, target.link_name, target.contract_id),
-        };
+    fn keep(&mut self, key: EdgeKey, call: Arc<FailedCall>, now: Instant) -> Option<u64> {
         let of_edge = self.edges.entry(key).or_insert_with(|| OfEdge {
             calls: VecDeque::new(),
             lines: Lines { began: now, written: 0, left_out: 0 },

@@ -10,6 +10,12 @@ pub struct Usage(pub String);
 #[error("{0}")]
 pub struct OutcomeUnknown(pub String);
 
+/// An error in several lines. Where they are shown each is escaped on its own, so that a line break
+/// of a stranger begins no line.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Lines(pub Vec<String>);
+
 /// An error with its causes, as one sentence. A cause whose text the sentence already holds is not
 /// repeated, and numbers of the operating system are left out ([`plain`]).
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -13,3 +13,9 @@ where
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
+
+/// Whether a count is left out in what is written; for
+/// `#[serde(skip_serializing_if = "is_zero")]`.
+pub fn is_zero(count: &u64) -> bool {
+    *count == 0
+}

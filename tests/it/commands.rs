@@ -4,6 +4,7 @@
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
+    time::Instant,
 };
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{
-    CLUSTER_SEED, ECHO, KVCOUNTER, PINGER, PROVIDER, Server, TestHost,
+    CLUSTER_SEED, ECHO, KVCOUNTER, PATIENCE, PINGER, PROVIDER, Server, TestHost,
     client::{self, answering, ctl_2024},
     eventually, example,
     guests::{Signing, sign_as, wapc, write},
@@ -45,7 +46,7 @@ impl User {
     }
 
     /// A command that is not run yet.
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = command(self.dir.path());
         command.args(words).env("NATS_PORT", &self.port).env("WASMCLOUD_JS_DOMAIN", "core");
         command.env("WASMCLOUD_CLUSTER_SEED", CLUSTER_SEED).env("WASMCLOUD_LATTICE", &self.lattice);
@@ -134,7 +135,10 @@ async fn a_list_is_watched_until_ctrl_c_which_is_no_failure() {
     let count = |told: Value| told["hosts"].as_array().map_or(0, Vec::len);
     assert_eq!(count(watching.json("a first look")), 1);
     let second = host(&server).start().await;
-    while count(watching.json("two hosts")) < 2 {}
+    let began = Instant::now();
+    while count(watching.json("two hosts")) < 2 {
+        assert!(began.elapsed() < PATIENCE, "two hosts in vain");
+    }
     watching.signal(rustix::process::Signal::INT);
     assert_eq!(watching.exit_code(), Some(0));
     assert!(user.fails(2, &["get", "hosts", "--watch=0"]).await.contains("--watch is between"));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     commands::User,
-    dashboard::{Dashboard, with_dashboard},
+    dashboard::Dashboard,
     harness::{ECHO, PINGER, Server, TestHost, eventually, example, host, process::stderr},
 };
 
@@ -103,7 +103,7 @@ async fn what_can_go_nowhere_else_is_told_and_runs_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_press_on_the_page_empties_a_host_and_another_lets_it_take_work_again() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let other = host(&server).start().await;
     acquainted(&[&dashboard.host, &other]).await;
     let user = User::of(&server);

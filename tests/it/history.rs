@@ -4,34 +4,31 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use lattice_base::{
-    config::{Auth, Connection, Tls},
     lattice::connection::{Nats, Purpose, connect_once},
     store::history::Archive,
 };
 use lattice_client::history::{self, Found, History, Kept, Range};
 use lattice_protocol::{
     desired::{Authority, Trust},
-    history::{Audit, Batch, Happened, Kind, Minute, audit::Outcome},
+    history::{Audit, Batch, Happened, Kind, audit::Outcome},
     identity::keys::ClusterKey,
 };
-use serde::de::DeserializeOwned;
+use rustix::process::Signal;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::harness::{
-    CLUSTER, CLUSTER_SEED, ECHO, Events, PATIENCE, Server, client, eventually, example, host,
+use crate::{
+    commands::User,
+    harness::{
+        CLUSTER, CLUSTER_SEED, ECHO, Events, PATIENCE, Server, client, eventually, example, host,
+        process::Process,
+    },
 };
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
 async fn nats(server: &Server) -> Nats {
-    let connection = Connection {
-        servers: vec![server.url()],
-        auth: Auth::Anonymous,
-        tls: Tls::default(),
-        ipv6: false,
-        host_text: "127.0.0.1".into(),
-        port: 0,
-    };
+    let connection = crate::connections::anonymous(server);
     connect_once(Purpose::Control, &connection, "history test").await.expect("connected")
 }
 
@@ -45,6 +42,29 @@ pub(crate) async fn read<T: DeserializeOwned>(history: &History, kind: Kind) -> 
     let found: Found<T> =
         history.read(kind, None, Range::last(DAY_MS), 10_000).await.expect("it is read");
     found.entries
+}
+
+/// Writes a batch past every host: signed with a cluster's seed, under the subject of one host and
+/// with the name of one in it.
+pub(crate) async fn keep<T: Serialize>(
+    server: &Server,
+    seed: &str,
+    kind: Kind,
+    (subject_host, named_host): (&str, &str),
+    items: Vec<T>,
+) {
+    let batch = Batch {
+        host_id: named_host.to_owned(),
+        host_name: String::new(),
+        at_ms: lattice_protocol::clock::now_ms(),
+        left_out: 0,
+        items,
+    };
+    let archive = Archive::new(nats(server).await, server.domain(), server.lattice());
+    let key = lattice_protocol::history::key(kind, subject_host);
+    let authority = Authority::new(server.lattice(), seed, Vec::new()).unwrap();
+    let payload = serde_json::to_vec(&authority.sign(&key, 1, &batch).unwrap()).unwrap();
+    archive.write(&key, &uuid::Uuid::new_v4().to_string(), payload.into()).await.unwrap();
 }
 
 async fn events(history: &History) -> Vec<Kept<Happened>> {
@@ -101,7 +121,11 @@ async fn commands_are_kept_with_what_became_of_them_and_without_values() {
     assert_eq!(of("stop actor").item.outcome, Outcome::Refused);
     assert!(!of("stop actor").item.reason.is_empty());
     assert_eq!(of("link put").item.object["contract_id"], "wasmcloud:httpserver");
-    let events = events(&history).await;
+    let events = eventually("the link is kept", async || {
+        let events = events(&history).await;
+        events.iter().any(|kept| kept.item.name == "linkdef_set").then_some(events)
+    })
+    .await;
     let all = format!("{kept:?} {events:?}");
     assert!(!all.contains("127.0.0.1:0"), "{all}");
     host.stop().await;
@@ -117,26 +141,14 @@ async fn what_no_host_of_the_cluster_signed_is_dropped() {
     })
     .await;
     // Another cluster, and another host of the same cluster under this one's subject.
-    let archive = Archive::new(nats(&server).await, server.domain(), server.lattice());
     let forged =
         Happened { name: "host_lost".into(), source: host.id.clone(), ..Default::default() };
-    let batch = |host_id: &str| Batch {
-        host_id: host_id.to_owned(),
-        host_name: String::new(),
-        at_ms: lattice_protocol::clock::now_ms(),
-        left_out: 0,
-        items: vec![forged.clone()],
-    };
-    let key = lattice_protocol::history::key(Kind::Events, &host.id);
     let (_, stranger) = lattice_protocol::identity::signature::SigningKey::generate(
         lattice_protocol::identity::keys::Kind::Cluster,
     )
     .unwrap();
     for (seed, id) in [(stranger.as_str(), &*host.id), (CLUSTER_SEED, "NOTHER")] {
-        let authority = Authority::new(server.lattice(), seed, Vec::new()).unwrap();
-        let signed = authority.sign(&key, 1, &batch(id)).unwrap();
-        let payload = serde_json::to_vec(&signed).unwrap();
-        archive.write(&key, &uuid::Uuid::new_v4().to_string(), payload.into()).await.unwrap();
+        keep(&server, seed, Kind::Events, (&host.id, id), vec![forged.clone()]).await;
     }
     let found: Found<Happened> =
         history.read(Kind::Events, None, Range::last(DAY_MS), 10_000).await.unwrap();
@@ -203,15 +215,11 @@ async fn a_host_that_keeps_nothing_makes_no_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_has_bounds_and_figures_a_place_of_their_own() {
+async fn the_stream_has_bounds() {
     let server = Server::shared().await;
     let host = host(&server).set("history_hours", "3").start().await;
     let name = format!("LATTICEHISTORY_{}", server.lattice());
-    let nats = client::nats(&server).await;
-    let context = match server.domain() {
-        Some(domain) => async_nats::jetstream::with_domain(nats, domain),
-        None => async_nats::jetstream::new(nats),
-    };
+    let context = client::jetstream(&server).await;
     let stream =
         eventually("the host makes the stream", async || context.get_stream(&name).await.ok())
             .await;
@@ -219,8 +227,29 @@ async fn the_stream_has_bounds_and_figures_a_place_of_their_own() {
     assert_eq!(config.max_age, Duration::from_secs(3 * 3600));
     assert!(config.max_messages_per_subject > 0);
     assert_eq!(config.discard, async_nats::jetstream::stream::DiscardPolicy::Old);
-    let figures: Vec<Kept<Minute>> = read(&reader(&server).await, Kind::Figures).await;
-    assert!(figures.iter().all(|kept| kept.item.end_ms % 60_000 == 0), "{figures:?}");
-    assert_ne!(json!(config.subjects), json!([]));
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_follows_commands_from_an_empty_range_reads_the_next_one() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    let history = reader(&server).await;
+    eventually("there is a stream", async || history.is_there().await.ok()?.then_some(())).await;
+    let user = User::of(&server);
+    let mut following = Process::printing(&mut user.command(&["audit", "-f", "-o", "json"]));
+    user.prints(&["start", "actor", &example("echo")]).await;
+    let command = following.json("the command");
+    assert_eq!(
+        (&command["verb"], &command["outcome"]),
+        (&json!("scale actor"), &json!("accepted"))
+    );
+    assert_eq!(command["host_id"], json!(host.id));
+    following.signal(Signal::INT);
+    assert_eq!(following.exit_code(), Some(0));
+    let said = user.prints(&["audit", "--outcome", "accepted"]).await;
+    assert!(said.contains("scale actor") && said.contains("accepted"), "{said}");
+    let events = user.prints(&["events", "--name", "actor_scaled"]).await;
+    assert!(events.contains("echo runs on"), "{events}");
     host.stop().await;
 }

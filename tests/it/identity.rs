@@ -282,7 +282,11 @@ async fn capabilities_written_into_the_metadata_allow_an_actor_nothing() {
     link(&server, &guest.id, keyvalue::SPEC.known.public_key, "wasmcloud:keyvalue", &[]).await;
     let forged = json!({"sub": guest.id, "iss": guest.issuer, "caps": "wasmcloud:keyvalue", "tags": "", "name": "x",
         "rev": "9", "version": "", "call_alias": ""});
-    bucket(&server).await.put(keys::claims(&guest.id), forged.to_string().into()).await.unwrap();
+    client::bucket(&server)
+        .await
+        .put(keys::claims(&guest.id), forged.to_string().into())
+        .await
+        .unwrap();
     eventually("the forged claims are there", || async {
         host.host()
             .links()
@@ -358,7 +362,7 @@ async fn a_policy_service_is_told_verified_claims_and_not_what_somebody_wrote_in
     for guest in [&callee, &relaying] {
         start(&server, &host, &guest.reference, 1).await;
     }
-    let bucket = bucket(&server).await;
+    let bucket = client::bucket(&server).await;
     for guest in [&callee, &relaying] {
         let forged = json!({"sub": guest.id, "iss": "AFORGED", "caps": "wasmcloud:admin", "tags": "", "name": "x",
             "rev": "9", "version": "", "call_alias": if guest.id == callee.id { ALIAS } else { "" }});
@@ -442,16 +446,6 @@ async fn who_overheard_a_request_cannot_open_what_the_policy_service_denied() {
     host.stop().await;
 }
 
-/// The metadata bucket, for whoever has NATS and nothing else.
-async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
-    let nats = client::nats(server).await;
-    let context = match server.domain() {
-        Some(domain) => async_nats::jetstream::with_domain(nats, domain),
-        None => async_nats::jetstream::new(nats),
-    };
-    context.get_key_value(format!("LATTICEDATA_{}", server.lattice())).await.expect("the bucket")
-}
-
 #[tokio::test]
 async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_runs_nowhere() {
     let server = Server::shared().await;
@@ -489,7 +483,7 @@ async fn an_alias_stays_with_the_first_that_runs_and_goes_to_the_next_when_it_ru
     }
 
     // The first keeps it even when its claims are deleted.
-    bucket(&server).await.delete(keys::claims(&old.id)).await.unwrap();
+    client::bucket(&server).await.delete(keys::claims(&old.id)).await.unwrap();
     eventually("the claims are gone", || async {
         second.host().links().table().claims(&old.id).is_none().then_some(())
     })

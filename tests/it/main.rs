@@ -37,7 +37,6 @@ mod explain;
 mod external;
 mod failover;
 mod forgery;
-
 mod history;
 mod http_attacks;
 mod httpclient;

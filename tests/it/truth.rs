@@ -1,6 +1,8 @@
 //! The operator is told when something breaks: the page, its API, `/metrics`, the doctor and
 //! the commands say the same.
 
+use std::time::Duration;
+
 use lattice_engine::providers::builtin::{httpclient, httpserver};
 use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
@@ -9,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     commands::User,
-    dashboard::{Dashboard, with_dashboard},
+    dashboard::Dashboard,
     harness::{
         FETCHER, KVCOUNTER, PONGER, Server, TestHost,
         browser::Browser,
@@ -45,6 +47,20 @@ async fn page(server: &Server, host: &TestHost, reference: &str, actor: &str) ->
     format!("http://{address}")
 }
 
+/// Returns what is seen while something calls an address again and again.
+async fn while_calling<T>(url: &str, seen: impl Future<Output = T>) -> T {
+    let calls = async {
+        loop {
+            reqwest::get(url).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        seen = seen => seen,
+        () = calls => unreachable!("it goes on for ever"),
+    }
+}
+
 async fn metrics(dashboard: &Dashboard) -> String {
     let answer = reqwest::get(dashboard.url.join("/metrics").unwrap()).await.unwrap();
     answer.text().await.unwrap()
@@ -53,7 +69,7 @@ async fn metrics(dashboard: &Dashboard) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     start_provider(&server, &dashboard.host, "builtin://httpserver").await;
     let page = page(&server, &dashboard.host, &example("fetcher"), FETCHER).await;
     let known = httpclient::SPEC.known;
@@ -64,27 +80,16 @@ async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
         let is_felt = item["severity"] == "error";
         (is_felt && item["text"].as_str()?.contains("runs nowhere")).then(|| item.clone())
     });
-    // Slowly, while the page looks twice.
-    let calls = async {
-        loop {
-            let status = reqwest::get(&url).await.unwrap().status();
-            assert_eq!(status, StatusCode::BAD_GATEWAY);
-            tokio::task::yield_now().await;
-        }
-    };
-    let first = tokio::select! {
-        first = first => first,
-        () = calls => unreachable!("it goes on for ever"),
-    };
+    let errors = format!("/actors/{FETCHER}");
+    let errors = dashboard.until(&errors, |actor| {
+        (actor["rates"]["errors_per_s"].as_f64()? > 0.0).then(|| actor.clone())
+    });
+    assert_eq!(reqwest::get(&url).await.unwrap().status(), StatusCode::BAD_GATEWAY);
+    let (first, actor) = while_calling(&url, async { (first.await, errors.await) }).await;
     assert_eq!((&first["severity"], &first["id"]), (&json!("error"), &json!(FETCHER)));
     let advice = first["advice"].as_str().unwrap();
     assert!(advice.contains("host start provider builtin://httpclient"), "{advice}");
 
-    let actor = dashboard
-        .until(&format!("/actors/{FETCHER}"), |actor| {
-            (actor["rates"]["errors_per_s"].as_f64()? > 0.0).then(|| actor.clone())
-        })
-        .await;
     assert!(actor["rates"]["success_percent"].as_f64().unwrap() < 100.0, "{}", actor["rates"]);
     let failures = dashboard.get(&format!("/actors/{FETCHER}/failures")).await;
     let call = &failures["items"][0];
@@ -99,6 +104,7 @@ async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
         line.starts_with("lattice_calls_made_total{")
             && line.contains(FETCHER)
             && line.contains("target_name=\"builtin://httpclient\"")
+            && line.contains("host_name=\"")
             && line.contains("result=\"refused\"")
     });
     assert!(made.is_some_and(|line| !line.ends_with(" 0")), "{text}");
@@ -121,7 +127,7 @@ async fn calls_to_a_provider_that_runs_nowhere_are_errors_wherever_one_looks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_id_in_an_error_leads_to_the_call_that_failed() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let signing = Signing { caps: vec!["wasmcloud:httpserver".into()], ..Signing::default() };
     let guest = guests::sign(&guests::wapc("(unreachable)"), &signing);
     start_provider(&server, &dashboard.host, "builtin://httpserver").await;
@@ -149,8 +155,7 @@ async fn the_id_in_an_error_leads_to_the_call_that_failed() {
     let (code, _, said) = told(&user, &["explain", "00000000-0000"]).await;
     assert!(code == Some(1) && said.contains("no host keeps"), "{code:?} {said}");
     // Readers see that it failed, not what was said.
-    let answer = dashboard.without_login().get(dashboard.at(&format!("/failures?id={id}")));
-    let masked: Value = answer.send().await.unwrap().json().await.unwrap();
+    let masked = dashboard.get_as_guest(&format!("/failures?id={id}")).await;
     assert_eq!(masked["items"][0]["reason"], "(log in to read it)", "{masked}");
     dashboard.host.stop().await;
 }
@@ -182,7 +187,7 @@ async fn lose(server: &Server, dashboard: &Dashboard, actor: &str) -> (String, S
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere() {
     let server = Server::start().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let (id, name) = lose(&server, &dashboard, "ponger").await;
     let lost = dashboard
         .until("/hosts", |hosts| {
@@ -212,7 +217,7 @@ async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere
     assert!(verdict == "wrong" && findings.contains(&name), "{verdict} {findings}");
 
     // A host that came later says the same.
-    let late = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let late = Dashboard::start(&server).await;
     late.until("/hosts", |hosts| {
         let all = hosts["items"].as_array()?;
         all.iter().find(|host| host["id"] == json!(id) && host["runs_nowhere"] == 1).map(drop)
@@ -244,7 +249,7 @@ async fn what_ran_only_on_a_lost_host_runs_nowhere_until_it_is_started_elsewhere
 #[tokio::test(flavor = "multi_thread")]
 async fn a_press_on_the_page_starts_elsewhere_what_a_lost_host_ran() {
     let server = Server::start().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let (id, _) = lose(&server, &dashboard, "ponger").await;
     dashboard
         .until(&format!("/hosts/{id}"), |host| {
@@ -263,7 +268,7 @@ async fn a_press_on_the_page_starts_elsewhere_what_a_lost_host_ran() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_stops_in_order_is_not_lost() {
     let server = Server::start().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let other = host(&server).start().await;
     dashboard.until("/hosts", |hosts| (hosts["total"] == 2).then_some(())).await;
     other.stop().await;
@@ -277,7 +282,7 @@ async fn a_host_that_stops_in_order_is_not_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_figures_of_hosts_are_together_those_of_the_lattice_and_requests_are_no_hops() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     start_provider(&server, &dashboard.host, "builtin://httpserver").await;
     let page = page(&server, &dashboard.host, &example("kvcounter"), KVCOUNTER).await;
     start_provider(&server, &dashboard.host, "builtin://keyvalue").await;
@@ -287,15 +292,7 @@ async fn the_figures_of_hosts_are_together_those_of_the_lattice_and_requests_are
         let rates = &overview["rates"];
         (rates["requests_per_s"].as_f64()? > 0.0).then(|| overview.clone())
     });
-    let calls = async {
-        loop {
-            reqwest::get(&format!("{page}/mycounter")).await.unwrap();
-        }
-    };
-    let seen = tokio::select! {
-        seen = seen => seen,
-        () = calls => unreachable!("it goes on for ever"),
-    };
+    let seen = while_calling(&format!("{page}/mycounter"), seen).await;
     let of = |value: &Value| value["calls_per_s"].as_f64().unwrap_or_default();
     let hosts: f64 = seen["hosts"].as_object().unwrap().values().map(of).sum();
     assert!((hosts - of(&seen["rates"])).abs() < 0.05, "{seen}");
@@ -314,7 +311,7 @@ async fn the_figures_of_hosts_are_together_those_of_the_lattice_and_requests_are
 #[tokio::test(flavor = "multi_thread")]
 async fn the_errors_of_an_actor_are_on_its_page() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     start_provider(&server, &dashboard.host, "builtin://httpserver").await;
     let page = page(&server, &dashboard.host, &example("kvcounter"), KVCOUNTER).await;
     reqwest::get(&format!("{page}/mycounter")).await.unwrap();
@@ -330,7 +327,7 @@ async fn the_errors_of_an_actor_are_on_its_page() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_that_expire_soon_are_told_by_the_page_the_doctor_and_the_listing() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let signing = Signing { expires_in_days: Some(10), ..Signing::default() };
     let guest = guests::sign(&guests::wapc("(i32.const 1)"), &signing);
     start(&server, &dashboard.host, &guest.reference, 1).await;

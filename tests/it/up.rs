@@ -664,11 +664,9 @@ fn a_server_on_another_machine_is_not_started() {
 }
 
 /// Kills the server that a second `host up` tells of.
-fn kill_server(machine: &Machine) -> u32 {
-    let told = stdout(&output(&mut machine.host("a", &["up"])));
-    let server = pid(&told, "NATS");
-    let process = rustix::process::Pid::from_raw(server as i32).unwrap();
-    rustix::process::kill_process(process, Signal::KILL).unwrap();
+async fn kill_server(machine: &Machine) -> u32 {
+    let server = pid(&stdout(&output(&mut machine.host("a", &["up"]))), "NATS");
+    kill(server).await;
     server
 }
 
@@ -683,7 +681,7 @@ async fn a_server_that_dies_is_started_again_and_its_host_stays() {
         Some(stdout(&hosts)).filter(|told| told.trim().len() == 56)
     };
     let before = eventually("the host answers", || async { id() }).await;
-    let killed = kill_server(&machine);
+    let killed = kill_server(&machine).await;
     host.line("the NATS server ended");
     let again = host.line("NATS server started again");
     assert!(again.contains(&port), "{again}");
@@ -702,10 +700,10 @@ async fn a_server_that_keeps_dying_is_given_up_with_the_end_of_its_log() {
     let mut host = machine.start("a", &["up", "--nats-port", &free_port().to_string()]);
     host.line("ready");
     for _ in 0..6 {
-        kill_server(&machine);
+        kill_server(&machine).await;
         host.line("NATS server started again");
     }
-    kill_server(&machine);
+    kill_server(&machine).await;
     let told = host.line("is given up after 6 starts in a row");
     assert!(told.contains("Server is ready"), "{told}");
     assert_eq!(host.exit_code(), Some(1));

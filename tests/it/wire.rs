@@ -46,11 +46,7 @@ struct Store {
 
 impl Store {
     async fn of(server: &Server, bucket: &str) -> Self {
-        let nats = client::nats(server).await;
-        let context = match server.domain() {
-            Some(domain) => jetstream::with_domain(nats, domain),
-            None => jetstream::new(nats),
-        };
+        let context = client::jetstream(server).await;
         Self { context, bucket: bucket.to_owned() }
     }
 

@@ -7,7 +7,7 @@ use lattice_protocol::{
     applications::request::Request,
     history::{
         Audit,
-        audit::{Asked, Outcome},
+        audit::{Asked, Outcome, object},
         compact,
     },
 };
@@ -15,26 +15,23 @@ use lattice_protocol::{
 /// Returns the entry of a request that was answered; none for a mere question. `root` is the
 /// beginning of the subjects of the API.
 pub(super) fn entry(asked: Asked, root: &str, message: &Message, answer: &[u8]) -> Option<Audit> {
-    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
-    let (verb, name) = match Request::parse(root, &message.subject).ok()? {
-        Request::Put => ("put application", answer["name"].as_str().unwrap_or_default()),
-        Request::Delete(name) => ("delete application", name),
-        Request::Deploy(name) => ("deploy", name),
-        Request::Undeploy(name) => ("undeploy", name),
-        Request::Rollout(name) if changes(&message.payload) => ("rollout", name),
+    let request = Request::parse(root, &message.subject).ok()?;
+    let verb = match request {
+        Request::Put => "put application",
+        Request::Delete(_) => "delete application",
+        Request::Deploy(_) => "deploy",
+        Request::Undeploy(_) => "undeploy",
+        Request::Rollout(_) if changes(&message.payload) => "rollout",
         _ => return None,
     };
-    let body: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-    let named = [
-        ("name", Some(name)),
-        ("version", body["version"].as_str()),
-        ("action", body["action"].as_str()),
-    ];
-    let object = named.into_iter().filter_map(|(key, text)| {
-        let text = text.filter(|text| !text.is_empty())?;
-        Some((key.to_owned(), compact::text(text)))
-    });
-    Some(asked.entry(verb, object.collect(), outcome(&answer)))
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let mut object = object(&message.payload);
+    // The answer to a manifest names the application, its subject does not.
+    let name = request.application().or(answer["name"].as_str()).unwrap_or_default();
+    if !name.is_empty() {
+        object.insert("name".to_owned(), compact::text(name));
+    }
+    Some(asked.entry(verb, object, outcome(&answer)))
 }
 
 /// Whether a request about a rollout asks for a change and does not only look.
@@ -47,10 +44,7 @@ fn changes(body: &[u8]) -> bool {
 fn outcome(answer: &Value) -> (Outcome, String) {
     let message = answer["message"].as_str().unwrap_or_default();
     match answer["result"].as_str().unwrap_or_default() {
-        "error" | "notfound" if message.contains("unknown whether") => {
-            (Outcome::Unknown, compact::text(message))
-        }
-        "error" | "notfound" => (Outcome::Refused, compact::text(message)),
+        "error" | "notfound" => (Outcome::of_refusal(message), compact::text(message)),
         "" => (Outcome::Unknown, compact::text(message)),
         _ => (Outcome::Accepted, String::new()),
     }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use super::origin::Problem;
 use super::resolve::Resolved;
 use super::secret::Secret;
+use lattice_protocol::identity::operator::claim_in;
 
 /// Where and how to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,25 +54,18 @@ impl Auth {
     pub fn user_name(&self) -> Option<String> {
         match self {
             Self::User { user, .. } => Some(user.clone()),
-            Self::JwtAndSeed { jwt, .. } => subject_of(jwt.expose()),
+            Self::JwtAndSeed { jwt, .. } => claim_in(jwt.expose(), "sub"),
             Self::Nkey { seed } => {
                 nkeys::KeyPair::from_seed(seed.expose()).ok().map(|pair| pair.public_key())
             }
             Self::Creds(path) => {
                 let text = std::fs::read_to_string(path).ok()?;
                 let jwt = text.lines().find(|line| line.starts_with("ey"))?;
-                subject_of(jwt.trim())
+                claim_in(jwt.trim(), "sub")
             }
             Self::Anonymous | Self::Token(_) => None,
         }
     }
-}
-
-/// Returns the public key that a user's JWT is about. Its signature does not matter here.
-fn subject_of(jwt: &str) -> Option<String> {
-    let claims = data_encoding::BASE64URL_NOPAD.decode(jwt.split('.').nth(1)?.as_bytes()).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    claims["sub"].as_str().map(str::to_owned)
 }
 
 /// Transport security of a connection.

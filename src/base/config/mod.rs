@@ -354,10 +354,11 @@ fn webhook(table: &Resolved, warnings: &mut Vec<String>) -> Option<Webhook> {
         }
         return None;
     };
-    let is_http = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
-    if !is_http {
+    let text = url.expose().trim();
+    if !["http://", "https://"].iter().any(|scheme| text.starts_with(scheme)) {
         warnings.push(
-            "attention_webhook_url is without effect: it does not begin with https:// or http://"
+            "attention_webhook_url is without effect: it does not begin with https:// or http://; set it to the whole URL of the \
+             receiver"
                 .into(),
         );
         return None;

@@ -23,13 +23,14 @@ use async_nats::{
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use time::OffsetDateTime;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     WRITE_TIMEOUT,
     jetstream::{
-        OpenError, api_prefix, context, find, lasting,
+        OpenError, context, find, lasting,
         making::{Bound, Making, advice},
+        publish_prefix,
         read::{ReadError, scan_since},
     },
 };
@@ -114,11 +115,6 @@ impl Archive {
         history::stream(&self.lattice)
     }
 
-    /// Ticks when the connection came back: what failed may work now.
-    pub fn reconnects(&self) -> watch::Receiver<u64> {
-        self.nats.reconnects.clone()
-    }
-
     /// Opens the stream, and makes it if it is not there. Returns how one that was there differs
     /// from `limits`.
     pub async fn open(&self, limits: Limits) -> Result<Option<Difference>, ArchiveError> {
@@ -187,11 +183,8 @@ impl Archive {
         let Some(opened) = self.find().await? else {
             return Err(failed("it is not there".to_owned()));
         };
-        // A stream with a domain is written by way of its API, as entries of buckets are: other
-        // subjects below `$KV` do not pass to the server of another domain.
-        let prefix = self.domain.as_deref().map(|domain| format!("{}.", api_prefix(Some(domain))));
-        let root = history::root(&self.lattice);
-        let subject = format!("{}{root}.{key}", prefix.unwrap_or_default());
+        let prefix = publish_prefix(self.domain.as_deref());
+        let subject = format!("{prefix}{}.{key}", history::root(&self.lattice));
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, id);
         let written =

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+/// The heading of the flags that say where a lattice is.
+pub const CONNECTION: &str = "Connection";
+
 /// Where the lattice is. Everything else comes from the settings of this directory, of a context,
 /// or of the environment.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Connection")]
+#[command(next_help_heading = CONNECTION)]
 pub struct Connect {
     /// NATS server of the control interface
     #[arg(short = 'r', long, value_name = "HOST")]

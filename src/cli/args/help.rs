@@ -15,6 +15,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
+use super::connect::CONNECTION;
 use lattice_base::config::settings;
 
 /// The commands to begin with.
@@ -43,8 +44,9 @@ const EXAMPLES: &str = "Examples:
 /// Where the names of a group begin on the screen of `-h`, and how wide that is.
 const NAMES_AT: usize = 20;
 const SCREEN_WIDTH: usize = 80;
-/// The heading of the flags that say where a lattice is.
-const CONNECTION: &str = "Connection";
+/// How to read on.
+const READ_ON: &str =
+    "`host COMMAND -h` tells the options of a command, `host COMMAND --help` all about it.";
 
 /// The commands in groups.
 pub const GROUPS: [(&str, &[&str]); 4] = [
@@ -95,9 +97,7 @@ pub fn with_help(command: Command) -> Command {
         .mut_subcommands(shorter)
         .before_help(screen)
         .before_long_help(whole)
-        .after_help(
-            "`host COMMAND -h` tells the options of a command, `host COMMAND --help` all about it.",
-        )
+        .after_help(READ_ON)
         .after_long_help(EXAMPLES)
         .help_template(
             "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{options}{after-help}",
@@ -147,8 +147,7 @@ fn explained(command: &Command) -> String {
         }
         text.push('\n');
     }
-    text + "`host COMMAND -h` tells the options of a command, `host COMMAND --help` all about it. The settings of a host are \
-            listed below."
+    text + READ_ON + " The settings of a host are listed below."
 }
 
 /// Adds the commands that there are to an error about a word that is none.

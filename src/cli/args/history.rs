@@ -5,7 +5,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use super::connect::Connect;
 use crate::terminal::Form;
 
-/// The span of time that a command looks at.
+/// The span of time that a command looks at, the form of what it prints, and where the lattice is.
 #[derive(ClapArgs, Clone, Debug)]
 pub struct Span {
     /// Begin so long ago (15m, 1h, 2d), or at this time in UTC (2026-11-30T10:00:00Z, 2026-11-30
@@ -21,6 +21,10 @@ pub struct Span {
     /// Go on with what comes, until Ctrl-C
     #[arg(short, long, conflicts_with = "until")]
     pub follow: bool,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -50,10 +54,6 @@ pub struct Events {
     pub host: Option<String>,
     #[command(flatten)]
     pub span: Span,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
 }
 
 #[derive(ClapArgs, Debug)]
@@ -81,10 +81,6 @@ pub struct Audit {
     pub host: Option<String>,
     #[command(flatten)]
     pub span: Span,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
 }
 
 #[derive(ClapArgs, Debug)]

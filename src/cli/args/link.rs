@@ -49,6 +49,20 @@ impl LinkWait {
     }
 }
 
+/// The options of every change of a link.
+#[derive(Args, Debug)]
+pub struct LinkRest {
+    /// Link name
+    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
+    pub link_name: String,
+    #[command(flatten)]
+    pub wait: LinkWait,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
 #[derive(Args, Debug)]
 pub struct LinkPut {
     /// Actor by id, the beginning of it, name or call alias
@@ -63,15 +77,8 @@ pub struct LinkPut {
     /// Values for the provider
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     pub values: Vec<Pair>,
-    /// Link name
-    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
-    pub link_name: String,
     #[command(flatten)]
-    pub wait: LinkWait,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
+    pub rest: LinkRest,
 }
 
 #[derive(Args, Debug)]
@@ -85,15 +92,8 @@ pub struct LinkUndo {
     /// Contract of the link
     #[arg(value_name = "CONTRACT")]
     pub contract: String,
-    /// Link name
-    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
-    pub link_name: String,
     #[command(flatten)]
-    pub wait: LinkWait,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
+    pub rest: LinkRest,
 }
 
 #[derive(Args, Debug)]
@@ -104,13 +104,6 @@ pub struct LinkDel {
     /// Contract of the link
     #[arg(value_name = "CONTRACT")]
     pub contract: String,
-    /// Link name
-    #[arg(short = 'l', long, value_name = "NAME", default_value = "default")]
-    pub link_name: String,
     #[command(flatten)]
-    pub wait: LinkWait,
-    #[command(flatten)]
-    pub form: Form,
-    #[command(flatten)]
-    pub connect: Connect,
+    pub rest: LinkRest,
 }

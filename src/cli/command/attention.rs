@@ -4,7 +4,6 @@
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
 use crate::{
     args::{
@@ -79,12 +78,11 @@ fn find<'a>(items: &'a [Item], key: &str) -> Result<&'a Item> {
 
 /// Reads for how long something is muted.
 fn span_ms(text: &str) -> Result<u64> {
-    let now = OffsetDateTime::now_utc();
-    let since_ms = clock::span(text).and_then(|span| now.checked_sub(span));
-    let Some(since) = since_ms else {
+    let ms = clock::span(text).and_then(|span| u64::try_from(span.whole_milliseconds()).ok());
+    let Some(ms) = ms else {
         bail!(Usage(format!("--for {text} is no span of time: write 15m, 1h or 2d")));
     };
-    Ok(u64::try_from((now - since).whole_milliseconds()).unwrap_or(u64::MAX))
+    Ok(ms)
 }
 
 struct Shown(Report);

@@ -1,11 +1,11 @@
 //! `host cache`: lists caches and throws them away; `host drain all` and the like do so too, in the
 //! words of `wash`.
 //!
-//! | argument | what goes | when it is missed |
+//! | argument | content | when it is missed |
 //! |---|---|---|
-//! | `oci` | images of registries | they are pulled again; hosts read them whole, so none is in use for longer than that |
-//! | `compiled` | compiled code of actors | it is compiled again at the next start; what runs is in memory |
-//! | `lib` | executables of providers | they are unpacked again at the next start of the provider |
+//! | `oci` | images of registries | pulled again; hosts read them whole, so none is in use after |
+//! | `compiled` | compiled code of actors | compiled at the next start; what runs is in memory |
+//! | `lib` | executables of providers | unpacked again at the next start of the provider |
 //!
 //! Only files go, never directories, and never one that is just being written: a host may be at it.
 //! Executables stay while a host of this user runs on this machine. The running process would not
@@ -39,11 +39,19 @@ const UNFINISHED_AGE: Duration = Duration::from_secs(3600);
 /// Caches nest three or four levels deep.
 const DEPTH_MAX: usize = 16;
 
-/// The caches, with their words and what is missed when they are thrown away.
-const CACHES: [(CacheWhat, &str, &str); 3] = [
-    (CacheWhat::Oci, "oci", "images of registries; pulled again"),
-    (CacheWhat::Compiled, "compiled", "compiled code of actors; compiled again"),
-    (CacheWhat::Lib, "lib", "executables of providers; unpacked again"),
+/// Tells where a cache is.
+type PathOf = fn(&Dirs) -> PathBuf;
+
+/// The caches, with their words, what is missed when they are thrown away, and where they are.
+const CACHES: [(CacheWhat, &str, &str, PathOf); 3] = [
+    (CacheWhat::Oci, "oci", "images of registries; pulled again", Dirs::images),
+    (
+        CacheWhat::Compiled,
+        "compiled",
+        "compiled code of actors; compiled again",
+        Dirs::compiled_code,
+    ),
+    (CacheWhat::Lib, "lib", "executables of providers; unpacked again", Dirs::executables),
 ];
 
 pub fn run(terminal: &Terminal, args: &Args) -> Result<()> {
@@ -62,22 +70,12 @@ fn is_wanted(what: CacheWhat, wanted: CacheWhat) -> bool {
 fn list(terminal: &Terminal, wanted: CacheWhat) -> Result<()> {
     let dirs = Dirs::of_process();
     let mut caches = Vec::new();
-    for (what, word, holds) in CACHES.into_iter().filter(|(what, ..)| is_wanted(*what, wanted)) {
-        let mut cache = Cache { path: path_of(what, &dirs), files: 0, bytes: 0 };
-        let dir = cache.path.clone();
-        walk(&dir, 0, &mut cache, Deed::Count)
-            .with_context(|| format!("look into the cache {}", dir.display()))?;
-        caches.push((word, holds, cache));
+    for (_, word, holds, path_of) in
+        CACHES.into_iter().filter(|(what, ..)| is_wanted(*what, wanted))
+    {
+        caches.push((word, holds, counted(path_of(&dirs), CacheDeed::List)?));
     }
     terminal.show(&Listed(caches))
-}
-
-fn path_of(what: CacheWhat, dirs: &Dirs) -> PathBuf {
-    match what {
-        CacheWhat::Compiled => dirs.compiled_code(),
-        CacheWhat::Lib => dirs.executables(),
-        _ => dirs.images(),
-    }
 }
 
 /// Throws caches away.
@@ -85,11 +83,11 @@ pub fn clear(terminal: &Terminal, wanted: CacheWhat) -> Result<()> {
     let dirs = Dirs::of_process();
     let hosts = presence::running(&presence::presence_dir(&dirs));
     let mut drained = Vec::new();
-    for (what, ..) in CACHES {
+    for (what, .., path_of) in CACHES {
         if !is_wanted(what, wanted) {
             continue;
         }
-        let dir = path_of(what, &dirs);
+        let dir = path_of(&dirs);
         if what == CacheWhat::Lib && !hosts.is_empty() && dir.exists() {
             let (path, hosts) = (dir.display(), hosts.join(", "));
             terminal.note(format!(
@@ -97,12 +95,9 @@ pub fn clear(terminal: &Terminal, wanted: CacheWhat) -> Result<()> {
             ));
             continue;
         }
-        let mut cache = Cache { path: dir, files: 0, bytes: 0 };
-        let dir = cache.path.clone();
-        walk(&dir, 0, &mut cache, Deed::Remove)
-            .with_context(|| format!("clear the cache {}", dir.display()))?;
+        let cache = counted(dir, CacheDeed::Clear)?;
         // One that was never used is not worth a line.
-        if dir.exists() {
+        if cache.path.exists() {
             drained.push(cache);
         }
     }
@@ -112,15 +107,20 @@ pub fn clear(terminal: &Terminal, wanted: CacheWhat) -> Result<()> {
     terminal.show(&Drained(drained))
 }
 
-/// A way to deal with the files of a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deed {
-    Count,
-    Remove,
+/// Counts the files of a cache, or removes and counts them.
+fn counted(path: PathBuf, deed: CacheDeed) -> Result<Cache> {
+    let doing = match deed {
+        CacheDeed::List => "look into",
+        CacheDeed::Clear => "clear",
+    };
+    let mut cache = Cache { path: path.clone(), files: 0, bytes: 0 };
+    walk(&path, 0, &mut cache, deed)
+        .with_context(|| format!("{doing} the cache {}", path.display()))?;
+    Ok(cache)
 }
 
 /// Counts or removes the files below a directory.
-fn walk(dir: &Path, depth: usize, cache: &mut Cache, deed: Deed) -> io::Result<()> {
+fn walk(dir: &Path, depth: usize, cache: &mut Cache, deed: CacheDeed) -> io::Result<()> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -144,8 +144,8 @@ fn walk(dir: &Path, depth: usize, cache: &mut Cache, deed: Deed) -> io::Result<(
             continue;
         }
         let done = match deed {
-            Deed::Count => Ok(()),
-            Deed::Remove => fs::remove_file(entry.path()),
+            CacheDeed::List => Ok(()),
+            CacheDeed::Clear => fs::remove_file(entry.path()),
         };
         match done {
             Ok(()) => {
@@ -257,10 +257,10 @@ mod tests {
             fs::write(deep.join(name), b"12345").unwrap();
         }
         let mut cache = Cache { path: dir.path().to_owned(), files: 0, bytes: 0 };
-        walk(dir.path(), 0, &mut cache, Deed::Count).unwrap();
+        walk(dir.path(), 0, &mut cache, CacheDeed::List).unwrap();
         assert_eq!((cache.files, cache.bytes), (2, 10));
         let mut cache = Cache { path: dir.path().to_owned(), files: 0, bytes: 0 };
-        walk(dir.path(), 0, &mut cache, Deed::Remove).unwrap();
+        walk(dir.path(), 0, &mut cache, CacheDeed::Clear).unwrap();
         assert_eq!((cache.files, cache.bytes), (2, 10));
         assert!(deep.join(".new-c").exists() && !deep.join("a").exists());
         fs::File::options()
@@ -269,9 +269,9 @@ mod tests {
             .unwrap()
             .set_modified(std::time::SystemTime::now() - UNFINISHED_AGE * 2)
             .unwrap();
-        walk(dir.path(), 0, &mut cache, Deed::Remove).unwrap();
+        walk(dir.path(), 0, &mut cache, CacheDeed::Clear).unwrap();
         assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
-        walk(&dir.path().join("none"), 0, &mut cache, Deed::Remove).unwrap();
+        walk(&dir.path().join("none"), 0, &mut cache, CacheDeed::Clear).unwrap();
     }
 
     #[cfg(unix)]
@@ -281,7 +281,7 @@ mod tests {
         fs::write(elsewhere.path().join("precious"), b"x").unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
         let mut cache = Cache { path: dir.path().to_owned(), files: 0, bytes: 0 };
-        walk(dir.path(), 0, &mut cache, Deed::Remove).unwrap();
+        walk(dir.path(), 0, &mut cache, CacheDeed::Clear).unwrap();
         assert!(elsewhere.path().join("precious").exists() && !dir.path().join("link").exists());
     }
 }

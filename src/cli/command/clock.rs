@@ -24,6 +24,17 @@ pub(super) fn time_of(moment: OffsetDateTime) -> String {
     moment.format(format).unwrap_or_default()
 }
 
+/// The time of a moment to the second.
+pub(super) fn second_of(moment: OffsetDateTime) -> String {
+    time_of(moment).split('.').next().unwrap_or_default().to_owned()
+}
+
+/// The moment so many milliseconds after the beginning of 1970.
+pub(super) fn of_ms(at_ms: u64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
 /// Reads a moment: so long ago (`15m`, `1h`, `2d`), or a time in UTC, with its day or of today.
 /// Returns milliseconds since 1970.
 pub(super) fn moment(text: &str, now: OffsetDateTime) -> Result<u64, String> {

@@ -13,7 +13,7 @@ use crate::{
     session::Session,
     terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };
-use lattice_client::drain::{self, DRAIN_WAIT, Fate, ItemKind, Wish};
+use lattice_client::drain::{self, DRAIN_WAIT, Fate, ItemKind};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
     if let Ok(what) = CacheWhat::from_str(&args.host, true) {
@@ -23,7 +23,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
     let lattice = session.lattice().await?;
     let host = lattice.find_host(&args.host).await?;
     if args.undo {
-        drain::mark(&lattice, &host, Wish::Undo).await?;
+        drain::undo(&lattice, &host).await?;
         let text = format!("Host {} takes work again", args.host);
         return terminal.show(&Message::new(
             text,
@@ -96,9 +96,8 @@ impl View for Drained {
                     Fate::Replaced => ("moved", Tone::Good, "by its application".to_owned()),
                     Fate::Left { why } => ("runs on", Tone::Bad, why.clone()),
                 };
-                let name = if item.name.is_empty() { &item.id } else { &item.name };
                 table.row([
-                    Cell::toned(name, Tone::Strong),
+                    Cell::toned(item.called(), Tone::Strong),
                     Cell::from(kind),
                     Cell::toned(state, tone),
                     Cell::from(place),

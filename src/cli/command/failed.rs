@@ -3,13 +3,13 @@
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
 use super::clock;
 use crate::terminal::{Page, Terminal, Tone, View};
 use lattice_client::{
     failures::{self, Failure},
     lattice::Lattice,
+    names,
 };
 use lattice_protocol::{
     control::{probe::failures::Ask, types::HostReply},
@@ -45,13 +45,6 @@ struct Found {
     hosts: Vec<HostReply>,
 }
 
-impl Found {
-    fn host_name(&self, id: &str) -> String {
-        let host = self.hosts.iter().find(|host| host.id == id);
-        host.map_or(id, |host| host.friendly_name.as_str()).to_owned()
-    }
-}
-
 impl View for Found {
     fn json(&self) -> Value {
         let rows = self.found.iter().map(|Failure { host_id, call }| {
@@ -64,15 +57,14 @@ impl View for Found {
 
     fn text(&self, page: &mut Page) {
         for Failure { host_id, call } in &self.found {
-            let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(call.at_ms) * 1_000_000);
-            let at = at.map(clock::time_of).unwrap_or_default();
+            let at = clock::time_of(clock::of_ms(call.at_ms));
             page.heading(&call.id);
             page.line(format!(
                 "{} called {} of {}, at {at} on host {}",
                 call.caller_called(),
                 call.operation,
                 call.target_called(),
-                self.host_name(host_id)
+                names::host_name(host_id, &self.hosts)
             ));
             page.line(Tone::Bad.paint(&format!("it {}: {}", call.kind.words(), call.reason)));
             page.line(format!(

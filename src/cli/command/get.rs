@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use futures::future::join_all;
 use serde_json::{Value, json};
 
 use super::{
@@ -28,6 +27,7 @@ use lattice_client::{
     expiry,
     lattice::{Found, Lattice, RequestError},
     lost::{self, Missing},
+    names::host_name,
     watch::count,
 };
 use lattice_engine::providers::external::masks;
@@ -93,11 +93,10 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
         return Ok(Looked::all(Inventories::told(lattice, vec![inventory], Vec::new()).await));
     }
     let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
-    let name = |id: &str| hosts.iter().find(|host| host.id == id).map(|host| &*host.friendly_name);
     let mut inventories = Vec::with_capacity(hosts.len());
     let (mut refused, mut notes) = (refusals, Vec::new());
     for (host, asked) in lattice.asked_inventories(&hosts).await {
-        let called = name(&host).unwrap_or(&host).to_owned();
+        let called = host_name(&host, &hosts);
         match asked {
             Ok(inventory) => inventories.push(inventory),
             Err(RequestError::Refused { error, .. }) => {
@@ -137,12 +136,10 @@ pub async fn links(terminal: &Terminal, session: &Session, watch: &Watch) -> Res
 }
 
 /// The health of those hosts that tell it, by host.
-async fn healths<'a>(lattice: &Lattice, hosts: impl Iterator<Item = &'a str>) -> Vec<Health> {
-    let asked = hosts.map(|host| async move {
-        // Hosts of earlier years do not know the question, and states are a courtesy.
-        lattice.request_of(host, &health::Request { ask: false }).await.ok()
-    });
-    join_all(asked).await.into_iter().flatten().collect()
+async fn healths(lattice: &Lattice, ids: Vec<String>) -> Vec<Health> {
+    let told = lattice.ask_each(ids, &health::Request { ask: false }).await;
+    // Hosts of earlier years do not know the question, and states are a courtesy.
+    told.into_iter().filter_map(|(_, health)| health.ok()).collect()
 }
 
 struct Hosts {
@@ -232,7 +229,8 @@ struct Inventories {
 impl Inventories {
     /// Asks the hosts how what they run is, and sorts it by name.
     async fn told(lattice: &Lattice, mut told: Vec<Inventory>, missing: Vec<Missing>) -> Self {
-        let healths = healths(lattice, told.iter().map(|host| &*host.host_id)).await;
+        let ids = told.iter().map(|host| host.host_id.clone()).collect();
+        let healths = healths(lattice, ids).await;
         for host in &mut told {
             host.actors.sort_by(|a, b| by_name(&a.name, &b.name, &a.id, &b.id));
             host.providers.sort_by(|a, b| {
@@ -341,7 +339,7 @@ fn actor_state(actor: &InventoryActor, health: Option<&Health>) -> String {
     let told = health.and_then(|health| health.actors.iter().find(|told| told.id == actor.id));
     let now_s = health.map_or(0, |health| health.now_ms / 1000);
     match (told, &actor.trial) {
-        (Some(told), _) if told.expires.is_some_and(|at| at <= now_s) => "expired".to_owned(),
+        (Some(told), _) if told.expires.is_some_and(|at| at < now_s) => "expired".to_owned(),
         (_, Some(trial)) => format!("trial {} %", trial.share),
         (Some(told), _) if told.waiting > 0 => "calls wait".to_owned(),
         _ => "running".to_owned(),
@@ -479,7 +477,7 @@ impl Links {
             tokio::join!(lattice.links(), lattice.claims(), lattice.hosts());
         // Names and states are a courtesy; a host that does not tell them tells links all the same.
         let hosts = hosts.unwrap_or_default();
-        let ids = hosts.iter().map(|host| &*host.id);
+        let ids = hosts.iter().map(|host| host.id.clone()).collect();
         let (inventories, healths) =
             tokio::join!(lattice.inventories(&hosts), healths(lattice, ids));
         let mut told = Self {
@@ -616,4 +614,21 @@ fn pairs(pairs: &Pairs) -> String {
 /// How many calls an actor takes at a time; what a request without a count asks for has no bound.
 fn bound(max: u64) -> String {
     if max >= u64::from(u32::MAX) { "any".to_owned() } else { max.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_protocol::control::probe::health::ActorHealth;
+
+    #[test]
+    fn an_actor_is_expired_when_its_last_second_is_over() {
+        for (expires, state) in [(99, "expired"), (100, "running"), (101, "running")] {
+            let told =
+                ActorHealth { id: "MA".into(), expires: Some(expires), ..ActorHealth::default() };
+            let health = Health { now_ms: 100_500, actors: vec![told], ..Health::default() };
+            let actor = InventoryActor { id: "MA".into(), ..InventoryActor::default() };
+            assert_eq!(actor_state(&actor, Some(&health)), state, "{expires}");
+        }
+    }
 }

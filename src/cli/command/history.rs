@@ -38,15 +38,19 @@ use lattice_protocol::{
 const AGAIN: Duration = Duration::from_secs(2);
 /// Clocks of hosts may be so much ahead, in milliseconds.
 const CLOCKS_MS: u64 = 60_000;
+/// An entry may come so long after a later one, in milliseconds.
+const LATE_MS: u64 = AGAIN.as_millis() as u64 * 5;
+/// Entries that are remembered so that none is printed twice.
+const SEEN_MAX: usize = 512;
 
 pub async fn events(terminal: &Terminal, before: SettingArgs, args: EventArgs) -> Result<()> {
-    let looking = Looking::begin(before, &args.connect, args.host.as_deref()).await?;
+    let looking = Looking::begin(before, &args.span.connect, args.host.as_deref()).await?;
     let rows = Events { args: &args, looking: &looking };
     looking.show(terminal, &args.span, &rows).await
 }
 
 pub async fn audit(terminal: &Terminal, before: SettingArgs, args: AuditArgs) -> Result<()> {
-    let looking = Looking::begin(before, &args.connect, args.host.as_deref()).await?;
+    let looking = Looking::begin(before, &args.span.connect, args.host.as_deref()).await?;
     let rows = Commands { args: &args, looking: &looking };
     looking.show(terminal, &args.span, &rows).await
 }
@@ -73,6 +77,8 @@ trait Rows {
     fn order(&self, entries: Vec<Kept<Self::Item>>) -> Vec<Kept<Self::Item>>;
     /// When it happened, in milliseconds since 1970.
     fn at_ms(&self, item: &Self::Item) -> u64;
+    /// Tells it from the others of its host.
+    fn id<'a>(&self, item: &'a Self::Item) -> &'a str;
     /// Returns its JSON and what a person reads; `None` if it is not wanted.
     fn told(&self, kept: &Kept<Self::Item>, is_wide: bool) -> Option<(Value, Text)>;
 }
@@ -107,6 +113,14 @@ impl Looking {
         );
         let Found { entries, is_cut, rejected } =
             self.history.read::<R::Item>(R::KIND, None, range, usize::MAX).await?;
+        let at_ms = entries.iter().map(|kept| rows.at_ms(&kept.item));
+        let begin_ms = begin_ms(at_ms.filter(|at_ms| range.has(*at_ms)).max(), range, now_ms());
+        // Also those that are not printed, because another host told the same.
+        let seen: Vec<String> = entries
+            .iter()
+            .filter(|kept| (begin_ms..=range.until_ms).contains(&rows.at_ms(&kept.item)))
+            .map(|kept| key(rows, kept))
+            .collect();
         let mut entries = rows.order(entries);
         entries.retain(|kept| range.has(rows.at_ms(&kept.item)));
         let mut shown = self.wanted(terminal, rows, &entries);
@@ -125,36 +139,34 @@ impl Looking {
         if !span.follow {
             return Ok(());
         }
-        let last_ms = entries.last().map_or(range.until_ms, |kept| rows.at_ms(&kept.item));
+        drop(entries);
         tokio::select! {
-            followed = self.follow(terminal, rows, entries, last_ms) => followed,
+            followed = self.follow(terminal, rows, seen, begin_ms) => followed,
             interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
         }
     }
 
-    /// Prints what comes, without end.
+    /// Prints what comes and happened since a moment, without end; `seen` are the keys of those
+    /// entries of this time that were read already, since they come once more.
     async fn follow<R: Rows>(
         &self,
         terminal: &Terminal,
         rows: &R,
-        entries: Vec<Kept<R::Item>>,
-        last_ms: u64,
+        mut seen: Vec<String>,
+        begin_ms: u64,
     ) -> Result<()> {
-        // An entry that was written just now may come once more.
-        let mut seen: Vec<String> =
-            entries.iter().rev().take(256).map(|kept| self.key(rows, kept)).collect();
-        drop(entries);
-        let mut since_ms = last_ms.saturating_sub(AGAIN.as_millis() as u64 * 5);
+        let seen_max = seen.len().max(SEEN_MAX);
+        let mut since_ms = begin_ms;
         while !terminal.is_closed() {
             if let Some(mut coming) = self.history.follow::<R::Item>(R::KIND, since_ms).await? {
                 while let Some((batch, _)) = coming.next().await {
                     let new: Vec<Kept<R::Item>> = batch
                         .into_iter()
-                        .filter(|kept| rows.at_ms(&kept.item) > last_ms.saturating_sub(1))
-                        .filter(|kept| !seen.contains(&self.key(rows, kept)))
+                        .filter(|kept| rows.at_ms(&kept.item) >= begin_ms)
+                        .filter(|kept| !seen.contains(&key(rows, kept)))
                         .collect();
-                    seen.extend(new.iter().map(|kept| self.key(rows, kept)));
-                    seen.drain(..seen.len().saturating_sub(512));
+                    seen.extend(new.iter().map(|kept| key(rows, kept)));
+                    seen.drain(..seen.len().saturating_sub(seen_max));
                     since_ms = now_ms().saturating_sub(5_000);
                     print(terminal, self.wanted(terminal, rows, &rows.order(new)))?;
                     if terminal.is_closed() {
@@ -165,12 +177,6 @@ impl Looking {
             sleep(AGAIN).await;
         }
         Ok(())
-    }
-
-    /// Tells an entry from the others.
-    fn key<R: Rows>(&self, rows: &R, kept: &Kept<R::Item>) -> String {
-        let told = rows.told(kept, false).map(|(json, _)| json["id"].to_string());
-        format!("{} {} {}", kept.host_id, rows.at_ms(&kept.item), told.unwrap_or_default())
     }
 
     fn wanted<R: Rows>(
@@ -216,6 +222,18 @@ fn whole(word: &str, error: anyhow::Error) -> Result<String> {
     if is_id { Ok(word.to_owned()) } else { Err(error) }
 }
 
+/// Tells an entry from the others.
+fn key<R: Rows>(rows: &R, kept: &Kept<R::Item>) -> String {
+    format!("{} {}", kept.host_id, rows.id(&kept.item))
+}
+
+/// Returns the moment since which entries count that come later: a while before the last that was
+/// read, so that one that is late is not lost, nor one after an entry of a clock that is ahead.
+fn begin_ms(last_ms: Option<u64>, range: Range, now_ms: u64) -> u64 {
+    let last_ms = last_ms.unwrap_or(range.since_ms).min(now_ms);
+    last_ms.saturating_sub(LATE_MS).max(range.since_ms)
+}
+
 fn range(span: &Span) -> Result<Range> {
     let now = OffsetDateTime::now_utc();
     let read = |text: &str| clock::moment(text, now).map_err(Usage);
@@ -247,11 +265,6 @@ fn print(terminal: &Terminal, shown: Vec<(Value, Text)>) -> Result<()> {
     terminal.print(page)
 }
 
-fn time_of(at_ms: u64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
 /// Whether a text is wanted; the case of letters does not matter.
 fn has(text: Option<&String>, all: &str) -> bool {
     text.is_none_or(|text| all.to_lowercase().contains(&text.to_lowercase()))
@@ -275,6 +288,10 @@ impl Rows for Events<'_> {
         item.at_ms
     }
 
+    fn id<'a>(&self, item: &'a Happened) -> &'a str {
+        &item.id
+    }
+
     fn told(&self, kept: &Kept<Happened>, is_wide: bool) -> Option<(Value, Text)> {
         let Happened { id, at_ms, name, source, data } = &kept.item;
         let (args, looking) = (self.args, self.looking);
@@ -290,7 +307,7 @@ impl Rows for Events<'_> {
         if !is_wanted {
             return None;
         }
-        let time = time_of(*at_ms);
+        let time = clock::of_ms(*at_ms);
         let json = json!({
             "time": time.format(&Rfc3339).unwrap_or_default(), "id": id, "name": name, "severity": severity.name(),
             "host_id": source, "host": host, "text": text, "data": data,
@@ -336,6 +353,10 @@ impl Rows for Commands<'_> {
         item.at_ms
     }
 
+    fn id<'a>(&self, item: &'a Audit) -> &'a str {
+        &item.id
+    }
+
     fn told(&self, kept: &Kept<Audit>, is_wide: bool) -> Option<(Value, Text)> {
         let Kept { host_id, host_name, item } = kept;
         let (args, looking) = (self.args, self.looking);
@@ -350,7 +371,7 @@ impl Rows for Commands<'_> {
         if !is_wanted {
             return None;
         }
-        let time = time_of(item.at_ms);
+        let time = clock::of_ms(item.at_ms);
         let json = json!({
             "time": time.format(&Rfc3339).unwrap_or_default(), "id": item.id, "verb": verb, "subject": subject, "object": object,
             "outcome": outcome, "reason": reason, "took_ms": took_ms, "origin": item.origin, "who": who,
@@ -380,6 +401,22 @@ impl Rows for Commands<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal::Form;
+
+    #[test]
+    fn nothing_that_comes_is_lost_because_it_is_late_or_a_clock_is_ahead() {
+        let range = Range { since_ms: 100_000, until_ms: 260_000 };
+        for (last_ms, expected) in [
+            // Nothing was read: whatever comes of this time is new.
+            (None, 100_000),
+            (Some(150_000), 140_000),
+            (Some(105_000), 100_000),
+            // The clock of its host is ahead.
+            (Some(255_000), 190_000),
+        ] {
+            assert_eq!(begin_ms(last_ms, range, 200_000), expected, "{last_ms:?}");
+        }
+    }
 
     #[test]
     fn a_span_ends_after_it_begins() {
@@ -388,6 +425,8 @@ mod tests {
             until: until.map(Into::into),
             count: 10,
             follow: false,
+            form: Form::default(),
+            connect: Connect::default(),
         };
         let hour = range(&span("1h", None)).unwrap();
         assert!(hour.until_ms - hour.since_ms >= 3_600_000);

@@ -13,7 +13,7 @@ use crate::{
 };
 use lattice_base::config::ProcessEnvironment;
 use lattice_protocol::{
-    errors::Usage,
+    errors::{Lines, Usage},
     identity::{
         keys::Kind,
         sign::{SignError, Term},
@@ -148,7 +148,11 @@ fn missing(keyring: &Keyring, name: &str) -> Result<anyhow::Error> {
     let (names, dir) = (keyring.names()?, keyring.dir().display());
     Ok(match names.is_empty() {
         true => anyhow!("there is no key {name:?}, nor any other in {dir}"),
-        false => anyhow!("there is no key {name:?} in {dir}; there are:\n  {}", names.join("\n  ")),
+        false => {
+            let mut lines = vec![format!("there is no key {name:?} in {dir}; there are:")];
+            lines.extend(names.iter().map(|name| format!("  {name}")));
+            Lines(lines).into()
+        }
     })
 }
 

@@ -27,9 +27,11 @@ use lattice_protocol::{
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result<()> {
     match link {
-        Link::Put(args) => put(terminal, &Session::open(before, &args.connect)?, args).await,
-        Link::Del(args) => delete(terminal, &Session::open(before, &args.connect)?, args).await,
-        Link::Undo(args) => undo(terminal, &Session::open(before, &args.connect)?, args).await,
+        Link::Put(args) => put(terminal, &Session::open(before, &args.rest.connect)?, args).await,
+        Link::Del(args) => {
+            delete(terminal, &Session::open(before, &args.rest.connect)?, args).await
+        }
+        Link::Undo(args) => undo(terminal, &Session::open(before, &args.rest.connect)?, args).await,
         Link::Query(query) => {
             get::links(terminal, &Session::open(before, &query.connect)?, &query.watch).await
         }
@@ -43,7 +45,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     let link = LinkDefinition {
         actor_id: names::actor(&args.actor, &known.claims, &known.inventories)?,
         provider_id: names::provider(&args.provider, &known.claims, &known.inventories)?,
-        link_name: args.link_name,
+        link_name: args.rest.link_name,
         contract_id: args.contract,
         values,
     };
@@ -65,7 +67,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     let before =
         lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
     let is_same = before.as_ref() == Some(&link);
-    let taken = links::put(&lattice, &link, args.wait.duration(links::LINK_WAIT)).await?;
+    let taken = links::put(&lattice, &link, args.rest.wait.duration(links::LINK_WAIT)).await?;
     if let Some(note) = taken.and_then(|taken| taken.note(&link)) {
         terminal.note(&note);
     }
@@ -98,14 +100,14 @@ async fn undo(terminal: &Terminal, session: &Session, args: LinkUndo) -> Result<
     let known = Known::ask(&lattice, &args.actor, &args.provider).await?;
     let actor_id = names::actor(&args.actor, &known.claims, &known.inventories)?;
     let provider_id = names::provider(&args.provider, &known.claims, &known.inventories)?;
-    let (contract_id, link_name) = (args.contract, args.link_name);
+    let (contract_id, link_name) = (args.contract, args.rest.link_name);
     let which = Which {
         actor_id: &actor_id,
         provider_id: Some(&provider_id),
         contract_id: &contract_id,
         link_name: &link_name,
     };
-    let wait = args.wait.duration(links::LINK_WAIT);
+    let wait = args.rest.wait.duration(links::LINK_WAIT);
     let (undone, taken) = links::undo(&lattice, which, wait).await?;
     let link = undone.link();
     if let Some(note) = taken.and_then(|taken| taken.note(link)) {
@@ -143,12 +145,12 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
         }
     };
     let links = lattice.links_of(&actor_id).await?;
-    let (contract_id, link_name) = (args.contract, args.link_name);
+    let (contract_id, link_name) = (args.contract, args.rest.link_name);
     let link = links.iter().find(|link| {
         link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name
     });
     let Some(link) = link else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
-    links::delete(&lattice, link, args.wait.duration(links::LINK_WAIT)).await?;
+    links::delete(&lattice, link, args.rest.wait.duration(links::LINK_WAIT)).await?;
     let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
     let members =
         json!({ "actor_id": actor_id, "contract_id": contract_id, "link_name": link_name });

@@ -193,6 +193,9 @@ impl<'a> Reading<'a> {
 
     /// Adds what hosts said that are gone, and what others said before their last start.
     async fn add_archived(&mut self) {
+        if self.tail == 0 {
+            return;
+        }
         // A lattice without a history has nothing to add.
         let range = Range::last(ARCHIVED_MS);
         let archived = self.history.lines(&self.entity, range, usize::MAX).await;

@@ -17,8 +17,12 @@ use crate::{
 use lattice_client::{
     commands::START_WAIT,
     lost::{self, Missing, Restarted},
+    names,
 };
-use lattice_protocol::{clock, control::probe::lost::LostHost};
+use lattice_protocol::{
+    clock,
+    control::{probe::lost::LostHost, types::HostReply},
+};
 
 /// Starts what ran only on a lost host on others.
 pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -> Result<()> {
@@ -37,11 +41,7 @@ pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -
     let wait = args.wait_ms.map_or(START_WAIT, Duration::from_millis);
     let restarted = lost::start_elsewhere(&lattice, &host.id, missing, (auction, wait)).await;
     let failed = restarted.iter().filter(|one| one.outcome.is_err()).count();
-    let name_of = |id: &str| {
-        let found = hosts.iter().find(|host| host.id == id);
-        found.map_or(id, |host| host.friendly_name.as_str()).to_owned()
-    };
-    terminal.show(&Starts { host: host.called(), restarted: &restarted, name_of: &name_of })?;
+    terminal.show(&Starts { host: host.called(), restarted: &restarted, hosts: &hosts })?;
     match failed {
         0 => Ok(()),
         1 => bail!("one of them does not run"),
@@ -61,7 +61,7 @@ pub async fn forget(terminal: &Terminal, before: SettingArgs, args: &Forget) -> 
     terminal.show(&Message::new(text, &host.id, members))
 }
 
-/// How long ago a host vanished, in milliseconds.
+/// How long ago a host vanished.
 pub fn gone_for(host: &LostHost) -> Duration {
     Duration::from_millis(clock::now_ms().saturating_sub(host.lost_ms))
 }
@@ -77,12 +77,11 @@ pub fn missing_table(missing: &[Missing]) -> Table {
         Column::id("ID"),
     ]);
     for missing in missing {
-        let hosts: Vec<&str> = missing.hosts.iter().map(|(_, name)| name.as_str()).collect();
         table.row([
             Cell::toned(missing.called(), Tone::Bad),
             Cell::from(missing.kind()),
             Cell::from(missing.link_name.as_deref().unwrap_or_default()),
-            Cell::from(hosts.join(", ")),
+            Cell::from(missing.host_names().join(", ")),
             Cell::from(&missing.reference),
             Cell::from(&missing.id),
         ]);
@@ -106,7 +105,8 @@ pub fn missing_json(missing: &[Missing]) -> Value {
 struct Starts<'a> {
     host: &'a str,
     restarted: &'a [Restarted],
-    name_of: &'a dyn Fn(&str) -> String,
+    /// Those that may run it now.
+    hosts: &'a [HostReply],
 }
 
 impl View for Starts<'_> {
@@ -130,8 +130,8 @@ impl View for Starts<'_> {
         ]);
         for Restarted { missing, outcome } in self.restarted {
             let (host, why) = match outcome {
-                Ok(host) => ((self.name_of)(host), String::new()),
-                Err(error) => ("-".to_owned(), format!("{error:#}")),
+                Ok(host) => (names::host_name(host, self.hosts), String::new()),
+                Err(error) => ("-", format!("{error:#}")),
             };
             table.row([
                 Cell::toned(missing.called(), Tone::Strong),

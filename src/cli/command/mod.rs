@@ -70,7 +70,7 @@ use crate::{
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
 use lattice_protocol::{
     control::types::{Inventory, Pairs},
-    errors::{OutcomeUnknown, Usage},
+    errors::{Lines, OutcomeUnknown, Usage},
     escape,
 };
 
@@ -187,18 +187,13 @@ fn finish(terminal: &Terminal, result: Result<()>) -> ExitCode {
         terminal.data_note(&told);
     } else if let Some(mistakes) = error.downcast_ref::<Mistakes>() {
         mistakes.to_string().lines().for_each(|mistake| terminal.note(mistake));
-    } else if let Some(Faults(lines)) = error.downcast_ref::<Faults>() {
+    } else if let Some(Lines(lines)) = error.downcast_ref() {
         lines.iter().for_each(|line| terminal.note(line));
     } else {
         terminal.note(format!("{error:#}"));
     }
     ExitCode::from(exit_code(&error))
 }
-
-/// Several things that are wrong, in lines.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-struct Faults(Vec<String>);
 
 /// Returns the exit code of an error, for scripts.
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -26,7 +26,11 @@ use crossterm::{
 };
 use tokio::sync::mpsc;
 
-use crate::args::lattice::TopOrder;
+use crate::{
+    args::lattice::TopOrder,
+    terminal::{Text, Tone},
+};
+use lattice_protocol::escape;
 
 /// How often the thread that reads keys looks whether it is still wanted.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -115,6 +119,23 @@ impl Drop for Screen {
             let _ = reader.join();
         }
     }
+}
+
+/// Puts a screen of so many columns and lines together: a text as far as there is room, and the
+/// lines below it.
+pub fn filled(text: &str, foot: &[(String, Tone)], (width, height): (usize, usize)) -> String {
+    let room = height.saturating_sub(foot.len());
+    let fitted = |line: &str| escape::line(line).chars().take(width).collect::<String>();
+    let foot: Vec<Text> = foot.iter().map(|(line, tone)| tone.paint(&fitted(line))).collect();
+    let mut lines: Vec<&str> = text.lines().take(room).collect();
+    lines.resize(room, "");
+    lines.extend(foot.iter().map(Text::as_str));
+    lines.join("\n")
+}
+
+/// Ends the process as shells report the end by a signal. The screen has to be given back before.
+pub fn exit_by(signal: i32) -> ! {
+    std::process::exit(128 + signal)
 }
 
 /// Gives the terminal back, once.

@@ -32,7 +32,7 @@ use lattice_client::{
 };
 use lattice_protocol::{
     control::types::{HostReply, Inventory},
-    errors::Usage,
+    errors::{Lines, Usage},
     events::Step,
 };
 
@@ -265,11 +265,10 @@ async fn nobody_offers(lattice: &Lattice, wanted: &Wanted<'_>) -> Result<String>
     }
     let mut page = Page::new(None, Columns::All);
     page.table(&table, "no host");
-    let advice: Vec<&str> = rules.into_iter().collect();
-    bail!(
-        "no host offers to run {}\n\n{}\n{}",
-        wanted.reference,
-        anstream::adapter::strip_str(&page.into_text()),
-        advice.join("\n")
-    )
+    let mut lines = vec![format!("no host offers to run {}", wanted.reference), String::new()];
+    let table = anstream::adapter::strip_str(&page.into_text()).to_string();
+    lines.extend(table.lines().map(str::to_owned));
+    lines.push(String::new());
+    lines.extend(rules.into_iter().map(str::to_owned));
+    bail!(Lines(lines))
 }

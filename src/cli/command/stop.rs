@@ -24,7 +24,7 @@ use lattice_protocol::{
         request::{self as control, HostRequest},
         types::{Ack, Inventory, InventoryProvider},
     },
-    errors::Usage,
+    errors::{Lines, Usage},
     identity::keys::{HostId, LinkName},
 };
 
@@ -247,12 +247,11 @@ async fn host(terminal: &Terminal, session: &Session, args: StopHost) -> Result<
     terminal.show(&Message::new(text, &host, json!({ "host_id": host })))
 }
 
-fn several(what: &str, id: &str, hosts: &[&Inventory]) -> String {
-    let list: Vec<String> =
-        hosts.iter().map(|host| format!("  {} ({})", host.host_id, host.friendly_name)).collect();
+fn several(what: &str, id: &str, hosts: &[&Inventory]) -> Lines {
     let all = if what == "actor" { ", or stop it everywhere with --all" } else { "" };
-    format!(
-        "{what} {id} runs on several hosts; choose one with --host-id{all}:\n{}",
-        list.join("\n")
-    )
+    let mut lines =
+        vec![format!("{what} {id} runs on several hosts; choose one with --host-id{all}:")];
+    let named = hosts.iter().map(|host| format!("  {} ({})", host.host_id, host.friendly_name));
+    lines.extend(named);
+    Lines(lines)
 }

@@ -11,13 +11,13 @@ use tokio::time::sleep;
 
 use super::{
     clock,
-    screen::{Screen, Wish},
+    screen::{Screen, Wish, exit_by, filled},
 };
 use crate::{
     args::lattice::Watch,
-    terminal::{Output, Page, Terminal, Text, Tone, View},
+    terminal::{Output, Page, Terminal, Tone, View},
 };
-use lattice_protocol::{errors::Usage, escape};
+use lattice_protocol::errors::Usage;
 
 /// The shortest and the longest time between two looks, in seconds.
 const DELAY_MIN: f64 = 0.1;
@@ -144,14 +144,13 @@ async fn live(
     };
     drop(screen);
     if let Some(signal) = signal {
-        // As shells report it.
-        std::process::exit(128 + signal);
+        exit_by(signal);
     }
     Ok(())
 }
 
 fn clock_now() -> String {
-    clock::time_of(OffsetDateTime::now_utc()).split('.').next().unwrap_or_default().to_owned()
+    clock::second_of(OffsetDateTime::now_utc())
 }
 
 /// The content of the screen.
@@ -208,15 +207,6 @@ impl Shown<'_> {
             last.push_str(&format!("   {} more lines", count - room));
         }
         foot.push((last, Tone::Faint));
-        let foot: Vec<Text> = foot
-            .iter()
-            .map(|(line, tone)| {
-                tone.paint(&escape::line(line).chars().take(width).collect::<String>())
-            })
-            .collect();
-        let mut lines: Vec<&str> = text.lines().take(room).collect();
-        lines.resize(room, "");
-        lines.extend(foot.iter().map(Text::as_str));
-        lines.join("\n")
+        filled(&text, &foot, (width, height))
     }
 }

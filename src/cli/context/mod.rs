@@ -184,15 +184,16 @@ impl Places {
             .ok_or_else(|| Usage(format!("there is no context {word:?}; {}", self.listed())))?)
     }
 
-    /// Lists all contexts, as a sentence and its lines.
+    /// Lists all contexts, in a sentence.
     fn listed(&self) -> String {
         let all = self.all();
         if all.is_empty() {
             return "there is none at all yet: `host ctx new NAME --nats-host HOST` makes one"
                 .into();
         }
-        let line = |found: &Found| format!("\n  {}  ({})", self.short(found), found.path.display());
-        format!("there are:{}", all.iter().map(line).collect::<String>())
+        let named =
+            all.iter().map(|found| format!("{} ({})", self.short(found), found.path.display()));
+        format!("there are {}", named.collect::<Vec<_>>().join(", "))
     }
 
     /// The context that is used where nothing else is said.

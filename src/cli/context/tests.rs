@@ -268,7 +268,7 @@ fn an_unknown_name_lists_what_there_is() {
         let unknown = user.chosen(Some(word)).unwrap_err();
         assert!(unknown.is::<Usage>(), "{unknown}");
         assert!(
-            unknown.to_string().contains("\n  shop  (") && unknown.to_string().contains("edge"),
+            unknown.to_string().contains("shop (") && unknown.to_string().contains("edge ("),
             "{unknown}"
         );
     }

@@ -16,13 +16,7 @@ const NAMED_MAX: usize = 12;
 
 /// The calls that fail now, as the page says it.
 pub(super) fn failing_now(seen: &Seen) -> Vec<Failing> {
-    let runs = |id: &str| {
-        seen.inventories.iter().any(|inventory| {
-            inventory.actors.iter().any(|actor| actor.id == id)
-                || inventory.providers.iter().any(|provider| provider.id == id)
-        })
-    };
-    failing(&seen.looks, runs)
+    failing(&seen.looks, |id| seen.runs(id))
 }
 
 pub(super) fn calls(facts: &Facts) -> Found {
@@ -60,8 +54,7 @@ pub(super) fn lost(facts: &Facts) -> Found {
 }
 
 fn of_host(name: &str, id: &str, lost_ms: u64, missing: &[Missing], now: u64) -> Finding {
-    let gone: Vec<&Missing> =
-        missing.iter().filter(|missing| missing.hosts.iter().any(|(host, _)| host == id)).collect();
+    let gone: Vec<&Missing> = missing.iter().filter(|missing| missing.ran_on(id)).collect();
     let ago = span(now.saturating_sub(lost_ms / 1000));
     if gone.is_empty() {
         return Finding::ok(format!(

@@ -163,6 +163,16 @@ pub struct Seen {
     pub others: Vec<String>,
 }
 
+impl Seen {
+    /// Whether an actor or a provider runs anywhere.
+    pub fn runs(&self, id: &str) -> bool {
+        self.inventories.iter().any(|inventory| {
+            inventory.actors.iter().any(|actor| actor.id == id)
+                || inventory.providers.iter().any(|provider| provider.id == id)
+        })
+    }
+}
+
 /// Why a host of our kind does not tell how it is.
 #[derive(Clone, Debug)]
 pub enum Untold {

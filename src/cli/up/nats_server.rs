@@ -366,11 +366,11 @@ fn last_words(log: &Path) -> String {
     words(bad.or_else(|| lines.next()).unwrap_or("it gave no reason"))
 }
 
-/// The last lines of a log, at most so many.
+/// The last lines of a log, at most so many, in one line.
 pub(super) fn last_lines(log: &Path, lines_max: usize) -> String {
     let tail = tail(log).unwrap_or_default();
     let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(lines_max)..].join("\n")
+    lines[lines.len().saturating_sub(lines_max)..].join(" | ")
 }
 
 /// Why a server gave up, in its own words; `None` if it did not: somebody else ended it.

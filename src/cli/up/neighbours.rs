@@ -5,7 +5,6 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use futures::future::join_all;
 use tokio::time::timeout;
 
 use lattice_base::{
@@ -52,12 +51,11 @@ pub(super) async fn ask(config: &Config, own: &Own) -> Result<Vec<Other>> {
         let lattice = Lattice::new(nats.client, subjects, ANSWER, config.js_domain.clone());
         let hosts = lattice.hosts().await?;
         let others = hosts.into_iter().filter(|host| host.id != own.host_id);
-        let lattice = &lattice;
-        let asked = others.map(|host| async move {
-            let health = lattice.request_of(&host.id, &health::Request { ask: false }).await.ok();
-            (host, health)
-        });
-        anyhow::Ok(join_all(asked).await)
+        let others: Vec<HostReply> = others.collect();
+        let ids = others.iter().map(|host| host.id.clone()).collect();
+        let told = lattice.ask_each(ids, &health::Request { ask: false }).await;
+        let healths = told.into_iter().map(|(_, health)| health.ok());
+        anyhow::Ok(others.into_iter().zip(healths).collect())
     };
     timeout(LOOK, asked).await.context("the other hosts do not answer in time")?
 }
@@ -72,7 +70,7 @@ pub(super) fn warnings(own: &Own, others: &[Other], directory: &Path) -> Vec<Str
         others.iter().map(|(host, _)| host).filter(|host| refuses(own, host)).collect();
     let doubles: Vec<&HostReply> = others
         .iter()
-        .filter(|(host, health)| has_same_domain(own, health.as_ref()) && !host.id.is_empty())
+        .filter(|(_, health)| has_same_domain(own, health.as_ref()))
         .map(|(host, _)| host)
         .collect();
     let mut told = Vec::new();

@@ -84,7 +84,7 @@ impl Supervised {
             let log = self.settings.log();
             return Some(Change::GivenUp(format!(
                 "the NATS server ended again ({how}) and is given up after {STARTS_MAX} starts in a row, so the host \
-                 stops too. The end of its log, {}:\n{}\nMend what it complains about, then start again with `host up`",
+                 stops too. The end of its log, {}: {}. Mend what it complains about, then start again with `host up`",
                 log.display(),
                 nats_server::last_lines(&log, LINES_TOLD)
             )));

@@ -90,7 +90,7 @@ impl Alerts {
     }
 
     /// Notes on each what was said about it; takes those that are muted out, and returns them.
-    /// Acknowledged ones come last.
+    /// Acknowledged ones come last; else the order stays.
     pub fn apply(&self, items: &mut Vec<Attention>) -> Vec<Attention> {
         let now_ms = clock::now_ms();
         {
@@ -102,7 +102,7 @@ impl Alerts {
             }
         }
         let muted = items.extract_if(.., |item| item.is_muted()).collect();
-        items.sort_by_key(|item| (item.mark.is_some(), item.severity));
+        items.sort_by_key(|item| item.mark.is_some());
         muted
     }
 
@@ -210,8 +210,9 @@ impl Alerts {
 
     /// Looks, and tells what began and what ended.
     async fn tell(&self, dashboard: &Dashboard, hook: &Hook, differ: &mut Differ) {
+        // With those that no page shows: an item that others push out of a list has not ended.
         let items: Vec<wire::Item> =
-            Summary::of(dashboard).all().map(|item| item.masked().into()).collect();
+            Summary::whole(dashboard).all().map(|item| item.masked().into()).collect();
         let (changes, told) = {
             let mut told = self.0.told.lock();
             let changes = differ.look(&mut told, &items);

@@ -114,9 +114,7 @@ impl Actor {
             rates,
         }
     }
-}
 
-impl Actor {
     /// An actor that ran on lost hosts only.
     fn gone(missing: &Missing, table: &Table, rates: &Rates) -> Self {
         let sum = ActorSum {

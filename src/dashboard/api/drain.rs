@@ -15,7 +15,7 @@ use crate::{
     Dashboard,
     operations::{End, NewOperation},
 };
-use lattice_client::drain::{self, DRAIN_WAIT, Drained, Fate, Wish};
+use lattice_client::drain::{self, DRAIN_WAIT, Drained, Fate};
 use lattice_protocol::control::types::Pairs;
 
 /// Empties a host: what runs there is started on others and stopped there then
@@ -54,7 +54,7 @@ pub async fn undrain(
     let (lattice, host) = (dashboard.lattice().clone(), id.clone());
     accepted(dashboard.operations().begin(operation, |handle| async move {
         handle.stage("command", "");
-        drain::mark(&lattice, &host, Wish::Undo).await?;
+        drain::undo(&lattice, &host).await?;
         Ok(End { text: "The host takes work again".to_owned(), ..End::default() })
     }))
 }
@@ -62,10 +62,7 @@ pub async fn undrain(
 /// Says how emptying a host ended; an error names what runs on, with the reasons.
 fn outcome(drained: &Drained) -> anyhow::Result<String> {
     let left = drained.fates.iter().filter_map(|(item, fate)| match fate {
-        Fate::Left { why } => {
-            let name = if item.name.is_empty() { &item.id } else { &item.name };
-            Some(format!("{name}: {why}"))
-        }
+        Fate::Left { why } => Some(format!("{}: {why}", item.called())),
         Fate::Moved { .. } | Fate::Replaced => None,
     });
     let left: Vec<String> = left.collect();

@@ -4,7 +4,7 @@ use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Query;
+use super::{Query, page::fitting};
 use crate::{
     Dashboard,
     auth::Access,
@@ -113,11 +113,7 @@ pub async fn list(
     let text = wanted.q.trim().to_lowercase();
     let limit = wanted.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
     let (all, failure) = wanted.all(&dashboard).await;
-    // Masked before it is searched.
-    let all = all.into_iter().map(|entry| access.view(entry));
-    let mut fitting = all.filter(|entry| wanted.takes(entry, &text));
-    let items: Vec<Entry> = fitting.by_ref().take(limit).collect();
-    let is_more = fitting.next().is_some();
+    let (items, is_more) = fitting(all, access, limit, |entry| wanted.takes(entry, &text));
     let keeping = Past::keeping(&dashboard).unless(failure);
     Json(Events { items, is_more, last: dashboard.model().log().last(), keeping })
 }

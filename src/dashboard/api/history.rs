@@ -4,7 +4,7 @@ use axum::{Extension, Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{ErrorBody, Query, Refusal, events::range};
+use super::{ErrorBody, Query, Refusal, events::range, links::default_link_name, page::fitting};
 use crate::{
     Dashboard,
     auth::Access,
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 use lattice_client::history::Range;
+use lattice_protocol::history::figures::MINUTE_MS;
 
 const LIMIT: usize = 200;
 const LIMIT_MAX: usize = 2000;
 /// The spans of time of figures, by their names, in minutes.
 const RANGES: [(&str, u64); 4] = [("15m", 15), ("1h", 60), ("6h", 360), ("24h", 1440)];
-const MINUTE_MS: u64 = 60_000;
 
 /// Which commands are wanted.
 #[derive(Deserialize, IntoParams)]
@@ -86,11 +86,7 @@ pub async fn audit(
         Ok(all) => (all, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    // Masked before it is searched.
-    let all = all.into_iter().map(|command| access.view(command));
-    let mut fitting = all.filter(|command| wanted.takes(command, &text));
-    let items: Vec<Command> = fitting.by_ref().take(limit).collect();
-    let is_more = fitting.next().is_some();
+    let (items, is_more) = fitting(all, access, limit, |command| wanted.takes(command, &text));
     Json(Commands { items, is_more, keeping: Past::keeping(&dashboard).unless(failure) })
 }
 
@@ -119,7 +115,7 @@ impl Chart {
             _ if id.is_empty() => Err(Refusal::wrong("id is missing: whose figures are wanted?")),
             "host" => Ok(Of::Host(id)),
             "actor" => Ok(Of::Target(id, String::new())),
-            "provider" if link_name.is_empty() => Ok(Of::Target(id, "default".to_owned())),
+            "provider" if link_name.is_empty() => Ok(Of::Target(id, default_link_name())),
             "provider" => Ok(Of::Target(id, link_name)),
             _ => Err(Refusal::wrong("of is lattice, host, actor or provider")),
         }
@@ -161,15 +157,12 @@ pub async fn rates(
         Err(error) => (PastSeries::default(), Some(error.to_string())),
     };
     let events = events.unwrap_or_default();
-    let marks = marks::of(&events, &of);
     // Marks are sentences of events, and these may quote what not everybody may read.
-    let marks = match access {
-        Access::Operator => marks,
-        Access::Reader => {
-            let masked: Vec<_> = events.into_iter().map(|entry| entry.masked_text()).collect();
-            marks::of(&masked, &of)
-        }
+    let events = match access {
+        Access::Operator => events,
+        Access::Reader => events.into_iter().map(|entry| entry.masked_text()).collect(),
     };
+    let marks = marks::of(&events, &of);
     Ok(Json(Figures { series, marks, keeping: Past::keeping(&dashboard).unless(failure) }))
 }
 

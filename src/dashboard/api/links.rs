@@ -396,7 +396,8 @@ pub struct UndoLink {
 }
 
 /// Puts a link back to what it was before its last change
-#[utoipa::path(post, path = "/api/v1/links/undo", tag = "links", request_body = UndoLink, responses((status = 202, body = Accepted)))]
+#[utoipa::path(post, path = "/api/v1/links/undo", tag = "links", request_body = UndoLink,
+    responses((status = 202, body = Accepted)))]
 pub async fn undo(
     State(dashboard): State<Dashboard>,
     Body(which): Body<UndoLink>,

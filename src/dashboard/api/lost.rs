@@ -57,7 +57,7 @@ impl RunsNowhere {
 /// All that ran only on lost hosts, this one among them.
 pub fn missing_with<'a>(snapshot: &'a Snapshot, id: &'a str) -> impl Iterator<Item = &'a Missing> {
     let missing = snapshot.index().missing.iter();
-    missing.filter(move |missing| missing.hosts.iter().any(|(host, _)| host == id))
+    missing.filter(move |missing| missing.ran_on(id))
 }
 
 /// Starts what ran only on a lost host on others

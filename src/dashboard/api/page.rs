@@ -5,7 +5,11 @@ use std::{cmp::Ordering, sync::Arc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::model::{HostView, rates::Rate};
+use crate::{
+    auth::Access,
+    mask::Mask,
+    model::{HostView, rates::Rate},
+};
 use lattice_client::lost::Missing;
 
 /// Rows of one page, unless asked for less.
@@ -72,7 +76,7 @@ impl Wanted {
 
     /// Whether what ran on lost hosts only is wanted: of any host, or of one of these.
     pub fn takes_missing(&self, missing: &Missing) -> bool {
-        self.host.is_empty() || missing.hosts.iter().any(|(id, _)| *id == self.host)
+        self.host.is_empty() || missing.ran_on(&self.host)
     }
 
     /// Cuts a page out of `all`.
@@ -99,6 +103,19 @@ impl Wanted {
         let items = all.into_iter().skip(self.offset).take(limit).collect();
         Page { total, offset: self.offset, items, revision }
     }
+}
+
+/// Returns the first entries that fit, as their reader may see them, and whether more do.
+pub fn fitting<T: Mask>(
+    all: Vec<T>,
+    access: Access,
+    limit: usize,
+    fits: impl Fn(&T) -> bool,
+) -> (Vec<T>, bool) {
+    // Masked before it is searched.
+    let mut fitting = all.into_iter().map(|item| access.view(item)).filter(fits);
+    let items = fitting.by_ref().take(limit).collect();
+    (items, fitting.next().is_some())
 }
 
 /// Compares a number of rates; a missing one is least.

@@ -99,9 +99,7 @@ impl Provider {
             rates: rates.target(id, link_name),
         }
     }
-}
 
-impl Provider {
     /// A provider that ran on lost hosts only.
     fn gone(missing: &Missing, table: &Table, rates: &Rates) -> Option<Self> {
         let link_name = missing.link_name.as_deref()?;

@@ -112,7 +112,8 @@ pub struct Attention {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Marked {
     /// `ack` or `mute`.
-    pub said: &'static str,
+    #[schema(value_type = String)]
+    pub said: Said,
     pub at_ms: u64,
     /// It ends then by itself.
     pub until_ms: u64,
@@ -122,12 +123,8 @@ pub struct Marked {
 
 impl From<&Mark> for Marked {
     fn from(mark: &Mark) -> Self {
-        let said = match mark.said {
-            Said::Ack => "ack",
-            Said::Mute => "mute",
-        };
         let (by, note) = (mark.by.clone(), mark.note.clone());
-        Self { said, at_ms: mark.at_ms, until_ms: mark.until_ms, by, note }
+        Self { said: mark.said, at_ms: mark.at_ms, until_ms: mark.until_ms, by, note }
     }
 }
 
@@ -140,7 +137,7 @@ impl From<Attention> for Item {
             Grade::Warning => "warning",
         };
         let mark = mark.map(|Marked { said, at_ms, until_ms, by, note }| Mark {
-            said: if said == "mute" { Said::Mute } else { Said::Ack },
+            said,
             at_ms,
             until_ms,
             by,
@@ -205,7 +202,7 @@ impl Attention {
 
     /// Whether nobody wants to hear of it.
     pub fn is_muted(&self) -> bool {
-        self.mark.as_ref().is_some_and(|mark| mark.said == "mute")
+        self.mark.as_ref().is_some_and(|mark| mark.said == Said::Mute)
     }
 
     /// Adds what somebody else said about it.
@@ -261,7 +258,16 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Of long lists the most pressing items.
     pub fn of(dashboard: &Dashboard) -> Self {
+        let mut summary = Self::whole(dashboard);
+        summary.attention.truncate(ATTENTION_MAX);
+        summary.muted.truncate(ATTENTION_MAX);
+        summary
+    }
+
+    /// With all items, however many there are.
+    pub fn whole(dashboard: &Dashboard) -> Self {
         let (model, parts) = (dashboard.model(), dashboard.parts());
         let (snapshot, table) = (model.snapshot(), parts.context.links.table());
         let index = snapshot.index();
@@ -296,9 +302,7 @@ impl Summary {
             }));
         }
         attention.sort_by_key(|item| (item.severity, item.rank));
-        let mut muted = dashboard.alerts().apply(&mut attention);
-        attention.truncate(ATTENTION_MAX);
-        muted.truncate(ATTENTION_MAX);
+        let muted = dashboard.alerts().apply(&mut attention);
         Self { counts, rates: rates.lattice(), attention, muted }
     }
 
@@ -332,11 +336,8 @@ fn of_lost(host: &HostView, missing: &[Missing]) -> Option<Attention> {
     if host.state != State::Lost {
         return None;
     }
-    let gone: Vec<&str> = missing
-        .iter()
-        .filter(|missing| missing.hosts.iter().any(|(id, _)| **id == *host.id))
-        .map(Missing::called)
-        .collect();
+    let gone: Vec<&str> =
+        missing.iter().filter(|missing| missing.ran_on(&host.id)).map(Missing::called).collect();
     let mut text = format!("Host {} vanished without a goodbye", host.name);
     let advice = match gone.as_slice() {
         [] => {

@@ -592,8 +592,7 @@ impl Outward for OutwardOf {
                 chain,
             };
             let made = router.call_resolved(call, &request.namespace);
-            let result = router.counted(&edge, operation, made).await;
-            result.inspect_err(|error| router.record_failure(&edge, operation, error, None))
+            router.accounted(&edge, operation, made).await
         })
     }
 

@@ -22,7 +22,7 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use crate::journal::Writer;
+use crate::journal::{Writer, cut};
 pub use lattice_protocol::journal::Level;
 
 /// Lines one actor may log per second, over all of its calls.
@@ -113,14 +113,6 @@ impl Sink {
             Level::Error => error!(target: "actor", %actor_id, "{line}"),
         }
     }
-}
-
-fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 /// A WASI output stream whose lines are logged.

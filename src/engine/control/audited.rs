@@ -24,14 +24,18 @@ pub(super) fn entry(
         // Logins of registries are secrets, whatever they are called.
         Control::RegistriesPut => Default::default(),
         // The body is a value of the configuration.
-        Control::ConfigPut { entity, key } | Control::ConfigDel { entity, key } => {
-            [("name".to_owned(), entity.clone()), ("key".to_owned(), key.clone())].into()
+        Control::ConfigPut { .. } | Control::ConfigDel { .. } | Control::ConfigClear { .. } => {
+            Default::default()
         }
-        Control::ConfigClear { entity } => [("name".to_owned(), entity.clone())].into(),
         _ => object(payload),
     };
-    if let Some(host) = host_of(request) {
-        object.insert("host_id".to_owned(), host.to_owned());
+    for (what, name) in request.names() {
+        let member = match what {
+            "host" => "host_id",
+            "entity" => "name",
+            what => what,
+        };
+        object.insert(member.to_owned(), name.to_owned());
     }
     let verb = verb_of(request, payload).unwrap_or(verb);
     Some(asked.entry(verb, object, outcome(answer)))
@@ -53,23 +57,6 @@ fn verb_of(request: &Control, payload: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The host that a command is for.
-fn host_of(request: &Control) -> Option<&str> {
-    match request {
-        Control::LaunchActor { host }
-        | Control::ScaleActor { host }
-        | Control::StopActor { host }
-        | Control::UpdateActor { host }
-        | Control::LaunchProvider { host }
-        | Control::StopProvider { host }
-        | Control::StopHost { host }
-        | Control::LabelPut { host }
-        | Control::LabelDel { host }
-        | Control::MarkAttention { host } => Some(host),
-        _ => None,
-    }
-}
-
 fn outcome(answer: &[u8]) -> (Outcome, String) {
     #[derive(Deserialize)]
     struct Accepted {
@@ -77,8 +64,7 @@ fn outcome(answer: &[u8]) -> (Outcome, String) {
         accepted: bool,
     }
     match refusals::reason(answer) {
-        Some(reason) if reason.contains("outcome is unknown") => (Outcome::Unknown, reason),
-        Some(reason) => (Outcome::Refused, reason),
+        Some(reason) => (Outcome::of_refusal(&reason), reason),
         None => match serde_json::from_slice::<Accepted>(answer) {
             Ok(Accepted { accepted: true }) => (Outcome::Accepted, String::new()),
             _ => (Outcome::Unknown, String::new()),
@@ -114,6 +100,12 @@ mod tests {
         let refused = Ack::rejected("no such actor");
         let kept = entry(&Control::StopActor { host: host() }, json!({}), &refused).unwrap();
         assert_eq!((kept.outcome, &*kept.reason), (Outcome::Refused, "no such actor"));
+        let forget = Control::ForgetHost { host: host() };
+        let kept = entry(&forget, json!({"lost_host_id": "N2"}), &accepted).unwrap();
+        assert_eq!((&*kept.object["host_id"], &*kept.subject()), ("N1", "N2"));
+        let put = Control::ConfigPut { entity: "MA".into(), key: "colour".into() };
+        let kept = entry(&put, json!("red"), &accepted).unwrap();
+        assert_eq!((&*kept.object["name"], &*kept.object["key"]), ("MA", "colour"));
     }
 
     #[test]

@@ -241,12 +241,15 @@ impl Server {
         loop {
             // After too many conflicts the entry is replaced: a link definition is always written
             // whole.
-            let expect = if attempts < CONFLICT_RETRIES {
-                self.known_revision(&key)
-            } else {
-                Expect::Anything
+            let (expect, before) = {
+                let table = self.parts.context.links.table();
+                let expect = if attempts < CONFLICT_RETRIES {
+                    Expect::Revision(table.revision_of(&key))
+                } else {
+                    Expect::Anything
+                };
+                (expect, stored(&table, &id))
             };
-            let before = self.stored(&id);
             match self.parts.context.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
@@ -273,11 +276,16 @@ impl Server {
         loop {
             // A link this host does not know may be in the bucket all the same, written a moment
             // ago or in a form that was not understood.
-            let known = match self.parts.context.links.table().stored_link(id) {
-                Some(stored) if attempts < CONFLICT_RETRIES => Expect::Revision(stored.revision),
-                _ => Expect::Anything,
+            let (known, before) = {
+                let table = self.parts.context.links.table();
+                let known = match table.stored_link(id) {
+                    Some(stored) if attempts < CONFLICT_RETRIES => {
+                        Expect::Revision(stored.revision)
+                    }
+                    _ => Expect::Anything,
+                };
+                (known, stored(&table, id))
             };
-            let before = self.stored(id);
             match self.parts.context.store.delete(&key, known).await {
                 Ok(()) => {
                     info!(link_id = %id, "link definition deleted");
@@ -296,18 +304,13 @@ impl Server {
         }
     }
 
-    /// The link with an id, as this host knows it.
-    fn stored(&self, id: &str) -> Option<LinkDefinition> {
-        let table = self.parts.context.links.table();
-        table.stored_link(id).map(|stored| LinkDefinition::clone(&stored.link))
-    }
-
-    fn known_revision(&self, key: &str) -> Expect {
-        Expect::Revision(self.parts.context.links.table().revision_of(key))
-    }
-
     /// Gives the watch time to bring what we lost against; a little more with each attempt.
     async fn catch_up(&self, attempt: usize) {
         tokio::time::sleep(std::time::Duration::from_millis(20 * attempt as u64)).await;
     }
+}
+
+/// The link with an id, as a table has it.
+fn stored(table: &Table, id: &str) -> Option<LinkDefinition> {
+    table.stored_link(id).map(|stored| LinkDefinition::clone(&stored.link))
 }

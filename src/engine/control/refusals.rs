@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::events::Publisher;
+use crate::{events::Publisher, journal::cut};
 use lattice_base::telemetry::flood::{Bounds, Flood};
 use lattice_protocol::{
     control::{request::PutLink, types::Ack},
@@ -57,7 +57,7 @@ impl Refusals {
         self.events.publish(Event::CommandRefused {
             host_id: self.host_id.clone(),
             command: command.to_owned(),
-            subject: cut(subject, SUBJECT_BYTES_MAX),
+            subject: cut(subject, SUBJECT_BYTES_MAX).to_owned(),
             error: reason,
         });
     }
@@ -79,7 +79,7 @@ pub(super) fn reason(answer: &[u8]) -> Option<String> {
         return None;
     }
     let ack: Ack = serde_json::from_slice(answer).ok()?;
-    (!ack.accepted).then(|| cut(&without_quotes(&ack.error), TEXT_BYTES_MAX))
+    (!ack.accepted).then(|| cut(&without_quotes(&ack.error), TEXT_BYTES_MAX).to_owned())
 }
 
 /// The error of a request that could not be read, without what it quotes: that may be a password in
@@ -102,7 +102,8 @@ fn link(request: Option<&Control>, payload: &Bytes) -> Option<LinkDefinition> {
     let PutLink { actor_id, provider_id, link_name, contract_id, .. } =
         serde_json::from_slice(payload).ok()?;
     let [actor_id, provider_id, link_name, contract_id] =
-        [actor_id, provider_id, link_name, contract_id].map(|text| cut(&text, SUBJECT_BYTES_MAX));
+        [actor_id, provider_id, link_name, contract_id]
+            .map(|text| cut(&text, SUBJECT_BYTES_MAX).to_owned());
     Some(LinkDefinition {
         actor_id,
         provider_id,
@@ -110,10 +111,6 @@ fn link(request: Option<&Control>, payload: &Bytes) -> Option<LinkDefinition> {
         contract_id,
         values: Default::default(),
     })
-}
-
-fn cut(text: &str, bytes_max: usize) -> String {
-    text[..text.floor_char_boundary(bytes_max)].to_owned()
 }
 
 #[cfg(test)]

@@ -123,16 +123,20 @@ impl Membership {
     /// Whether this host is the one that acts on a request, and not one of those that answer in
     /// vain after a member.
     fn acts(self, request: &Control) -> bool {
-        self == Self::Member
-            || !matches!(
-                request,
-                Control::LinkPut
-                    | Control::LinkDel
-                    | Control::ConfigPut { .. }
-                    | Control::ConfigDel { .. }
-                    | Control::ConfigClear { .. }
-            )
+        self == Self::Member || !writes_shared(request)
     }
+}
+
+/// Whether a request writes what the lattice shares, so that one host does it for all.
+fn writes_shared(request: &Control) -> bool {
+    matches!(
+        request,
+        Control::LinkPut
+            | Control::LinkDel
+            | Control::ConfigPut { .. }
+            | Control::ConfigDel { .. }
+            | Control::ConfigClear { .. }
+    )
 }
 
 /// One subscription, and how its requests are answered.
@@ -345,13 +349,7 @@ impl Server {
                 let answer = self.respond(subject, payload, reply, origin);
                 async move { tokio::join!(answer, tokio::time::sleep(LATE_WRITE)).0 }.boxed()
             }
-            Some(
-                Control::LinkPut
-                | Control::LinkDel
-                | Control::ConfigPut { .. }
-                | Control::ConfigDel { .. }
-                | Control::ConfigClear { .. },
-            ) => {
+            Some(request) if writes_shared(&request) => {
                 let store = self.parts.context.store.clone();
                 async move {
                     tokio::time::sleep(LATE_WRITE).await;

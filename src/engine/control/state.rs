@@ -252,8 +252,8 @@ pub fn bytes_of_providers(providers: &[ProviderView]) -> usize {
     providers.iter().map(|provider| json_bytes(&inventory_provider(provider))).sum()
 }
 
-fn json_bytes(row: &impl Serialize) -> usize {
-    // One more for the comma.
+/// Bytes that a row of a list takes in JSON, with its comma.
+pub(crate) fn json_bytes(row: &impl Serialize) -> usize {
     serde_json::to_vec(row).map_or(0, |json| json.len() + 1)
 }
 

@@ -51,8 +51,8 @@ enum Item {
     Flush(oneshot::Sender<()>),
 }
 
-/// The id that tells an event from all others.
-#[derive(Clone, Debug)]
+/// The id that tells an event from all others, and when it was published.
+#[derive(Debug)]
 struct Stamp {
     id: String,
     at: OffsetDateTime,

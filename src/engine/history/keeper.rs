@@ -255,7 +255,6 @@ impl Keeper {
                         "the history of the lattice keeps entries for another time than history_hours says here"
                     );
                 }
-                self.note(Status::Kept);
                 true
             }
             Err(error) => {

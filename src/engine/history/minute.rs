@@ -56,7 +56,7 @@ fn sums(targets: &[TargetCounts]) -> Sum {
     let mut sums = Sum::new();
     for target in targets {
         let sum = sums.entry((target.id.clone(), target.link_name.clone())).or_default();
-        target.operations.iter().for_each(|counts| sum.add(&counts.tally));
+        sum.add(&target.sum());
     }
     sums
 }

@@ -24,7 +24,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot, watch,
+};
 
 use lattice_protocol::{events::Event, history::Audit};
 
@@ -77,7 +80,7 @@ impl History {
 
     /// Keeps an event of this host; `id` is its id on the wire.
     pub fn event(&self, id: &str, at_ms: u64, event: &Event) {
-        if is_kept(event) {
+        if is_kept(event) && !self.queue.is_closed() {
             let event = Box::new(event.clone());
             self.take(Item::Event { id: id.to_owned(), at_ms, event });
         }
@@ -107,7 +110,8 @@ impl History {
     }
 
     fn take(&self, item: Item) {
-        if self.queue.try_send(item).is_err() {
+        // A history whose keeper has ended has nothing, so nothing is missing in it.
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(item) {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -150,5 +154,8 @@ mod tests {
         drop(inbox);
         history.flush().await;
         assert_eq!(history.status(), Status::Unknown);
+        history.event("id", 1, &event);
+        history.audit(Audit::default());
+        assert_eq!(history.left_out(), 5, "nothing is kept, so nothing is left out");
     }
 }

@@ -40,6 +40,11 @@ pub const ENTITIES_MAX: usize = 1024;
 /// Bytes kept of all entities.
 pub const TOTAL_BYTES_MAX: usize = 16 << 20;
 
+/// Returns the beginning of a text that has this many bytes at most.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
 /// Some lines of an entity, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {

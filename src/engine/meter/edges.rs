@@ -16,7 +16,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{Common, InWork, OTHER, Room, TARGETS_MAX, Target};
+use super::{Common, Counted, InWork, OTHER, Target, Targets};
 use lattice_protocol::{
     clock,
     control::probe::calls::{HttpClasses, Recent},
@@ -43,57 +43,17 @@ pub const RECENT: Duration = Duration::from_secs(10);
 /// Bytes of what an edge that leads nowhere was to lead to; guests write it.
 const NAMESPACE_BYTES_MAX: usize = 128;
 
-/// Everybody whose calls are counted where they begin.
-#[derive(Default)]
-pub(super) struct Callers {
-    known: ArcSwap<Vec<Arc<Caller>>>,
-    /// Held by whoever adds one, for lines without an await.
-    growing: Mutex<()>,
-}
-
-impl Callers {
-    pub(super) fn find(&self, id: &str, link_name: &str) -> Option<Arc<Caller>> {
-        let known = self.known.load();
-        known.iter().find(|caller| caller.is(id, link_name)).cloned()
-    }
-
-    /// Adds a caller; without room the calls of a stranger are counted with those of others.
-    pub(super) fn add(
-        &self,
-        (id, link_name): (&str, &str),
-        common: &Arc<Common>,
-        room: Room,
-    ) -> Arc<Caller> {
-        let _growing = self.growing.lock();
-        if let Some(caller) = self.find(id, link_name) {
-            return caller;
-        }
-        let mut known = Vec::clone(&self.known.load());
-        if known.len() >= TARGETS_MAX {
-            // The list that readers see and this one hold it once each.
-            known.retain(|caller| Arc::strong_count(caller) > 2 || !caller.is_idle());
-        }
-        let has_room = room == Room::Always || known.len() < TARGETS_MAX;
-        let (id, link_name) = if has_room { (id, link_name) } else { (OTHER, "") };
-        if let Some(caller) = known.iter().find(|caller| caller.is(id, link_name)) {
-            return Arc::clone(caller);
-        }
-        let caller = Arc::new(Caller::new(id, link_name, common));
-        known.push(Arc::clone(&caller));
-        self.known.store(Arc::new(known));
-        caller
-    }
-
+impl Targets<Caller> {
     pub(super) fn read(&self) -> Vec<EdgeCounts> {
         let known = self.known.load_full();
-        let edges = known.iter().flat_map(|caller| Vec::clone(&caller.edges.load()));
+        let edges = known.values().flatten().flat_map(|caller| Vec::clone(&caller.edges.load()));
         let mut all: Vec<EdgeCounts> = edges.map(|edge| edge.read()).collect();
         all.sort_by(|a, b| a.key().cmp(&b.key()));
         all
     }
 
     pub(super) fn sample(&self, at: Duration) {
-        for caller in &**self.known.load() {
+        for caller in self.known.load().values().flatten() {
             caller.edges.load().iter().for_each(|edge| edge.sample(at));
         }
     }
@@ -109,49 +69,60 @@ pub struct Caller {
     common: Arc<Common>,
 }
 
-impl Caller {
+impl Counted for Caller {
     fn new(id: &str, link_name: &str, common: &Arc<Common>) -> Self {
         let (edges, growing) = (ArcSwap::default(), Mutex::default());
         let common = Arc::clone(common);
         Self { id: id.into(), link_name: link_name.into(), edges, growing, common }
     }
 
-    fn is(&self, id: &str, link_name: &str) -> bool {
-        *self.id == *id && *self.link_name == *link_name
+    fn link_name(&self) -> &str {
+        &self.link_name
     }
 
+    fn is_idle(&self) -> bool {
+        self.edges.load().iter().all(|edge| edge.target.is_idle())
+    }
+}
+
+impl Caller {
     /// Where the calls of one target are counted. A target without a key is none: its contract is
     /// what was asked for.
     pub fn to(&self, target: &Entity) -> Arc<Edge> {
-        let known = self.edges.load();
-        match known.iter().find(|edge| edge.leads_to(target)) {
-            Some(edge) => Arc::clone(edge),
-            None => self.add(target),
-        }
+        self.find(target).unwrap_or_else(|| self.add(target))
+    }
+
+    fn find(&self, target: &Entity) -> Option<Arc<Edge>> {
+        self.edges.load().iter().find(|edge| edge.leads_to(target)).cloned()
     }
 
     fn add(&self, target: &Entity) -> Arc<Edge> {
         let other = Entity::new(OTHER, "", "");
+        // Where there is no room, no call waits for another.
+        if !self.has_room(target)
+            && let Some(edge) = self.find(&other)
+        {
+            return edge;
+        }
         let _growing = self.growing.lock();
-        let known = self.edges.load();
-        let has_room = known.len() < EDGES_MAX
-            && self.common.edges.load(Ordering::Relaxed) < ALL_EDGES_MAX
-            && target.contract_id.len() <= NAMESPACE_BYTES_MAX
-            && target.link_name.len() <= NAMESPACE_BYTES_MAX;
-        let target = if has_room { target } else { &other };
-        if let Some(edge) = known.iter().find(|edge| edge.leads_to(target)) {
-            return Arc::clone(edge);
+        let target = if self.has_room(target) { target } else { &other };
+        if let Some(edge) = self.find(target) {
+            return edge;
         }
         let edge = Arc::new(Edge::new(self, target));
-        let mut more = Vec::clone(&known);
+        let mut more = Vec::clone(&self.edges.load());
         more.push(Arc::clone(&edge));
         self.edges.store(Arc::new(more));
         self.common.edges.fetch_add(1, Ordering::Relaxed);
         edge
     }
 
-    fn is_idle(&self) -> bool {
-        self.edges.load().iter().all(|edge| edge.target.is_idle())
+    /// Whether a target that is not known can be counted by itself.
+    fn has_room(&self, target: &Entity) -> bool {
+        self.edges.load().len() < EDGES_MAX
+            && self.common.edges.load(Ordering::Relaxed) < ALL_EDGES_MAX
+            && target.contract_id.len() <= NAMESPACE_BYTES_MAX
+            && target.link_name.len() <= NAMESPACE_BYTES_MAX
     }
 }
 
@@ -315,13 +286,10 @@ impl EdgeCounts {
     }
 }
 
-/// How many edges there are.
-pub(super) type EdgeCount = AtomicUsize;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::{Meter, Outcome};
+    use crate::meter::{Meter, Outcome, TARGETS_MAX, count};
 
     fn kv() -> Entity {
         Entity::new("VA", "default", "acme:kv")
@@ -340,7 +308,7 @@ mod tests {
             .to(&Entity::new("", "two", "acme:kv"))
             .begin("Get")
             .end(Outcome::Refused);
-        let edges = meter.snapshot().edges;
+        let edges = meter.edges();
         let [nowhere, to_provider] = edges.as_slice() else { panic!("{edges:?}") };
         assert_eq!((&*nowhere.counts.id, &*to_provider.counts.id), ("", "VA"));
         let sum = to_provider.counts.sum();
@@ -357,18 +325,18 @@ mod tests {
             edge.sample(Duration::from_secs(second));
         }
         assert!(edge.samples.lock().len() <= 12);
-        assert_eq!(meter.snapshot().edges[0].recent.calls, 0, "it was long ago");
+        assert_eq!(meter.edges()[0].recent.calls, 0, "it was long ago");
         edge.begin("Get").end(Outcome::Refused);
-        assert_eq!(meter.snapshot().edges[0].recent.refused, 1);
+        assert_eq!(meter.edges()[0].recent.refused, 1);
     }
 
     #[test]
     fn answers_are_counted_by_class() {
         let meter = Meter::default();
         let edge = meter.caller("VH", "default").to(&Entity::new("MA", "", ""));
-        assert_eq!(meter.snapshot().edges[0].http, None);
+        assert_eq!(meter.edges()[0].http, None);
         [200, 204, 301, 404, 502, 999, 100].into_iter().for_each(|status| edge.answered(status));
-        let http = meter.snapshot().edges[0].http.unwrap();
+        let http = meter.edges()[0].http.unwrap();
         assert_eq!(http.each().map(|(_, count)| count), [2, 1, 1, 1]);
     }
 
@@ -384,7 +352,7 @@ mod tests {
         }
         let long = "x".repeat(NAMESPACE_BYTES_MAX + 1);
         caller.to(&Entity::new("", "", &long)).begin("Op").end(Outcome::Refused);
-        let edges = meter.snapshot().edges;
+        let edges = meter.edges();
         assert_eq!(edges.len(), EDGES_MAX + 1);
         let other = edges.iter().find(|edge| edge.counts.id == OTHER).unwrap();
         assert_eq!(other.counts.sum().calls, 11);
@@ -392,7 +360,7 @@ mod tests {
             let stranger = meter.stranger(&format!("V{number}"), "default");
             stranger.to(&Entity::new("MA", "", "")).begin("Op").end(Outcome::Answered);
         }
-        assert!(meter.0.callers.known.load().len() <= TARGETS_MAX + 1);
+        assert!(count(&meter.0.callers.known.load()) <= TARGETS_MAX + 1);
         assert!(meter.0.callers.find(OTHER, "").is_some());
     }
 }

@@ -35,7 +35,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::rpc::call::CallError;
-use edges::{Caller, Callers, EdgeCount, EdgeCounts};
+use edges::{Caller, EdgeCounts};
 use lattice_protocol::{
     meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Buckets},
     rpc::invocation::Entity,
@@ -67,7 +67,14 @@ pub enum Outcome {
 impl Outcome {
     /// Returns the outcome of a call of `target`.
     pub fn of<T>(result: &Result<T, CallError>, target: &str) -> Self {
-        let Err(error) = result else { return Self::Answered };
+        match result {
+            Ok(_) => Self::Answered,
+            Err(error) => Self::of_error(error, target),
+        }
+    }
+
+    /// Returns the outcome of a call of `target` that ended with an error.
+    pub fn of_error(error: &CallError, target: &str) -> Self {
         match error {
             error if error.is_busy(target) || error.is_unlinked() => Self::Refused,
             CallError::NoLink { .. }
@@ -95,9 +102,9 @@ impl Outcome {
 pub struct Meter(Arc<Inner>);
 
 struct Inner {
-    served: Targets,
-    called: Targets,
-    callers: Callers,
+    served: Targets<Target>,
+    called: Targets<Target>,
+    callers: Targets<Caller>,
     common: Arc<Common>,
 }
 
@@ -106,15 +113,17 @@ struct Common {
     began: Instant,
     /// Operations that are counted apart, of all targets.
     counted: AtomicUsize,
-    edges: EdgeCount,
+    /// Edges that are counted apart, of all callers.
+    edges: AtomicUsize,
 }
 
 impl Default for Meter {
     fn default() -> Self {
-        let (counted, edges) = (AtomicUsize::new(0), EdgeCount::new(0));
+        let (counted, edges) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let common = Arc::new(Common { began: Instant::now(), counted, edges });
-        let (served, called) = (Targets::default(), Targets::default());
-        Self(Arc::new(Inner { served, called, callers: Callers::default(), common }))
+        let (served, called, callers) =
+            (Targets::default(), Targets::default(), Targets::default());
+        Self(Arc::new(Inner { served, called, callers, common }))
     }
 }
 
@@ -151,7 +160,7 @@ impl Meter {
 
     fn caller_with(&self, id: &str, link_name: &str, room: Room) -> Arc<Caller> {
         let Inner { callers, common, .. } = &*self.0;
-        callers.find(id, link_name).unwrap_or_else(|| callers.add((id, link_name), common, room))
+        callers.find(id, link_name).unwrap_or_else(|| callers.add(id, link_name, common, room))
     }
 
     /// Notes the numbers of all edges, from which the last seconds are told. To be done every
@@ -165,21 +174,37 @@ impl Meter {
         self.0.common.began.elapsed()
     }
 
-    /// All numbers of this moment.
+    /// The numbers of all targets at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        let Inner { served, called, callers, .. } = &*self.0;
-        Snapshot { served: served.read(), called: called.read(), edges: callers.read() }
+        let Inner { served, called, .. } = &*self.0;
+        Snapshot { served: served.read(), called: called.read() }
+    }
+
+    /// The numbers of all edges at this moment: calls by caller and target, counted where they
+    /// begin.
+    pub fn edges(&self) -> Vec<EdgeCounts> {
+        self.0.callers.read()
     }
 }
 
-/// Targets by public key; one key may have several link names.
-type ByKey = HashMap<Arc<str>, Vec<Arc<Target>>>;
+/// Something with a public key and a link name of which calls are counted: a target, or a caller.
+trait Counted {
+    fn new(id: &str, link_name: &str, common: &Arc<Common>) -> Self;
 
-fn count(targets: &ByKey) -> usize {
+    fn link_name(&self) -> &str;
+
+    /// Whether nothing was counted for [`IDLE`].
+    fn is_idle(&self) -> bool;
+}
+
+/// Targets or callers by public key; one key may have several link names.
+type ByKey<T> = HashMap<Arc<str>, Vec<Arc<T>>>;
+
+fn count<T>(targets: &ByKey<T>) -> usize {
     targets.values().map(Vec::len).sum()
 }
 
-/// Whether a target is counted apart.
+/// Whether a target or a caller is counted apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
     Always,
@@ -187,22 +212,28 @@ enum Room {
     IfFree,
 }
 
-#[derive(Default)]
-struct Targets {
-    known: ArcSwap<ByKey>,
+/// Everything of one kind that is counted.
+struct Targets<T> {
+    known: ArcSwap<ByKey<T>>,
     /// When there was no room for another one last, in seconds of the meter's life.
     full_at: AtomicU64,
     /// Held by whoever adds one, for lines without an await.
     growing: Mutex<()>,
 }
 
-impl Targets {
-    fn find(&self, id: &str, link_name: &str) -> Option<Arc<Target>> {
-        self.known.load().get(id)?.iter().find(|target| *target.link_name == *link_name).cloned()
+impl<T> Default for Targets<T> {
+    fn default() -> Self {
+        Self { known: ArcSwap::default(), full_at: AtomicU64::new(0), growing: Mutex::default() }
+    }
+}
+
+impl<T: Counted> Targets<T> {
+    fn find(&self, id: &str, link_name: &str) -> Option<Arc<T>> {
+        self.known.load().get(id)?.iter().find(|target| target.link_name() == link_name).cloned()
     }
 
     /// Adds a target; without room a stranger's calls are counted with those of others.
-    fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, room: Room) -> Arc<Target> {
+    fn add(&self, id: &str, link_name: &str, common: &Arc<Common>, room: Room) -> Arc<T> {
         // Idleness is a matter of minutes: a look for room that was in vain is not repeated at
         // every call.
         let second = common.began.elapsed().as_secs();
@@ -230,15 +261,17 @@ impl Targets {
         }
         let (id, link_name) = if has_room { (id, link_name) } else { (OTHER, "") };
         let targets = known.entry(Arc::from(id)).or_default();
-        if let Some(target) = targets.iter().find(|target| *target.link_name == *link_name) {
+        if let Some(target) = targets.iter().find(|target| target.link_name() == link_name) {
             return Arc::clone(target);
         }
-        let target = Arc::new(Target::new(id, link_name, common));
+        let target = Arc::new(T::new(id, link_name, common));
         targets.push(Arc::clone(&target));
         self.known.store(Arc::new(known));
         target
     }
+}
 
+impl Targets<Target> {
     fn read(&self) -> Vec<TargetCounts> {
         let known = self.known.load_full();
         let mut all: Vec<TargetCounts> =
@@ -260,7 +293,7 @@ pub struct Target {
     common: Arc<Common>,
 }
 
-impl Target {
+impl Counted for Target {
     fn new(id: &str, link_name: &str, common: &Arc<Common>) -> Self {
         let called = AtomicU64::new(common.began.elapsed().as_secs());
         let (operations, growing) = (ArcSwap::default(), Mutex::default());
@@ -274,6 +307,17 @@ impl Target {
         }
     }
 
+    fn link_name(&self) -> &str {
+        &self.link_name
+    }
+
+    fn is_idle(&self) -> bool {
+        let called = Duration::from_secs(self.called.load(Ordering::Relaxed));
+        self.common.began.elapsed().saturating_sub(called) >= IDLE
+    }
+}
+
+impl Target {
     /// Begins to count a call.
     pub fn begin(&self, operation: &str, path: Path) -> InWork {
         let began = Instant::now();
@@ -322,18 +366,13 @@ impl Target {
             && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX
     }
 
-    fn is_idle(&self) -> bool {
-        let called = Duration::from_secs(self.called.load(Ordering::Relaxed));
-        self.common.began.elapsed().saturating_sub(called) >= IDLE
-    }
-
     /// Returns the numbers of all operations together, without their times.
     fn sum(&self) -> Tally {
         let mut sum = Tally::default();
         for operation in &**self.operations.load() {
             let counts =
                 [Path::Local, Path::Nats].into_iter().filter_map(|path| operation.slot(path).get());
-            counts.for_each(|counts| sum.add(&counts.ends()));
+            counts.for_each(|counts| sum.add(&counts.ends(counts.took.total())));
         }
         sum
     }
@@ -394,15 +433,16 @@ struct Counts {
 
 impl Counts {
     fn read(&self) -> Tally {
-        let (took, ends) = (self.took.read(), self.ends());
-        Tally { calls: took.count().saturating_add(ends.refused), took, ..ends }
+        let took = self.took.read();
+        let ends = self.ends(took.count());
+        Tally { took, ..ends }
     }
 
-    /// Returns how many calls ended how, without their times.
-    fn ends(&self) -> Tally {
+    /// Returns how many calls ended how, without their times; so many of them were carried out.
+    fn ends(&self, carried_out: u64) -> Tally {
         let refused = self.refused.load(Ordering::Relaxed);
         Tally {
-            calls: self.took.total().saturating_add(refused),
+            calls: carried_out.saturating_add(refused),
             failed: self.failed.load(Ordering::Relaxed),
             timed_out: self.timed_out.load(Ordering::Relaxed),
             refused,
@@ -467,8 +507,6 @@ pub struct Snapshot {
     pub served: Vec<TargetCounts>,
     /// Calls that left it.
     pub called: Vec<TargetCounts>,
-    /// Calls by caller and target, counted where they begin.
-    pub edges: Vec<EdgeCounts>,
 }
 
 #[cfg(test)]

@@ -562,9 +562,12 @@ mod tests {
         let (policy, timeout) = (Policy::off(), Duration::from_secs(2));
         let (journal, name) = (Journal::new(host_id.as_str()), lattice.clone());
         let links = live.clone();
+        let writer = journal.writer(PROVIDER.public, "default");
+        let router = Router::new(name, links, policy, remote, true, timeout, journal);
         Context {
-            journal: journal.writer(PROVIDER.public, "default"),
-            router: Router::new(name, links, policy, remote, true, timeout, journal),
+            journal: writer,
+            made: router.meter().caller(PROVIDER.public, "default"),
+            router,
             host_id,
             lattice,
             provider_id: ProviderId::parse(PROVIDER.public).unwrap(),

@@ -23,8 +23,8 @@
 //! The functions that decide a call also tell how one would be decided ([`explain`]). Calls are
 //! counted where they are served ([`Local::served`]), refused ones included, and those that leave
 //! the process as called. A call that one caller makes again is counted each time. Whoever makes a
-//! call for somebody also counts it at its caller ([`Router::counted`]), once and however it ends,
-//! and records its failure ([`Router::record_failure`]).
+//! call for somebody also counts it at its caller, once and however it ends, and records its
+//! failure: [`Router::accounted`] does both.
 //!
 //! A provider that does not know of a link yet refuses a call without having done anything, so such
 //! a call is made again while the link is young, to wherever the link leads by then: links can be
@@ -272,6 +272,19 @@ impl Router {
     ) -> Result<Bytes, CallError> {
         let counted = edge.begin(operation);
         ended(Some(counted), call.await, edge.target_id())
+    }
+
+    /// Counts a call at its caller, however it ends, and keeps its failure.
+    pub async fn accounted(
+        &self,
+        edge: &Edge,
+        operation: &str,
+        call: impl Future<Output = Result<Bytes, CallError>>,
+    ) -> Result<Bytes, CallError> {
+        // Not by way of the method above: the future of the call would be moved once more.
+        let counted = edge.begin(operation);
+        let result = ended(Some(counted), call.await, edge.target_id());
+        result.inspect_err(|error| self.record_failure(edge, operation, error, None))
     }
 
     /// Keeps the failure of a call for those who look for its reason. `id` is the one that somebody

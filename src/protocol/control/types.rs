@@ -229,6 +229,13 @@ pub struct InventoryActor {
     pub trial: Option<Trial>,
 }
 
+impl InventoryActor {
+    /// The image to start it from elsewhere: of two revisions that of the one before.
+    pub fn stable_reference(&self) -> &str {
+        self.trial.as_ref().map_or(&self.image_ref, |trial| &trial.stable_ref)
+    }
+}
+
 /// A newer revision of an actor that takes a share of its calls, beside the one before it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]

@@ -36,7 +36,7 @@ const NAMED: [&str; 16] = [
     "key",
     "name",
     "version",
-    "share",
+    "lost_host_id",
     "action",
 ];
 
@@ -108,6 +108,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Returns the outcome of a refusal: some say that nobody knows what came of the command.
+    pub fn of_refusal(reason: &str) -> Self {
+        let is_unknown =
+            reason.contains("outcome is unknown") || reason.contains("unknown whether");
+        if is_unknown { Self::Unknown } else { Self::Refused }
+    }
+
     /// Returns the word of the wire.
     pub fn word(self) -> &'static str {
         match self {
@@ -152,7 +159,10 @@ impl Audit {
         let actor = first(&["actor_id", "actor_ref"]);
         let provider = first(&["provider_ref", "provider_id"]);
         let mut words = match (actor, provider) {
-            ("", "") => first(&["name", "key", "new_actor_ref", "host_id"]).to_owned(),
+            ("", "") => {
+                let names = ["name", "key", "new_actor_ref", "lost_host_id", "host_id"];
+                first(&names).to_owned()
+            }
             (actor, "") => actor.to_owned(),
             ("", provider) => provider.to_owned(),
             (actor, provider) => format!("{actor} to {provider}"),
@@ -260,6 +270,7 @@ mod tests {
             ("update actor", json!({"actor_id": "MA", "new_actor_ref": "a:2"}), "MA to a:2"),
             ("stop host", json!({"host_id": "N1", "timeout": 5}), "N1"),
             ("label put", json!({"key": "zone", "value": "a"}), "zone"),
+            ("forget host", json!({"host_id": "N1", "lost_host_id": "N2"}), "N2"),
             ("config put", json!("hunter2"), ""),
         ] {
             let object = object(body.to_string().as_bytes());

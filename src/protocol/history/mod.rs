@@ -21,7 +21,10 @@ pub mod figures;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{journal::Line, serde_null::null_as_default};
+use crate::{
+    journal::Line,
+    serde_null::{is_zero, null_as_default},
+};
 
 pub use audit::{Audit, ORIGIN_HEADER, Origin};
 pub use figures::Minute;
@@ -86,14 +89,10 @@ pub struct Batch<T> {
     pub host_name: String,
     /// When it was written, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Entries of this kind that the host left out since its last batch: more came than it keeps.
+    /// Entries of any kind that the host left out since the batch before: more came than it keeps.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
     pub items: Vec<T>,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// An event that a host published, or that it concluded ([`HOST_LOST`], [`HOST_BACK`]).

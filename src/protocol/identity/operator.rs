@@ -92,9 +92,15 @@ pub fn creds(jwt: &str, seed: &str) -> String {
 
 /// The name in the claims of a NATS JWT; `None` if that is none. The signature is not looked at.
 pub fn name_in(jwt: &str) -> Option<String> {
+    claim_in(jwt, "name")
+}
+
+/// A text in the claims of a NATS JWT; `None` if it is none, or has no such text. The signature is
+/// not looked at.
+pub fn claim_in(jwt: &str, name: &str) -> Option<String> {
     let claims = BASE64URL_NOPAD.decode(jwt.split('.').nth(1)?.as_bytes()).ok()?;
     let claims: Value = serde_json::from_slice(&claims).ok()?;
-    claims["name"].as_str().map(str::to_owned)
+    claims[name].as_str().map(str::to_owned)
 }
 
 /// `jetstream` bounds streams, consumers and storage; -1 is no bound, 0 is no JetStream.

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Line;
 use crate::{
-    control::request::HostRequest, lattice::control::Control, serde_null::null_as_default,
+    control::request::HostRequest,
+    lattice::control::Control,
+    serde_null::{is_zero, null_as_default},
 };
 
 /// How long a follower is served that nobody renews.
@@ -96,10 +98,6 @@ pub struct Part {
     /// Why it is over, if nobody wanted that.
     #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub error: String,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// The kind of a part.

@@ -41,6 +41,15 @@ macro_rules! controls {
                 }
             }
 
+            /// Returns the names in its subject, each with what it is the name of.
+            pub fn names(&self) -> Vec<(&'static str, &str)> {
+                match self {
+                    $(Self::$variant $({ $($field),+ })? => {
+                        vec![$($((stringify!($field), $field.as_str())),+)?]
+                    })+
+                }
+            }
+
             /// Returns the subject below the control root.
             pub(super) fn tail(&self) -> String {
                 match self {

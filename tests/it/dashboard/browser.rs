@@ -553,7 +553,7 @@ async fn without_a_login_the_page_shows_things_and_asks_before_it_changes_any() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_host_turns_red_and_a_new_one_appears() {
     let server = Server::with_domain(Some("core")).await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
     browser.open(dashboard.url.as_str()).await;

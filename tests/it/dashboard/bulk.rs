@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Dashboard,
     browser::{ESCAPE, send},
-    start, with_dashboard,
+    start,
 };
 use crate::harness::{ECHO, KVCOUNTER, Server, browser::Browser, eventually, example, host};
 
@@ -17,7 +17,7 @@ const ARROW_DOWN: &str = "\u{e015}";
 #[tokio::test(flavor = "multi_thread")]
 async fn actors_are_moved_together_and_what_does_not_stop_is_told() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let second = host(&server).start().await;
     for name in ["echo", "kvcounter"] {
         let begin = start(&example(name), Some(&dashboard.host.id));

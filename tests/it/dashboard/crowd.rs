@@ -10,8 +10,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Dashboard, with_dashboard};
-use crate::harness::{PATIENCE, Server, eventually, host};
+use super::Dashboard;
+use crate::harness::{PATIENCE, Server, eventually};
 
 /// Longer than a client that reads nothing is kept.
 const LET_GO: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ async fn is_well(dashboard: &Dashboard) {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_held_open_health_is_told_and_operators_come_in() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let script = dashboard.script_path().await;
     // Silent, with half a head, and with answers that nobody reads.
     let mut held = Vec::new();
@@ -94,7 +94,7 @@ async fn whatever_is_held_open_health_is_told_and_operators_come_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_operators_are_bounded_too() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let bearer = format!("authorization: Bearer {}\r\n", dashboard.token);
     let mut streams = Vec::new();
     for _ in 0..300 {
@@ -111,7 +111,7 @@ async fn streams_of_operators_are_bounded_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_no_answer_is_let_go() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(address(&dashboard).parse().unwrap()).await.unwrap();
@@ -134,7 +134,7 @@ async fn a_client_that_reads_no_answer_is_let_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_files_keep_no_other_file_out_and_are_given_up() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let mut slow = Vec::new();
     for _ in 0..4 {
         let mut stream = connect(&dashboard).await;
@@ -172,7 +172,7 @@ async fn slow_files_keep_no_other_file_out_and_are_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_on_sending_what_is_refused_reads_the_answer() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     let bearer = format!("authorization: Bearer {}\r\n", dashboard.token);
     let json = "content-type: application/json\r\n";
     let body = vec![b'x'; 3 << 20];
@@ -207,7 +207,7 @@ async fn a_client_that_goes_on_sending_what_is_refused_reads_the_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_files_and_bodies_are_refused_and_the_host_lives() {
     let server = Server::shared().await;
-    let dashboard = Dashboard::of(with_dashboard(host(&server)).start().await);
+    let dashboard = Dashboard::start(&server).await;
     for number in 0..200 {
         let (status, body) = dashboard.upload(vec![number; 100 + usize::from(number)]).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");

@@ -108,11 +108,11 @@ async fn nothing_is_red_in_a_lattice_at_rest() {
     for path in ["/".to_owned(), format!("/hosts/{}", dashboard.host.id)] {
         browser.open(dashboard.url.join(&path).unwrap().as_str()).await;
         browser.see("main .stats").await;
+        browser.see("main .series-quiet").await;
         settled(&browser).await;
         let red =
             "return document.querySelectorAll('main .series-errors, main .stat.tone-error').length";
         assert_eq!(browser.run(red).await, 0, "{path}");
-        browser.see("main .series-quiet").await;
     }
 }
 

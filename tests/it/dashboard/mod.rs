@@ -101,6 +101,12 @@ impl Dashboard {
         body
     }
 
+    /// Returns what somebody reads who has not logged in.
+    pub async fn get_as_guest(&self, path: &str) -> Value {
+        let answer = self.without_login().get(self.at(path)).send().await.expect("an answer");
+        answer.json().await.expect("JSON")
+    }
+
     pub async fn send(
         &self,
         method: Method,

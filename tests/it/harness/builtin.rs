@@ -93,6 +93,7 @@ pub async fn context(
         provider_id: ProviderId::parse(spec.known.public_key).expect("the provider's key"),
         link_name: LinkName::parse("default").expect("a link name"),
         contract_id: spec.known.contract_id,
+        made: router.meter().caller(spec.known.public_key, "default"),
         router,
         journal: journal.writer(spec.known.public_key, "default"),
         nats,

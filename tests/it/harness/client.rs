@@ -42,13 +42,18 @@ pub async fn ctl_2022(server: &Server) -> wasmcloud_control_interface_2022::Clie
     )
 }
 
-/// The metadata bucket, for what clients of some years write there past every host.
-pub async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
+/// The JetStream of a server, past every host.
+pub async fn jetstream(server: &Server) -> async_nats::jetstream::Context {
     let nats = nats(server).await;
-    let context = match server.domain() {
+    match server.domain() {
         Some(domain) => async_nats::jetstream::with_domain(nats, domain),
         None => async_nats::jetstream::new(nats),
-    };
+    }
+}
+
+/// The metadata bucket, for what clients of some years write there past every host.
+pub async fn bucket(server: &Server) -> async_nats::jetstream::kv::Store {
+    let context = jetstream(server).await;
     let name = format!("LATTICEDATA_{}", server.lattice());
     context.get_key_value(name).await.expect("the bucket")
 }

@@ -279,3 +279,15 @@ fn registry_credentials_need_all_three_parts() {
     let expected = OciCredentials { registry: "r.example".into(), user: "me".into(), password };
     assert_eq!((config.oci, config.warnings.len()), (Some(expected), 0));
 }
+
+#[test]
+fn the_url_of_a_webhook_may_have_space_around_it_and_needs_its_scheme() {
+    let told = |url: &str| {
+        let config = Machine::new().env("WASMCLOUD_ATTENTION_WEBHOOK_URL", url).config();
+        let is_without_effect =
+            config.warnings.iter().any(|warning| warning.contains("set it to the whole URL"));
+        (config.attention_webhook.is_some(), is_without_effect)
+    };
+    assert_eq!(told("  https://example.com/hook "), (true, false));
+    assert_eq!(told("example.com/hook"), (false, true));
+}

@@ -38,7 +38,7 @@ use super::{Backend, Error, Expect, Update, unreachable};
 use lattice_protocol::store::Entry;
 
 pub use open::lasting;
-pub use open::{OpenError, api_prefix, find, is_clustered};
+pub use open::{OpenError, api_prefix, find, is_clustered, publish_prefix};
 
 /// How long the server may take for one request of the JetStream API.
 const API_TIMEOUT: Duration = Duration::from_secs(2);

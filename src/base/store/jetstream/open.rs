@@ -213,6 +213,13 @@ pub fn api_prefix(domain: Option<&str>) -> String {
     domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
 }
 
+/// Returns the prefix of the subject of a published key-value entry in a domain. With a domain it
+/// is written by way of its API: other subjects below `$KV` do not pass to the server of another
+/// domain.
+pub fn publish_prefix(domain: Option<&str>) -> String {
+    domain.map(|domain| api_prefix(Some(domain)) + ".").unwrap_or_default()
+}
+
 /// Finds out why a domain does not answer by asking the server for its own. `None` means that it
 /// does answer.
 async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {

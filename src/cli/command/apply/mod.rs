@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Faults, manager, start::show_step};
+use super::{manager, start::show_step};
 use crate::{
     args::{app::Apply, flags::SettingArgs},
     terminal::{Progress, Terminal},
@@ -35,7 +35,7 @@ use lattice_protocol::{
         manifest::APPLIED_SET,
         validate::is_name,
     },
-    errors::OutcomeUnknown,
+    errors::{Lines, OutcomeUnknown},
 };
 use show::{Applied, Change, Row, Shortfall, Trouble};
 
@@ -46,7 +46,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Apply) -> Resul
     notes.iter().for_each(|note| terminal.note(note));
     if !mistakes.is_empty() {
         mistakes.push("nothing was applied; correct this, and apply again".into());
-        bail!(Faults(mistakes));
+        bail!(Lines(mistakes));
     }
     let set = match args.prune {
         true => set_to_prune(files.iter().map(|file| &file.wanted))?.map(str::to_owned),
@@ -57,7 +57,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Apply) -> Resul
     progress.stage("compare", "");
     let Compared { steps, clashes } = Compared::of(&applications, files).await?;
     if !clashes.is_empty() {
-        bail!(Faults(clashes.iter().map(Clash::told).collect()));
+        bail!(Lines(clashes.iter().map(Clash::told).collect()));
     }
     let Prunable { names: gone, notes } = match &set {
         Some(set) => prunable(&applications, &steps, set).await?,
@@ -188,7 +188,7 @@ fn outcome(shortfalls: impl Iterator<Item = Shortfall>) -> Result<()> {
     match (failed.is_empty(), open.is_empty()) {
         (true, true) => Ok(()),
         (true, false) => bail!(OutcomeUnknown(open.join("; "))),
-        (false, _) => bail!(Faults([failed, open].concat())),
+        (false, _) => bail!(Lines([failed, open].concat())),
     }
 }
 

@@ -24,21 +24,19 @@ use crate::{
     },
     command::{
         clock,
-        screen::{Screen, Wish},
+        screen::{Screen, Wish, exit_by, filled},
         watch,
     },
     session::Session,
-    terminal::{Cell, Column, Columns, Output, Page, Table, Terminal, Text, Tone, View},
+    terminal::{Cell, Column, Columns, Output, Page, Table, Terminal, Tone, View},
 };
 use lattice_client::{
     calls,
     lattice::{Lattice, RequestError},
+    names,
     rates::{self, Edge, Row, Totals},
 };
-use lattice_protocol::{
-    control::{probe::calls::Look, types::HostReply},
-    escape,
-};
+use lattice_protocol::control::{probe::calls::Look, types::HostReply};
 
 /// How often to look for hosts that came.
 const SEARCH: Duration = Duration::from_secs(5);
@@ -112,8 +110,7 @@ async fn live(terminal: &Terminal, observer: &mut Observer, delay: Duration) -> 
     }
     drop(screen);
     if let Err(Wish::End(signal)) = end {
-        // As shells report it.
-        std::process::exit(128 + signal);
+        exit_by(signal);
     }
     Ok(())
 }
@@ -164,19 +161,9 @@ impl Shown {
             "q quit   sort: c calls  l latency  e errors  n name   now by {}",
             word(self.order)
         );
-        let notes = self.notes.iter().map(String::as_str).chain([&*foot]);
-        let foot: Vec<Text> =
-            notes.map(|note| Tone::Faint.paint(&fitted(&escape::line(note), width))).collect();
-        let room = height.saturating_sub(foot.len());
-        let mut lines: Vec<&str> = text.lines().take(room).collect();
-        lines.resize(room, "");
-        lines.extend(foot.iter().map(Text::as_str));
-        screen.draw(&lines.join("\n"))
+        let foot = self.notes.iter().cloned().chain([foot]).map(|note| (note, Tone::Faint));
+        screen.draw(&filled(&text, &foot.collect::<Vec<_>>(), (width, height)))
     }
-}
-
-fn fitted(text: &str, width: usize) -> String {
-    text.chars().take(width).collect()
 }
 
 fn word(order: TopOrder) -> &'static str {
@@ -245,8 +232,8 @@ impl Observer {
                 Ok(_) | Err(_) => _ = self.absent.insert(host.friendly_name.clone()),
             }
         }
-        let mut rows = rates::between(&self.earlier, &now);
         let edges = rates::edges(&self.earlier, &now);
+        let mut rows = rates::between(&self.earlier, &now, &edges);
         let totals = Totals::of(&rows, &edges);
         rows::sort(&mut rows, self.order);
         let memory_bytes = now.iter().filter_map(|look| look.memory_bytes).sum();
@@ -313,7 +300,7 @@ impl Seen {
         };
         format!(
             "{}   lattice {}   hosts {}   requests/s {}   calls/s {}   errors/s {}{memory}",
-            clock::time_of(self.at).split('.').next().unwrap_or_default(),
+            clock::second_of(self.at),
             self.lattice,
             self.hosts.len(),
             clock::number(self.totals.requests_per_second),
@@ -352,7 +339,7 @@ impl Seen {
         let tone = if row.errors_per_second > 0.0 { Tone::Bad } else { Tone::Plain };
         let name_tone = if row.calls_per_second > 0.0 { Tone::Strong } else { Tone::Plain };
         let mut cells = vec![
-            Cell::toned(if row.name.is_empty() { &*row.id } else { &*row.name }, name_tone),
+            Cell::toned(names::or_id(&row.name, &row.id), name_tone),
             Cell::from(&row.link_name),
         ];
         if self.by_operation {

@@ -1,6 +1,6 @@
 // Owns the event stream: its connection state, the revisions of the collections, and the live parts of the overview.
 // useResource keeps a view's data in step with them.
-import { useEffect, useReducer, useRef } from "../vendor/htm-preact.js";
+import { useEffect, useReducer, useRef, useState } from "../vendor/htm-preact.js";
 import { get, goToLogin, listen } from "./api.js";
 import { forgetSession, hasSession } from "./session.js";
 import { createStore, useStore } from "./store.js";
@@ -231,7 +231,7 @@ export function useChanges(collections, refresh, key) {
  * Fetches a path of the API and fetches it again when one of the collections changes or after a reconnect. The data
  * of before stays until the new is there. A null url fetches nothing.
  * @param {string|null} url below /api/v1
- * @param {string[]} collections of applications, hosts, actors, providers, links, claims, events, pulls, rates
+ * @param {string[]} collections of applications, audit, hosts, actors, providers, links, claims, events, pulls, rates
  * @returns {{data: any, error: Error|null, loading: boolean, refresh: () => void, at_ms: number|null}}
  */
 export function useResource(url, collections = []) {
@@ -277,4 +277,38 @@ export function useResource(url, collections = []) {
   }, []);
   return { data: mine.data, error: mine.error, loading: mine.loading && mine.data === null, refresh,
     at_ms: mine.at_ms };
+}
+
+/**
+ * Fetches a path of the API again and again, as long as the page is seen. The data of before stays until the new is
+ * there; a null url fetches nothing and keeps it.
+ * @param {string|null} url below /api/v1
+ * @param {number} ms from an answer to the next question
+ * @returns {{data: any, error: Error|null}}
+ */
+export function usePoll(url, ms) {
+  const [state, set] = useState({ data: null, error: null });
+  useEffect(() => {
+    if (url === null) return undefined;
+    const abort = new AbortController();
+    let timer = 0;
+    const poll = async () => {
+      if (!document.hidden) {
+        try {
+          const data = await get(url, abort.signal);
+          set({ data, error: null });
+        } catch (error) {
+          if (abort.signal.aborted) return;
+          set((before) => ({ ...before, error }));
+        }
+      }
+      if (!abort.signal.aborted) timer = setTimeout(poll, ms);
+    };
+    poll();
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+    };
+  }, [url, ms]);
+  return state;
 }

@@ -43,11 +43,7 @@ use lattice_client::{calls, failing::failing, rates, watch};
 use lattice_protocol::{
     clock,
     control::{
-        probe::{
-            calls::{Look, Row},
-            health::Health,
-            lost::LostHost,
-        },
+        probe::{calls::Look, health::Health, lost::LostHost},
         types::{HostReply, Inventory},
     },
 };
@@ -74,20 +70,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 const HOSTS_MAX: usize = 4096;
 /// How long a pull is kept that nobody speaks of any more, in milliseconds.
 const PULL_KEPT_MS: u64 = 15_000;
-
-/// The look at each host with what is counted there: without what it called elsewhere, unless
-/// nobody else counts that. So the numbers of all hosts are together those of the lattice.
-fn each_alone(looks: &[Look]) -> Vec<Look> {
-    let served: HashSet<(&str, &str)> =
-        looks.iter().flat_map(|look| &look.served).map(|row| (&*row.id, &*row.link_name)).collect();
-    let alone = looks.iter().map(|look| {
-        let is_elsewhere =
-            |row: &&Row| !served.contains(&(row.id.as_str(), row.link_name.as_str()));
-        let called = look.called.iter().filter(is_elsewhere).cloned().collect();
-        Look { called, ..look.clone() }
-    });
-    alone.collect()
-}
 
 /// The task that keeps the snapshot.
 struct Collector {
@@ -429,18 +411,28 @@ impl Collector {
                 .filter(|look| self.earlier.contains_key(&look.host_id))
                 .cloned()
                 .collect();
-            let rows = rates::between(&self.earlier, &both);
             let edges = rates::edges(&self.earlier, &both);
+            let rows = rates::between(&self.earlier, &both, &edges);
             let mut sums = HashMap::from([(Of::Lattice, Sum::of_all(&rows, &edges))]);
             for row in &rows {
                 let target = Of::Target(row.id.clone(), row.link_name.clone());
                 sums.entry(target).or_default().add(row);
             }
-            for look in each_alone(&both) {
-                let alone = std::slice::from_ref(&look);
-                let rows = rates::between(&self.earlier, alone);
-                let sum = Sum::of_all(&rows, &rates::edges(&self.earlier, alone));
-                sums.insert(Of::Host(look.host_id.clone()), sum);
+            let served: HashSet<(&str, &str)> = both
+                .iter()
+                .flat_map(|look| &look.served)
+                .map(|row| (&*row.id, &*row.link_name))
+                .collect();
+            // Each host with what is counted there: without what it called elsewhere, unless nobody
+            // else counts that. So the numbers of all hosts are together those of the lattice.
+            for look in &both {
+                let alone = std::slice::from_ref(look);
+                let edges = rates::edges(&self.earlier, alone);
+                let mut rows = rates::between(&self.earlier, alone, &edges);
+                rows.retain(|row| {
+                    !row.by_callers || !served.contains(&(&*row.id, &*row.link_name))
+                });
+                sums.insert(Of::Host(look.host_id.clone()), Sum::of_all(&rows, &edges));
             }
             let snapshot = self.model.snapshot();
             let index = snapshot.index();

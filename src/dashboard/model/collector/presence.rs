@@ -107,16 +107,14 @@ impl Collector {
         self.remember_at = Instant::now() + REMEMBER;
         let lattice = self.dashboard.lattice().clone();
         let ours = self.hosts.values().map(|known| &known.view);
-        let hosts: Vec<HostReply> = ours
+        let ids: Vec<String> = ours
             .filter(|view| view.is_ours && view.state == State::Ok)
-            .map(|view| HostReply {
-                id: view.id.to_string(),
-                // Which makes it one of this make.
-                peer_count: Some(0),
-                ..HostReply::default()
-            })
+            .map(|view| view.id.to_string())
             .collect();
-        self.children.spawn(async move { Report::Lost(lost::lost(&lattice, &hosts).await) });
+        self.children.spawn(async move {
+            let present = ids.iter().map(String::as_str).collect();
+            Report::Lost(lost::of_hosts(&lattice, ids.clone(), &present).await)
+        });
     }
 
     /// Takes in what hosts remember of those that were lost.

@@ -17,7 +17,7 @@ use std::{
 
 use futures::StreamExt as _;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -35,7 +35,7 @@ use crate::{
     mask::{HIDDEN, Mask},
 };
 use lattice_base::store::history::ArchiveError;
-use lattice_client::history::{ArchivedLine, History, Kept, Range, in_order};
+use lattice_client::history::{ArchivedLine, History, Kept, Range, SAME_LOSS_MS, in_order};
 use lattice_engine::history::Status;
 use lattice_protocol::{
     clock,
@@ -46,7 +46,8 @@ use lattice_protocol::{
 const ENTRIES_MAX: usize = 2000;
 /// Entries that one question reads at most.
 const READ_MAX: usize = 20_000;
-/// How far back the stream is followed, in milliseconds; it keeps a day unless it is set.
+/// How far back a question goes unless it says more, in milliseconds; the stream keeps a day unless
+/// it is set.
 pub const DAY_MS: u64 = 24 * 60 * MINUTE_MS;
 /// How often it is looked whether somebody looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -56,8 +57,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_millis(1500);
 /// How far to go back where following begins again: hosts write some time after something happened.
 const OVERLAP_MS: u64 = 60_000;
-/// Several say that a host is lost; within this time it is one loss, in milliseconds.
-const SAME_LOSS_MS: u64 = 15_000;
+/// How far back the stream is followed, in milliseconds: a little more than a day, since time
+/// passes between a question for the last day and its answer.
+const FOLLOWED_MS: u64 = DAY_MS + OVERLAP_MS;
 /// Names of hosts that are remembered.
 const NAMES_MAX: usize = 4096;
 /// How long the last lines of an entity are not read again.
@@ -178,36 +180,58 @@ struct CachedLines {
     lines: Arc<Vec<ArchivedLine>>,
 }
 
-/// Something with an id and a time.
-trait Dated {
+/// A kind of entries of which the newest are kept in memory.
+trait Remembered: Clone + DeserializeOwned {
+    const KIND: Kind;
+    const COLLECTION: Collection;
+
     fn id(&self) -> &str;
     fn at_ms(&self) -> u64;
+    /// Its list in memory, oldest first.
+    fn list(recent: &mut Recent) -> &mut VecDeque<Kept<Self>>;
 }
 
-impl Dated for Kept<Happened> {
+impl Remembered for Happened {
+    const KIND: Kind = Kind::Events;
+    const COLLECTION: Collection = Collection::Events;
+
     fn id(&self) -> &str {
-        &self.item.id
+        &self.id
     }
+
     fn at_ms(&self) -> u64 {
-        self.item.at_ms
+        self.at_ms
+    }
+
+    fn list(recent: &mut Recent) -> &mut VecDeque<Kept<Self>> {
+        &mut recent.events
     }
 }
 
-impl Dated for Kept<Audit> {
+impl Remembered for Audit {
+    const KIND: Kind = Kind::Audit;
+    const COLLECTION: Collection = Collection::Audit;
+
     fn id(&self) -> &str {
-        &self.item.id
+        &self.id
     }
+
     fn at_ms(&self) -> u64 {
-        self.item.at_ms
+        self.at_ms
+    }
+
+    fn list(recent: &mut Recent) -> &mut VecDeque<Kept<Self>> {
+        &mut recent.commands
     }
 }
 
 /// Puts an entry where it belongs by its time, unless it is there; whether it was new.
-fn insert<T: Dated>(list: &mut VecDeque<T>, entry: T) -> bool {
-    let at = list.partition_point(|other| other.at_ms() <= entry.at_ms());
-    let is_known = |other: &T| !entry.id().is_empty() && other.id() == entry.id();
+fn insert<T: Remembered>(list: &mut VecDeque<Kept<T>>, entry: Kept<T>) -> bool {
+    let (id, at_ms) = (entry.item.id(), entry.item.at_ms());
+    let at = list.partition_point(|other| other.item.at_ms() <= at_ms);
+    let is_known = |other: &Kept<T>| !id.is_empty() && other.item.id() == id;
     // Entries of one moment are few.
-    let mut same = list.range(..at).rev().take_while(|other| other.at_ms() == entry.at_ms());
+    let mut same = list.range(..at).rev().take_while(|other| other.item.at_ms() == at_ms);
     if same.any(is_known) {
         return false;
     }
@@ -216,6 +240,11 @@ fn insert<T: Dated>(list: &mut VecDeque<T>, entry: T) -> bool {
         list.pop_front();
     }
     true
+}
+
+/// Whether what happened since a moment is in memory, as long as that is not full.
+fn is_followed(since_ms: u64, now_ms: u64) -> bool {
+    since_ms >= now_ms.saturating_sub(FOLLOWED_MS)
 }
 
 impl Recent {
@@ -237,33 +266,18 @@ impl Past {
         }))
     }
 
-    fn take_events(&self, model: &Model, events: Vec<Kept<Happened>>) {
+    fn take<T: Remembered>(&self, model: &Model, entries: Vec<Kept<T>>) {
         let is_news = {
             let mut recent = self.0.recent.lock();
             let mut is_news = false;
-            for kept in events {
+            for kept in entries {
                 recent.name(&kept.host_id, &kept.host_name);
-                is_news |= insert(&mut recent.events, kept);
+                is_news |= insert(T::list(&mut recent), kept);
             }
             is_news
         };
         if is_news {
-            model.records().changed(Collection::Events);
-        }
-    }
-
-    fn take_commands(&self, model: &Model, commands: Vec<Kept<Audit>>) {
-        let is_news = {
-            let mut recent = self.0.recent.lock();
-            let mut is_news = false;
-            for kept in commands {
-                recent.name(&kept.host_id, &kept.host_name);
-                is_news |= insert(&mut recent.commands, kept);
-            }
-            is_news
-        };
-        if is_news {
-            model.records().changed(Collection::Audit);
+            model.records().changed(T::COLLECTION);
         }
     }
 
@@ -280,7 +294,8 @@ impl Past {
         dashboard: &Dashboard,
         range: Range,
     ) -> Result<Vec<Entry>, ArchiveError> {
-        let events = self.happened(range).await?;
+        // The events of the stream, each loss once.
+        let events = in_order(self.kept::<Happened>(range).await?);
         let mut entries: Vec<Entry> =
             events.iter().rev().filter_map(|kept| self.entry(dashboard, kept)).collect();
         let log = dashboard.model().log();
@@ -289,48 +304,38 @@ impl Past {
         Ok(entries)
     }
 
-    /// Returns the events of the stream in a span of time, oldest first, each loss once.
-    pub async fn happened(&self, range: Range) -> Result<Vec<Kept<Happened>>, ArchiveError> {
-        self.fresh().await;
-        let in_memory = {
-            let recent = self.0.recent.lock();
-            let reaches = self.reaches(recent.events.front().map(Dated::at_ms), range, || {
-                recent.events.len() >= ENTRIES_MAX
-            });
-            reaches.then(|| recent.events.iter().cloned().collect::<Vec<_>>())
-        };
-        let events = match in_memory {
-            Some(events) => events,
-            None => self.0.history.read(Kind::Events, None, range, READ_MAX).await?.entries,
-        };
-        Ok(in_order(events.into_iter().filter(|kept| range.has(kept.item.at_ms)).collect()))
-    }
-
     /// Returns the commands of a span of time, newest first.
     pub async fn commands(&self, range: Range) -> Result<Vec<Command>, ArchiveError> {
-        self.fresh().await;
-        let in_memory = {
-            let recent = self.0.recent.lock();
-            let reaches = self.reaches(recent.commands.front().map(Dated::at_ms), range, || {
-                recent.commands.len() >= ENTRIES_MAX
-            });
-            reaches.then(|| recent.commands.iter().cloned().collect::<Vec<_>>())
-        };
-        let mut commands: Vec<Kept<Audit>> = match in_memory {
-            Some(commands) => commands,
-            None => self.0.history.read(Kind::Audit, None, range, READ_MAX).await?.entries,
-        };
-        commands.retain(|kept| range.has(kept.item.at_ms));
+        let mut commands = self.kept::<Audit>(range).await?;
         commands.sort_by_key(|kept| std::cmp::Reverse(kept.item.at_ms));
         Ok(commands.into_iter().map(Command::from).collect())
     }
 
-    /// Whether the entries in memory are all of a span of time. `is_full` says that older ones were
-    /// dropped.
-    fn reaches(&self, oldest_ms: Option<u64>, range: Range, is_full: impl Fn() -> bool) -> bool {
-        let covers_day = range.since_ms >= clock::now_ms().saturating_sub(DAY_MS);
-        let is_whole = !is_full() || oldest_ms.is_some_and(|oldest| oldest <= range.since_ms);
-        *self.0.is_fresh.borrow() && covers_day && is_whole
+    /// Returns the entries of a span of time: from memory where that reaches so far back, else from
+    /// the stream.
+    async fn kept<T: Remembered>(&self, range: Range) -> Result<Vec<Kept<T>>, ArchiveError> {
+        self.fresh().await;
+        let is_wanted = |kept: &Kept<T>| range.has(kept.item.at_ms());
+        let in_memory: Option<Vec<Kept<T>>> = {
+            let mut recent = self.0.recent.lock();
+            let list = &*T::list(&mut recent);
+            let wanted = || list.iter().filter(|kept| is_wanted(kept)).cloned().collect();
+            self.reaches(list, range).then(wanted)
+        };
+        if let Some(entries) = in_memory {
+            return Ok(entries);
+        }
+        let mut entries = self.0.history.read::<T>(T::KIND, None, range, READ_MAX).await?.entries;
+        entries.retain(is_wanted);
+        Ok(entries)
+    }
+
+    /// Whether the entries in memory are all of a span of time.
+    fn reaches<T: Remembered>(&self, list: &VecDeque<Kept<T>>, range: Range) -> bool {
+        // Older ones were dropped from a full list.
+        let is_whole = list.len() < ENTRIES_MAX
+            || list.front().is_some_and(|oldest| oldest.item.at_ms() <= range.since_ms);
+        *self.0.is_fresh.borrow() && is_followed(range.since_ms, clock::now_ms()) && is_whole
     }
 
     fn entry(&self, dashboard: &Dashboard, kept: &Kept<Happened>) -> Option<Entry> {
@@ -436,13 +441,13 @@ pub async fn run(dashboard: Dashboard, stop: CancellationToken) {
 async fn follow(dashboard: &Dashboard) -> Result<(), ArchiveError> {
     let (past, model) = (dashboard.past(), dashboard.model());
     let since = |oldest: Option<u64>| {
-        let day = clock::now_ms().saturating_sub(DAY_MS);
-        oldest.map_or(day, |last| last.saturating_sub(OVERLAP_MS).max(day))
+        let first = clock::now_ms().saturating_sub(FOLLOWED_MS);
+        oldest.map_or(first, |last| last.saturating_sub(OVERLAP_MS).max(first))
     };
     let (events_ms, commands_ms) = {
         let recent = past.0.recent.lock();
-        let last_event = recent.events.back().map(Dated::at_ms);
-        (since(last_event), since(recent.commands.back().map(Dated::at_ms)))
+        let last_event = recent.events.back().map(|kept| kept.item.at_ms);
+        (since(last_event), since(recent.commands.back().map(|kept| kept.item.at_ms)))
     };
     let history = &past.0.history;
     let Some(mut events) = history.follow::<Happened>(Kind::Events, events_ms).await? else {
@@ -457,14 +462,14 @@ async fn follow(dashboard: &Dashboard) -> Result<(), ArchiveError> {
             told = events.next() => match told {
                 Some((entries, is_all)) => {
                     has_events |= is_all;
-                    past.take_events(model, entries);
+                    past.take(model, entries);
                 }
                 None => return Ok(()),
             },
             told = commands.next() => match told {
                 Some((entries, is_all)) => {
                     has_commands |= is_all;
-                    past.take_commands(model, entries);
+                    past.take(model, entries);
                 }
                 None => return Ok(()),
             },
@@ -502,6 +507,16 @@ mod tests {
             insert(&mut list, kept(&n.to_string(), 100 + n));
         }
         assert_eq!((list.len(), list[0].item.at_ms), (ENTRIES_MAX, 100));
+    }
+
+    #[test]
+    fn the_last_day_is_in_memory_though_time_passes_until_the_answer() {
+        let now_ms = 10 * DAY_MS;
+        let asked = now_ms - DAY_MS;
+        assert!(is_followed(asked, now_ms) && is_followed(asked, now_ms + 1));
+        assert!(is_followed(asked, now_ms + OVERLAP_MS));
+        assert!(!is_followed(asked, now_ms + OVERLAP_MS + 1));
+        assert!(is_followed(0, DAY_MS), "nothing is before the beginning");
     }
 
     #[test]

@@ -7,13 +7,17 @@
 use std::collections::HashMap;
 
 use crate::{
-    control::server::{Answer, Server, now},
+    control::{
+        server::{Answer, Server, now},
+        state::json_bytes,
+    },
     failures::name_of,
     meter::edges::EdgeCounts,
 };
 use lattice_protocol::{
     clock,
     control::probe::calls::{Ask, Edge, Look, Row, RowKey},
+    links::Table,
     meter::{OperationCounts, TargetCounts},
 };
 
@@ -38,21 +42,21 @@ impl Server {
             memory_bytes: memory_bytes(),
             ..Look::default()
         };
-        let snapshot = self.parts.router.meter().snapshot();
-        let references = self.references();
+        let meter = self.parts.router.meter();
+        let snapshot = meter.snapshot();
+        let (references, table) = (self.references(), self.parts.context.links.table());
         let served = snapshot.served.into_iter().map(|counts| (false, counts));
         let all = served.chain(snapshot.called.into_iter().map(|counts| (true, counts)));
         let rows = all.map(|(called, counts)| {
-            let row = self.row(counts, (!called).then_some(&references), ask.operations);
+            let row = row(counts, (!called).then_some(&references), &table, ask.operations);
             (row.key(called), if called { Told::Called(row) } else { Told::Served(row) })
         });
-        let edges = if ask.edges { snapshot.edges } else { Vec::new() };
-        let mut edges: Vec<(RowKey, Told)> = edges
+        // In the order of their keys, as rows are.
+        let edges = if ask.edges { meter.edges() } else { Vec::new() };
+        let edges = edges
             .into_iter()
-            .map(|counts| self.edge(counts, ask.operations))
-            .map(|edge| (edge.key(), Told::Edge(Box::new(edge))))
-            .collect();
-        edges.sort_by(|(a, _), (b, _)| a.cmp(b));
+            .map(|counts| edge(counts, &table, ask.operations))
+            .map(|edge| (edge.key(), Told::Edge(Box::new(edge))));
         let wanted =
             rows.chain(edges).filter(|(key, _)| ask.after.as_ref().is_none_or(|after| key > after));
         fill(&mut look, wanted, bytes_max);
@@ -73,44 +77,34 @@ impl Server {
         });
         actors.chain(providers).collect()
     }
+}
 
-    fn edge(&self, edge: EdgeCounts, by_operation: bool) -> Edge {
-        let EdgeCounts { caller, caller_link_name, contract_id, counts, recent, http } = edge;
-        let table = self.parts.context.links.table();
-        let TargetCounts { id, link_name, operations } = counts;
-        Edge {
-            caller_name: name_of(&table, &caller),
-            caller,
-            caller_link_name,
-            name: name_of(&table, &id),
-            id,
-            link_name,
-            contract_id,
-            operations: if by_operation { operations } else { together(operations) },
-            recent,
-            http,
-        }
+fn edge(edge: EdgeCounts, table: &Table, by_operation: bool) -> Edge {
+    let EdgeCounts { caller, caller_link_name, contract_id, counts, recent, http } = edge;
+    let TargetCounts { id, link_name, operations } = counts;
+    Edge {
+        caller_name: name_of(table, &caller),
+        caller,
+        caller_link_name,
+        name: name_of(table, &id),
+        id,
+        link_name,
+        contract_id,
+        operations: if by_operation { operations } else { together(operations) },
+        recent,
+        http,
     }
+}
 
-    fn row(&self, counts: TargetCounts, here: Option<&References>, by_operation: bool) -> Row {
-        let TargetCounts { id, link_name, operations } = counts;
-        let running = here.and_then(|here| here.get(&(id.clone(), link_name.clone())));
-        let (name, reference) = match running {
-            Some((name, reference)) => (name.clone(), Some(reference.clone())),
-            None => (
-                self.parts
-                    .context
-                    .links
-                    .table()
-                    .claims(&id)
-                    .map(|claims| claims.name.clone())
-                    .unwrap_or_default(),
-                None,
-            ),
-        };
-        let operations = if by_operation { operations } else { together(operations) };
-        Row { id, link_name, name, reference, operations }
-    }
+fn row(counts: TargetCounts, here: Option<&References>, table: &Table, by_operation: bool) -> Row {
+    let TargetCounts { id, link_name, operations } = counts;
+    let running = here.and_then(|here| here.get(&(id.clone(), link_name.clone())));
+    let (name, reference) = match running {
+        Some((name, reference)) => (name.clone(), Some(reference.clone())),
+        None => (table.claims(&id).map(|claims| claims.name.clone()).unwrap_or_default(), None),
+    };
+    let operations = if by_operation { operations } else { together(operations) };
+    Row { id, link_name, name, reference, operations }
 }
 
 /// The numbers of all operations, for each path.
@@ -134,11 +128,10 @@ enum Told {
 
 impl Told {
     fn json_bytes(&self) -> usize {
-        let json = match self {
-            Self::Served(row) | Self::Called(row) => serde_json::to_vec(row),
-            Self::Edge(edge) => serde_json::to_vec(edge),
-        };
-        json.map_or(0, |json| json.len())
+        match self {
+            Self::Served(row) | Self::Called(row) => json_bytes(row),
+            Self::Edge(edge) => json_bytes(edge),
+        }
     }
 }
 
@@ -147,8 +140,7 @@ fn fill(look: &mut Look, rows: impl Iterator<Item = (RowKey, Told)>, bytes_max: 
     let mut bytes = 0;
     let mut last = None;
     for (key, row) in rows {
-        // One more byte for the comma.
-        bytes += row.json_bytes() + 1;
+        bytes += row.json_bytes();
         // A first row that is too large is told all the same, or the next page would begin with it
         // for ever.
         if bytes > bytes_max && last.is_some() {

@@ -1,7 +1,10 @@
 //! The hosts that this one has lost: `probe.{host}.lost`, and `cmd.{host}.forget`, which takes one
 //! off the list.
 
-use crate::control::server::{Answer, Server, now};
+use crate::control::{
+    server::{Answer, Server, now},
+    state::json_bytes,
+};
 use lattice_protocol::control::{
     probe::lost::{Forget, Lost, LostHost},
     types::Ack,
@@ -38,11 +41,6 @@ fn fitting(hosts: Vec<LostHost>, bytes_max: usize) -> Vec<LostHost> {
         told.push(host);
     }
     told
-}
-
-fn json_bytes(host: &LostHost) -> usize {
-    // One more byte for the comma.
-    serde_json::to_vec(host).map_or(0, |json| json.len() + 1)
 }
 
 #[cfg(test)]

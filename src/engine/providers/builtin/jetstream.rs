@@ -16,10 +16,7 @@ use super::{
     LinkError, Value,
     values::{Values, wrong},
 };
-use lattice_base::store::{
-    artifacts,
-    jetstream::{api_prefix, context},
-};
+use lattice_base::store::{artifacts, jetstream::context};
 use lattice_protocol::{
     applications::stored, desired, errors::chain, identity::keys::LatticeName, store::keys,
 };
@@ -105,11 +102,6 @@ impl Placement {
     /// A context of the domain, with a deadline on every request.
     pub fn context(&self, client: &async_nats::Client) -> Context {
         context(client, self.domain.as_deref())
-    }
-
-    /// Returns the prefix of the subject of a published key-value entry in this domain.
-    pub fn publish_prefix(&self) -> String {
-        self.domain.as_deref().map(|domain| api_prefix(Some(domain)) + ".").unwrap_or_default()
     }
 
     /// Opens a stream, or creates it as `config` says (which begins as [`lasting`]), in this place.

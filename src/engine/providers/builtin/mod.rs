@@ -32,6 +32,7 @@ use tracing::warn;
 use self::values::Unknown;
 use crate::{
     journal::Writer,
+    meter::edges::Caller,
     providers::bounds::Bounds,
     router::Router,
     rpc::call::{Call, CallError},
@@ -123,6 +124,8 @@ pub struct Context {
     pub link_name: LinkName,
     pub contract_id: &'static str,
     pub router: Router,
+    /// Counts the calls it makes.
+    pub made: Arc<Caller>,
     /// Where the provider and the host say what is worth to know of it.
     pub journal: Writer,
     /// The host's connection for calls; its subjects are the lattice's, so nothing else may be
@@ -164,10 +167,9 @@ impl Context {
         let (provider_id, link_name) = (self.provider_id.as_str(), self.link_name.as_str());
         let origin = Entity::new(provider_id, link_name, self.contract_id);
         let ends = (origin, Entity::new(actor, "", ""));
-        let edge = self.router.meter().caller(provider_id, link_name).to(&ends.1);
+        let edge = self.made.to(&ends.1);
         let made = self.router.call(Call::new(ends, operation, payload, deadline));
-        let result = self.router.counted(&edge, operation, made).await;
-        result.inspect_err(|error| self.router.record_failure(&edge, operation, error, None))
+        self.router.accounted(&edge, operation, made).await
     }
 }
 

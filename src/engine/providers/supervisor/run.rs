@@ -71,6 +71,7 @@ async fn begin_builtin(
         link_name: link_name.clone(),
         contract_id: spec.known.contract_id,
         router: parts.router.clone(),
+        made: parts.router.meter().caller(provider_id.as_str(), link_name.as_str()),
         journal: parts.context.journal.writer(provider_id.as_str(), link_name.as_str()),
         nats: parts.context.rpc.client.clone(),
         js_domain: parts.context.js_domain.clone(),

@@ -11,8 +11,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    control::request::HostRequest, lattice::control::Control, meter::OperationCounts,
-    serde_null::null_as_default,
+    control::request::HostRequest,
+    lattice::control::Control,
+    meter::OperationCounts,
+    serde_null::{is_zero, null_as_default},
 };
 
 /// The body of a request; an empty body asks for everything, without operations.
@@ -172,10 +174,6 @@ pub struct Recent {
     /// Answers 5xx of an HTTP server; a failed call is one of them.
     #[serde(rename = "5xx", skip_serializing_if = "is_zero")]
     pub server_errors: u64,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 impl Recent {

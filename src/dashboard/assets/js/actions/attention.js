@@ -27,8 +27,8 @@ const ack = (item) => say(item, (path) => put(path, { said: "ack" }), "Acknowled
 const mute = (item, words, for_s) => say(item, (path) => put(path, { said: "mute", for_s }), `Muted for ${words}`);
 const clear = (item) => say(item, del, "Taken back");
 
-/** What somebody said about an item of the attention list, and the menu to say something. */
-export function AttentionActions({ item }) {
+/** What somebody said about an item of the attention list, and the menu to say something; then `done` is called. */
+export function AttentionActions({ item, done }) {
   const { mark } = item;
   if (!item.key) return null;
   const title = mark && `By ${mark.by || "somebody"}${mark.note ? `: ${mark.note}` : ""}. It ends by itself in ${
@@ -36,20 +36,21 @@ export function AttentionActions({ item }) {
   return html`<span class="attention-actions">${mark && html`<${Badge} tone="muted" title=${title}>${mark.said === "ack"
     ? "acknowledged" : "muted"}</>`}
     <${Menu} label="What to say about it" items=${[
-      !mark && { text: "Acknowledge", icon: "good", onSelect: () => ack(item) },
+      !mark && { text: "Acknowledge", icon: "good", onSelect: () => ack(item).then(done) },
       mark?.said !== "mute" && { text: "Mute for", icon: "pause", items: MUTES.map(([words, seconds]) => ({ text: words,
-        onSelect: () => mute(item, words, seconds) })) },
-      mark && { text: "Take it back", icon: "refresh", onSelect: () => clear(item) }]} /></span>`;
+        onSelect: () => mute(item, words, seconds).then(done) })) },
+      mark && { text: "Take it back", icon: "refresh", onSelect: () => clear(item).then(done) }]} /></span>`;
 }
 
 /** What is muted, listed when it is asked for. */
 export function MutedAttention() {
-  const [isOpen, setOpen] = useState(false);
-  const { data, refresh } = useResource(isOpen ? "/attention" : null, ["hosts", "links"]);
+  const [isShown, setShown] = useState(false);
+  const { data, refresh } = useResource(isShown ? "/attention" : null, ["hosts", "links"]);
   const items = data?.muted || [];
-  return html`<details class="muted-attention" onToggle=${(event) => setOpen(event.currentTarget.open)}
-    onClick=${() => isOpen && refresh()}><summary class="muted small">What is muted</summary>
+  return html`<details class="muted-attention" onToggle=${(event) => setShown(event.currentTarget.open)}>
+    <summary class="muted small">What is muted</summary>
     ${data && (items.length ? html`<ul class="attention">${items.map((item) => html`<li key=${item.key}
       class="tone-muted"><${Icon} name=${item.severity} /><div><p>${item.text}</p></div>
-      <${AttentionActions} item=${item} /></li>`)}</ul>` : html`<p class="muted small">Nothing is muted.</p>`)}</details>`;
+      <${AttentionActions} item=${item} done=${refresh} /></li>`)}</ul>`
+      : html`<p class="muted small">Nothing is muted.</p>`)}</details>`;
 }

@@ -9,9 +9,7 @@ import { Dialog } from "../ui/dialog.js";
 import { SelectField } from "../ui/form.js";
 import { muteToasts, toast } from "../ui/toast.js";
 import { nameOf } from "./change.js";
-import {
-  instancesOfActors, instancesOfProviders, instancesOnHosts, moveInstance, stopInstance, through,
-} from "./instances.js";
+import { instancesOfActors, instancesOfProviders, moveInstance, stopInstance, through } from "./instances.js";
 import { StateIcon } from "./progress.js";
 
 const LANES = 4;
@@ -74,9 +72,8 @@ function useItems(load) {
 
 /**
  * @param {{title: (n: number) => string, text: string, submitText: string, verb: string, lanes?: number,
- *   load: () => Promise<object[]>, item: (found, target: string) => object, isMove?: boolean, sources?: string[]}} plan
- *   `load` finds what is meant, `item` makes an item to run of each; `isMove` asks for a host, which is none of
- *   `sources`.
+ *   load: () => Promise<object[]>, item: (found, target: string) => object, isMove?: boolean}} plan
+ *   `load` finds what is meant, `item` makes an item to run of each; `isMove` asks for a host.
  */
 export function Bulk({ plan, close, done }) {
   const { items: found, error } = useItems(plan.load);
@@ -103,8 +100,7 @@ export function Bulk({ plan, close, done }) {
     store=${store} />`} stageFooter=${footer}>
     <p>${plan.text}</p>
     ${plan.isMove && html`<${SelectField} label="To" value=${target} onInput=${setTarget} options=${[["",
-      "Any other host that offers"], ...(hosts?.items || []).filter((host) => host.state === "ok"
-      && !plan.sources?.includes(host.id)).map((host) =>
+      "Any other host that offers"], ...(hosts?.items || []).filter((host) => host.state === "ok").map((host) =>
       [host.id, `${host.name}${host.is_this ? " (this host)" : ""}`])]} />`}
     ${error ? html`<${ErrorNote} error=${error} />` : !shown ? html`<${Skeleton} lines=${3} />`
       : !shown.length ? html`<${Note}>Nothing of it runs.</>` : html`<ul class="bulk-list" tabindex="0"
@@ -122,11 +118,11 @@ const stopPlan = (load) => ({ title: (n) => `Stop ${plural(n, "instance")}`, sub
   verb: "stopped", load, text: "Each stops on the host named beside it, after it has finished the calls in work.",
   item: (each) => ({ name: each.name, place: `on ${each.host_name}`, run: () => stopInstance(each) }) });
 
-const movePlan = (load, sources) => ({ title: (n) => `Move ${plural(n, "instance")}`, submitText: "Move all of them",
-  verb: "moved", load, isMove: true, sources, lanes: 1,
+const movePlan = (load) => ({ title: (n) => `Move ${plural(n, "instance")}`, submitText: "Move all of them",
+  verb: "moved", load, isMove: true, lanes: 1,
   text: "Each is started on the other host first and then stopped where it is, so that none is missed meanwhile.",
   item: (each, target) => ({ name: each.name, place: `from ${each.host_name}`,
-    run: (tell) => moveInstance(each, target, sources || [each.host_id], tell) }) });
+    run: (tell) => moveInstance(each, target, tell) }) });
 
 /** The changes of chosen rows, by the kind of the list. Each gets the rows, and the host that the list is of. */
 export const PLANS = {
@@ -134,15 +130,14 @@ export const PLANS = {
   moveActors: (actors, host) => movePlan(() => instancesOfActors(actors, host)),
   stopProviders: (providers, host) => stopPlan(() => instancesOfProviders(providers, host)),
   moveProviders: (providers, host) => movePlan(() => instancesOfProviders(providers, host)),
-  emptyHosts: (hosts) => movePlan(() => instancesOnHosts(hosts), hosts.map((host) => host.id)),
   drainHosts: (hosts) => ({ title: (n) => `Drain ${plural(n, "host")}`, submitText: "Drain all of them", verb: "drained",
     load: async () => hosts, lanes: 1, text: `What runs on each is started on other hosts first, and stopped there then. They
       take nothing new until they may again.`,
     item: (host) => ({ name: host.name, place: `${plural(host.actors, "actor")}, ${plural(host.providers, "provider")}`,
       run: () => through(post(apiPath("hosts", host.id, "drain"), {})) }) }),
   stopHosts: (hosts) => ({ title: (n) => `Stop ${plural(n, "host")}`, submitText: "Stop all of them", verb: "stopped",
-    load: async () => hosts, text: `Each finishes its calls, stops everything that it runs, and ends. Move what runs on
-      them first if it must not be missed.`,
+    load: async () => hosts, text: `Each finishes its calls, stops everything that it runs, and ends. Drain them first
+      if what runs there must not be missed.`,
     item: (host) => ({ name: host.name, place: `${plural(host.actors, "actor")}, ${plural(host.providers, "provider")}${
       host.is_this ? ", serves this page" : ""}`, isLast: host.is_this,
     run: () => through(post(apiPath("hosts", host.id, "stop"), { timeout_ms: null })) }) }),

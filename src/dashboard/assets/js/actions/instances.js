@@ -33,16 +33,6 @@ export async function instancesOfProviders(providers, host) {
     .map((place) => ofProvider(provider, place)));
 }
 
-/** All that runs on hosts of a list. */
-export async function instancesOnHosts(hosts) {
-  const details = await Promise.all(hosts.map((host) => get(apiPath("hosts", host.id))));
-  return details.flatMap((host) => {
-    const place = { host_id: host.id, host_name: host.name };
-    return [...host.running_actors.map((actor) => ofActor(actor, { ...actor, ...place })),
-      ...host.running_providers.map((provider) => ofProvider(provider, { ...provider, ...place }))];
-  });
-}
-
 /** Waits until an operation has ended; throws what it says where it did not go well. */
 export async function through(asked) {
   const { id } = await asked.then((operation) => {
@@ -69,11 +59,12 @@ export async function through(asked) {
 export const stopInstance = ({ kind, id, link_name, host_id }) => through(post(kind === "actor"
   ? apiPath("actors", id, "stop") : apiPath("providers", id, link_name, "stop"), { host_id }));
 
-/** The first host that offers to run an instance and is none of `sources`. */
-async function anyHost({ kind, reference, link_name }, sources) {
+/** The first other host that offers to run an instance. */
+async function anyHost({ kind, reference, link_name, host_id }) {
   const { hosts } = await post("/auctions", { kind, reference, link_name, constraints: {} });
-  const found = hosts.find((each) => each.offers && !sources.includes(each.host_id));
-  const why = hosts.find((each) => !each.offers && !sources.includes(each.host_id) && each.why)?.why;
+  const others = hosts.filter((each) => each.host_id !== host_id);
+  const found = others.find((each) => each.offers);
+  const why = others.find((each) => !each.offers && each.why)?.why;
   if (!found) throw new Error(`No other host takes it${why ? `: ${why}` : ""}. It goes on where it is.`);
   return found.host_id;
 }
@@ -89,26 +80,26 @@ async function startActor(instance, host_id) {
   }
 }
 
-async function startProvider(instance, host_id, sources) {
+async function startProvider(instance, host_id) {
   const { reference, link_name, annotations } = instance;
   const { instances } = await get(apiPath("providers", instance.id, link_name));
-  const isThere = instances.some((each) => (host_id ? each.host_id === host_id : !sources.includes(each.host_id)));
+  const isThere = instances.some((each) => (host_id ? each.host_id === host_id : each.host_id !== instance.host_id));
   if (isThere) return;
-  const to = host_id || await anyHost(instance, sources);
+  const to = host_id || await anyHost(instance);
   await through(post("/providers", { reference, link_name, host_id: to, constraints: {}, annotations,
     configuration: null }));
 }
 
 /**
  * Starts an instance on another host and then stops it where it is, so that it is never missed.
- * @param {string} target the host, or "" for any that is none of `sources`
+ * @param {string} target the host, or "" for any other
  * @param {(text: string) => void} tell hears what is done now
  */
-export async function moveInstance(instance, target, sources, tell) {
+export async function moveInstance(instance, target, tell) {
   if (target === instance.host_id) throw new Error("It runs there already.");
   tell("Starting it there");
-  if (instance.kind === "actor") await startActor(instance, target || await anyHost(instance, sources));
-  else await startProvider(instance, target, sources);
+  if (instance.kind === "actor") await startActor(instance, target || await anyHost(instance));
+  else await startProvider(instance, target);
   tell("Stopping it here");
   await stopInstance(instance);
 }

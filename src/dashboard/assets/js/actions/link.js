@@ -115,7 +115,7 @@ const Pages = ({ urls }) => html`${urls.map((url) => html`<p key=${url}><${Exter
   </p>`)}`;
 
 /** The link of a preset, put back to what it was before its last change. */
-export function UndoLink({ link, close }) {
+function UndoLink({ link, close }) {
   const run = () => post("/links/undo", { actor_id: link.actor_id, contract_id: link.contract_id,
     link_name: link.link_name || "default" });
   return html`<${ActionDialog} title="Undo the last change of the link" close=${close} run=${run} submitText="Undo it"

@@ -13,9 +13,9 @@ import { muteToasts } from "../ui/toast.js";
 
 /** Stages in words. */
 export const STAGES = {
-  auction: "Ask the hosts", move: "Move what runs there", command: "Command the host", pull: "Pull", verify: "Verify claims and signature",
-  compile: "Compile", unpack: "Unpack", start: "Start", wait: "Wait for the host", deploy: "Store and deploy",
-  settle: "Wait until it runs",
+  auction: "Ask the hosts", move: "Move what runs there", command: "Command the host", pull: "Pull",
+  verify: "Verify claims and signature", compile: "Compile", unpack: "Unpack", start: "Start",
+  wait: "Wait for the host", deploy: "Store and deploy", settle: "Wait until it runs",
 };
 
 /** States of operations: tone and words. */

@@ -26,7 +26,6 @@ const RANGES = [["live", "Live"], ["15m", "15 min"], ["1h", "1 h"], ["6h", "6 h"
 /** Hosts tell a figure for each minute. */
 const REFRESH_MS = 30e3;
 const SIGNS = { start: "▲", update: "◆", stop: "■", loss: "✕" };
-const KINDS = { start: "start", update: "update", stop: "stop", loss: "loss" };
 
 const dayOf = new Intl.DateTimeFormat("en", { day: "numeric", month: "short" });
 const isNumber = (value) => typeof value === "number";
@@ -259,7 +258,7 @@ function MarkLegend({ marks }) {
     .filter(([, count]) => count);
   if (!kinds.length) return null;
   return html`<ul class="legend mark-legend">${kinds.map(([kind, count]) => html`<li key=${kind}
-    class="mark-${kind}"><span class="mark-sign" aria-hidden="true">${SIGNS[kind]}</span><span>${KINDS[kind]}</span>
+    class="mark-${kind}"><span class="mark-sign" aria-hidden="true">${SIGNS[kind]}</span><span>${kind}</span>
     <b class="num">${count}</b></li>`)}</ul>`;
 }
 

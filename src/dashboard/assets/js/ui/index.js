@@ -16,7 +16,7 @@ export * from "./term.js";
 export * from "./toast.js";
 export * from "../format.js";
 export { api, apiPath, del, get, post, put, withQuery } from "../api.js";
-export { noteOperation, onEvent, onOperation, operations, useChanges, useLive, useResource } from "../live.js";
+export { noteOperation, onEvent, onOperation, operations, useChanges, useLive, usePoll, useResource } from "../live.js";
 export { href, navigate, setQuery, useRoute } from "../router.js";
 export { recall, remember, useRemembered, useStore } from "../store.js";
 export { now, useClock } from "../clock.js";

@@ -1,9 +1,9 @@
 // Owns the view of one actor, and what it shares with a provider's: operations, log, errors of the log.
 import {
-  apiPath, Badge, Button, Card, Chips, classes, copyText, EmptyState, ErrorNote, errorTone, formatClock, formatCount, formatMicros,
-  formatRate, formatTime, get, HostLink, href, html, Icon, Key, Labels, LinkState, Menu, PageHeader, plural,
-  ProviderLink, RelativeTime, Select, SeriesChart, shortKey, Skeleton, Sparkline, Stat, Table, Tabs, useEffect,
-  useLayoutEffect, useMemo, useRef, useResource, useState, withQuery,
+  apiPath, Badge, Button, Card, Chips, classes, copyText, EmptyState, ErrorNote, errorTone, formatClock, formatCount,
+  formatMicros, formatRate, formatTime, HostLink, href, html, Icon, Key, Labels, LinkState, Menu, PageHeader, plural,
+  ProviderLink, RelativeTime, Select, SeriesChart, shortKey, Skeleton, Sparkline, Stat, Table, Tabs, useLayoutEffect,
+  useMemo, usePoll, useRef, useResource, useState, withQuery,
 } from "../ui/index.js";
 import { putLink, startActor } from "../actions/index.js";
 import { useTitle } from "../title.js";
@@ -77,35 +77,13 @@ const POLL_MS = 2000;
 
 /** The last lines of a log; fetched again every two seconds while it follows. */
 export function LogView({ url, takes, id }) {
-  const [lines, setLines] = useState(null);
-  const [error, setError] = useState(null);
   const [isFollowing, setFollowing] = useState(true);
   const [level, setLevel] = useState("trace");
   const [text, setText] = useState("");
   const box = useRef(null);
   const isAtEnd = useRef(true);
-  useEffect(() => {
-    if (!isFollowing) return undefined;
-    const abort = new AbortController();
-    let timer = 0;
-    const poll = async () => {
-      if (!document.hidden) {
-        try {
-          setLines((await get(withQuery(url, { tail: 200 }), abort.signal)).items);
-          setError(null);
-        } catch (failure) {
-          if (abort.signal.aborted) return;
-          setError(failure);
-        }
-      }
-      if (!abort.signal.aborted) timer = setTimeout(poll, POLL_MS);
-    };
-    poll();
-    return () => {
-      abort.abort();
-      clearTimeout(timer);
-    };
-  }, [url, isFollowing]);
+  const { data, error } = usePoll(isFollowing ? withQuery(url, { tail: 200 }) : null, POLL_MS);
+  const lines = data?.items ?? null;
   const shown = useMemo(() => {
     const seen = new Map();
     const needle = text.trim().toLowerCase();
@@ -236,8 +214,8 @@ export function ActorDetail({ id }) {
     <div class="host-grid">
       <${Card} title="Traffic"><${SeriesChart} series=${actor.series} of=${{ of: "actor", id }} /></>
       <${Card} title="Claims">${actor.claims ? html`<${ClaimsFacts} claims=${actor.claims}
-        first=${codeFacts(actor)} caps=${html`<${Capabilities} actor=${actor} />`} />` : html`<p class="muted">The claims of this actor are not
-        known yet: no host has told them. Look with ${" "}<code>host doctor</code>.</p>`}</>
+        first=${codeFacts(actor)} caps=${html`<${Capabilities} actor=${actor} />`} />` : html`<p class="muted">
+        The claims of this actor are not known yet: no host has told them. Look with ${" "}<code>host doctor</code>.</p>`}</>
     </div>
     <${Tabs} label="Parts of the actor" tabs=${[
       { id: "hosts", text: "Hosts", count: placements.length, render: () => html`<${Placements} actor=${actor}

@@ -1,7 +1,7 @@
 // Owns how calls that failed are shown: by whom, to whom, why, and how to look further.
 import {
-  apiPath, Command, CopyButton, EmptyState, ErrorNote, get, html, href, RelativeTime, shortKey, Skeleton, Table,
-  useEffect, useState, withQuery,
+  apiPath, Command, CopyButton, EmptyState, ErrorNote, html, href, RelativeTime, shortKey, Skeleton, Table, usePoll,
+  withQuery,
 } from "../ui/index.js";
 
 const POLL_MS = 3000;
@@ -36,29 +36,8 @@ const COLUMNS = [
 
 /** The last failed calls of an actor or a provider, those it made and those it was to take. */
 export function useFailures(kind, id) {
-  const [state, set] = useState({ items: null, error: null });
-  useEffect(() => {
-    const abort = new AbortController();
-    let timer = 0;
-    const poll = async () => {
-      if (!document.hidden) {
-        try {
-          const { items } = await get(withQuery(apiPath(kind, id, "failures"), { limit: 100 }), abort.signal);
-          set({ items, error: null });
-        } catch (error) {
-          if (abort.signal.aborted) return;
-          set((before) => ({ ...before, error }));
-        }
-      }
-      if (!abort.signal.aborted) timer = setTimeout(poll, POLL_MS);
-    };
-    poll();
-    return () => {
-      abort.abort();
-      clearTimeout(timer);
-    };
-  }, [kind, id]);
-  return state;
+  const { data, error } = usePoll(withQuery(apiPath(kind, id, "failures"), { limit: 100 }), POLL_MS);
+  return { items: data?.items ?? null, error };
 }
 
 export function FailedCalls({ failures: { items, error } }) {

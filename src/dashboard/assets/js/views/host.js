@@ -113,8 +113,8 @@ function Vitals({ host }) {
         : "not allowed"],
       ["Calls within the host", s.local_calls ? "direct" : "by NATS"], ["Deadline of a call",
         formatMicros(s.rpc_timeout_ms * 1000)],
-      [html`<${Term} of="cluster seed">Cluster seeds</>, by their public keys`, html`<span class="keys">${v.cluster_issuers.map((id) => html`<${Key} key=${id} id=${id}
-        />`)}</span>`]]} /></>
+      [html`<${Term} of="cluster seed">Cluster seeds</>, by their public keys`, html`<span
+        class="keys">${v.cluster_issuers.map((id) => html`<${Key} key=${id} id=${id} />`)}</span>`]]} /></>
   </div>`;
 }
 
@@ -199,8 +199,8 @@ export function HostDetail({ id }) {
     </div>
     <div class="host-grid">
       <${Card} title="Traffic">${isHeard || host.series.calls.length ? html`<${SeriesChart} series=${isHeard
-        ? host.series : withoutSilence(host.series, host.heard_ms)} of=${{ of: "host", id: host.id }} />` : html`<${EmptyState} icon="activity"
-        title="Its figures are not known any more" />`}</>
+        ? host.series : withoutSilence(host.series, host.heard_ms)} of=${{ of: "host", id: host.id }} />`
+        : html`<${EmptyState} icon="activity" title="Its figures are not known any more" />`}</>
       <div class="stack">
         <${Card} title="Labels" actions=${html`<${Button} size="small" icon="edit" why=${why}
           onClick=${() => editLabels(host)}>Edit</>`}>

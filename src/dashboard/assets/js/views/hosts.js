@@ -58,7 +58,6 @@ export function HostMenu({ host, text }) {
 }
 
 const BULK = { name: (host) => host.name, actions: [
-  { text: "Move what runs there", icon: "host", run: (rows, done) => changeMany("emptyHosts", rows, "", done) },
   { text: "Drain", icon: "host", run: (rows, done) => changeMany("drainHosts", rows, "", done) },
   { text: "Stop", icon: "stop", run: (rows, done) => changeMany("stopHosts", rows, "", done) }] };
 

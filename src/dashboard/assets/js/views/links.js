@@ -109,7 +109,8 @@ function LinkDialog({ close, link: first }) {
       ["Actor", html`${ACTOR.render(link)} <${Key} id=${link.actor_id} />`],
       ["Provider", html`${PROVIDER.render(link)} <${Key} id=${link.provider_id} />`],
       ["Contract", html`<span class="mono">${link.contract_id}</span>`], ["Link name", link.link_name],
-      ["State", STATE.render(link)], ["Calls", html`${CALLS.render(link)} ${SUCCESS.render(link)}`], ["Pages", html`<${Urls} urls=${link.urls} />`],
+      ["State", STATE.render(link)], ["Calls", html`${CALLS.render(link)} ${SUCCESS.render(link)}`],
+      ["Pages", html`<${Urls} urls=${link.urls} />`],
       ["Why it is so", html`<${Command} text=${`host explain ${link.actor_id} ${link.contract_id}`} />`]]} />
     <h3>Values</h3>
     ${values.length ? html`<${Facts} items=${values.map(([name, value]) => [name, value === null

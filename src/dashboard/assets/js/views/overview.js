@@ -32,7 +32,8 @@ function StateLine({ counts, attention }) {
   const errors = attention.filter((item) => item.severity === "error").length;
   const warnings = attention.length - errors;
   const tone = errors ? "error" : warnings ? "warning" : "good";
-  const hosts = counts.hosts === 1 ? "The only host is well" : counts.hosts === 2 ? "Both hosts are well" : `All ${counts.hosts} hosts are well`;
+  const hosts = counts.hosts === 1 ? "The only host is well" : counts.hosts === 2 ? "Both hosts are well"
+    : `All ${counts.hosts} hosts are well`;
   const text = counts.hosts_lost ? `${counts.hosts_lost} of ${plural(counts.hosts, "host")} ${counts.hosts_lost === 1
     ? "is" : "are"} lost`
     : attention.length ? `${plural(attention.length, "thing needs", "things need")} attention` : hosts;
@@ -174,8 +175,8 @@ export function Overview() {
         <${HostMap} hosts=${hosts} total=${listed.data?.total ?? null} />
       </div>
       <div class="stack">
-        <${Card} title="Needs attention" count=${attention?.filter(isOpen).length || undefined}><${AttentionList} items=${attention} />
-          <${MutedAttention} /></>
+        <${Card} title="Needs attention" count=${attention?.filter(isOpen).length || undefined}>
+          <${AttentionList} items=${attention} /><${MutedAttention} /></>
         <${Card} title="Latest events" actions=${html`<a href="/events">All events</a>`}>
           ${!events.data ? html`<${Skeleton} lines=${6} height="2.4rem" />` : !events.data.items.length
             ? html`<${EmptyState} small title="No event yet" />` : html`<ul class="event-list">

@@ -66,7 +66,8 @@ export function ProviderDetail({ id, link }) {
     Link an actor to it</>`;
   const stop = stopItem(provider, instances);
   return html`<div class="view">
-    <${PageHeader} title=${name} crumbs=${crumbs} sub=${sub} status=${html`<${Health} health=${provider.health} runs=${instances.length > 0} />`}
+    <${PageHeader} title=${name} crumbs=${crumbs} sub=${sub} status=${html`<${Health}
+      health=${provider.health} runs=${instances.length > 0} />`}
       actions=${html`${add("primary")}${start}${stop && html`<${Menu} label="Actions" text="Actions"
         items=${[stop]} />`}`} />
     ${error && html`<${ErrorNote} error=${error} retry=${refresh} />`}

@@ -1,6 +1,6 @@
 // Owns the list of providers.
 import {
-  apiPath, Badge, Button, CallRate, Cut, EmptyState, formatCount, get, Health, HostNames, href, html, Latency, Menu,
+  Badge, Button, CallRate, Cut, EmptyState, formatCount, Health, HostNames, href, html, Latency, Menu,
   PageHeader, ProviderLink, SearchBox, setQuery, shortKey, Term, useListQuery, useRoute, useState, VirtualTable,
 } from "../ui/index.js";
 import { changeMany, putLink, startProvider, stopProvider } from "../actions/index.js";

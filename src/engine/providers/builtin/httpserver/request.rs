@@ -82,14 +82,12 @@ pub enum Stage {
 
 impl Route {
     pub fn new(actor_id: &str, rules: Rules, origin: Entity, context: &Context) -> Self {
-        let router = context.router.clone();
         let target = Entity::new(actor_id, "", "");
-        let caller = router.meter().caller(&origin.public_key, &origin.link_name);
         Self {
             actor_id: actor_id.to_owned(),
             rules,
-            edge: caller.to(&target),
-            router,
+            edge: context.made.to(&target),
+            router: context.router.clone(),
             in_work: TaskTracker::new(),
             cut: CancellationToken::new(),
             stage: AtomicU8::new(Stage::Serving as u8),

@@ -45,7 +45,10 @@ use crate::providers::builtin::{
 };
 use lattice_base::{
     backoff::Backoff,
-    store::jetstream::read::{OPERATION, is_deletion},
+    store::jetstream::{
+        publish_prefix,
+        read::{OPERATION, is_deletion},
+    },
 };
 use lattice_protocol::errors::chain;
 
@@ -415,7 +418,7 @@ impl Handle {
         })?;
         let mut write_prefix = String::new();
         if store.use_jetstream_prefix {
-            write_prefix.push_str(&placement.publish_prefix());
+            write_prefix.push_str(&publish_prefix(placement.domain.as_deref()));
         }
         write_prefix.push_str(store.put_prefix.as_ref().unwrap_or(&store.prefix));
         let is_timed = store.stream.cached_info().config.allow_message_ttl;
