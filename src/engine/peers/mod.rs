@@ -11,6 +11,7 @@
 //! * [`wire`](lattice_protocol::peers::wire) has the messages and their form; [`peer`] has what is
 //!   known of one host, [`table`] has all hosts, and chooses one for a call;
 //! * [`lost`] remembers hosts that vanished, and what they ran;
+//! * [`words`] seals and opens the messages;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
 //! Nothing here is a proof of anything: messages and answers are not signed, as in all years.
@@ -27,6 +28,7 @@ pub mod lost;
 pub mod peer;
 pub mod service;
 pub mod table;
+pub mod words;
 
 use std::{
     collections::HashSet,

@@ -24,6 +24,7 @@ use super::{
     Peers,
     lost::{INVENTORY_BYTES_MAX, is_keeper},
     table::Heard,
+    words::Words,
 };
 use crate::host_context::HostContext;
 use lattice_base::{
@@ -71,6 +72,7 @@ pub async fn spawn(
     let inbox = client.new_inbox();
     let service = Service {
         peers: peers.clone(),
+        words: Words,
         suspend: suspend.clone(),
         client: client.clone(),
         to_askers: answers.clone(),
@@ -97,6 +99,7 @@ pub async fn spawn(
 
 struct Service {
     peers: Peers,
+    words: Words,
     suspend: SuspendDetector,
     client: Client,
     to_askers: Answers,
@@ -178,7 +181,7 @@ impl Service {
     }
 
     fn take_confirmation(&mut self, message: &Message) {
-        let Some(announcement) = parse(message) else { return };
+        let Some(announcement) = self.words.open(&message.payload) else { return };
         self.take(&announcement);
         let roster =
             message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
@@ -209,7 +212,7 @@ impl Service {
 
     /// Applies an announcement that went to all, and confirms it if it asks for that.
     async fn handle_announcement(&mut self, message: Message) {
-        let Some(announcement) = parse(&message) else { return };
+        let Some(announcement) = self.words.open(&message.payload) else { return };
         if !self.take(&announcement) {
             return;
         }
@@ -332,11 +335,13 @@ impl Service {
         }
         let (client, subject, host) =
             (self.client.clone(), self.subjects.host(host), host.to_owned());
+        let words = self.words.clone();
         self.asking.spawn(async move {
             let answer =
                 tokio::time::timeout(ASK, client.request(subject, Bytes::from_static(ROSTER)))
                     .await;
-            (host, answer.ok().and_then(Result::ok).as_ref().and_then(parse))
+            let answer = answer.ok().and_then(Result::ok);
+            (host, answer.and_then(|answer| words.open(&answer.payload)))
         });
     }
 
@@ -375,7 +380,7 @@ impl Service {
     }
 
     async fn say(&self, announcement: &Announcement, reply: Option<String>) {
-        let payload = announcement.encode(self.client.max_payload());
+        let payload = self.words.seal(announcement, self.client.max_payload());
         let sending = async {
             match reply {
                 Some(reply) => {
@@ -390,7 +395,8 @@ impl Service {
     }
 
     async fn send(&self, reply: &Subject, announcement: &Announcement) {
-        self.send_bytes(reply, announcement.encode(self.client.max_payload())).await;
+        let payload = self.words.seal(announcement, self.client.max_payload());
+        self.send_bytes(reply, payload).await;
     }
 
     async fn send_bytes(&self, reply: &Subject, payload: Bytes) {
@@ -398,8 +404,4 @@ impl Service {
             debug!(%error, "an answer to another host was not sent");
         }
     }
-}
-
-fn parse(message: &Message) -> Option<Announcement> {
-    serde_json::from_slice(&message.payload).ok()
 }
