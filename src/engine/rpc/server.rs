@@ -46,6 +46,7 @@ use lattice_protocol::{
         antiforgery::{Checked, ForgeryError, Verifier, check_target},
         codec,
         invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
+        window::Untimely,
     },
 };
 
@@ -108,6 +109,8 @@ pub enum SubscribeError {
 enum Refusal {
     #[error(transparent)]
     Forged(#[from] ForgeryError),
+    #[error(transparent)]
+    Untimely(#[from] Untimely),
     #[error(transparent)]
     Name(#[from] BadName),
     #[error("the payload did not arrive from the object store in time")]
@@ -553,19 +556,17 @@ impl Inner {
         let context = &self.parts.context;
         let checked = self.parts.verifier.verify_claims(&invocation, now())?;
         check_target(&invocation, target)?;
-        let uptime = context.state.uptime();
         let deadline = limits.deadline(received, context.rpc_timeout);
         let chain = Chain::of_waiting(limits.waiting);
         let payload = if invocation.is_chunked() {
-            // Before the payload is read, which may take longer than the token counts.
-            context.tokens.admit(checked.stamp(), uptime).map_err(ForgeryError::from)?;
+            context.tokens.check(checked.stamp(), context.state.uptime())?;
             self.fetch(&invocation, &checked, (&chain, deadline)).await?
         } else {
             checked.verify_hash(&invocation.msg)?;
-            // Only now: a changed call must not use up the token of the real one.
-            context.tokens.admit(checked.stamp(), uptime).map_err(ForgeryError::from)?;
             invocation.msg.clone()
         };
+        // Only now: a changed call must not use up the token of the real one.
+        context.tokens.admit(checked.stamp(), context.state.uptime())?;
         let trace = if invocation.trace_context.is_empty() {
             from_headers
         } else {

@@ -23,10 +23,17 @@ impl Tokens {
         Self((secs > 0).then(|| Mutex::new(Window::new(secs))))
     }
 
-    /// Uses the token of a call. The time since the host started is `uptime`.
+    /// Checks the token of a call that is not verified to the end yet. The time since the host
+    /// started is `uptime`.
+    pub fn check(&self, stamp: Stamp, uptime: Duration) -> Result<(), Untimely> {
+        let Some(window) = &self.0 else { return Ok(()) };
+        window.lock().check(stamp, moment(uptime))
+    }
+
+    /// Uses the token of a verified call.
     pub fn admit(&self, stamp: Stamp, uptime: Duration) -> Result<(), Untimely> {
         let Some(window) = &self.0 else { return Ok(()) };
-        let at = Moment { now: now(), uptime: uptime.as_secs() };
+        let at = moment(uptime);
         let mut window = window.lock();
         let was_shortened = window.is_shortened();
         let admitted = window.admit(stamp, at);
@@ -54,4 +61,8 @@ impl Tokens {
             is_shortened: window.is_shortened(),
         }
     }
+}
+
+fn moment(uptime: Duration) -> Moment {
+    Moment { now: now(), uptime: uptime.as_secs() }
 }

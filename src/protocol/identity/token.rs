@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
@@ -21,8 +21,6 @@ use super::{
 
 /// The header segment that every known signer writes.
 const HEADER: &str = "eyJ0eXAiOiJqd3QiLCJhbGciOiJFZDI1NTE5In0";
-/// The length of a signature as base64 without padding.
-const SIGNATURE_CHARS: usize = (SIGNATURE_BYTES * 4).div_ceil(3);
 const TYPE: &str = "jwt";
 const ALGORITHM: &str = "Ed25519";
 
@@ -99,12 +97,12 @@ impl<'a> Compact<'a> {
             check_header(header)?;
         }
         // A second dot inside `claims` is refused here, it is no base64 character.
-        let json = URL_SAFE_NO_PAD
-            .decode(claims)
+        let json = BASE64URL_NOPAD
+            .decode(claims.as_bytes())
             .map_err(|_| TokenError::Malformed("claims are no base64url"))?;
         // Once for all, so that no text inside is checked again.
-        let json = String::from_utf8(json)
-            .map_err(|_| TokenError::Malformed("claims are no UTF-8 text"))?;
+        let json =
+            String::from_utf8(json).map_err(|_| TokenError::Malformed("claims are no text"))?;
         Ok(Self { signed, json, signature: decode_signature(signature_text)? })
     }
 
@@ -136,12 +134,12 @@ impl<'a> Compact<'a> {
 
 fn decode_signature(text: &str) -> Result<[u8; SIGNATURE_BYTES], TokenError> {
     // The length first: the output array is of the right size then. A wrong one is a bad signature.
-    if text.len() != SIGNATURE_CHARS {
+    if BASE64URL_NOPAD.decode_len(text.len()) != Ok(SIGNATURE_BYTES) {
         return Err(TokenError::BadSignature);
     }
     let mut signature = [0; SIGNATURE_BYTES];
-    URL_SAFE_NO_PAD
-        .decode_slice(text, &mut signature)
+    BASE64URL_NOPAD
+        .decode_mut(text.as_bytes(), &mut signature)
         .map_err(|_| TokenError::Malformed("signature is no base64url"))?;
     Ok(signature)
 }
@@ -156,8 +154,8 @@ fn check_header(segment: &str) -> Result<(), TokenError> {
         alg: String,
     }
 
-    let json = URL_SAFE_NO_PAD
-        .decode(segment)
+    let json = BASE64URL_NOPAD
+        .decode(segment.as_bytes())
         .map_err(|_| TokenError::Malformed("header is no base64url"))?;
     let Header { typ, alg } =
         serde_json::from_slice(&json).map_err(|_| TokenError::Malformed("header is no JSON"))?;
@@ -174,14 +172,15 @@ pub fn encode<W: Serialize>(
 
 /// Signs claims that are JSON text already.
 pub fn encode_json(json: &[u8], key: &SigningKey) -> String {
-    let claims_chars = json.len().div_ceil(3) * 4;
-    let mut token = String::with_capacity(HEADER.len() + claims_chars + SIGNATURE_CHARS + 2);
+    let claims_chars = BASE64URL_NOPAD.encode_len(json.len());
+    let signature_chars = BASE64URL_NOPAD.encode_len(SIGNATURE_BYTES);
+    let mut token = String::with_capacity(HEADER.len() + claims_chars + signature_chars + 2);
     token.push_str(HEADER);
     token.push('.');
-    URL_SAFE_NO_PAD.encode_string(json, &mut token);
+    BASE64URL_NOPAD.encode_append(json, &mut token);
     let signature = key.sign(token.as_bytes());
     token.push('.');
-    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    BASE64URL_NOPAD.encode_append(&signature, &mut token);
     token
 }
 
@@ -219,7 +218,7 @@ mod tests {
     fn with_header(header: &str) -> String {
         let token = encode(&claims(), &key()).unwrap();
         let (_, rest) = token.split_once('.').unwrap();
-        format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header))
+        format!("{}.{rest}", BASE64URL_NOPAD.encode(header.as_bytes()))
     }
 
     #[test]

@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use super::{
     invocation::{Entity, Invocation},
-    window::{Stamp, Untimely},
+    window::Stamp,
 };
 use crate::identity::{
     ClusterKey, KeyError, Kind, SigningKey, VerifyingKey,
@@ -64,8 +64,6 @@ pub enum ForgeryError {
     Target { found: String, expected: String },
     #[error("Invocation claims token cannot be read: {0}")]
     Token(TokenError),
-    #[error(transparent)]
-    Untimely(#[from] Untimely),
 }
 
 impl From<TokenError> for ForgeryError {

@@ -88,6 +88,18 @@ pub struct Refused {
     pub repeated: u64,
 }
 
+impl Refused {
+    fn count(&mut self, reason: &Untimely, stamp: Stamp, at: Moment) {
+        if *reason == Untimely::Repeated {
+            self.repeated += 1;
+            return;
+        }
+        let issued_at = i64::try_from(stamp.issued_at).unwrap_or(i64::MAX);
+        self.untimely += 1;
+        self.last_skew_secs = issued_at.saturating_sub_unsigned(at.now);
+    }
+}
+
 /// The window of a host and its memory.
 #[derive(Debug)]
 pub struct Window {
@@ -121,12 +133,14 @@ impl Window {
         }
     }
 
+    /// Checks a token that is used later, if the rest of its call proves genuine.
+    pub fn check(&mut self, stamp: Stamp, at: Moment) -> Result<(), Untimely> {
+        self.judge(stamp, at).inspect_err(|reason| self.refused.count(reason, stamp, at))
+    }
+
     /// Uses a token: it passes once.
     pub fn admit(&mut self, stamp: Stamp, at: Moment) -> Result<(), Untimely> {
-        if let Err(reason) = self.judge(stamp, at) {
-            self.count(&reason, stamp, at);
-            return Err(reason);
-        }
+        self.check(stamp, at)?;
         let first = at.now.saturating_sub(self.secs);
         while self.used.first_key_value().is_some_and(|(second, _)| *second < first) {
             self.forget_a_second();
@@ -176,16 +190,6 @@ impl Window {
         Ok(())
     }
 
-    fn count(&mut self, reason: &Untimely, stamp: Stamp, at: Moment) {
-        if *reason == Untimely::Repeated {
-            self.refused.repeated += 1;
-            return;
-        }
-        let issued_at = i64::try_from(stamp.issued_at).unwrap_or(i64::MAX);
-        self.refused.untimely += 1;
-        self.refused.last_skew_secs = issued_at.saturating_sub_unsigned(at.now);
-    }
-
     /// Forgets the tokens of the earliest second.
     fn forget_a_second(&mut self) {
         if let Some((second, used)) = self.used.pop_first() {
@@ -229,6 +233,7 @@ mod tests {
         ] {
             let mut window = Window::new(WINDOW);
             let moment = Moment { now: NOW, uptime };
+            assert_eq!(window.check(stamp(issued_at, 1), moment), expected);
             assert_eq!(window.admit(stamp(issued_at, 1), moment), expected);
         }
     }
