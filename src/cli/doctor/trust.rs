@@ -8,11 +8,15 @@ use super::{
     facts::{Facts, Told, named},
     hosts::{TELL_NOTHING, inhabited, telling},
 };
-use lattice_protocol::control::{probe::health::TokenHealth, types::HostReply};
+use lattice_protocol::{
+    control::{probe::health::TokenHealth, types::HostReply},
+    rpc::window::CLOCK_SKEW_SECS,
+};
 
 /// Claims count by the second, and heartbeats and policies carry times.
 const SKEW_MS: u64 = 2_000;
-const SKEW_FAR_MS: u64 = 60_000;
+/// From here on hosts refuse tokens.
+const SKEW_FAR_MS: u64 = CLOCK_SKEW_SECS * 1000;
 
 /// A call is signed with the cluster key of the host it begins on; the host it arrives at must have
 /// that among its issuers.
