@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     attention::Slot, control::state::HostState, events::Publisher, history::History,
     issuers::Issuers, journal::Journal, links::Live, peers::Peers, policy::Policy,
+    rpc::tokens::Tokens,
 };
 use lattice_base::{
     budget::Budget,
@@ -38,6 +39,8 @@ pub struct HostContext {
     pub links: Live,
     pub policy: Policy,
     pub issuers: Issuers,
+    /// The tokens of calls that came to this host.
+    pub tokens: Tokens,
     pub events: Publisher,
     /// Keeps what happens for those who come later.
     pub history: History,

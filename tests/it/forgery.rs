@@ -1,6 +1,8 @@
 //! Invocations nobody should believe: each is refused for its own reason, and the actor never runs.
 
+use futures::{StreamExt, stream};
 use lattice_protocol::{
+    control::probe::health::{Health, TokenHealth},
     identity::{claims::now, keys::Kind, signature::SigningKey, token},
     rpc::{
         antiforgery::Signer,
@@ -11,10 +13,12 @@ use lattice_protocol::{
 use serde_json::{Value, json};
 
 use crate::harness::{
-    CLUSTER, CLUSTER_SEED, ECHO, PONGER, Server,
+    CLUSTER, CLUSTER_SEED, ECHO, PONGER, Server, TestHost,
     client::{Caller, http_request, start},
     example, host,
 };
+
+const HANDLE: &str = "HttpServer.HandleRequest";
 
 /// A token with claims of any kind, signed with the tests' cluster key.
 fn token_with(invocation: &Invocation, change: impl FnOnce(&mut Value)) -> String {
@@ -36,8 +40,7 @@ async fn forged_invocations_are_refused_each_for_its_own_reason() {
     start(&server, &host, &example("echo"), 1).await;
     start(&server, &host, &example("ponger"), 1).await;
     let caller = Caller::new(&server).await;
-    let fresh =
-        || caller.invocation(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b""));
+    let fresh = || caller.invocation(ECHO, HANDLE, http_request("GET", "/", b""));
     assert_eq!(caller.send(ECHO, &fresh()).await.error, None);
 
     let mut wrong_signature = fresh();
@@ -120,9 +123,7 @@ async fn what_is_no_invocation_is_answered_and_harms_nobody() {
         let response = codec::decode_response(reply.payload).unwrap();
         assert!(response.error.unwrap().contains("Failed to deserialize invocation"));
     }
-    assert!(
-        caller.call(ECHO, "HttpServer.HandleRequest", http_request("GET", "/", b"")).await.is_ok()
-    );
+    assert!(caller.call(ECHO, HANDLE, http_request("GET", "/", b"")).await.is_ok());
     host.stop().await;
 }
 
@@ -133,12 +134,142 @@ async fn a_large_payload_of_a_stranger_is_not_fetched() {
     start(&server, &host, &example("echo"), 1).await;
     let caller = Caller::new(&server).await;
     // Correctly signed, but the object it announces does not exist.
-    let mut chunked = caller.invocation(ECHO, "HttpServer.HandleRequest", "");
+    let mut chunked = caller.invocation(ECHO, HANDLE, "");
     chunked.content_length = 5_000_000;
     let error = caller.send(ECHO, &chunked).await.error.unwrap();
     assert!(error.contains("object store"), "{error}");
     chunked.encoded_claims = "a.b.c".into();
     let error = caller.send(ECHO, &chunked).await.error.unwrap();
     assert!(!error.contains("object store"), "{error}");
+    host.stop().await;
+}
+
+/// A call of the echo actor.
+fn call(caller: &Caller) -> Invocation {
+    caller.invocation(ECHO, HANDLE, http_request("GET", "/", b""))
+}
+
+/// A call whose token says that it was signed at a time.
+fn signed_at(caller: &Caller, issued_at: u64) -> Invocation {
+    let mut call = call(caller);
+    call.encoded_claims = caller.signer.sign(
+        &call.origin,
+        &call.target,
+        &call.operation,
+        &call.msg,
+        &call.id,
+        issued_at,
+    );
+    call
+}
+
+/// The tokens that a host says it refused.
+async fn refused_tokens(server: &Server, caller: &Caller, host: &TestHost) -> TokenHealth {
+    let subject = server.ctl(format_args!("probe.{}.health", host.id));
+    let answer = caller.nats.request(subject, "{}".into()).await.expect("an answer");
+    let health: Health = serde_json::from_slice(&answer.payload).expect("its health");
+    health.tokens.expect("the host tells of tokens")
+}
+
+#[tokio::test]
+async fn a_recorded_call_is_made_once() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    let recorded = call(&caller);
+    assert_eq!(caller.send(ECHO, &recorded).await.error, None);
+    let error = caller.send(ECHO, &recorded).await.error.expect("it was made before");
+    assert!(error.contains("used before") && error.contains("sign each call anew"), "{error}");
+
+    // Another host id or trace does not make it another call, nor does a header beside it.
+    let mut dressed = recorded.clone();
+    dressed.host_id = host.id.clone();
+    dressed
+        .trace_context
+        .push("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let error = caller.send(ECHO, &dressed).await.error.expect("it was made before");
+    assert!(error.contains("used before"), "{error}");
+
+    // The same bytes 500 times at once.
+    let recorded = call(&caller);
+    let answers = stream::iter(0..500).map(|_| caller.send(ECHO, &recorded));
+    let answers: Vec<_> = answers.buffer_unordered(100).collect().await;
+    let made = answers.iter().filter(|answer| answer.error.is_none()).count();
+    assert_eq!(made, 1);
+    assert_eq!(refused_tokens(&server, &caller, &host).await.repeated, 2 + 499);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_copy_does_not_use_up_the_token_of_the_real_call() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    let real = call(&caller);
+    let mut changed = real.clone();
+    changed.msg = http_request("GET", "/other", b"").into();
+    let error = caller.send(ECHO, &changed).await.error.expect("the hash does not match");
+    assert!(error.contains("hash does not match"), "{error}");
+    assert_eq!(caller.send(ECHO, &real).await.error, None);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_different_calls_pass() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 10).await;
+    let caller = Caller::new(&server).await;
+    let answers = stream::iter(0..1000).map(|_| async { caller.send(ECHO, &call(&caller)).await });
+    let answers: Vec<_> = answers.buffer_unordered(16).collect().await;
+    let errors: Vec<_> = answers.into_iter().filter_map(|answer| answer.error).collect();
+    assert_eq!((errors.first(), errors.len()), (None, 0));
+    assert_eq!(refused_tokens(&server, &caller, &host).await.repeated, 0);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_of_another_time_are_refused_with_their_age_and_counted() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    for (issued_at, reasons) in [
+        (now() - 290, ["this host started", "token_window_secs"]),
+        (now() - 400, ["those of the last 300 s", "token_window_secs"]),
+        (now() - 400 * 86_400, ["signed 345", "clocks"]),
+        (0, ["those of the last 300 s", "clocks"]),
+        (now() + 100, ["in the future", "token_window_secs"]),
+    ] {
+        let answer = caller.send(ECHO, &signed_at(&caller, issued_at)).await;
+        let error = answer.error.expect("it is of another time");
+        assert!(reasons.iter().all(|reason| error.contains(reason)), "{issued_at}: {error}");
+        assert!(answer.msg.is_empty());
+    }
+    // Clocks differ a little.
+    for issued_at in [now() - 10, now() + 10] {
+        assert_eq!(caller.send(ECHO, &signed_at(&caller, issued_at)).await.error, None);
+    }
+    let refused = refused_tokens(&server, &caller, &host).await;
+    assert_eq!((refused.untimely, refused.repeated, refused.window_secs), (5, 0, 300));
+    assert!((90..=100).contains(&refused.last_skew_secs), "{refused:?}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_without_a_window_takes_tokens_of_any_time() {
+    let server = Server::shared().await;
+    let host = host(&server).set("token_window_secs", "0").start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let caller = Caller::new(&server).await;
+    for issued_at in [0, now() - 400 * 86_400, now() + 3600] {
+        let recorded = signed_at(&caller, issued_at);
+        for _ in 0..2 {
+            assert_eq!(caller.send(ECHO, &recorded).await.error, None);
+        }
+    }
+    assert_eq!(refused_tokens(&server, &caller, &host).await, TokenHealth::default());
     host.stop().await;
 }

@@ -330,6 +330,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "legacy_cache_delete": config.legacy_cache_delete,
         "ctl_topic_prefix": config.ctl_topic_prefix,
         "rpc_timeout_ms": clock::millis(config.rpc_timeout),
+        "token_window_secs": config.token_window.as_secs(),
         "provider_delay": clock::millis(config.provider_delay),
         "provider_env": config.provider_env,
         "repeatable_operations": config.repeatable_operations,

@@ -66,6 +66,8 @@ pub struct Config {
     pub prov_rpc: Connection,
     pub ctl_topic_prefix: String,
     pub rpc_timeout: Duration,
+    /// The longest age of a call's token; zero takes tokens of any time.
+    pub token_window: Duration,
     /// Operations that may be made again elsewhere when a host vanishes with them.
     pub repeatable_operations: Vec<String>,
     /// Subjects below which clients get answers, besides the usual inboxes.
@@ -254,6 +256,7 @@ impl Config {
             prov_rpc: connection::build(table, "prov_rpc"),
             ctl_topic_prefix: table.text("ctl_topic_prefix").unwrap_or_default(),
             rpc_timeout: milliseconds(table, "rpc_timeout_ms"),
+            token_window: Duration::from_secs(table.integer("token_window_secs")),
             repeatable_operations: table.list("repeatable_operations"),
             inbox_prefixes: table.list("inbox_prefixes"),
             provider_delay: milliseconds(table, "provider_delay"),

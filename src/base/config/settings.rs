@@ -199,6 +199,7 @@ pub const ENV_LABEL: &str = "WASMCLOUD_LABEL_";
 const LOG_LEVELS: &[&str] = &["trace", "debug", "info", "warn", "warning", "error"];
 /// An hour is longer than any sensible timeout and keeps sums of two of them far from overflow.
 const HOUR_MS: u64 = 3_600_000;
+const DAY_SECS: u64 = 86_400;
 const KIB: u64 = 1024;
 const TIB: u64 = KIB * KIB * KIB * KIB;
 
@@ -335,6 +336,9 @@ pub static GROUPS: &[Group] = &[
             Setting::new("rpc_timeout_ms", &["WASMCLOUD_RPC_TIMEOUT_MS"], "rpc-timeout-ms",
                 Kind::Integer { min: 1, max: HOUR_MS }, "2000", "Longest time a call may take, in milliseconds")
                 .written(Written::Always),
+            Setting::new("token_window_secs", &["WASMCLOUD_TOKEN_WINDOW_SECS"], "token-window-secs",
+                Kind::Integer { min: 0, max: DAY_SECS }, "300", "Seconds for which the signed token of a call counts, once; 0 takes tokens of any age, as \
+                    often as they come, for callers whose clocks are wrong"),
             Setting::new("repeatable_operations", &["WASMCLOUD_REPEATABLE_OPERATIONS"], "repeatable-operations",
                 Kind::List, "", "Operations to repeat elsewhere when a host vanishes with a call, like Pets.List; idempotent HTTP requests and reads of \
                     the standard contracts always are"),

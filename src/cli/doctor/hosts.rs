@@ -11,7 +11,7 @@ use lattice_client::expiry::span;
 use lattice_protocol::control::{probe::lost::LostHost, types::HostReply};
 
 /// Why nothing is known of hosts that answer.
-const TELL_NOTHING: &str = "hosts of earlier versions do not tell";
+pub(super) const TELL_NOTHING: &str = "hosts of earlier versions do not tell";
 /// Hosts that have just started need not have heard of each other.
 const YOUNG_SECS: u64 = 5;
 

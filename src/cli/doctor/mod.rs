@@ -100,7 +100,7 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 }
 
 /// Every check, in the order in which one would look: what others stand on comes first.
-pub static CHECKS: [Check; 34] = [
+pub static CHECKS: [Check; 35] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
     check(
         "files",
@@ -155,6 +155,7 @@ pub static CHECKS: [Check; 34] = [
     check("labels", "labels that say the same in different ways", hosts::labels),
     check("issuers", "whether hosts accept the calls of each other, and ours", trust::issuers),
     check("clock", "hosts whose clocks differ", trust::clock),
+    check("tokens", "calls that are refused for the time of their tokens", trust::tokens),
     check("starts", "actors and providers that did not start lately", running::starts),
     check(
         "references",

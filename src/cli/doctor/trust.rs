@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use super::{
     Finding, Found,
     facts::{Facts, Told, named},
-    hosts::{inhabited, telling},
+    hosts::{TELL_NOTHING, inhabited, telling},
 };
-use lattice_protocol::control::types::HostReply;
+use lattice_protocol::{
+    control::{probe::health::TokenHealth, types::HostReply},
+    rpc::window::CLOCK_SKEW_SECS,
+};
 
 /// Claims count by the second, and heartbeats and policies carry times.
 const SKEW_MS: u64 = 2_000;
-const SKEW_FAR_MS: u64 = 60_000;
+/// From here on hosts refuse tokens.
+const SKEW_FAR_MS: u64 = CLOCK_SKEW_SECS * 1000;
 
 /// A call is signed with the cluster key of the host it begins on; the host it arrives at must have
 /// that among its issuers.
@@ -95,6 +99,62 @@ fn skewed(host: &HostReply, told: &Told) -> Option<Finding> {
     Some(if size >= SKEW_FAR_MS { Finding::wrong(seen, fix) } else { Finding::warning(seen, fix) })
 }
 
+/// Genuine tokens that hosts refused since they started.
+pub(super) fn tokens(facts: &Facts) -> Found {
+    let told = telling(facts)?;
+    let told = told.into_iter().filter_map(|(host, told)| Some((host, told.health.tokens?)));
+    let mut found = Vec::new();
+    let mut count = 0;
+    for (host, tokens) in told {
+        count += 1;
+        found.extend(refused_tokens(&named(host), tokens));
+    }
+    if count == 0 {
+        return Err(Finding::skipped(TELL_NOTHING));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok("no host refused a genuine token for its time"));
+    }
+    Ok(found)
+}
+
+fn refused_tokens(host: &str, tokens: TokenHealth) -> Vec<Finding> {
+    let TokenHealth { window_secs, untimely, last_skew_secs, repeated, is_shortened } = tokens;
+    let mut found = Vec::new();
+    if untimely > 0 {
+        let when = if last_skew_secs > 0 { "in the future" } else { "in the past" };
+        found.push(Finding::warning(
+            format!(
+                "host {host} refused {untimely} calls for the time of their tokens; the last was signed {} s {when}",
+                last_skew_secs.unsigned_abs()
+            ),
+            format!(
+                "let the machines of callers and hosts take their time from the network (systemd-timesyncd, chrony), and sign \
+                 each call when it is made; or set token_window_secs (now {window_secs}; 0 takes any time). The host's log \
+                 names the calls"
+            ),
+        ));
+    }
+    if repeated > 0 {
+        found.push(Finding::warning(
+            format!("host {host} refused {repeated} calls whose tokens had been used before"),
+            "somebody sends recorded calls again, or a client signs once for several calls; the host's log names the calls",
+        ));
+    }
+    if is_shortened {
+        found.push(Finding::note(format!(
+            "host {host} had more calls than it remembers tokens, and took none that was signed long before; \
+             its window of {window_secs} s is shorter under such a load"
+        )));
+    }
+    if window_secs == 0 {
+        found.push(Finding::note(format!(
+            "host {host} takes tokens of any age, as often as they come (token_window_secs is 0): recorded calls can be sent again"
+        )));
+    }
+    found
+}
+
 /// Names the hosts that refuse calls which are signed with this cluster key.
 fn refusing(hosts: &[HostReply], key: &str) -> Vec<String> {
     let told = hosts.iter().filter(|host| !host.cluster_issuers.is_empty() && host.issuer != key);
@@ -140,6 +200,29 @@ mod tests {
             assert_eq!(found.as_ref().map(|found| found.verdict), verdict, "{now}: {found:?}");
         }
         assert!(skewed(&host, &told(97_000)).unwrap().seen.contains("behind"));
+    }
+
+    #[test]
+    fn refused_tokens_are_told_with_the_skew() {
+        let quiet = TokenHealth { window_secs: 300, ..TokenHealth::default() };
+        assert!(refused_tokens("N", quiet).is_empty());
+        for (last_skew_secs, text) in
+            [(70, "signed 70 s in the future"), (-400, "signed 400 s in the past")]
+        {
+            let found = refused_tokens("N", TokenHealth { untimely: 3, last_skew_secs, ..quiet });
+            assert!(matches!(found.as_slice(), [one] if one.seen.ends_with(text)), "{found:?}");
+            assert_eq!(found[0].verdict, Verdict::Warning);
+        }
+        for (tokens, verdict, text) in [
+            (TokenHealth { repeated: 2, ..quiet }, Verdict::Warning, "used before"),
+            (TokenHealth { is_shortened: true, ..quiet }, Verdict::Note, "shorter"),
+            (TokenHealth { window_secs: 0, ..quiet }, Verdict::Note, "any age"),
+        ] {
+            let found = refused_tokens("N", tokens);
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].verdict, verdict);
+            assert!(found[0].seen.contains(text), "{found:?}");
+        }
     }
 
     #[test]

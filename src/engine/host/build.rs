@@ -42,6 +42,7 @@ use crate::{
         chunking::{self, Chunks},
         client::Client,
         server::{self as receiver, Receiver},
+        tokens::Tokens,
     },
 };
 use lattice_base::{
@@ -231,6 +232,7 @@ impl Builder<'_> {
             links,
             policy,
             issuers,
+            tokens: Tokens::new(config.token_window),
             events,
             history,
             attention: Slot::default(),

@@ -15,6 +15,7 @@
 //! - [`pieces`]: answers to other hosts that need not be whole.
 //! - [`readable`](lattice_protocol::rpc::readable): payloads as people read and write them.
 //! - [`repeat`]: what may be called again when nobody knows whether it was done.
+//! - [`tokens`]: each token is taken once, and not for ever.
 
 pub mod call;
 pub mod chunking;
@@ -25,3 +26,4 @@ pub mod limits;
 pub mod pieces;
 pub mod repeat;
 pub mod server;
+pub mod tokens;

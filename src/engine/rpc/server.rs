@@ -2,8 +2,8 @@
 //!
 //! The order of checks is fixed (wasmbus protocol, section 2.5): signature and issuer, time,
 //! addresses, the receiving actor, and only then is a large payload fetched, so that strangers
-//! cannot make this host read objects; the hash is verified last, over the whole payload. A refused
-//! invocation is answered with the reason and logged.
+//! cannot make this host read objects; the hash is verified last, over the whole payload. A token is
+//! taken [once](super::tokens). A refused invocation is answered with the reason and logged.
 //!
 //! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody
 //! uses, and a subject of this host alone, for [`peers`](crate::peers) that choose the host
@@ -46,6 +46,7 @@ use lattice_protocol::{
         antiforgery::{Checked, ForgeryError, Verifier, check_target},
         codec,
         invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
+        window::Untimely,
     },
 };
 
@@ -108,6 +109,8 @@ pub enum SubscribeError {
 enum Refusal {
     #[error(transparent)]
     Forged(#[from] ForgeryError),
+    #[error(transparent)]
+    Untimely(#[from] Untimely),
     #[error(transparent)]
     Name(#[from] BadName),
     #[error("the payload did not arrive from the object store in time")]
@@ -550,16 +553,20 @@ impl Inner {
         from_headers: TraceContext,
         (limits, received): (Limits, Instant),
     ) -> Result<Call, Refusal> {
+        let context = &self.parts.context;
         let checked = self.parts.verifier.verify_claims(&invocation, now())?;
         check_target(&invocation, target)?;
-        let deadline = limits.deadline(received, self.parts.context.rpc_timeout);
+        let deadline = limits.deadline(received, context.rpc_timeout);
         let chain = Chain::of_waiting(limits.waiting);
         let payload = if invocation.is_chunked() {
+            context.tokens.check(checked.stamp(), context.state.uptime())?;
             self.fetch(&invocation, &checked, (&chain, deadline)).await?
         } else {
             checked.verify_hash(&invocation.msg)?;
             invocation.msg.clone()
         };
+        // Only now: a changed call must not use up the token of the real one.
+        context.tokens.admit(checked.stamp(), context.state.uptime())?;
         let trace = if invocation.trace_context.is_empty() {
             from_headers
         } else {
@@ -572,11 +579,7 @@ impl Inner {
             payload,
             trace,
             deadline,
-            depth: if invocation.host_id == self.parts.context.host_id.as_str() {
-                DEPTH_OF_OWN
-            } else {
-                0
-            },
+            depth: if invocation.host_id == context.host_id.as_str() { DEPTH_OF_OWN } else { 0 },
             chain,
             exchange: None,
         })

@@ -82,7 +82,7 @@ impl<W> Claims<'_, W> {
 /// verified yet.
 pub struct Compact<'a> {
     signed: &'a str,
-    json: Vec<u8>,
+    json: String,
     signature: [u8; SIGNATURE_BYTES],
 }
 
@@ -100,6 +100,9 @@ impl<'a> Compact<'a> {
         let json = BASE64URL_NOPAD
             .decode(claims.as_bytes())
             .map_err(|_| TokenError::Malformed("claims are no base64url"))?;
+        // Once for all, so that no text inside is checked again.
+        let json =
+            String::from_utf8(json).map_err(|_| TokenError::Malformed("claims are no text"))?;
         Ok(Self { signed, json, signature: decode_signature(signature_text)? })
     }
 
@@ -111,7 +114,12 @@ impl<'a> Compact<'a> {
 
     /// Reads the claims, unverified.
     pub fn claims<'s, W: Deserialize<'s>>(&'s self) -> Result<Claims<'s, W>, TokenError> {
-        serde_json::from_slice(&self.json).map_err(TokenError::Claims)
+        serde_json::from_str(&self.json).map_err(TokenError::Claims)
+    }
+
+    /// Returns the signature's bytes.
+    pub fn signature(&self) -> &[u8; SIGNATURE_BYTES] {
+        &self.signature
     }
 
     /// Checks the signature.

@@ -14,13 +14,17 @@
 //!    travelled apart, which leaves them unprotected.
 //!
 //! There is no replay protection in the protocol: a token has no lifetime unless its signer gave it
-//! one.
+//! one. The receiver's own is a [`Window`](super::window::Window), which takes each
+//! [`Checked::stamp`] once.
 
 use std::{borrow::Cow, collections::HashMap};
 
 use serde::Deserialize;
 
-use super::invocation::{Entity, Invocation};
+use super::{
+    invocation::{Entity, Invocation},
+    window::Stamp,
+};
 use crate::identity::{
     ClusterKey, KeyError, Kind, SigningKey, VerifyingKey,
     digest::{Sha256, hex_upper},
@@ -267,7 +271,8 @@ impl Verifier {
             });
         }
         check_host_id(&invocation.host_id)?;
-        Ok(Checked { preamble, hash: metadata.hash })
+        let stamp = Stamp::new(claims.iat, token.signature());
+        Ok(Checked { preamble, hash: metadata.hash, stamp })
     }
 }
 
@@ -298,9 +303,15 @@ pub fn check_target(invocation: &Invocation, expected: &str) -> Result<(), Forge
 pub struct Checked {
     preamble: Preamble,
     hash: String,
+    stamp: Stamp,
 }
 
 impl Checked {
+    /// Returns what tells the call's token from all others.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// Begins to check a payload that arrives in pieces.
     pub fn arriving(&self) -> Arriving {
         let mut hasher = Sha256::new();

@@ -5,11 +5,13 @@
 //!   believes anything.
 //! - [`codec`]: msgpack, as all peers write it.
 //! - [`readable`]: payloads as people read and write them.
+//! - [`window`]: the time in which a receiver takes a token, once.
 
 pub mod antiforgery;
 pub mod codec;
 pub mod invocation;
 pub mod readable;
+pub mod window;
 
 pub use antiforgery::{Checked, ForgeryError, Signer, Verifier};
 pub use codec::DecodeError;

@@ -124,6 +124,7 @@ impl Server {
             providers: self.parts.providers.conditions().iter().map(provider).collect(),
             actors: self.actors_health(),
             peers: context.peers.known().iter().map(peer).collect(),
+            tokens: Some(context.tokens.health()),
             twin_ms: context.peers.twins().map(clock::millis),
             is_cut: false,
             // Last, so that it is as little late as can be.

@@ -53,6 +53,9 @@ pub struct Health {
     pub providers: Vec<ProviderHealth>,
     pub actors: Vec<ActorHealth>,
     pub peers: Vec<PeerHealth>,
+    /// The tokens it refused; hosts of before do not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenHealth>,
     /// How long ago another process was heard that has the key of this host, in milliseconds;
     /// nothing if none ever was.
     pub twin_ms: Option<u64>,
@@ -85,6 +88,22 @@ impl Health {
     pub fn provider(&self, id: &str, link_name: &str) -> Option<&ProviderHealth> {
         self.providers.iter().find(|provider| provider.id == id && provider.link_name == link_name)
     }
+}
+
+/// The tokens of calls that a host refused since it started, though they are genuine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenHealth {
+    /// The longest age of a token, in seconds; 0 if tokens are taken whatever their time.
+    pub window_secs: u64,
+    /// Refused for their time.
+    pub untimely: u64,
+    /// By how many seconds the last of these was signed in the future; below zero in the past.
+    pub last_skew_secs: i64,
+    /// Refused because they were used before.
+    pub repeated: u64,
+    /// More calls came than are remembered, so that tokens count for less than the window.
+    pub is_shortened: bool,
 }
 
 /// Where the lattice's metadata is, seen from a host.
