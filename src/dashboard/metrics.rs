@@ -321,11 +321,8 @@ impl Host {
         )?;
         self.pools(encoder)?;
         let sources = parts.engine.code_sources();
-        let sources = [
-            ("compiled", sources.compiled),
-            ("disk", sources.disk),
-            ("lattice", sources.lattice),
-        ];
+        let sources =
+            [("compiled", sources.compiled), ("disk", sources.disk), ("lattice", sources.lattice)];
         counters(
             encoder,
             ("modules_loaded", "Modules and components by where their code came from."),

@@ -29,7 +29,9 @@ const LOADED: &str = "module verified and loaded";
 fn heavy(seed: usize) -> Guest {
     let steps = "(i32.rotl (i32.const 3)) (i32.xor (local.get 1)) ".repeat(60);
     let function = |number: usize| {
-        format!("(func (param i32 i32) (result i32) (local.get 0) (i32.const {number}) (i32.add) {steps})\n")
+        format!(
+            "(func (param i32 i32) (result i32) (local.get 0) (i32.const {number}) (i32.add) {steps})\n"
+        )
     };
     let functions: String = (0..1500).map(|number| function(number + seed)).collect();
     let module = wapc("(call $response (i32.const 24) (i32.const 1)) (i32.const 1)");

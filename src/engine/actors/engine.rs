@@ -285,8 +285,8 @@ impl Inner {
         if let Some(engine) = self.on_demand.get() {
             return Ok(engine);
         }
-        let engine = wasmtime::Engine::new(&base_config())
-            .map_err(|e| EngineError(format!("{e:#}")))?;
+        let engine =
+            wasmtime::Engine::new(&base_config()).map_err(|e| EngineError(format!("{e:#}")))?;
         self.clock.follow(&engine);
         // A second thread that was here first wins; both engines are alike.
         Ok(self.on_demand.get_or_init(|| engine))

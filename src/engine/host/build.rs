@@ -386,9 +386,9 @@ impl Builder<'_> {
             sharing,
         })?;
         if let Some(giving) = giving {
-            context.tasks.spawn(
-                giving.run(self.stop.clone()).instrument(info_span!("compiled code")),
-            );
+            context
+                .tasks
+                .spawn(giving.run(self.stop.clone()).instrument(info_span!("compiled code")));
         }
         Ok(engine)
     }

@@ -105,8 +105,9 @@ mod tests {
     use wasmtime::{Config, Engine, InstanceAllocationStrategy};
 
     use super::*;
+    use crate::actors::engine::common_pool;
 
-    fn key(wasm: &[u8], change: impl FnOnce(&mut Config)) -> Key {
+    fn key(wasm: &[u8], change: impl FnOnce(&mut Config) -> &mut Config) -> Key {
         let mut config = Config::new();
         change(&mut config);
         Key::new(Kind::Module, wasm, &Engine::new(&config).expect("an engine"))
@@ -114,13 +115,13 @@ mod tests {
 
     #[test]
     fn a_key_follows_from_all_that_makes_the_code() {
-        let plain = key(b"x", |_| {});
-        assert_eq!(plain, key(b"x", |_| {}));
+        let plain = key(b"x", |config| config);
+        assert_eq!(plain, key(b"x", |config| config));
         let others = [
-            key(b"y", |_| {}),
-            key(b"x", |config| drop(config.epoch_interruption(true))),
-            key(b"x", |config| drop(config.wasm_simd(false).wasm_relaxed_simd(false))),
-            key(b"x", |config| drop(config.module_version(another_version()))),
+            key(b"y", |config| config),
+            key(b"x", |config| config.epoch_interruption(true)),
+            key(b"x", |config| config.wasm_simd(false).wasm_relaxed_simd(false)),
+            key(b"x", |config| config.module_version(another_version()).expect("a version")),
             Key { kind: Kind::Component, ..plain },
         ];
         let mut names: Vec<_> = others.iter().chain([&plain]).map(Key::name).collect();
@@ -136,11 +137,10 @@ mod tests {
     #[test]
     fn code_for_the_pool_runs_outside_of_it_too() {
         let pooled = key(b"x", |config| {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(
-                super::super::super::engine::common_pool(2, 1 << 20),
-            ));
+            let pool = common_pool(2, 1 << 20);
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         });
-        assert_eq!(pooled, key(b"x", |_| {}));
+        assert_eq!(pooled, key(b"x", |config| config));
     }
 
     #[test]

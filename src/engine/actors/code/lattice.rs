@@ -168,10 +168,14 @@ impl Lattice {
                 Some(taken.image)
             }
             Err(miss) => {
+                let (key, what) =
+                    (key.name(), "compiled code of the lattice is not used, this host compiles");
                 if miss.is_away() {
                     *self.away.lock() = Some(Instant::now());
+                    info!(key, reason = %miss, "{what}");
+                } else {
+                    warn!(key, reason = %miss, "{what}");
                 }
-                warn!(key = key.name(), reason = %miss, "compiled code of the lattice is not used, this host compiles");
                 None
             }
         }
@@ -233,7 +237,8 @@ impl Lattice {
 /// Unpacks verified bytes. They have the length that their note says, or are not used.
 fn unpacked(packed: &[u8], note: &Note, files: &Files) -> io::Result<Draft> {
     let mut draft = files.draft()?;
-    let mut code = zstd::stream::read::Decoder::new(packed)?.take(note.code_bytes.saturating_add(1));
+    let mut code =
+        zstd::stream::read::Decoder::new(packed)?.take(note.code_bytes.saturating_add(1));
     let length = io::copy(&mut code, &mut draft)?;
     if length != note.code_bytes || draft.hash() != note.code {
         return Err(io::Error::other("unpacked, it is not what its note says"));

@@ -31,6 +31,12 @@ impl Image {
         Self(Place::Memory(bytes))
     }
 
+    /// Returns the same code in memory, if it is in a file: for file systems from which nothing may
+    /// be run.
+    pub(super) fn copied(&self) -> Option<Self> {
+        Some(Self::in_memory(std::fs::read(self.path()?).ok()?))
+    }
+
     /// Returns its file, if it is in one.
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {

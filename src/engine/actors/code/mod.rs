@@ -113,14 +113,17 @@ impl Codes {
         let key = Key::new(T::KIND, wasm, engine);
         if let Some((image, count)) = self.find(&key, weight) {
             let began = Instant::now();
-            match map(&image) {
+            match mapped(&image, &map) {
                 Ok(code) => {
                     count.fetch_add(1, Ordering::Relaxed);
                     debug!(took_us = began.elapsed().as_micros(), "compiled code mapped");
                     return Ok(code);
                 }
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), "compiled code cannot be used, it is compiled anew");
+                    warn!(
+                        error = format!("{error:#}"),
+                        "compiled code cannot be used, it is compiled anew"
+                    );
                     self.files.iter().for_each(|files| files.discard(&image));
                 }
             }
@@ -132,7 +135,7 @@ impl Codes {
             Some(files) => files.keep(&key, code),
             None => Image::in_memory(code),
         };
-        let code = map(&image)?;
+        let code = mapped(&image, &map)?;
         self.counts.compiled.fetch_add(1, Ordering::Relaxed);
         if let Some(lattice) = self.lattice.as_ref().filter(|_| took > WORTH_GIVING) {
             lattice.offer(&key, &image, took);
@@ -171,6 +174,20 @@ impl Codes {
     }
 }
 
+/// Maps code from its file, or where that is not allowed, from memory.
+fn mapped<T>(
+    image: &Image,
+    map: impl Fn(&Image) -> Result<T, wasmtime::Error>,
+) -> Result<T, wasmtime::Error> {
+    map(image).or_else(|error| {
+        let Some(copy) = image.copied() else { return Err(error) };
+        // What is wrong with the code itself is wrong with its copy.
+        let code = map(&copy)?;
+        debug!(error = format!("{error:#}"), "compiled code is not mapped from its file");
+        Ok(code)
+    })
+}
+
 fn compilers() -> Option<rayon::ThreadPool> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = rayon::ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1));
@@ -202,6 +219,20 @@ mod tests {
         load(&codes, &engine, MODULE).expect("it is compiled without a directory");
         assert_eq!(codes.sources().compiled, 1);
         assert!(load(&codes, &engine, b"no module").is_err());
+    }
+
+    #[test]
+    fn code_runs_from_memory_where_files_must_not_be_run() {
+        let (dir, engine) = (tempfile::tempdir().unwrap(), Engine::default());
+        let from_memory = |image: &Image| match image.path() {
+            Some(_) => Err(wasmtime::Error::msg("permission denied")),
+            None => Module::map(&engine, image),
+        };
+        for (compiled, disk) in [(1, 0), (0, 1)] {
+            let (codes, _) = Codes::new(Some(dir.path()), None);
+            codes.load(&engine, MODULE, &Weight::default(), from_memory).expect("it is mapped");
+            assert_eq!(codes.sources(), Sources { compiled, disk, lattice: 0 });
+        }
     }
 
     #[test]

@@ -39,7 +39,9 @@ pub enum Refused {
     Note(#[from] Rejected),
     #[error("it was compiled of another module")]
     OtherModule,
-    #[error("it was compiled by another version of wasmtime, with other settings, or for another processor")]
+    #[error(
+        "it was compiled by another version of wasmtime, with other settings, or for another processor"
+    )]
     OtherEngine,
     #[error("it is said to have {0} bytes, more than {CODE_BYTES_MAX}")]
     TooLarge(u64),
