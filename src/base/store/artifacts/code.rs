@@ -27,7 +27,7 @@ const NOTE: &str = "note";
 /// A note is a few hundred bytes.
 const NOTE_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of code that a bucket without a bound keeps; one with a bound keeps half of that.
-const ALL_BYTES_MAX: u64 = 4 << 30;
+const ALL_BYTES_MAX: u64 = 2 << 30;
 /// How old the last mark of use is before there is another one.
 const MARK_AGE: Duration = Duration::from_secs(24 * 3600);
 
