@@ -122,8 +122,8 @@ struct Clock {
 pub struct Ticking(Arc<Clock>);
 
 impl Engine {
-    /// Makes the engine, and the task that shares what it compiles, which the caller runs. It has to
-    /// be called in the runtime.
+    /// Makes the engine, and the task that shares what it compiles, which the caller runs. It has
+    /// to be called in the runtime.
     pub fn new(settings: Settings) -> Result<(Self, Option<GivingTask>), EngineError> {
         let Settings { slots, memory_max_bytes, cache_dir, sharing } = settings;
         let slots = slots.unwrap_or_else(slots_for_this_machine);
@@ -187,8 +187,8 @@ impl Engine {
         self.0.memory_max_bytes
     }
 
-    /// Compiles a module, or finds it compiled. Takes up to seconds for one not seen before, and more
-    /// for a large one, which leaves a core to the calls: call it off the async threads.
+    /// Compiles a module, or finds it compiled. Takes up to seconds for one not seen before, and
+    /// more for a large one, which leaves a core to the calls: call it off the async threads.
     pub fn compile(&self, wasm: &[u8], weight: &Weight) -> Result<Module, wasmtime::Error> {
         let engine = match &self.0.pooled {
             Some(pooled) => pooled,
@@ -238,8 +238,8 @@ impl Engine {
         let Some(pooled) = &self.0.pooled else { return Module::map(self.on_demand()?, image) };
         match Module::map(pooled, image) {
             Ok(module) => Ok(module),
-            // Either the code is no good, and the second engine says so too, or it wants more than a
-            // slot has.
+            // Either the code is no good, and the second engine says so too, or it wants more than
+            // a slot has.
             Err(in_pool) => {
                 let module = Module::map(self.on_demand()?, image)?;
                 info!(

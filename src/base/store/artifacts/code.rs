@@ -4,9 +4,9 @@
 //! bytes are packed, and its metadata has a note of the host that left it. Here is nothing that
 //! tells whether a note is true: the engine verifies it before it uses a byte.
 //!
-//! Code can be made again, so it never takes room from uploads that a bounded bucket needs, and what
-//! nobody used for [`KEPT_FOR`] goes ([`expired`]), after each put of a host. A host that takes code
-//! says so once in a while ([`Artifacts::mark_code`]).
+//! Code can be made again, so it never takes room from uploads that a bounded bucket needs, and
+//! what nobody used for [`KEPT_FOR`] goes ([`expired`]), after each put of a host. A host that
+//! takes code says so once in a while ([`Artifacts::mark_code`]).
 
 use std::{collections::HashMap, time::Duration};
 

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! A file is mapped when its bytes have the hash of its name, so one that a crash of the machine
-//! left half written is dropped. It appears whole and never changes, so a mapped one may be removed,
-//! and several hosts of a user may share the directory. It is for its owner only: what is in there
-//! runs as this user.
+//! left half written is dropped. It appears whole and never changes, so a mapped one may be
+//! removed, and several hosts of a user may share the directory. It is for its owner only: what is
+//! in there runs as this user.
 
 use std::{
     fs::{self, File},

@@ -1,10 +1,10 @@
 //! Compiled code of the lattice: taken by hosts that do not have it, given by those that made it.
 //!
 //! [`Lattice`] takes, on the thread that would compile: look the object up, verify its note, read
-//! its bytes, verify them, unpack them into the directory of this host. Each step has a deadline, and
-//! whatever goes wrong leads to compiling. [`Giver`] is the task that puts what this host compiled,
-//! one after the other and after a random pause, so that of several hosts which started the same at
-//! once the first one does it.
+//! its bytes, verify them, unpack them into the directory of this host. Each step has a deadline,
+//! and whatever goes wrong leads to compiling. [`Giver`] is the task that puts what this host
+//! compiled, one after the other and after a random pause, so that of several hosts which started
+//! the same at once the first one does it.
 
 use std::{
     io::{self, Read as _, Seek as _},

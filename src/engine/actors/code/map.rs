@@ -58,43 +58,32 @@ pub trait Code: Sized {
     fn map(engine: &Engine, image: &Image) -> Result<Self, Error>;
 }
 
-impl Code for Module {
-    const KIND: Kind = Kind::Module;
+/// The same for both kinds, whose types have these functions in common and no trait.
+macro_rules! code {
+    ($type:ty, $kind:expr, $compile:ident) => {
+        impl Code for $type {
+            const KIND: Kind = $kind;
 
-    fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, Error> {
-        engine.precompile_module(wasm)
-    }
+            fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, Error> {
+                engine.$compile(wasm)
+            }
 
-    #[expect(unsafe_code, reason = "wasmtime has no safe way to take code that is compiled")]
-    fn map(engine: &Engine, image: &Image) -> Result<Self, Error> {
-        // SAFETY: the bytes are unchanged output of the compiler, either of this process, or of a
-        // host that signed them with a key which this host accepts for that; `Image` is made
-        // nowhere else. Its file is not written to while it is mapped, since it came to its place
-        // by a rename and the directory is closed to others.
-        unsafe {
-            match &image.0 {
-                Place::File(path) => Self::deserialize_file(engine, path),
-                Place::Memory(bytes) => Self::deserialize(engine, bytes),
+            #[expect(unsafe_code, reason = "wasmtime has no safe way to take compiled code")]
+            fn map(engine: &Engine, image: &Image) -> Result<Self, Error> {
+                // SAFETY: the bytes are unchanged output of the compiler, either of this host, or
+                // of one that signed them with a key which this host accepts for that; an `Image`
+                // is made of nothing else. Its file is not written to while it is mapped, since it
+                // came to its place by a rename and the directory is closed to others.
+                unsafe {
+                    match &image.0 {
+                        Place::File(path) => Self::deserialize_file(engine, path),
+                        Place::Memory(bytes) => Self::deserialize(engine, bytes),
+                    }
+                }
             }
         }
-    }
+    };
 }
 
-impl Code for Component {
-    const KIND: Kind = Kind::Component;
-
-    fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, Error> {
-        engine.precompile_component(wasm)
-    }
-
-    #[expect(unsafe_code, reason = "wasmtime has no safe way to take code that is compiled")]
-    fn map(engine: &Engine, image: &Image) -> Result<Self, Error> {
-        // SAFETY: as for modules.
-        unsafe {
-            match &image.0 {
-                Place::File(path) => Self::deserialize_file(engine, path),
-                Place::Memory(bytes) => Self::deserialize(engine, bytes),
-            }
-        }
-    }
-}
+code!(Module, Kind::Module, precompile_module);
+code!(Component, Kind::Component, precompile_component);

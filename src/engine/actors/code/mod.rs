@@ -1,17 +1,15 @@
 //! Compiled code: found on disk, taken from the lattice, or made.
 //!
 //! ```text
-//! load ─▶ files (this host's directory) ─▶ lattice (signed by another host) ─▶ compile ─▶ files
-//!            └──────────────┬──────────────────────┘                             └─▶ lattice, later
-//!                           ▼
-//!                          map (the only unsafe part)
+//! load ─▶ files (of this host) ─▶ lattice (signed by a host) ─▶ compile ─▶ files, lattice (later)
+//!             └───────────┬────────────────┘                       └─────────────┬────────────┘
+//!                         └──────────────────▶ map (unsafe) ◀────────────────────┘
 //! ```
 //!
 //! Always true: bytes are mapped that this host's compiler made, or whose signed note and hashes
 //! were verified; code with another [`key`] than that of the module, the compiler and the processor
 //! is never looked at; no failure here keeps a module from being compiled. All of it is mapped from
-//! files, so the memory of code that nobody runs is the kernel's to take back, and a start reads
-//! what it needs.
+//! files, so the kernel takes back the memory of code that nobody runs.
 
 mod files;
 mod key;
@@ -101,8 +99,8 @@ impl Codes {
     }
 
     /// Returns the code of a module or a component. `engine` is any of those that may run it, which
-    /// all make the same code; `map` maps it for the one that does. Takes up to seconds for what was
-    /// not seen before: call it off the async threads.
+    /// all make the same code; `map` maps it for the one that does. Takes up to seconds for what
+    /// was not seen before: call it off the async threads.
     pub fn load<T: Code>(
         &self,
         engine: &wasmtime::Engine,
@@ -181,7 +179,7 @@ fn mapped<T>(
 ) -> Result<T, wasmtime::Error> {
     map(image).or_else(|error| {
         let Some(copy) = image.copied() else { return Err(error) };
-        // What is wrong with the code itself is wrong with its copy.
+        // Its copy in memory fails as well if something is wrong with the code itself.
         let code = map(&copy)?;
         debug!(error = format!("{error:#}"), "compiled code is not mapped from its file");
         Ok(code)

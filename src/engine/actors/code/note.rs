@@ -17,7 +17,7 @@ use lattice_protocol::{
 /// Bytes of code that is taken at most. A module of the largest size has less.
 const CODE_BYTES_MAX: u64 = 2 * ARTIFACT_BYTES_MAX;
 
-/// What a host says of code that it compiled.
+/// The words of a host about code that it compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     pub key: Key,
@@ -48,8 +48,8 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Says whether somebody could use it. The code of a cluster that this host does not trust stays
-    /// for the hosts of that cluster.
+    /// Says whether somebody could use it. The code of a cluster that this host does not trust
+    /// stays for the hosts of that cluster.
     pub fn is_of_a_stranger(&self) -> bool {
         matches!(self, Self::Note(Rejected::Stranger(_)))
     }
@@ -162,8 +162,8 @@ mod tests {
         }
     }
 
-    /// Even a host of this lattice cannot say of code that it is what it is not: signs a wrong value
-    /// for the right object.
+    /// Even a host of this lattice cannot say of code that it is what it is not: signs a wrong
+    /// value for the right object.
     fn lies(change: impl FnOnce(&mut Note)) -> Result<Note, Refused> {
         let mut changed = note();
         change(&mut changed);
