@@ -22,6 +22,7 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod cached;
 pub mod config;
 pub mod core_files;
 pub mod dirs;

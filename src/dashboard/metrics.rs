@@ -320,10 +320,18 @@ impl Host {
             bounds,
         )?;
         self.pools(encoder)?;
+        let sources = parts.engine.code_sources();
+        let sources =
+            [("compiled", sources.compiled), ("disk", sources.disk), ("lattice", sources.lattice)];
+        counters(
+            encoder,
+            ("modules_loaded", "Modules and components by where their code came from."),
+            sources.map(|(source, count)| (vec![("source", source)], count)),
+        )?;
         let compiles = parts.engine.compiles();
         let family = (
             "module_compile_duration",
-            "How long modules took to be compiled, or to be found in the cache.",
+            "How long modules took to be compiled, or to be found on disk or in the lattice.",
         );
         let metric = encoder.encode_descriptor(
             family.0,

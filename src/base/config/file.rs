@@ -343,6 +343,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "policy_topic": policy.map(|policy| &policy.topic),
         "policy_changes_topic": policy.and_then(|policy| policy.changes_topic.as_ref()),
         "policy_timeout_ms": policy_timeout,
+        "shared_code": config.shared_code,
         "allow_latest": config.allow_latest,
         "allowed_insecure": config.allowed_insecure,
         "enable_start_from_fs": config.allow_file_load,

@@ -91,6 +91,8 @@ pub struct Config {
     pub artifacts_max_bytes: Option<u64>,
     /// Size in bytes of the bucket of large payloads.
     pub payload_store_max_bytes: Option<u64>,
+    /// Share compiled code with the hosts of the lattice.
+    pub shared_code: bool,
     pub allow_latest: bool,
     /// Registries that may be reached over plain HTTP.
     pub allowed_insecure: Vec<String>,
@@ -273,6 +275,7 @@ impl Config {
             attention_webhook: webhook(table, &mut warnings),
             artifacts_max_bytes: bytes(table, "artifacts_max_bytes"),
             payload_store_max_bytes: bytes(table, "payload_store_max_bytes"),
+            shared_code: table.boolean("shared_code"),
             allow_latest: table.boolean("allow_latest"),
             allowed_insecure: table.list("allowed_insecure"),
             oci: oci(table, &mut warnings),

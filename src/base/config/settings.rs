@@ -390,6 +390,9 @@ pub static GROUPS: &[Group] = &[
                 Kind::File, "", "Certificates (PEM) that registries may be signed by, besides those of the system"),
             Setting::new("oci_token_hosts", &["WASMCLOUD_OCI_TOKEN_HOSTS"], "oci-token-hosts",
                 Kind::List, "", "Hosts that may be shown a registry's login to get a token, besides the registry's own"),
+            // It is machine code, so only hosts that share the cluster key give and take it.
+            Setting::new("shared_code", &["WASMCLOUD_SHARED_CODE"], "shared-code",
+                Kind::Bool, "true", "Take code that another host of the lattice compiled, if a cluster issuer signed it, and give what this host compiled"),
             Setting::new("pull_timeout_ms", &["WASMCLOUD_PULL_TIMEOUT_MS"], "pull-timeout-ms",
                 Kind::Integer { min: 1, max: HOUR_MS }, "120000", "Longest time the pull of an image may take, in milliseconds"),
             Setting::new("oci_cache_bytes_max", &["WASMCLOUD_OCI_CACHE_BYTES_MAX"], "oci-cache-bytes-max",

@@ -17,20 +17,21 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{ARTIFACT_BYTES_MAX, digest::Digest};
-use crate::dirs::UNFINISHED;
+use crate::{
+    cached::{remove, touch, trim},
+    dirs::UNFINISHED,
+};
 
 /// Longest time one use may take: a slow disk reads the largest artifact in half of it.
 const DISK_TIMEOUT: Duration = Duration::from_secs(30);
-/// Left by a host that ended while it wrote; a write takes seconds.
-const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// More than any name of an image and a digest.
 const TAG_BYTES_MAX: u64 = 16 * 1024;
 
@@ -153,32 +154,8 @@ impl Cache {
 
     /// Removes what was not used for longest until the rest fits, and tags whose manifest went.
     fn trim(&self) -> io::Result<()> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(self.blobs())? {
-            let entry = entry?;
-            // Another host may have removed it in between.
-            let Ok(metadata) = entry.metadata() else { continue };
-            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-                if used.elapsed().is_ok_and(|age| age > LEFTOVER_AGE) {
-                    remove(&entry.path());
-                }
-            } else {
-                files.push((used, metadata.len(), entry.path()));
-            }
-        }
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-        if total <= self.bytes_max {
+        if !trim(&self.blobs(), self.bytes_max)? {
             return Ok(());
-        }
-        files.sort();
-        for (_, size, path) in files {
-            if total <= self.bytes_max {
-                break;
-            }
-            debug!(path = %path.display(), "cached content makes room");
-            remove(&path);
-            total -= size;
         }
         for entry in fs::read_dir(self.tags())? {
             let path = entry?.path();
@@ -236,22 +213,10 @@ fn make_private(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn touch(path: &Path) {
-    if let Err(error) = File::open(path).and_then(|file| file.set_modified(SystemTime::now())) {
-        debug!(path = %path.display(), %error, "cached content not marked as used");
-    }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        warn!(path = %path.display(), %error, "cached content not removed");
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use tempfile::TempDir;
 
     use super::*;

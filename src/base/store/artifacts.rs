@@ -12,6 +12,10 @@
 //! [`superseded`] names those of which a newer one of the same actor or provider is there, and that
 //! were not sent for [`KEPT_FOR`]. A client that has sent something removes them, unless a host
 //! runs one of them. The newest upload of an actor stays for ever.
+//!
+//! Hosts leave [`code`] there that they compiled, for each other.
+
+pub mod code;
 
 use std::{
     collections::HashMap,
@@ -253,7 +257,7 @@ impl Artifacts {
         let context = context(&nats.client, domain.as_deref());
         let config = objects::stream_config(
             bucket,
-            "modules and provider archives that clients sent to this lattice",
+            "modules and provider archives that clients sent to this lattice, and what hosts compiled",
         );
         match making.create(&context, config).await {
             Ok(stream) => Ok((self.objects(context, stream), true)),

@@ -4,13 +4,13 @@
 //! | argument | content | when it is missed |
 //! |---|---|---|
 //! | `oci` | images of registries | pulled again; hosts read them whole, so none is in use after |
-//! | `compiled` | compiled code of actors | compiled at the next start; what runs is in memory |
+//! | `compiled` | compiled code of actors | taken from the lattice or compiled at the next start |
 //! | `lib` | executables of providers | unpacked again at the next start of the provider |
 //!
 //! Only files go, never directories, and never one that is just being written: a host may be at it.
-//! Executables stay while a host of this user runs on this machine. The running process would not
-//! mind, but a provider that crashes is started again from its file, and without the file it would
-//! stay away.
+//! Code that runs is mapped and goes on without the name of its file. Executables stay while a host
+//! of this user runs on this machine. The running process would not mind, but a provider that
+//! crashes is started again from its file, and without the file it would stay away.
 //!
 //! Files that earlier tools left in the directory for temporary files are not ours and are not
 //! touched.
@@ -48,7 +48,7 @@ const CACHES: [(CacheWhat, &str, &str, PathOf); 3] = [
     (
         CacheWhat::Compiled,
         "compiled",
-        "compiled code of actors; compiled again",
+        "compiled code of actors; taken from the lattice or compiled again",
         Dirs::compiled_code,
     ),
     (CacheWhat::Lib, "lib", "executables of providers; unpacked again", Dirs::executables),

@@ -12,10 +12,11 @@
 //!
 //! Components have [engines of their own](super::component::engine), made for the first of them.
 //!
-//! Compiled code is cached on disk by wasmtime, so an actor seen before starts in milliseconds.
+//! Compiled code is kept on disk and shared with other hosts by [`Codes`], so an actor seen before
+//! starts in milliseconds.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -26,11 +27,10 @@ use std::{
 
 use parking_lot::Mutex;
 use tracing::{info, warn};
-use wasmtime::{
-    Cache, CacheConfig, Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig,
-};
+use wasmtime::{Config, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
 
 use super::{
+    code::{Code as _, Codes, GivingTask, Image, Sharing, Sources},
     component::engine::{self as components, Compiled, Engines},
     turns::Turns,
     weight::Weight,
@@ -62,7 +62,6 @@ pub(super) const TABLES_PER_MODULE: u32 = 4;
 const CORE_INSTANCE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The settings of the engine that an operator can change.
-#[derive(Clone, Debug)]
 pub struct Settings {
     /// Slots of the pool; `None` sizes it from the machine's memory.
     pub slots: Option<u32>,
@@ -70,6 +69,8 @@ pub struct Settings {
     pub memory_max_bytes: usize,
     /// Where compiled code is kept; `None` compiles every time.
     pub cache_dir: Option<PathBuf>,
+    /// Where it is shared with other hosts; `None` shares nothing.
+    pub sharing: Option<Sharing>,
 }
 
 /// Why the engine cannot be made.
@@ -82,16 +83,14 @@ pub struct EngineError(String);
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    settings: Settings,
-    cache: Option<Cache>,
+    memory_max_bytes: usize,
+    codes: Codes,
     pooled: Option<wasmtime::Engine>,
     on_demand: OnceLock<wasmtime::Engine>,
     /// Made for the first component.
     components: OnceLock<Engines>,
     slots: u32,
     clock: Arc<Clock>,
-    /// Threads for what takes long to compile, one less than cores; without them all cores compile.
-    compilers: Option<rayon::ThreadPool>,
     compiles: Compiling,
     component_bytes: Arc<AtomicUsize>,
 }
@@ -123,9 +122,12 @@ struct Clock {
 pub struct Ticking(Arc<Clock>);
 
 impl Engine {
-    pub fn new(settings: Settings) -> Result<Self, EngineError> {
-        let slots = settings.slots.unwrap_or_else(slots_for_this_machine);
-        let cache = settings.cache_dir.as_deref().and_then(open_cache);
+    /// Makes the engine, and the task that shares what it compiles, which the caller runs. It has
+    /// to be called in the runtime.
+    pub fn new(settings: Settings) -> Result<(Self, Option<GivingTask>), EngineError> {
+        let Settings { slots, memory_max_bytes, cache_dir, sharing } = settings;
+        let slots = slots.unwrap_or_else(slots_for_this_machine);
+        let (codes, giving) = Codes::new(cache_dir.as_deref(), sharing);
         let clock = Arc::new(Clock {
             running: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
@@ -133,7 +135,7 @@ impl Engine {
             thread: OnceLock::new(),
             turns: Turns::default(),
         });
-        let pooled = match wasmtime::Engine::new(&pooled_config(&settings, slots, cache.clone())) {
+        let pooled = match wasmtime::Engine::new(&pooled_config(memory_max_bytes, slots)) {
             Ok(engine) => Some(engine),
             Err(error) => {
                 warn!(
@@ -146,14 +148,13 @@ impl Engine {
             }
         };
         let inner = Inner {
-            settings,
-            cache,
+            memory_max_bytes,
+            codes,
             pooled,
             on_demand: OnceLock::new(),
             components: OnceLock::new(),
             slots,
             clock,
-            compilers: compilers(),
             compiles: Compiling::default(),
             component_bytes: Arc::default(),
         };
@@ -163,7 +164,7 @@ impl Engine {
             inner.on_demand()?;
         }
         inner.clock.start()?;
-        Ok(Self(Arc::new(inner)))
+        Ok((Self(Arc::new(inner)), giving))
     }
 
     /// How many instances may exist at a time.
@@ -183,13 +184,17 @@ impl Engine {
 
     /// Linear memory one instance may use, in bytes.
     pub fn memory_max_bytes(&self) -> usize {
-        self.0.settings.memory_max_bytes
+        self.0.memory_max_bytes
     }
 
-    /// Compiles a module. Takes up to seconds for one not seen before, and more for a large one,
-    /// which leaves a core to the calls: call it off the async threads.
+    /// Compiles a module, or finds it compiled. Takes up to seconds for one not seen before, and
+    /// more for a large one, which leaves a core to the calls: call it off the async threads.
     pub fn compile(&self, wasm: &[u8], weight: &Weight) -> Result<Module, wasmtime::Error> {
-        self.timed(weight, || self.compiled(wasm))
+        let engine = match &self.0.pooled {
+            Some(pooled) => pooled,
+            None => self.on_demand()?,
+        };
+        self.timed(|| self.0.codes.load(engine, wasm, weight, |image| self.mapped(image)))
     }
 
     /// Compiles a component; the same holds.
@@ -199,23 +204,19 @@ impl Engine {
         weight: &Weight,
     ) -> Result<Compiled, wasmtime::Error> {
         let engines = self.0.components()?;
-        let compiled = self.timed(weight, || engines.compile(wasm));
+        let compiled = self.timed(|| engines.compile(&self.0.codes, wasm, weight));
         // A component that did not fit the pool may have brought a further engine.
         engines.engines().for_each(|engine| self.0.clock.follow(engine));
         compiled
     }
 
-    /// Compiles on as many threads as the weight allows, and measures how long it takes.
-    fn timed<T: Send>(
+    /// Measures how long compiling takes.
+    fn timed<T>(
         &self,
-        weight: &Weight,
-        compile: impl FnOnce() -> Result<T, wasmtime::Error> + Send,
+        compile: impl FnOnce() -> Result<T, wasmtime::Error>,
     ) -> Result<T, wasmtime::Error> {
         let began = Instant::now();
-        let compiled = match self.0.compilers.as_ref().filter(|_| weight.is_large()) {
-            Some(compilers) => compilers.install(compile)?,
-            None => compile()?,
-        };
+        let compiled = compile()?;
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.compiles.took.count(took);
         self.0.compiles.sum_ns.fetch_add(took, Ordering::Relaxed);
@@ -228,16 +229,19 @@ impl Engine {
         Compiles { took: took.read(), sum_us: sum_ns.load(Ordering::Relaxed) / 1000 }
     }
 
-    fn compiled(&self, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
-        let Some(pooled) = &self.0.pooled else {
-            return Module::new(self.on_demand()?, wasm);
-        };
-        match Module::new(pooled, wasm) {
+    /// Returns where the code of all modules and components came from.
+    pub fn code_sources(&self) -> Sources {
+        self.0.codes.sources()
+    }
+
+    fn mapped(&self, image: &Image) -> Result<Module, wasmtime::Error> {
+        let Some(pooled) = &self.0.pooled else { return Module::map(self.on_demand()?, image) };
+        match Module::map(pooled, image) {
             Ok(module) => Ok(module),
-            // Either the module is broken, and the second engine says so too, or it wants more than
+            // Either the code is no good, and the second engine says so too, or it wants more than
             // a slot has.
             Err(in_pool) => {
-                let module = Module::new(self.on_demand()?, wasm)?;
+                let module = Module::map(self.on_demand()?, image)?;
                 info!(
                     reason = format!("{in_pool:#}"),
                     "module does not fit a slot of the instance pool, its calls allocate memory anew"
@@ -270,9 +274,9 @@ impl Inner {
         }
         let settings = components::Settings {
             slots: components::slots_for_this_machine(self.slots),
-            memory_max_bytes: self.settings.memory_max_bytes,
+            memory_max_bytes: self.memory_max_bytes,
         };
-        let engines = Engines::new(settings, self.cache.clone())?;
+        let engines = Engines::new(settings)?;
         // A second thread that was here first wins; both are alike.
         Ok(self.components.get_or_init(|| engines))
     }
@@ -281,8 +285,8 @@ impl Inner {
         if let Some(engine) = self.on_demand.get() {
             return Ok(engine);
         }
-        let engine = wasmtime::Engine::new(&base_config(self.cache.clone()))
-            .map_err(|e| EngineError(format!("{e:#}")))?;
+        let engine =
+            wasmtime::Engine::new(&base_config()).map_err(|e| EngineError(format!("{e:#}")))?;
         self.clock.follow(&engine);
         // A second thread that was here first wins; both engines are alike.
         Ok(self.on_demand.get_or_init(|| engine))
@@ -354,22 +358,21 @@ impl Drop for Ticking {
 
 /// The configuration of modules: no part of the component model, whose state every store would
 /// have.
-fn base_config(cache: Option<Cache>) -> Config {
-    let mut config = common_config(cache);
+fn base_config() -> Config {
+    let mut config = common_config();
     config.wasm_component_model(false).concurrency_support(false);
     config
 }
 
 /// The configuration that all engines have.
-pub(super) fn common_config(cache: Option<Cache>) -> Config {
+pub(super) fn common_config() -> Config {
     let mut config = Config::new();
     // The memory limit is per memory, so a module has one.
     config
         .wasm_multi_memory(false)
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK_BYTES)
-        .async_stack_size(FIBER_STACK_BYTES)
-        .cache(cache);
+        .async_stack_size(FIBER_STACK_BYTES);
     config
 }
 
@@ -386,8 +389,8 @@ pub(super) fn common_pool(slots: u32, memory_max_bytes: usize) -> PoolingAllocat
     pool
 }
 
-fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Config {
-    let mut pool = common_pool(slots, settings.memory_max_bytes);
+fn pooled_config(memory_max_bytes: usize, slots: u32) -> Config {
+    let mut pool = common_pool(slots, memory_max_bytes);
     pool.total_core_instances(slots)
         .total_tables(slots * TABLES_PER_MODULE)
         .total_stacks(slots)
@@ -395,53 +398,9 @@ fn pooled_config(settings: &Settings, slots: u32, cache: Option<Cache>) -> Confi
         .table_elements(TABLE_ELEMENTS)
         .max_core_instance_size(CORE_INSTANCE_BYTES)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
-    let mut config = base_config(cache);
+    let mut config = base_config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
-}
-
-fn compilers() -> Option<rayon::ThreadPool> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1));
-    threads.thread_name(|number| format!("wasm-compile-{number}")).build().ok()
-}
-
-/// Opens the cache of compiled code. Its entries are named by a hash of the module, the compiler
-/// and its settings; they are code of this process, so nobody else may write there.
-fn open_cache(dir: &Path) -> Option<Cache> {
-    if let Err(error) = own_directory(dir) {
-        warn!(dir = %dir.display(), %error, "no cache of compiled actors, each start compiles");
-        return None;
-    }
-    let mut config = CacheConfig::new();
-    config.with_directory(dir);
-    match Cache::new(config) {
-        Ok(cache) => Some(cache),
-        Err(error) => {
-            warn!(dir = %dir.display(), error = format!("{error:#}"), "no cache of compiled actors, each start compiles");
-            None
-        }
-    }
-}
-
-/// Makes a directory that only this user may write to, or sees that it is one.
-#[cfg(unix)]
-fn own_directory(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let found = std::fs::metadata(dir)?;
-    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(std::io::Error::other(
-            "other users may write there; give it to this user alone (chmod go-w)",
-        ));
-    }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn own_directory(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)
 }
 
 /// As many slots as an eighth of the machine's memory can keep resident.

@@ -5,7 +5,8 @@
 //! bounded by memory, time and permits. A trap ends that call and nothing else. Components of WASI
 //! 0.3 are made to serve several calls by one instance, which share its memory and its end.
 //!
-//! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock, compile cache.
+//! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock. [`code`] is what was
+//!   compiled, here or by another host.
 //! * [`artifact`] is a verified and compiled module or component.
 //! * [`weight`] bounds what is compiled, before it is.
 //! * [`guest`] is the waPC interface between host and module, one instance at a time.
@@ -22,6 +23,7 @@ pub mod actor;
 pub mod artifact;
 pub mod background;
 pub mod capabilities;
+pub mod code;
 pub mod component;
 pub mod engine;
 pub mod guest;

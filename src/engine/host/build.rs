@@ -14,6 +14,7 @@ use super::{Host, metadata, names, registry_settings};
 use crate::{
     actors::{
         actor::{Shared, Slots},
+        code::Sharing,
         engine::{self, Engine},
         supervisor as actors,
     },
@@ -125,10 +126,11 @@ impl Host {
             .spawn(context.suspend.clone().run(context.rpc.client.clone(), builder.stop.clone()));
         let leave = CancellationToken::new();
         let peer_service = peers::service::spawn(&context, leave.clone()).await?;
-        let shared = builder.shared(&context, &caller)?;
         let registries = Registries::default();
         let uploads = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
-        let registry = builder.registry(&context, &registries, uploads);
+        let artifacts = builder.artifacts(&context, uploads);
+        let shared = builder.shared(&context, &caller, &artifacts)?;
+        let registry = builder.registry(&context, &registries, artifacts);
         let receiver = Receiver::new(receiver::Parts {
             context: Arc::clone(&context),
             verifier,
@@ -335,7 +337,12 @@ impl Builder<'_> {
     }
 
     /// Returns what actors share: the router with its way to other hosts, and the engine.
-    fn shared(&self, context: &HostContext, caller: &Client) -> Result<Shared> {
+    fn shared(
+        &self,
+        context: &HostContext,
+        caller: &Client,
+        artifacts: &Artifacts,
+    ) -> Result<Shared> {
         let HostContext { subjects, peers, links, policy, events, .. } = context;
         let repeatable = self.config.repeatable_operations.clone();
         let remote = Remote::new(caller.clone(), peers.clone(), links.clone(), repeatable);
@@ -350,11 +357,7 @@ impl Builder<'_> {
             context.journal.clone(),
         );
         router.tell_aliases(events.clone());
-        let engine = Engine::new(engine::Settings {
-            slots: self.config.actors.instances_max,
-            memory_max_bytes: self.config.actors.memory_max_bytes,
-            cache_dir: Some(self.dirs.compiled_code()),
-        })?;
+        let engine = self.engine(context, artifacts)?;
         Ok(Shared {
             slots: Slots::new(engine.slots()),
             component_slots: Slots::new(engine.component_slots()),
@@ -371,23 +374,42 @@ impl Builder<'_> {
         })
     }
 
+    /// Returns the engine, which shares what it compiles while the host runs.
+    fn engine(&self, context: &HostContext, artifacts: &Artifacts) -> Result<Engine> {
+        let sharing = self.config.shared_code.then(|| Sharing {
+            artifacts: artifacts.clone(),
+            authority: Arc::clone(&context.authority),
+            host_id: context.host_id.clone(),
+        });
+        let (engine, giving) = Engine::new(engine::Settings {
+            slots: self.config.actors.instances_max,
+            memory_max_bytes: self.config.actors.memory_max_bytes,
+            cache_dir: Some(self.dirs.compiled_code()),
+            sharing,
+        })?;
+        if let Some(giving) = giving {
+            context
+                .tasks
+                .spawn(giving.run(self.stop.clone()).instrument(info_span!("compiled code")));
+        }
+        Ok(engine)
+    }
+
+    fn artifacts(&self, context: &HostContext, uploads: Making) -> Artifacts {
+        let HostContext { ctl, budget, js_domain, .. } = context;
+        let lattice = &self.config.lattice;
+        Artifacts::new(ctl.clone(), js_domain.as_deref(), lattice, uploads, budget.clone())
+    }
+
     fn registry(
         &self,
         context: &HostContext,
         registries: &Registries,
-        uploads: Making,
+        artifacts: Artifacts,
     ) -> Registry {
-        let HostContext { ctl, budget, js_domain, .. } = context;
-        let artifacts = Artifacts::new(
-            ctl.clone(),
-            js_domain.as_deref(),
-            &self.config.lattice,
-            uploads,
-            budget.clone(),
-        );
+        let budget = context.budget.clone();
         let settings = registry_settings(self.config, self.dirs, registries.clone());
-        Registry::new(registry::Settings { budget: budget.clone(), ..settings })
-            .with_uploads(Arc::new(artifacts))
+        Registry::new(registry::Settings { budget, ..settings }).with_uploads(Arc::new(artifacts))
     }
 
     fn actors(

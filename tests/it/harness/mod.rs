@@ -87,7 +87,7 @@ pub fn host(server: &Server) -> HostBuilder {
         .set("cluster_seed", CLUSTER_SEED)
         .set("enable_start_from_fs", "true");
     // Those that are about it say so.
-    builder = builder.set("dashboard_port", "0");
+    builder = builder.set("dashboard_port", "0").set("shared_code", "false");
     match server.domain() {
         Some(domain) => builder.set("js_domain", domain),
         None => builder,

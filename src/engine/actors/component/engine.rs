@@ -12,12 +12,16 @@ use std::sync::OnceLock;
 
 use tracing::{info, warn};
 use wasmtime::{
-    Cache, Config, InstanceAllocationStrategy,
+    Config, InstanceAllocationStrategy,
     component::{Component, Linker},
 };
 
 use super::{Guest, linker};
-use crate::actors::engine::{common_config, common_pool};
+use crate::actors::{
+    code::{Code as _, Codes, Image},
+    engine::{common_config, common_pool},
+    weight::Weight,
+};
 use lattice_base::budget::machine_memory;
 
 /// Core instances of a slot. Rust and JavaScript take 4, Python 14.
@@ -52,7 +56,6 @@ pub struct Settings {
 pub struct Engines {
     pooled: Option<Linking>,
     on_demand: OnceLock<Linking>,
-    cache: Option<Cache>,
     settings: Settings,
 }
 
@@ -94,8 +97,8 @@ impl Needs {
 
 impl Engines {
     /// Makes the pool. Without the address space for it, instances allocate on demand.
-    pub fn new(settings: Settings, cache: Option<Cache>) -> Result<Self, wasmtime::Error> {
-        let pooled = match Linking::new(&pooled_config(&settings, cache.clone())) {
+    pub fn new(settings: Settings) -> Result<Self, wasmtime::Error> {
+        let pooled = match Linking::new(&pooled_config(&settings)) {
             Ok(linking) => Some(linking),
             Err(error) => {
                 warn!(
@@ -108,7 +111,7 @@ impl Engines {
                 None
             }
         };
-        let engines = Self { pooled, on_demand: OnceLock::new(), cache, settings };
+        let engines = Self { pooled, on_demand: OnceLock::new(), settings };
         if engines.pooled.is_none() {
             engines.on_demand()?;
         }
@@ -120,19 +123,39 @@ impl Engines {
         self.pooled.iter().chain(self.on_demand.get()).map(|linking| &linking.engine)
     }
 
-    /// Compiles a component: for the pool, or if it does not fit there, for allocation on demand.
-    pub fn compile(&self, wasm: &[u8]) -> Result<Compiled, wasmtime::Error> {
-        let Some(pooled) = &self.pooled else { return self.on_demand()?.compile(wasm) };
-        match pooled.compile(wasm) {
-            Ok(compiled) => Ok(compiled),
+    /// Compiles a component, or finds it compiled: for the pool, or if it does not fit there, for
+    /// allocation on demand.
+    pub fn compile(
+        &self,
+        codes: &Codes,
+        wasm: &[u8],
+        weight: &Weight,
+    ) -> Result<Compiled, wasmtime::Error> {
+        let linking = match &self.pooled {
+            Some(pooled) => pooled,
+            None => self.on_demand()?,
+        };
+        let component = codes.load(&linking.engine, wasm, weight, |image| self.mapped(image))?;
+        let all = [self.pooled.as_ref(), self.on_demand.get()];
+        let its_own = all.into_iter().flatten().find(|linking| linking.is_for(&component));
+        let linker = its_own.unwrap_or(linking).linker.clone();
+        Ok(Compiled { component, linker })
+    }
+
+    fn mapped(&self, image: &Image) -> Result<Component, wasmtime::Error> {
+        let Some(pooled) = &self.pooled else {
+            return Component::map(&self.on_demand()?.engine, image);
+        };
+        match Component::map(&pooled.engine, image) {
+            Ok(component) => Ok(component),
             Err(in_pool) => {
-                let compiled = self.on_demand()?.compile(wasm)?;
+                let component = Component::map(&self.on_demand()?.engine, image)?;
                 info!(
                     reason = format!("{in_pool:#}"),
                     "component does not fit a slot of the instance pool, its calls allocate \
                      memory anew"
                 );
-                Ok(compiled)
+                Ok(component)
             }
         }
     }
@@ -141,7 +164,7 @@ impl Engines {
         if let Some(linking) = self.on_demand.get() {
             return Ok(linking);
         }
-        let linking = Linking::new(&base_config(self.cache.clone()))?;
+        let linking = Linking::new(&base_config())?;
         // A second thread that was here first wins; both engines are alike.
         Ok(self.on_demand.get_or_init(|| linking))
     }
@@ -159,9 +182,8 @@ impl Linking {
         Ok(Self { engine, linker })
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Compiled, wasmtime::Error> {
-        let component = Component::from_binary(&self.engine, wasm)?;
-        Ok(Compiled { component, linker: self.linker.clone() })
+    fn is_for(&self, component: &Component) -> bool {
+        wasmtime::Engine::same(&self.engine, component.engine())
     }
 }
 
@@ -175,13 +197,13 @@ pub fn slots_for_this_machine(slots_of_modules: u32) -> u32 {
     slots.min(slots_of_modules).max(1)
 }
 
-fn base_config(cache: Option<Cache>) -> Config {
-    let mut config = common_config(cache);
+fn base_config() -> Config {
+    let mut config = common_config();
     config.wasm_component_model(true).wasm_component_model_async(true);
     config
 }
 
-fn pooled_config(settings: &Settings, cache: Option<Cache>) -> Config {
+fn pooled_config(settings: &Settings) -> Config {
     let slots = settings.slots;
     let mut pool = common_pool(slots, settings.memory_max_bytes);
     pool.total_component_instances(slots)
@@ -193,7 +215,7 @@ fn pooled_config(settings: &Settings, cache: Option<Cache>) -> Config {
         .max_tables_per_module(TABLES_PER_SLOT)
         .table_elements(TABLE_ELEMENTS)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
-    let mut config = base_config(cache);
+    let mut config = base_config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
 }

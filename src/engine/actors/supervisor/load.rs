@@ -142,7 +142,7 @@ pub(super) async fn load(
         Err(_) => Err(LoadError::of_unknown(too_long())),
     };
     if result.is_ok() {
-        info!(took_ms = clock::millis(began.elapsed()), "module verified and compiled");
+        info!(took_ms = clock::millis(began.elapsed()), "module verified and loaded");
     }
     Done::Loaded { reference, result }
 }
