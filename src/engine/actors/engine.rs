@@ -32,6 +32,7 @@ use wasmtime::{
 
 use super::{
     component::engine::{self as components, Compiled, Engines},
+    room::with_room,
     turns::Turns,
     weight::Weight,
 };
@@ -229,6 +230,7 @@ impl Engine {
     }
 
     fn compiled(&self, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
+        let wasm = &with_room(wasm, self.memory_max_bytes());
         let Some(pooled) = &self.0.pooled else {
             return Module::new(self.on_demand()?, wasm);
         };

@@ -6,6 +6,7 @@
 //! 0.3 are made to serve several calls by one instance, which share its memory and its end.
 //!
 //! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock, compile cache.
+//! * `room` gives memories room to grow into without a system call.
 //! * [`artifact`] is a verified and compiled module or component.
 //! * [`weight`] bounds what is compiled, before it is.
 //! * [`guest`] is the waPC interface between host and module, one instance at a time.
@@ -27,8 +28,11 @@ pub mod engine;
 pub mod guest;
 mod idle;
 pub mod inbound;
+#[cfg(test)]
+mod isolation;
 pub mod permits;
 pub mod plan;
+mod room;
 pub mod sink;
 pub mod supervisor;
 pub mod trial;

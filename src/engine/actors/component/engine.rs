@@ -17,7 +17,10 @@ use wasmtime::{
 };
 
 use super::{Guest, linker};
-use crate::actors::engine::{common_config, common_pool};
+use crate::actors::{
+    engine::{common_config, common_pool},
+    room::with_room,
+};
 use lattice_base::budget::machine_memory;
 
 /// Core instances of a slot. Rust and JavaScript take 4, Python 14.
@@ -122,6 +125,7 @@ impl Engines {
 
     /// Compiles a component: for the pool, or if it does not fit there, for allocation on demand.
     pub fn compile(&self, wasm: &[u8]) -> Result<Compiled, wasmtime::Error> {
+        let wasm = &with_room(wasm, self.settings.memory_max_bytes);
         let Some(pooled) = &self.pooled else { return self.on_demand()?.compile(wasm) };
         match pooled.compile(wasm) {
             Ok(compiled) => Ok(compiled),
