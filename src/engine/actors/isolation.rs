@@ -15,8 +15,7 @@ const MEMORY_MAX_BYTES: usize = 4 * 1024 * 1024;
 const POISON: u8 = 0xa5;
 
 fn engine() -> Engine {
-    let settings =
-        Settings { slots: Some(1), memory_max_bytes: MEMORY_MAX_BYTES, cache_dir: None };
+    let settings = Settings { slots: Some(1), memory_max_bytes: MEMORY_MAX_BYTES, cache_dir: None };
     Engine::new(settings).expect("an engine")
 }
 
@@ -121,10 +120,8 @@ fn compiled(engine: &Engine, guests: &[(String, Vec<u8>, bool)]) -> Vec<Module> 
 #[test]
 fn every_guest_finds_its_memory_as_if_it_was_the_first() {
     let guests = guests();
-    let first: Vec<Vec<u8>> = compiled(&engine(), &guests)
-        .iter()
-        .map(|module| Instance::new(module).bytes())
-        .collect();
+    let first: Vec<Vec<u8>> =
+        compiled(&engine(), &guests).iter().map(|module| Instance::new(module).bytes()).collect();
     let modules = compiled(&engine(), &guests);
     for (poisoner, (by, ..)) in modules.iter().zip(&guests) {
         for ((module, (name, ..)), first) in modules.iter().zip(&guests).zip(&first) {
