@@ -134,6 +134,37 @@ async fn each_call_gets_a_fresh_instance() {
 }
 
 #[tokio::test]
+async fn a_call_finds_nothing_in_memory_of_what_another_one_left_there() {
+    let server = Server::shared().await;
+    let host = host(&server).set("actor_memory_max_bytes", "4M").start().await;
+    let caller = Caller::new(&server).await;
+    // Grows its memory as far as it can, and fills it; `poison` traps then. `read` counts instead.
+    let body = r#"(local $at i32) (local $found i32) (local $end i32)
+      (loop $more (br_if $more (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+      (local.set $end (i32.mul (memory.size) (i32.const 65536)))
+      (local.set $at (i32.const 32))
+      (if (i32.eq (local.get $op) (i32.const 4))
+        (then (loop $words
+          (if (i32.load (local.get $at))
+            (then (local.set $found (i32.add (local.get $found) (i32.const 1)))))
+          (local.set $at (i32.add (local.get $at) (i32.const 4)))
+          (br_if $words (i32.lt_u (local.get $at) (local.get $end)))))
+        (else
+          (memory.fill (local.get $at) (i32.const 0xa5) (i32.sub (local.get $end) (local.get $at)))
+          (if (i32.eq (local.get $op) (i32.const 6)) (then unreachable))))
+      (i32.store (i32.const 32) (local.get $found)) (i32.store (i32.const 36) (local.get $end))
+      (call $response (i32.const 32) (i32.const 8)) (i32.const 1)"#;
+    let guest = run(&server, &host, body).await;
+    let clean = [[0; 4], (4_u32 << 20).to_le_bytes()].concat();
+    for fill in ["spoil", "poison", "spoil"] {
+        let filled = caller.call(&guest.id, fill, "").await;
+        assert_eq!(filled.is_err(), fill == "poison", "{filled:?}");
+        assert_eq!(caller.call(&guest.id, "read", "").await.as_deref(), Ok(&*clean), "{fill}");
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn an_instance_is_reused_as_often_as_the_annotation_says_and_not_after_a_trap() {
     let server = Server::shared().await;
     let host = host(&server).start().await;

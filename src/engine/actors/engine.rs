@@ -2,9 +2,14 @@
 //!
 //! [`Engine`] holds two wasmtime engines with the same code generation. The first takes instances
 //! from a pool that is reserved once: memory slots keep the pages a module touches, so a fresh
-//! instance costs neither a system call nor a page fault on most of them. The second allocates on
-//! demand; it is made when a module does not fit a slot of the pool, or when the machine refuses
-//! the pool's address space, and a log line says so.
+//! instance costs no page fault on most of them. Memories have room to grow into (`room`), so no
+//! page changes its protection either. The second allocates on demand; it is made when a module
+//! does not fit a slot of the pool, or when the machine refuses the pool's address space, and a log
+//! line says so.
+//!
+//! One system call is left, where Linux has it (`PAGEMAP_SCAN`): when an instance goes, it tells
+//! which pages were written and are to be as before. Otherwise all pages that may stay resident are
+//! written, and the others are given back: for a guest in Rust that is 40 µs instead of 3.
 //!
 //! Time is counted by an epoch that a thread advances while at least one call runs. A guest looks
 //! at it in every loop and function; when it has moved, the guest yields to other tasks, and ends
@@ -32,6 +37,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, Module, PoolingAllocationConf
 use super::{
     code::{Code as _, Codes, GivingTask, Image, Sharing, Sources},
     component::engine::{self as components, Compiled, Engines},
+    room::with_room,
     turns::Turns,
     weight::Weight,
 };
@@ -194,6 +200,7 @@ impl Engine {
             Some(pooled) => pooled,
             None => self.on_demand()?,
         };
+        let wasm = &with_room(wasm, self.memory_max_bytes());
         self.timed(|| self.0.codes.load(engine, wasm, weight, |image| self.mapped(image)))
     }
 

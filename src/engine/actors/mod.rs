@@ -7,6 +7,7 @@
 //!
 //! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock. [`code`] is what was
 //!   compiled, here or by another host.
+//! * `room` gives memories room to grow into without a system call.
 //! * [`artifact`] is a verified and compiled module or component.
 //! * [`weight`] bounds what is compiled, before it is.
 //! * [`guest`] is the waPC interface between host and module, one instance at a time.
@@ -29,8 +30,11 @@ pub mod engine;
 pub mod guest;
 mod idle;
 pub mod inbound;
+#[cfg(test)]
+mod isolation;
 pub mod permits;
 pub mod plan;
+mod room;
 pub mod sink;
 pub mod supervisor;
 pub mod trial;
