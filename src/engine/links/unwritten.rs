@@ -19,7 +19,10 @@ use bytes::Bytes;
 
 use lattice_base::store::Expect;
 use lattice_protocol::{
-    links::table::{Claims, Content, Table},
+    links::{
+        Claims,
+        table::{Content, Table},
+    },
     store::{Entry, keys},
 };
 

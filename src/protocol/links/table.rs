@@ -23,11 +23,10 @@ use std::{
 
 use hashbrown::Equivalent;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::shards::Shards;
+use super::{Claims, shards::Shards};
 use crate::{
-    identity::{claims::ActorClaims, keys::LinkName, provider::ProviderClaims},
+    identity::keys::LinkName,
     serde_null::null_as_default,
     store::{
         Entry,
@@ -44,7 +43,7 @@ const FORMER_MAX: usize = 4096;
 /// Connects an actor to a provider for one contract under one link name.
 ///
 /// The member order is that of the wire form providers receive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LinkDefinition {
     pub actor_id: String,
     pub provider_id: String,
@@ -93,137 +92,6 @@ impl LinkDefinition {
     /// The link together with its id.
     pub fn identified(&self) -> IdentifiedLink<'_> {
         IdentifiedLink { id: self.id(), link: self }
-    }
-}
-
-/// The claims of an actor or a provider, as far as the bucket knows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims {
-    pub subject: String,
-    pub issuer: String,
-    pub name: String,
-    pub version: String,
-    pub revision: String,
-    pub call_alias: String,
-    pub capabilities: Vec<String>,
-    pub tags: Vec<String>,
-    /// Of providers; empty for actors.
-    pub contract_id: String,
-    pub config_schema: Option<String>,
-}
-
-impl Claims {
-    /// The entry an actor gets when it starts.
-    pub fn of_actor(claims: &ActorClaims) -> Self {
-        Self {
-            subject: claims.subject.to_string(),
-            issuer: claims.issuer.clone(),
-            name: claims.name.clone().unwrap_or_default(),
-            version: claims.version.clone().unwrap_or_default(),
-            revision: claims.effective_revision().to_string(),
-            call_alias: claims.call_alias.clone().unwrap_or_default(),
-            capabilities: claims.caps.clone(),
-            tags: claims.tags.clone(),
-            ..Self::default()
-        }
-    }
-
-    /// The entry a provider gets when it starts.
-    pub fn of_provider(claims: &ProviderClaims) -> Self {
-        Self {
-            subject: claims.subject.to_string(),
-            issuer: claims.issuer.clone(),
-            name: claims.name.clone().unwrap_or_default(),
-            version: claims.version.clone().unwrap_or_default(),
-            revision: claims.effective_revision().to_string(),
-            contract_id: claims.contract_id.clone(),
-            config_schema: claims.config_schema.clone(),
-            ..Self::default()
-        }
-    }
-
-    /// Whether this entry is a provider's; its key decides, whatever else it holds.
-    pub fn is_provider(&self) -> bool {
-        self.subject.starts_with('V')
-    }
-
-    /// Reads an entry of any era.
-    pub fn parse(value: &[u8]) -> Option<Self> {
-        let object: Map<String, Value> = serde_json::from_slice(value).ok()?;
-        let text = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
-        let list = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
-            Some(Value::Array(items)) => {
-                items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect()
-            }
-            Some(Value::String(text)) if !text.is_empty() => {
-                text.split(',').map(str::to_owned).collect()
-            }
-            _ => Vec::new(),
-        };
-        let claims = Self {
-            subject: text("sub", "subject"),
-            issuer: text("iss", "issuer"),
-            name: text("name", "name"),
-            version: text("version", "ver"),
-            revision: text("rev", "revision"),
-            call_alias: text("call_alias", "call_alias"),
-            capabilities: list("caps", "capabilities"),
-            tags: list("tags", "tags"),
-            contract_id: text("contract_id", "contract_id"),
-            config_schema: object.get("config_schema").and_then(Value::as_str).map(str::to_owned),
-        };
-        (!claims.subject.is_empty()).then_some(claims)
-    }
-
-    /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out,
-    /// which is how hosts of 2024 tell it from an actor's.
-    pub fn bucket_value(&self) -> Value {
-        let mut object = Map::new();
-        let mut put =
-            |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
-        put("call_alias", self.call_alias.clone());
-        if self.is_provider() {
-            put("contract_id", self.contract_id.clone());
-            if let Some(schema) = &self.config_schema {
-                put("config_schema", schema.clone());
-            }
-        } else {
-            put("caps", self.capabilities.join(","));
-            put("tags", self.tags.join(","));
-        }
-        put("iss", self.issuer.clone());
-        put("name", self.name.clone());
-        put("rev", self.revision.clone());
-        put("sub", self.subject.clone());
-        put("version", self.version.clone());
-        Value::Object(object)
-    }
-
-    /// The form of a `get.claims` reply: texts only, under the names of both eras.
-    pub fn reply_value(&self) -> BTreeMap<&'static str, String> {
-        let mut map = BTreeMap::from([
-            ("sub", self.subject.clone()),
-            ("subject", self.subject.clone()),
-            ("iss", self.issuer.clone()),
-            ("issuer", self.issuer.clone()),
-            ("name", self.name.clone()),
-            ("version", self.version.clone()),
-            ("rev", self.revision.clone()),
-            ("revision", self.revision.clone()),
-            ("caps", self.capabilities.join(",")),
-            ("capabilities", self.capabilities.join(",")),
-            ("tags", self.tags.join(",")),
-            ("call_alias", self.call_alias.clone()),
-            ("contract_id", self.contract_id.clone()),
-        ]);
-        if self.is_provider() {
-            map.insert("config_schema", self.config_schema.clone().unwrap_or_default());
-        }
-        map
     }
 }
 
@@ -747,147 +615,4 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
-
-    fn entry(key: String, value: &Value, revision: u64) -> Entry {
-        Entry { key, value: serde_json::to_vec(value).unwrap().into(), revision }
-    }
-
-    fn link_entry(provider: &str, revision: u64) -> Entry {
-        let hash = keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default");
-        let value = json!({"actor_id": ACTOR, "provider_id": provider, "link_name": "default",
-            "contract_id": "wasmcloud:keyvalue", "values": null});
-        entry(keys::link(&hash), &value, revision)
-    }
-
-    #[test]
-    fn a_newer_link_replaces_and_an_older_one_does_not() {
-        let mut table = Table::default();
-        assert!(matches!(
-            table.put(&link_entry("V1", 5)),
-            Ok(Some(Change::LinkPut { replaced: None, .. }))
-        ));
-        assert_eq!(table.put(&link_entry("V0", 4)), Ok(None));
-        assert!(matches!(
-            table.put(&link_entry("V2", 6)),
-            Ok(Some(Change::LinkPut { replaced: Some(_), .. }))
-        ));
-        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V2");
-        assert_eq!(table.delete(&link_entry("V2", 6).key, 5), None);
-        assert_eq!(table.links().count(), 1);
-    }
-
-    #[test]
-    fn a_link_under_a_foreign_key_is_rejected() {
-        let mut foreign = link_entry("V1", 1);
-        foreign.key = keys::link("00");
-        assert!(Table::default().put(&foreign).is_err());
-    }
-
-    #[test]
-    fn claims_of_all_eras_read_alike() {
-        let short = json!({"call_alias": "", "caps": "a,b", "iss": "A", "name": "Echo", "rev": "4", "sub": "M", "tags": "", "version": null});
-        let long = json!({"call_alias": null, "capabilities": ["a", "b"], "issuer": "A", "name": "Echo", "revision": 4, "subject": "M", "tags": []});
-        let read = |value: &Value| Claims::parse(&serde_json::to_vec(value).unwrap()).unwrap();
-        assert_eq!(read(&short), read(&long));
-        assert_eq!(read(&short).capabilities, ["a", "b"]);
-    }
-
-    #[test]
-    fn a_provider_entry_has_no_capabilities_and_a_reply_has_texts_only() {
-        let provider = Claims {
-            subject: "V1".into(),
-            contract_id: "wasmcloud:httpserver".into(),
-            ..Claims::default()
-        };
-        let value = provider.bucket_value();
-        assert!(value.get("caps").is_none() && value.get("tags").is_none());
-        assert_eq!(value["call_alias"], "");
-        assert_eq!(provider.reply_value()["config_schema"], "");
-    }
-
-    #[test]
-    fn actors_that_claim_an_alias_are_known_in_the_order_they_came() {
-        let mut table = Table::default();
-        for (subject, revision) in [("M2", 2), ("M1", 1), ("MNEW", 0)] {
-            let value = json!({"sub": subject, "call_alias": "lattice/ponger"});
-            table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
-        }
-        let claimants = |table: &Table| {
-            table.claimants("lattice/ponger").iter().map(|id| id.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(claimants(&table), ["M1", "M2", "MNEW"]);
-        table.delete(&keys::claims("M1"), 3);
-        assert_eq!(claimants(&table), ["M2", "MNEW"]);
-        // Signed anew without the alias.
-        table.put(&entry(keys::claims("M2"), &json!({"sub": "M2"}), 4)).unwrap();
-        assert_eq!(claimants(&table), ["MNEW"]);
-    }
-
-    /// Each runs together with the link of [`link_entry`] to the same text, and so has its hash.
-    const SPLIT_ELSEWHERE: [(&str, &str); 3] = [
-        ("wasmcloud:k", "eyvaluedefault"),
-        ("wasmcloud:keyvaluedefaul", "t"),
-        ("", "wasmcloud:keyvaluedefault"),
-    ];
-
-    #[test]
-    fn a_link_is_found_only_by_all_three_that_make_it() {
-        let mut table = Table::default();
-        table.put(&link_entry("V1", 5)).unwrap();
-        for (contract, link_name) in SPLIT_ELSEWHERE {
-            assert_eq!(
-                keys::link_hash(ACTOR, contract, link_name),
-                keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default")
-            );
-            assert!(table.link(ACTOR, contract, link_name).is_none(), "{contract} {link_name}");
-            assert!(!table.lets_in("V1", ACTOR, contract, link_name), "{contract} {link_name}");
-            // Nor does one that is split elsewhere take its place.
-            let value = json!({"actor_id": ACTOR, "provider_id": "V2", "link_name": link_name, "contract_id": contract});
-            let key = keys::link(&keys::link_hash(ACTOR, contract, link_name));
-            assert!(table.put(&entry(key, &value, 9)).is_err(), "{contract} {link_name}");
-        }
-        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V1");
-    }
-
-    #[test]
-    fn a_provider_is_let_in_by_its_link_and_for_a_moment_after_it() {
-        let mut table = Table::default();
-        let lets_in = |table: &Table, provider: &str| {
-            table.lets_in(provider, ACTOR, "wasmcloud:keyvalue", "default")
-        };
-        assert!(!lets_in(&table, "V1"));
-        table.put(&link_entry("V1", 5)).unwrap();
-        assert!(lets_in(&table, "V1") && !lets_in(&table, "V2"));
-        table.put(&link_entry("V2", 6)).unwrap();
-        assert!(lets_in(&table, "V1") && lets_in(&table, "V2") && !lets_in(&table, "V3"));
-        table.delete(&link_entry("V2", 6).key, 7);
-        assert!(lets_in(&table, "V2"), "what it had taken on is finished");
-        let hash = keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default");
-        table.former.get_mut(&*hash).unwrap().since = Instant::now().checked_sub(LET_GO).unwrap();
-        assert!(!lets_in(&table, "V1") && !lets_in(&table, "V2"));
-    }
-
-    #[test]
-    fn of_several_references_the_one_that_led_there_last_is_named() {
-        let mut table = Table::default();
-        for (reference, revision) in
-            [("b.example/echo:1", 1), ("a.example/echo:1", 2), ("file:///echo.wasm", 3)]
-        {
-            let value = json!({"oci_url": reference, "public_key": ACTOR});
-            table.put(&entry(keys::reference(reference), &value, revision)).unwrap();
-        }
-        assert_eq!(table.reference_to(ACTOR).as_deref(), Some("a.example/echo:1"));
-        // The first leads elsewhere now.
-        let moved = json!({"oci_url": "b.example/echo:1", "public_key": "V1"});
-        table.put(&entry(keys::reference("b.example/echo:1"), &moved, 4)).unwrap();
-        let mut left: Vec<_> = table.references_to(ACTOR).map(|(_, revision)| revision).collect();
-        left.sort_unstable();
-        assert_eq!(left, [2, 3]);
-    }
-}
+mod tests;
