@@ -9,7 +9,7 @@
 mod common;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    future::ready,
     time::{Duration, Instant},
 };
 
@@ -81,17 +81,11 @@ async fn puts(dir: &TempDir, address: &str, client: &async_nats::Client, next: &
     for at_once in [1, 16, 64] {
         let (first, count) = (*next, if at_once == 1 { PUTS / 4 } else { PUTS });
         let began = Instant::now();
-        let accepted = AtomicUsize::new(0);
-        let asked = (first..first + count).map(|number| async {
-            let (_, link) = link(number);
-            let subject = "wasmbus.ctl.default.linkdefs.put";
-            let reply = client.request(subject, link.to_string().into()).await.expect("an ack");
-            let ack: Value = serde_json::from_slice(&reply.payload).expect("JSON");
-            accepted.fetch_add(usize::from(ack["accepted"] == json!(true)), Ordering::Relaxed);
-        });
-        stream::iter(asked).buffer_unordered(at_once).for_each(|()| async {}).await;
+        let asked = (first..first + count).map(|number| put(client, number));
+        let answers = stream::iter(asked).buffer_unordered(at_once);
+        let accepted = answers.filter(|is_accepted| ready(*is_accepted)).count().await;
         let took = began.elapsed().as_secs_f64();
-        assert_eq!(accepted.into_inner(), count, "all are accepted");
+        assert_eq!(accepted, count, "all are accepted");
         println!(
             "puts through a host, {at_once:>2} at a time, with {first:>6} links {:>10.0}/s",
             count as f64 / took
@@ -99,6 +93,15 @@ async fn puts(dir: &TempDir, address: &str, client: &async_nats::Client, next: &
         *next += count;
     }
     host.stop(None).await;
+}
+
+/// Puts a link; returns whether it was accepted.
+async fn put(client: &async_nats::Client, number: usize) -> bool {
+    let (_, link) = link(number);
+    let subject = "wasmbus.ctl.default.linkdefs.put";
+    let reply = client.request(subject, link.to_string().into()).await.expect("an ack");
+    let ack: Value = serde_json::from_slice(&reply.payload).expect("JSON");
+    ack["accepted"] == json!(true)
 }
 
 async fn joins(dir: &TempDir, address: &str) -> f64 {
