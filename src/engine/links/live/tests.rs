@@ -160,3 +160,59 @@ async fn a_link_that_stays_the_same_through_an_outage_stays_as_old_as_it_is() {
     assert_eq!(since(), before);
     stop.cancel();
 }
+
+fn entry(number: usize, revision: u64) -> Entry {
+    let contract = format!("a:{number}");
+    let key = keys::link(&keys::link_hash(ACTOR, &contract, "default"));
+    let value = json!({"actor_id": ACTOR, "provider_id": "V1", "link_name": "default", "contract_id": contract, "values": {}});
+    Entry { key, value: value.to_string().into(), revision }
+}
+
+#[tokio::test]
+async fn what_comes_together_is_published_and_told_together() {
+    let store = Store::new(Arc::new(Memory::default()));
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (live, mut notices) = Live::start(store, &tasks, stop.clone()).await;
+    const WRITES: usize = 2 * OWN_WRITES;
+    let writes = (0..WRITES).map(|n| live.apply(Update::Put(entry(n, n as u64 + 1))));
+    let written = async {
+        futures::future::join_all(writes).await;
+        // Each is seen when its writer is told so.
+        assert_eq!(live.table().links_len(), WRITES);
+    };
+    let heard = async {
+        let (mut told, mut batches) = (0, 0);
+        while told < WRITES {
+            told += notices.recv().await.unwrap().len();
+            batches += 1;
+        }
+        (told, batches)
+    };
+    let ((), (told, batches)) = tokio::join!(written, heard);
+    assert!(told == WRITES && batches < WRITES / 10, "{batches} batches");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_follower_that_lags_knows_and_tells_everything_once() {
+    let memory = Arc::new(Memory::default());
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (live, mut notices) = Live::start(Store::new(memory.clone()), &tasks, stop.clone()).await;
+    const LINKS: usize = 5000;
+    // Faster than it gets its turn, and beyond what waits for it.
+    for n in 0..LINKS {
+        let Entry { key, value, .. } = entry(n, 0);
+        memory.put(&key, value, Expect::Anything).await.unwrap();
+    }
+    let mut told = HashSet::new();
+    while told.len() < LINKS {
+        for notice in notices.recv().await.unwrap() {
+            let Change::LinkPut { link, .. } = notice.change else { panic!("a link is put") };
+            assert!(told.insert(link.contract_id.clone()), "told once");
+        }
+        // Something happens after it, which brings what it missed.
+        memory.put("OTHER", "x".into(), Expect::Anything).await.unwrap();
+    }
+    assert_eq!(live.table().links_len(), LINKS);
+    stop.cancel();
+}
