@@ -103,12 +103,13 @@ async fn what_was_acknowledged_before_a_host_was_killed_is_there() {
     let mut process = Process::start(&mut member(dir.path(), &server));
     process.line(" ready");
     let putting = put_many(&server, (0..MANY).map(contract), 64);
-    let bucket = bucket(&server).await;
+    let context = client::jetstream(&server).await;
+    let name = format!("KV_LATTICEDATA_{}", server.lattice());
     let kill = async {
         // In the middle of it.
         eventually("some are stored", || async {
-            let status = bucket.status().await.ok()?;
-            (status.values() > 200).then_some(())
+            let stream = context.get_stream(&name).await.ok()?;
+            (stream.cached_info().state.messages > 200).then_some(())
         })
         .await;
         process.signal(rustix::process::Signal::KILL);
