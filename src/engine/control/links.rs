@@ -287,7 +287,7 @@ impl Server {
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
                     attempts += 1;
-                    self.catch_up(attempts).await;
+                    self.catch_up(&key, expect, attempts).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -323,16 +323,27 @@ impl Server {
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
                     attempts += 1;
-                    self.catch_up(attempts).await;
+                    self.catch_up(&key, known, attempts).await;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Gives the watch time to bring what we lost against; a little more with each attempt.
-    async fn catch_up(&self, attempt: usize) {
-        tokio::time::sleep(std::time::Duration::from_millis(20 * attempt as u64)).await;
+    /// Gives the watch time to bring what we lost against; a little more with each attempt. Others
+    /// who want to change the same wait as long.
+    async fn catch_up(&self, key: &str, lost_with: Expect, attempt: usize) {
+        let links = &self.parts.context.links;
+        let mut changes = links.changes();
+        let news = async {
+            while lost_with == Expect::Revision(links.table().revision_of(key)) {
+                // An error means that the host is being stopped.
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(20 * attempt as u64), news).await;
     }
 }
 

@@ -522,7 +522,11 @@ impl Table {
             self.leave_provider(hash, &replaced.provider_id);
             self.keep_in_mind(hash, replaced);
         }
-        self.by_provider.or_default(link.provider_id.as_str().into()).insert(id, Arc::clone(&link));
+        let links = match self.by_provider.get_mut(link.provider_id.as_str()) {
+            Some(links) => links,
+            None => self.by_provider.or_default(link.provider_id.as_str().into()),
+        };
+        links.insert(id, Arc::clone(&link));
         Ok(Some(Change::LinkPut { link, replaced }))
     }
 
