@@ -8,7 +8,7 @@
 //! A host that acts for no application observes nothing. What runs as it should costs no command.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -521,24 +521,21 @@ fn is_looked_after(target: &Target, now_ms: u64) -> bool {
 /// Returns the record of an application's links after a plan: what is about to be put is in it
 /// before it is, and what is gone and asked for no more is not.
 fn links_after(own: &[LinkDefinition], plan: &Plan, expected: &Observed) -> Vec<LinkDefinition> {
-    let mut links: Vec<LinkDefinition> = own
+    let there: HashSet<String> = expected.links.iter().map(LinkDefinition::id).collect();
+    let new: BTreeMap<String, LinkDefinition> = plan
+        .commands
         .iter()
-        .filter(|link| {
-            expected
-                .links
-                .iter()
-                .any(|there| there.is_of(&link.actor_id, &link.contract_id, &link.link_name))
+        .filter_map(|command| match command {
+            Command::PutLink(link) => Some(LinkDefinition::from(link.clone())),
+            _ => None,
         })
-        .cloned()
+        .map(|link| (link.id(), link))
         .collect();
-    for command in &plan.commands {
-        if let Command::PutLink(link) = command {
-            let link = LinkDefinition::from(link.clone());
-            links.retain(|own| !own.is_of(&link.actor_id, &link.contract_id, &link.link_name));
-            links.push(link);
-        }
-    }
-    links
+    let stays = own.iter().filter(|link| {
+        let id = link.id();
+        there.contains(&id) && !new.contains_key(&id)
+    });
+    stays.cloned().chain(new.values().cloned()).collect()
 }
 
 async fn next_event(watching: &mut Option<Watching>) -> Option<Received> {

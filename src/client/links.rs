@@ -9,10 +9,14 @@
 //! that a host of earlier years stored has no note; then nothing is undone, rather than something
 //! else than what was asked for.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all, stream};
 use tokio::time::{Instant, sleep};
 
 use super::lattice::{Lattice, RequestError};
@@ -21,6 +25,7 @@ use lattice_protocol::{
     control::{
         probe::link::{Answered, AskChange, Request, State},
         request::{DeleteLink, PutLink},
+        types::Ack,
     },
     errors::OutcomeUnknown,
     links::{LinkChange, LinkDefinition, link_option},
@@ -30,6 +35,8 @@ use lattice_protocol::{
 /// link, and a little more.
 pub const LINK_WAIT: Duration = Duration::from_secs(12);
 
+/// Links that are on their way at a time where many are put. A host works on several times as many.
+const PUTS_AT_ONCE: usize = 64;
 /// How soon a host is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 /// How long hosts may take to know the change of a link that one of them has noted.
@@ -134,6 +141,37 @@ pub async fn put(
     lattice.change(&PutLink::from(link.clone())).await.context("put the link")?;
     let Some(wait) = wait else { return Ok(None) };
     settled(lattice, Request { link: link.clone(), is_deleted: false }, wait).await.map(Some)
+}
+
+/// A link that was not put, and why.
+#[derive(Debug)]
+pub struct NotPut {
+    pub link: LinkDefinition,
+    pub error: anyhow::Error,
+}
+
+/// Puts links, each another one, many at a time; returns those that were not put. Nobody waits for
+/// providers. When the lattice does not answer, the rest is not sent: it would fare no better.
+pub async fn put_all(lattice: &Lattice, links: Vec<LinkDefinition>) -> Vec<NotPut> {
+    let is_away = AtomicBool::new(false);
+    let puts = links.into_iter().map(|link| async {
+        if is_away.load(Ordering::Relaxed) {
+            let error = anyhow!("not sent, since the lattice does not answer");
+            return Some(NotPut { link, error });
+        }
+        let put: Result<Ack, RequestError> = lattice.request(&PutLink::from(link.clone())).await;
+        let error = match put {
+            Ok(Ack { accepted: true, .. }) => return None,
+            Ok(Ack { error, .. }) => anyhow!(error),
+            Err(error) => {
+                is_away.fetch_or(!matches!(error, RequestError::Refused { .. }), Ordering::Relaxed);
+                error.into()
+            }
+        };
+        Some(NotPut { link, error })
+    });
+    let puts = stream::iter(puts).buffer_unordered(PUTS_AT_ONCE);
+    puts.filter_map(|not_put| async { not_put }).collect().await
 }
 
 /// Deletes a link and waits until the providers that run have let it go.

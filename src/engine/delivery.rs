@@ -51,6 +51,8 @@ const SEND_AFTER: [Duration; 1 + RESEND_AFTER.len()] =
     [PUT_AFTER_DELETE, RESEND_AFTER[0], RESEND_AFTER[1], RESEND_AFTER[2]];
 /// How long a provider may take to handle a delete, so that a put after it counts as following it.
 const DELETE_SETTLES: Duration = Duration::from_secs(2);
+/// Deletes that are kept in mind without being looked through.
+const SETTLING_MIN: usize = 64;
 /// Puts waiting to be sent. Beyond it the first ones are sent at once, and of those to be sent again
 /// the oldest are forgotten; so many links do not change in two seconds.
 const WAITING_MAX: usize = 16 * 1024;
@@ -115,6 +117,10 @@ pub struct LinkNotifier {
     events: Publisher,
     /// Which actors were unlinked from which providers, and when.
     deleted: HashMap<Place, Instant>,
+    /// How many of them were needed when they were looked through last.
+    settling: usize,
+    /// The last event found no room in time.
+    is_held_up: bool,
     /// Links to send, and when; in the order of time.
     waiting: [VecDeque<(Instant, Arc<LinkDefinition>)>; SEND_AFTER.len()],
 }
@@ -124,16 +130,24 @@ type Place = (String, String, String);
 
 impl LinkNotifier {
     pub fn new(sender: LinkSender, links: Live, events: Publisher) -> Self {
-        Self { sender, links, events, deleted: HashMap::new(), waiting: Default::default() }
+        let (deleted, waiting) = (HashMap::new(), Default::default());
+        let (settling, is_held_up) = (SETTLING_MIN, false);
+        Self { sender, links, events, deleted, settling, is_held_up, waiting }
     }
 
-    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>) {
+    pub async fn run(mut self, mut notices: mpsc::Receiver<Vec<Notice>>) {
         loop {
             let due =
                 self.waiting.iter().filter_map(|queue| queue.front()).map(|(at, _)| *at).min();
             tokio::select! {
                 notice = notices.recv() => match notice {
-                    Some(notice) => self.handle(notice).await,
+                    Some(notices) => {
+                        for notice in notices {
+                            self.handle(notice).await;
+                            // What follows a delete has its time.
+                            self.send_due().await;
+                        }
+                    }
                     None => return,
                 },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -156,12 +170,12 @@ impl LinkNotifier {
                     self.sender.put(&link).await;
                 }
                 if live {
-                    self.events.publish(Event::LinkdefSet(LinkDefinition::clone(&link)));
+                    self.publish(Event::LinkdefSet(LinkDefinition::clone(&link))).await;
                 }
             }
             Change::LinkDeleted { link } => {
                 self.delete(&link).await;
-                self.events.publish(Event::LinkdefDeleted(Arc::unwrap_or_clone(link)));
+                self.publish(Event::LinkdefDeleted(Arc::unwrap_or_clone(link))).await;
             }
             Change::LinkRefused { link, error } => {
                 let host_id = self.events.host_id();
@@ -181,10 +195,26 @@ impl LinkNotifier {
         }
     }
 
+    /// Publishes an event when there is room for it: any number of links may change at once. A
+    /// server that is away holds up one event, and those after it are lost as all others are.
+    async fn publish(&mut self, event: Event) {
+        let is_full = self.events.is_full();
+        if is_full && !self.is_held_up {
+            self.is_held_up = !self.events.has_room().await;
+        } else if !is_full {
+            self.is_held_up = false;
+        }
+        self.events.publish(event);
+    }
+
     async fn delete(&mut self, link: &LinkDefinition) {
         self.sender.delete(link).await;
         let now = Instant::now();
-        self.deleted.retain(|_, at| now.duration_since(*at) < DELETE_SETTLES);
+        // Looked through now and then only: any number of links may be deleted at once.
+        if self.deleted.len() >= 2 * self.settling {
+            self.deleted.retain(|_, at| now.duration_since(*at) < DELETE_SETTLES);
+            self.settling = self.deleted.len().max(SETTLING_MIN);
+        }
         self.deleted.insert(place(link), now);
     }
 
@@ -209,6 +239,9 @@ impl LinkNotifier {
 
     /// Sends what is due and still holds.
     async fn send_due(&mut self) {
+        if self.waiting.iter().all(VecDeque::is_empty) {
+            return;
+        }
         let (now, table) = (Instant::now(), self.links.table());
         for turn in 0..SEND_AFTER.len() {
             while let Some((_, link)) = self.waiting[turn].pop_front_if(|(at, _)| *at <= now) {

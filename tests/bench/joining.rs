@@ -1,26 +1,35 @@
-//! How long a host that joins late takes until it says ready, with a lattice of no links and with
-//! one of 10 000; beside it the bare thing, the same bucket read with the NATS client alone.
+//! How a lattice of many links does: how fast they are put, by clients one after the other and many
+//! at a time, with few links in the lattice and with all; and how long a host that joins late takes
+//! until it says ready. Beside each the bare thing: the same entries put and read with the NATS
+//! client alone.
 //!
-//! `cargo bench --bench joining`, or `cargo bench --bench joining -- 50000` for another number.
-//! Medians of several rounds.
+//! `cargo bench --bench joining`, or `cargo bench --bench joining -- 10000` for another number of
+//! links. Medians of several rounds.
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::{
+    future::ready,
+    time::{Duration, Instant},
+};
 
 use async_nats::jetstream::{self, kv};
 use futures::{StreamExt, stream};
 use lattice_protocol::store::keys;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use common::{ECHO, median, millis, start_host, start_server};
 
-const LINKS: usize = 10_000;
+const LINKS: usize = 100_000;
+/// Actors that are known by their claims.
+const ACTORS: usize = 5_000;
 const ROUNDS: usize = 5;
 const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
-/// Links that are written at a time.
+/// Entries that are written at a time.
 const WRITERS: usize = 256;
+/// Puts of one measurement.
+const PUTS: usize = 4_000;
 
 fn main() {
     let links = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(LINKS);
@@ -35,19 +44,64 @@ async fn run(links: usize) {
     let client = async_nats::connect(&address).await.expect("connected");
     // The first host makes the bucket.
     join(&dir, &address).await;
-    let empty = joins(&dir, &address).await;
+    println!("host start to ready, no links             {:>10.1} ms", joins(&dir, &address).await);
     let context = jetstream::with_domain(client.clone(), "core");
     let bucket = context.get_key_value("LATTICEDATA_default").await.expect("the bucket");
-    fill(&bucket, links).await;
-    let full = joins(&dir, &address).await;
+    let began = Instant::now();
+    fill(&bucket, (0..ACTORS).map(claims)).await;
+    println!(
+        "{ACTORS} claims written with the NATS client, {WRITERS} at a time {:>10.0}/s",
+        ACTORS as f64 / began.elapsed().as_secs_f64()
+    );
+    let mut next = 0;
+    puts(&dir, &address, &client, &mut next).await;
+    let began = Instant::now();
+    fill(&bucket, (next..links).map(link)).await;
+    println!(
+        "links written with the NATS client, {WRITERS} at a time  {:>10.0}/s",
+        (links.saturating_sub(next)) as f64 / began.elapsed().as_secs_f64()
+    );
+    next = next.max(links);
+    println!(
+        "host start to ready, {links:>6} links, {ACTORS} claims {:>7.1} ms",
+        joins(&dir, &address).await
+    );
     let mut bare = Vec::new();
     for _ in 0..ROUNDS {
-        bare.push(millis(read(&bucket, links).await));
+        bare.push(millis(read(&bucket, links + ACTORS).await));
     }
-    println!("host start to ready, no links             {empty:>10.1} ms");
-    println!("host start to ready, {links:>6} links         {full:>10.1} ms");
     println!("the bucket read with the NATS client      {:>10.1} ms", median(bare));
+    puts(&dir, &address, &client, &mut next).await;
     server.stop().await;
+}
+
+/// Puts links as clients do, so many at a time. `next` is the number of the first one.
+async fn puts(dir: &TempDir, address: &str, client: &async_nats::Client, next: &mut usize) {
+    let host = start_host(dir, address, "true").await;
+    for at_once in [1, 16, 64] {
+        let (first, count) = (*next, if at_once == 1 { PUTS / 4 } else { PUTS });
+        let began = Instant::now();
+        let asked = (first..first + count).map(|number| put(client, number));
+        let answers = stream::iter(asked).buffer_unordered(at_once);
+        let accepted = answers.filter(|is_accepted| ready(*is_accepted)).count().await;
+        let took = began.elapsed().as_secs_f64();
+        assert_eq!(accepted, count, "all are accepted");
+        println!(
+            "puts through a host, {at_once:>2} at a time, with {first:>6} links {:>10.0}/s",
+            count as f64 / took
+        );
+        *next += count;
+    }
+    host.stop(None).await;
+}
+
+/// Puts a link; returns whether it was accepted.
+async fn put(client: &async_nats::Client, number: usize) -> bool {
+    let (_, link) = link(number);
+    let subject = "wasmbus.ctl.default.linkdefs.put";
+    let reply = client.request(subject, link.to_string().into()).await.expect("an ack");
+    let ack: Value = serde_json::from_slice(&reply.payload).expect("JSON");
+    ack["accepted"] == json!(true)
 }
 
 async fn joins(dir: &TempDir, address: &str) -> f64 {
@@ -68,22 +122,33 @@ async fn join(dir: &TempDir, address: &str) -> Duration {
     took
 }
 
-async fn fill(bucket: &kv::Store, links: usize) {
-    let puts = (0..links).map(|n| {
-        let contract = format!("acme:contract{n}");
-        let id = keys::link_hash(ECHO, &contract, "default");
-        let link = json!({"id": id, "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default",
-            "contract_id": contract, "values": {"address": "127.0.0.1:8080"}});
-        async move { bucket.put(keys::link(&id), link.to_string().into()).await.expect("a link is stored") }
+fn link(number: usize) -> (String, Value) {
+    let contract = format!("acme:contract{number}");
+    let id = keys::link_hash(ECHO, &contract, "default");
+    let link = json!({"id": id, "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default",
+        "contract_id": contract, "values": {"address": "127.0.0.1:8080"}});
+    (keys::link(&id), link)
+}
+
+fn claims(number: usize) -> (String, Value) {
+    let id = format!("M{number:055}");
+    let claims = json!({"call_alias": "", "caps": "wasmcloud:httpserver,wasmcloud:keyvalue", "iss": "ACCOUNT",
+        "name": format!("actor {number}"), "rev": "1", "sub": id, "tags": "", "version": "0.1.0"});
+    (keys::claims(&id), claims)
+}
+
+async fn fill(bucket: &kv::Store, entries: impl Iterator<Item = (String, Value)>) {
+    let puts = entries.map(|(key, value)| async move {
+        bucket.put(key, value.to_string().into()).await.expect("an entry is stored")
     });
     stream::iter(puts).buffer_unordered(WRITERS).for_each(|_| async {}).await;
 }
 
-async fn read(bucket: &kv::Store, links: usize) -> Duration {
+async fn read(bucket: &kv::Store, entries: usize) -> Duration {
     let began = Instant::now();
-    let mut entries = bucket.watch_with_history(">").await.expect("a watch");
-    for _ in 0..links {
-        entries.next().await.expect("an entry").expect("a readable entry");
+    let mut told = bucket.watch_with_history(">").await.expect("a watch");
+    for _ in 0..entries {
+        told.next().await.expect("an entry").expect("a readable entry");
     }
     began.elapsed()
 }

@@ -49,6 +49,7 @@ mod keyvalue;
 mod kinds;
 mod languages;
 mod leaf_cut;
+mod link_batches;
 mod linking;
 mod links;
 mod listings;

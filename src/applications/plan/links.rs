@@ -3,6 +3,8 @@
 //! Links carry no annotations; what was put for an application is known from a record of its own
 //! ([`Input::own_links`]). A link that was put by hand is never deleted here.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{Command, Input, Link, PartStatus, Plan, Standing};
 use lattice_protocol::{
     applications::resolved::{self, Application},
@@ -11,17 +13,19 @@ use lattice_protocol::{
 
 /// Deletes the links that were put for the application and are asked for by nobody.
 pub(super) fn plan_deletions(input: Input<'_>, plan: &mut Plan) {
+    if input.own_links.is_empty() {
+        return;
+    }
+    let others = input.others.iter().copied();
+    let applications = std::iter::once(input.application).chain(others);
+    let wanted: Vec<Link> =
+        applications.flat_map(|application| wanted(input, application)).collect();
+    let wanted: HashSet<_> = wanted.iter().map(three).collect();
+    let there: HashMap<_, _> =
+        input.observed.links.iter().map(|link| (three_of(link), &link.provider_id)).collect();
     for own in input.own_links {
-        let there = input.observed.links.iter().find(|link| {
-            link.is_of(&own.actor_id, &own.contract_id, &own.link_name)
-                && link.provider_id == own.provider_id
-        });
-        let others = input.others.iter().copied();
-        let applications = std::iter::once(input.application).chain(others);
-        let is_wanted = applications
-            .flat_map(|application| wanted(input, application))
-            .any(|link| is_same(&link, own));
-        if there.is_some() && !is_wanted {
+        let is_there = there.get(&three_of(own)) == Some(&&own.provider_id);
+        if is_there && !wanted.contains(&three_of(own)) {
             plan.commands.push(Command::DeleteLink {
                 actor_id: own.actor_id.clone(),
                 contract_id: own.contract_id.clone(),
@@ -31,8 +35,13 @@ pub(super) fn plan_deletions(input: Input<'_>, plan: &mut Plan) {
     }
 }
 
-fn is_same(link: &Link, other: &LinkDefinition) -> bool {
-    other.is_of(&link.actor_id, &link.contract_id, &link.link_name)
+/// The texts of which there is one link: actor, contract and link name.
+fn three(link: &Link) -> [&str; 3] {
+    [&link.actor_id, &link.contract_id, &link.link_name]
+}
+
+fn three_of(link: &LinkDefinition) -> [&str; 3] {
+    [&link.actor_id, &link.contract_id, &link.link_name]
 }
 
 fn wanted(input: Input<'_>, application: &Application) -> Vec<Link> {
@@ -59,21 +68,36 @@ fn resolve(input: Input<'_>, link: &resolved::Link) -> Result<Link, String> {
     Ok(Link { actor_id, provider_id, link_name, contract_id, values })
 }
 
+/// The links that a link is held against.
+struct Known<'a> {
+    there: HashSet<&'a LinkDefinition>,
+    /// Those of applications that come first by name.
+    before: Vec<(&'a Application, ByThree<'a>)>,
+}
+
+type ByThree<'a> = HashMap<[&'a str; 3], Vec<&'a Link>>;
+
+fn by_three(links: &[Link]) -> ByThree<'_> {
+    let mut all = ByThree::new();
+    for link in links {
+        all.entry(three(link)).or_default().push(link);
+    }
+    all
+}
+
 /// Puts a link if it is missing or has other values. Of two applications that want it otherwise the
 /// first by name has it: one link cannot be both.
-fn put(input: Input<'_>, link: Link, plan: &mut Plan) -> Standing {
-    let before = input.others.iter().filter(|other| other.name < input.application.name);
-    let other = before.copied().find(|other| {
-        let mut links = wanted(input, other).into_iter();
-        links.any(|theirs| theirs != link && is_same(&theirs, &LinkDefinition::from(link.clone())))
+fn put(known: &Known<'_>, input: Input<'_>, link: Link, plan: &mut Plan) -> Standing {
+    let other = known.before.iter().find(|(_, links)| {
+        links.get(&three(&link)).is_some_and(|theirs| theirs.iter().any(|theirs| **theirs != link))
     });
-    if let Some(other) = other {
+    if let Some((other, _)) = other {
         return Standing::Failed(format!(
             "Application {} links {} for {} ({}) with another provider or other values",
             other.name, link.actor_id, link.contract_id, link.link_name
         ));
     }
-    if input.observed.links.contains(&LinkDefinition::from(link.clone())) {
+    if known.there.contains(&LinkDefinition::from(link.clone())) {
         return Standing::Deployed;
     }
     let between = format!("link definition between {} and {}", link.actor_id, link.provider_id);
@@ -87,10 +111,20 @@ fn put(input: Input<'_>, link: Link, plan: &mut Plan) -> Standing {
 
 /// Puts what is missing or has other values.
 pub(super) fn plan_puts(input: Input<'_>, plan: &mut Plan) {
+    if input.application.links.is_empty() {
+        return;
+    }
+    let before = input.others.iter().filter(|other| other.name < input.application.name);
+    let before: Vec<(&Application, Vec<Link>)> =
+        before.map(|other| (*other, wanted(input, other))).collect();
+    let known = Known {
+        there: input.observed.links.iter().collect(),
+        before: before.iter().map(|(other, links)| (*other, by_three(links))).collect(),
+    };
     for wanted in &input.application.links {
         let standing = match resolve(input, wanted) {
             Err(waiting) => Standing::Reconciling(waiting),
-            Ok(link) => put(input, link, plan),
+            Ok(link) => put(&known, input, link, plan),
         };
         plan.parts.push(PartStatus {
             id: format!(

@@ -81,10 +81,10 @@ impl State {
     }
 
     fn tell(&mut self, update: &Update) {
-        let snapshot = self.snapshot();
-        self.watchers.retain_mut(|watcher| {
+        let mut watchers = std::mem::take(&mut self.watchers);
+        watchers.retain_mut(|watcher| {
             let next =
-                if watcher.lagging { Update::Snapshot(snapshot.clone()) } else { update.clone() };
+                if watcher.lagging { Update::Snapshot(self.snapshot()) } else { update.clone() };
             match watcher.updates.try_send(next) {
                 Ok(()) => watcher.lagging = false,
                 Err(mpsc::error::TrySendError::Full(_)) => watcher.lagging = true,
@@ -92,6 +92,7 @@ impl State {
             }
             true
         });
+        self.watchers = watchers;
     }
 }
 

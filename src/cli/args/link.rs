@@ -15,7 +15,8 @@ pub enum Link {
     /// Put a link definition
     #[command(after_help = "Examples:\n  \
         host link put kvcounter builtin://keyvalue wasmcloud:keyvalue bucket=counters\n  \
-        host link put MBA7VIBP... VAIKANJ3... wasmcloud:httpserver address=127.0.0.1:8081\n\n\
+        host link put MBA7VIBP... VAIKANJ3... wasmcloud:httpserver address=127.0.0.1:8081\n  \
+        host get links -o json > links.json; host link put -f links.json\n\n\
         `host inspect builtin://NAME` documents the values of a built-in provider.")]
     Put(LinkPut),
     /// Delete a link definition
@@ -66,17 +67,26 @@ pub struct LinkRest {
 #[derive(Args, Debug)]
 pub struct LinkPut {
     /// Actor by id, the beginning of it, name or call alias
-    #[arg(value_name = "ACTOR")]
-    pub actor: String,
+    #[arg(value_name = "ACTOR", required_unless_present = "file")]
+    pub actor: Option<String>,
     /// Provider by id, the beginning of it, name or builtin://NAME
-    #[arg(value_name = "PROVIDER")]
-    pub provider: String,
+    #[arg(value_name = "PROVIDER", required_unless_present = "file")]
+    pub provider: Option<String>,
     /// Contract the provider fulfils
-    #[arg(value_name = "CONTRACT")]
-    pub contract: String,
+    #[arg(value_name = "CONTRACT", required_unless_present = "file")]
+    pub contract: Option<String>,
     /// Values for the provider
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     pub values: Vec<Pair>,
+    /// Put all links of a JSON file, many at a time: what `host get links -o json` prints, or a list of such links; - is
+    /// standard input. Returns when all are stored
+    #[arg(
+        short = 'f',
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["actor", "provider", "contract", "values", "link_name", "skip_wait", "wait_ms"]
+    )]
+    pub file: Option<String>,
     #[command(flatten)]
     pub rest: LinkRest,
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 
-use super::{get, pairs_of};
+use super::{get, link_file, pairs_of};
 use crate::{
     args::{
         flags::SettingArgs,
@@ -21,6 +21,7 @@ use lattice_engine::providers::builtin;
 use lattice_protocol::{
     contracts,
     control::types::Inventory,
+    errors::Usage,
     identity::keys::{ActorId, ProviderId},
     links::{Claims, LinkDefinition},
 };
@@ -40,13 +41,21 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, link: Link) -> Result
 
 async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()> {
     let lattice = session.lattice().await?;
+    if let Some(file) = args.file {
+        return link_file::put(terminal, &lattice, &file).await;
+    }
     let values = pairs_of("value", args.values)?;
-    let known = Known::ask(&lattice, &args.actor, &args.provider).await?;
+    let (Some(actor), Some(provider), Some(contract_id)) =
+        (args.actor, args.provider, args.contract)
+    else {
+        bail!(Usage("name the actor, the provider and the contract, or a file with -f".into()));
+    };
+    let known = Known::ask(&lattice, &actor, &provider).await?;
     let link = LinkDefinition {
-        actor_id: names::actor(&args.actor, &known.claims, &known.inventories)?,
-        provider_id: names::provider(&args.provider, &known.claims, &known.inventories)?,
+        actor_id: names::actor(&actor, &known.claims, &known.inventories)?,
+        provider_id: names::provider(&provider, &known.claims, &known.inventories)?,
         link_name: args.rest.link_name,
-        contract_id: args.contract,
+        contract_id,
         values,
     };
     for doubt in doubts(&link, &known.claims) {
@@ -159,13 +168,13 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
 
 /// Claims, and inventories to look names up in; these are not asked for when ids were given.
 #[derive(Default)]
-struct Known {
-    claims: Vec<Claims>,
-    inventories: Vec<Inventory>,
+pub(super) struct Known {
+    pub claims: Vec<Claims>,
+    pub inventories: Vec<Inventory>,
 }
 
 impl Known {
-    async fn ask(lattice: &Lattice, actor: &str, provider: &str) -> Result<Self> {
+    pub async fn ask(lattice: &Lattice, actor: &str, provider: &str) -> Result<Self> {
         let claims = lattice.claims().await?;
         if is_id(actor)
             && (is_id(provider) || provider.starts_with(lattice_protocol::builtin::SCHEME))
@@ -176,7 +185,7 @@ impl Known {
     }
 }
 
-fn is_id(word: &str) -> bool {
+pub(super) fn is_id(word: &str) -> bool {
     word.is_empty() || ActorId::parse(word).is_ok() || ProviderId::parse(word).is_ok()
 }
 

@@ -29,6 +29,7 @@ mod inspect;
 mod keys;
 mod label;
 mod link;
+mod link_file;
 mod logs;
 mod lost;
 mod man;

@@ -112,14 +112,15 @@ impl<'a> Links<'a> {
     /// Those that are wanted, as the one who asks may see them, in the order of their actors'
     /// names.
     pub fn all(&self, is_wanted: impl Fn(&LinkDefinition) -> bool) -> Vec<Link> {
-        let mut all: Vec<Link> = self
-            .table
-            .links()
-            .filter(|link| is_wanted(link))
-            .map(|link| self.access.view(self.row(link)))
-            .collect();
+        let mut all = self.rows(is_wanted);
         all.sort_by(|a, b| a.compare(b, ""));
         all
+    }
+
+    /// The same in no order.
+    fn rows(&self, is_wanted: impl Fn(&LinkDefinition) -> bool) -> Vec<Link> {
+        let wanted = self.table.links().filter(|link| is_wanted(link));
+        wanted.map(|link| self.access.view(self.row(link))).collect()
     }
 
     /// The worst state of the links of each actor that has any.
@@ -221,7 +222,7 @@ pub async fn list(
     model.mark_viewed().await;
     let (snapshot, table) = (model.snapshot(), dashboard.parts().context.links.table());
     let rates = model.rates();
-    let all = Links::new((&table, &rates), &snapshot, model.own_id(), access).all(|_| true);
+    let all = Links::new((&table, &rates), &snapshot, model.own_id(), access).rows(|_| true);
     Json(wanted.page(all, model.revision(Collection::Links)))
 }
 

@@ -126,7 +126,9 @@ pub fn rate(a: &Option<Rate>, b: &Option<Rate>, number: fn(&Rate) -> Option<f64>
 
 /// Compares names as people sort them, those without one last.
 pub fn name(a: &str, b: &str) -> Ordering {
-    (a.is_empty(), a.to_lowercase()).cmp(&(b.is_empty(), b.to_lowercase()))
+    // Without making other texts: a list of 100 000 rows compares millions of times.
+    let [small_a, small_b] = [a, b].map(|name| name.chars().flat_map(char::to_lowercase));
+    a.is_empty().cmp(&b.is_empty()).then_with(|| small_a.cmp(small_b))
 }
 
 #[cfg(test)]

@@ -280,8 +280,8 @@ impl Summary {
             replicas: index.actors.values().map(|actor| actor.replicas).sum(),
             providers: index.providers.len(),
             run_nowhere: index.missing.len(),
-            links: table.links().count(),
-            claims: table.all_claims().count(),
+            links: table.links_len(),
+            claims: table.claims_len(),
             applications: applications.all.len(),
             applications_failed: applications.failed().count(),
         };
@@ -530,10 +530,12 @@ pub fn dangling(
     runs_actor: &dyn Fn(&str) -> bool,
 ) -> Option<Attention> {
     let actor = table.claims(&link.actor_id);
-    let name = name_or_short(table, &link.actor_id);
+    // Named only where there is something to tell: this goes through all links of the lattice.
+    let name = || name_or_short(table, &link.actor_id);
     if let Some(actor) = actor
         && !actor.capabilities.contains(&link.contract_id)
     {
+        let name = name();
         let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
         return Some(
             warning(link, &name, text)
@@ -542,7 +544,7 @@ pub fn dangling(
     }
     // A link of what does not run yet waits for it; that is how applications are prepared.
     if !runs_provider(&link.provider_id) && runs_actor(&link.actor_id) {
-        let provider = name_or_short(table, &link.provider_id);
+        let (name, provider) = (name(), name_or_short(table, &link.provider_id));
         let text =
             format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
         let item = warning(link, &name, text).mended_by(Fix::of_absent(link));

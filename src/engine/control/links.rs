@@ -2,7 +2,8 @@
 //!
 //! A link is written with compare-and-swap on the revision this host knows, so that two hosts that
 //! are asked at the same time do not overwrite each other unseen; the loser reads again. The ack
-//! leaves after the bucket confirmed. The effects of a change (providers, events) come from the
+//! leaves after the bucket confirmed. Requests about different links do not wait for each other, those
+//! about one link are carried out in their order ([`super::turns`]). The effects of a change (providers, events) come from the
 //! watch of the bucket, on every host. The host that wrote notes what the link was before
 //! ([`super::link_changes`]).
 //!
@@ -18,7 +19,10 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::server::{ANSWER_TIMEOUT, Answer, Server, json as encode, json_within, now};
+use super::{
+    server::{ANSWER_TIMEOUT, Answer, Server, json as encode, json_within, now},
+    turns::Turn,
+};
 use crate::providers::builtin;
 use lattice_base::store::{Error, Expect, Update, WRITE_TIMEOUT};
 use lattice_protocol::{
@@ -72,14 +76,14 @@ impl Server {
     pub(super) fn get_claims(self: &Arc<Self>) -> Answer {
         self.when_current("claims", |server| {
             let table = server.parts.context.links.table();
-            server.listing(&Claims { claims: &table }, table.all_claims().count(), "claims")
+            server.listing(&Claims { claims: &table }, table.claims_len(), "claims")
         })
     }
 
     pub(super) fn get_links(self: &Arc<Self>) -> Answer {
         self.when_current("links", |server| {
             let table = server.parts.context.links.table();
-            server.listing(&Links { links: &table }, table.links().count(), "links")
+            server.listing(&Links { links: &table }, table.links_len(), "links")
         })
     }
 
@@ -172,15 +176,15 @@ impl Server {
                 "{name} does not take this link on, and nothing was stored: {error}"
             )));
         }
-        let server = Arc::clone(self);
-        async move { encode(&Ack::from(server.change_link(link).await)) }.boxed()
+        let (server, turn) = (Arc::clone(self), self.turns.take(&link.id()));
+        async move { encode(&Ack::from(server.change_link(link, turn).await)) }.boxed()
     }
 
     /// Whether a link has sizes that a host takes, and the lattice has room for it.
     fn has_room(&self, link: &LinkDefinition) -> Result<(), bounds::TooMuch> {
         let table = self.parts.context.links.table();
         let is_new = table.stored_link(&link.id()).is_none();
-        bounds::link(link, if is_new { table.links().count() } else { 0 })
+        bounds::link(link, if is_new { table.links_len() } else { 0 })
     }
 
     pub(super) fn delete_link(self: &Arc<Self>, request: DeleteLink) -> Answer {
@@ -190,8 +194,8 @@ impl Server {
             // Another link has that id; the one that was named is not there.
             return now(&Ack::accepted());
         }
-        let server = Arc::clone(self);
-        async move { encode(&Ack::from(server.drop_link(&id).await)) }.boxed()
+        let (server, turn) = (Arc::clone(self), self.turns.take(&id));
+        async move { encode(&Ack::from(server.drop_link(&id, turn).await)) }.boxed()
     }
 
     /// A link that has this id and is not that of the three: an id is a hash of them run together,
@@ -206,32 +210,57 @@ impl Server {
         (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
     }
 
-    /// Stores a link, and notes what it was before.
-    async fn change_link(&self, link: LinkDefinition) -> Result<(), Error> {
+    /// Stores a link when its turn has come, and notes what it was before.
+    async fn change_link(&self, link: LinkDefinition, mut turn: Turn) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
-        let before = self.in_time(self.store_link(&link)).await?;
-        self.link_changes.note(before, Some(link), deadline).await;
+        let Stored { before, update } = self.in_time(&mut turn, self.store_link(&link)).await?;
+        self.take_in(update, before, Some(link), deadline).await;
         Ok(())
     }
 
-    /// Deletes a link, and notes what it was.
-    async fn drop_link(&self, id: &str) -> Result<(), Error> {
+    /// Deletes a link when its turn has come, and notes what it was.
+    async fn drop_link(&self, id: &str, mut turn: Turn) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
-        let before = self.in_time(self.remove_link(id)).await?;
-        self.link_changes.note(before, None, deadline).await;
+        let Stored { before, update } = self.in_time(&mut turn, self.remove_link(id)).await?;
+        self.take_in(update, before, None, deadline).await;
         Ok(())
     }
 
-    /// All attempts of a write together: after this time hosts that are late speak up.
-    async fn in_time<T>(&self, write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+    /// Waits for a turn, and all attempts of a write: after this time hosts that are late speak up.
+    async fn in_time<T>(
+        &self,
+        turn: &mut Turn,
+        write: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let in_turn = async {
+            turn.come().await;
+            write.await
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, in_turn).await {
             Ok(written) => written,
             Err(_) => Err(Error::TimedOut { place: self.parts.context.store.backend().place() }),
         }
     }
 
+    /// Shows readers of this host a change that is stored, and notes it for all hosts meanwhile.
+    async fn take_in(
+        &self,
+        update: Option<Update>,
+        before: Option<LinkDefinition>,
+        after: Option<LinkDefinition>,
+        deadline: Instant,
+    ) {
+        let links = &self.parts.context.links;
+        let shown = async {
+            if let Some(update) = update {
+                links.apply(update).await;
+            }
+        };
+        tokio::join!(shown, self.link_changes.note(before, after, deadline));
+    }
+
     /// Stores a link; returns the one in whose place it is.
-    async fn store_link(&self, link: &LinkDefinition) -> Result<Option<LinkDefinition>, Error> {
+    async fn store_link(&self, link: &LinkDefinition) -> Result<Stored, Error> {
         let id = link.id();
         let key = keys::link(&id);
         let value = Bytes::from(
@@ -253,16 +282,12 @@ impl Server {
             match self.parts.context.store.put(&key, value.clone(), expect).await {
                 Ok(revision) => {
                     info!(link_id = %id, actor_id = %link.actor_id, provider_id = %link.provider_id, "link definition stored");
-                    self.parts
-                        .context
-                        .links
-                        .apply(Update::Put(Entry { key, value, revision }))
-                        .await;
-                    return Ok(before);
+                    let update = Some(Update::Put(Entry { key, value, revision }));
+                    return Ok(Stored { before, update });
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
                     attempts += 1;
-                    self.catch_up(attempts).await;
+                    self.catch_up(&key, expect, attempts).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -270,7 +295,7 @@ impl Server {
     }
 
     /// Deletes a link and returns it. One that is not there is as good as deleted.
-    async fn remove_link(&self, id: &str) -> Result<Option<LinkDefinition>, Error> {
+    async fn remove_link(&self, id: &str) -> Result<Stored, Error> {
         let key = keys::link(id);
         let mut attempts = 0;
         loop {
@@ -290,24 +315,43 @@ impl Server {
                 Ok(()) => {
                     info!(link_id = %id, "link definition deleted");
                     // Not what somebody put after it, whose echo may be here already.
-                    if let Expect::Revision(revision) = known {
-                        self.parts.context.links.apply(Update::Delete { key, revision }).await;
-                    }
-                    return Ok(before);
+                    let update = match known {
+                        Expect::Revision(revision) => Some(Update::Delete { key, revision }),
+                        Expect::Anything => None,
+                    };
+                    return Ok(Stored { before, update });
                 }
                 Err(Error::Conflict) if attempts < CONFLICT_RETRIES => {
                     attempts += 1;
-                    self.catch_up(attempts).await;
+                    self.catch_up(&key, known, attempts).await;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Gives the watch time to bring what we lost against; a little more with each attempt.
-    async fn catch_up(&self, attempt: usize) {
-        tokio::time::sleep(std::time::Duration::from_millis(20 * attempt as u64)).await;
+    /// Gives the watch time to bring what we lost against; a little more with each attempt. Others
+    /// who want to change the same wait as long.
+    async fn catch_up(&self, key: &str, lost_with: Expect, attempt: usize) {
+        let links = &self.parts.context.links;
+        let mut changes = links.changes();
+        let news = async {
+            while lost_with == Expect::Revision(links.table().revision_of(key)) {
+                // An error means that the host is being stopped.
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(20 * attempt as u64), news).await;
     }
+}
+
+/// A change of a link that the bucket has taken.
+struct Stored {
+    before: Option<LinkDefinition>,
+    /// The change, for the readers of this host.
+    update: Option<Update>,
 }
 
 /// The link with an id, as a table has it.

@@ -8,7 +8,7 @@
 //! * [`state`] is this host as pings, inventories and heartbeats show it.
 //! * [`server`] subscribes, dispatches on the parsed subject and answers within two seconds.
 //! * [`refusals`] tells of commands that were refused, [`link_changes`] notes how links were
-//!   changed.
+//!   changed, `turns` keeps requests about one thing in their order.
 //! * one file per family: [`actors`], [`providers`], [`links`], [`labels`], [`registries`],
 //!   [`named_config`], [`probe`]; `attention` asks the dashboard.
 
@@ -25,3 +25,4 @@ pub mod refusals;
 pub mod registries;
 pub mod server;
 pub mod state;
+mod turns;

@@ -32,7 +32,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 
 use super::{
     audited, link_changes::LinkChanges, named_config::NamedConfig, probe::health::ProbeContext,
-    refusals::Refusals, state::Readiness,
+    refusals::Refusals, state::Readiness, turns::Turns,
 };
 use crate::{
     actors,
@@ -153,6 +153,8 @@ pub struct Server {
     refusals: Refusals,
     /// Links as they were before.
     pub(super) link_changes: LinkChanges,
+    /// Changes of links, by the link's id.
+    pub(super) turns: Arc<Turns>,
     /// A heartbeat is wanted before the next is due.
     heartbeat_wanted: Notify,
 }
@@ -164,8 +166,13 @@ impl Server {
         let refusals =
             Refusals::new(parts.context.state.facts().id.to_string(), parts.context.events.clone());
         let link_changes = LinkChanges::new(Arc::clone(&parts.context));
-        let server =
-            Arc::new(Self { parts, refusals, link_changes, heartbeat_wanted: Notify::new() });
+        let server = Arc::new(Self {
+            parts,
+            refusals,
+            link_changes,
+            turns: Arc::default(),
+            heartbeat_wanted: Notify::new(),
+        });
         let host = &server.parts.context.state.facts().id;
         let client = &server.parts.context.ctl.client;
         let mut synced = server.parts.context.links.synced();

@@ -98,6 +98,18 @@ impl Publisher {
         }
     }
 
+    /// Whether another event would be lost.
+    pub fn is_full(&self) -> bool {
+        self.queue.capacity() == 0
+    }
+
+    /// Waits until there is room for another event, for those who have many and may be held up;
+    /// returns whether there is.
+    pub async fn has_room(&self) -> bool {
+        let room = tokio::time::timeout(2 * PUBLISH_TIMEOUT, self.queue.reserve()).await;
+        matches!(room, Ok(Ok(_)))
+    }
+
     /// The host whose events these are.
     pub fn host_id(&self) -> String {
         self.host.to_string()

@@ -176,7 +176,7 @@ impl Builder<'_> {
         lifeline: Lifeline,
         history: History,
         give_up: &CancellationToken,
-    ) -> Result<(Arc<HostContext>, Verifier, mpsc::Receiver<Notice>)> {
+    ) -> Result<(Arc<HostContext>, Verifier, mpsc::Receiver<Vec<Notice>>)> {
         let (config, stop) = (self.config, &self.stop);
         let host_id = HostId::parse(&config.host_key.public).context("read the host key")?;
         let lattice = LatticeName::parse(&config.lattice).context("read the lattice name")?;
@@ -486,7 +486,7 @@ impl Builder<'_> {
 }
 
 /// Tells providers of links from now on.
-fn deliver_links(context: &HostContext, notices: mpsc::Receiver<Notice>) {
+fn deliver_links(context: &HostContext, notices: mpsc::Receiver<Vec<Notice>>) {
     let sender = LinkSender { rpc: context.rpc.client.clone(), subjects: context.subjects.clone() };
     let notifier = LinkNotifier::new(sender, context.links.clone(), context.events.clone());
     context.tasks.spawn(context.lifeline.essential("link delivery", notifier.run(notices)));

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
@@ -40,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const ROUNDS_MAX: usize = 10;
 /// How long it may take to read what the bucket has.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Entries that are on their way to the bucket at a time.
+const WRITES_AT_ONCE: usize = 64;
 /// How often it is said that the bucket is still not there, for the same reason.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -213,20 +216,32 @@ impl Copied {
 
     async fn put(&mut self, entries: Vec<Entry>, bucket: &dyn Backend) -> Brought {
         let (mut brought, mut lost) = (Brought::Nothing, Vec::new());
-        for entry in entries {
-            let before = match self.0.get(&entry.key) {
-                Some((known, _)) if *known == entry.revision => continue,
-                Some((_, None)) => continue,
-                Some((_, Some(revision))) => *revision,
-                None => 0,
-            };
+        let news: Vec<(Entry, u64)> = entries
+            .into_iter()
+            .filter_map(|entry| {
+                let before = match self.0.get(&entry.key) {
+                    Some((known, _)) if *known == entry.revision => return None,
+                    Some((_, None)) => return None,
+                    Some((_, Some(revision))) => *revision,
+                    None => 0,
+                };
+                Some((entry, before))
+            })
+            .collect();
+        let writes = news.into_iter().map(|(entry, before)| async move {
+            let put = bucket.put(&entry.key, entry.value.clone(), Expect::Revision(before)).await;
+            (entry, put)
+        });
+        let mut writes = stream::iter(writes).buffer_unordered(WRITES_AT_ONCE);
+        while let Some((entry, put)) = writes.next().await {
             brought = brought.max(Brought::News);
-            match bucket.put(&entry.key, entry.value.clone(), Expect::Revision(before)).await {
+            match put {
                 Ok(revision) => drop(self.0.insert(entry.key, (entry.revision, Some(revision)))),
                 Err(Error::Conflict) => lost.push(entry),
                 Err(cause) => brought = not_brought(&entry.key, &cause),
             }
         }
+        drop(writes);
         if lost.is_empty() { brought } else { brought.max(self.note_lost(lost, bucket).await) }
     }
 

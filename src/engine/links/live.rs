@@ -14,6 +14,8 @@
 //!   are told.
 //! * An own write of this host is applied at once by [`Live::apply`], before the bucket echoes it;
 //!   the echo carries the same revision and changes nothing.
+//! * What comes together is taken together: changes of the bucket and own writes that wait are
+//!   applied, published once, and told in one batch.
 //! * An entry that this host must make known whatever happens goes through [`Live::announce`]: it
 //!   counts here at once and is written as soon as the bucket takes it.
 
@@ -28,6 +30,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -46,18 +49,20 @@ use lattice_protocol::{
     store::Entry,
 };
 
-/// Changes applied before the snapshot is published once for all of them, if so many wait. A
-/// snapshot of a large lattice costs more than that many changes.
+/// Changes applied before the snapshot is published once for all of them, if so many wait.
 const BATCH: usize = 4096;
 /// How long a start waits for the first snapshot: the bucket may go out of reach after it was
 /// opened.
 const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
-/// Notices buffered for their consumer; the follower waits when it is full, so none is lost.
-const NOTICES: usize = 1024;
+/// Batches of notices buffered for their consumer; the follower waits when it is full, so none is
+/// lost.
+const NOTICES: usize = 16;
 /// Entries of a snapshot that are named when they cannot be read.
 const NAMED_MAX: usize = 10;
 /// Own writes waiting to be applied.
-const OWN_WRITES: usize = 256;
+const OWN_WRITES: usize = 1024;
+/// Entries that are on their way to the bucket at a time.
+const WRITES_AT_ONCE: usize = 64;
 /// How often it is tried to write what the bucket did not take.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
@@ -106,7 +111,7 @@ impl Live {
         store: Store,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> (Self, mpsc::Receiver<Notice>) {
+    ) -> (Self, mpsc::Receiver<Vec<Notice>>) {
         let table = Arc::new(ArcSwap::from_pointee(Table::default()));
         let (own_writes, inbox) = mpsc::channel(OWN_WRITES);
         let (notices, receiver) = mpsc::channel(NOTICES);
@@ -217,7 +222,7 @@ struct Follower {
     current: watch::Sender<bool>,
     is_shared: Arc<AtomicBool>,
     pending: Vec<Notice>,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<Vec<Notice>>,
     loaded: Option<oneshot::Sender<()>>,
     /// Whether a snapshot of a bucket was seen, not only one of what stands in for it.
     has_joined: bool,
@@ -269,7 +274,15 @@ impl Follower {
                     Ok(written) => self.reap(written).await,
                     Err(failure) => error!(error = %failure, "a write to the metadata bucket panicked"),
                 },
-                Some((write, done)) = inbox.recv() => self.take_own(write, done, &store).await,
+                Some(write) = inbox.recv() => {
+                    let mut writes = vec![write];
+                    while writes.len() < OWN_WRITES
+                        && let Ok(write) = inbox.try_recv()
+                    {
+                        writes.push(write);
+                    }
+                    self.take_own(writes, &store).await;
+                }
                 update = updates.recv() => match update {
                     Some(update) => {
                         let is_snapshot = matches!(update, Update::Snapshot(_));
@@ -292,35 +305,43 @@ impl Follower {
                     && !self.unwritten.is_empty() =>
                 {
                     if self.unwritten.is_due() {
-                        self.write(&store, self.unwritten.attempts(None), None);
+                        self.write(&store, self.unwritten.attempts(), None);
                     }
                 }
             }
         }
     }
 
-    async fn take_own(&mut self, write: OwnWrite, done: oneshot::Sender<()>, store: &Store) {
-        match write {
-            OwnWrite::Stored(update) => {
-                self.handle(update);
-                self.publish().await;
-                let _ = done.send(());
+    /// Takes in what this host adds, in order; readers are shown all of it at once.
+    async fn take_own(&mut self, writes: Vec<(OwnWrite, oneshot::Sender<()>)>, store: &Store) {
+        let (mut stored, mut announced) = (Vec::new(), Vec::new());
+        for (write, done) in writes {
+            match write {
+                OwnWrite::Stored(update) => {
+                    self.handle(update);
+                    stored.push(done);
+                }
+                OwnWrite::Refused { link, error } => {
+                    let change = Change::LinkRefused { link, error };
+                    self.pending.push(Notice { change, origin: Origin::Live });
+                }
+                OwnWrite::Announced(entries) => {
+                    let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
+                    self.take_on(entries);
+                    announced.push((keys, done));
+                }
             }
-            OwnWrite::Refused { link, error } => {
-                let notice =
-                    Notice { change: Change::LinkRefused { link, error }, origin: Origin::Live };
-                self.notify(notice).await;
-            }
-            OwnWrite::Announced(entries) => {
-                let keys: Vec<String> = entries.iter().map(|(key, _)| key.clone()).collect();
-                self.take_on(entries);
-                self.publish().await;
-                // Not over what was not seen yet.
-                let can_write = self.watched.is_shared && self.watched.has_snapshot;
-                let attempts =
-                    if can_write { self.unwritten.attempts(Some(&keys)) } else { Vec::new() };
-                self.write(store, attempts, Some(done));
-            }
+        }
+        self.show();
+        for done in stored {
+            let _ = done.send(());
+        }
+        self.tell().await;
+        for (keys, done) in announced {
+            // Not over what was not seen yet.
+            let can_write = self.watched.is_shared && self.watched.has_snapshot;
+            let attempts = if can_write { self.unwritten.attempts_of(&keys) } else { Vec::new() };
+            self.write(store, attempts, Some(done));
         }
     }
 
@@ -379,25 +400,25 @@ impl Follower {
         }
     }
 
-    /// Begins to write entries to the bucket, if there is one.
+    /// Begins to write entries to the bucket, if there is one: many at a time, each of another key.
     fn write(&mut self, store: &Store, attempts: Vec<Attempt>, done: Option<oneshot::Sender<()>>) {
         let store = store.clone();
         self.writes.spawn(async move {
-            let mut results = Vec::new();
-            let mut attempts = attempts.into_iter();
-            if store.is_shared() {
-                for attempt in attempts.by_ref() {
-                    let result =
-                        store.put(&attempt.key, attempt.value.clone(), attempt.expect).await;
-                    // The others would fare no better.
-                    let is_away =
-                        matches!(result, Err(Error::Unreachable(_) | Error::TimedOut { .. }));
-                    results.push((attempt, result));
-                    if is_away {
-                        break;
-                    }
+            let (mut results, mut attempts) = (Vec::new(), attempts.into_iter());
+            let (mut in_flight, mut is_away) = (FuturesUnordered::new(), !store.is_shared());
+            loop {
+                while !is_away
+                    && in_flight.len() < WRITES_AT_ONCE
+                    && let Some(attempt) = attempts.next()
+                {
+                    in_flight.push(written(&store, attempt));
                 }
+                let Some((attempt, result)) = in_flight.next().await else { break };
+                // The others would fare no better.
+                is_away |= matches!(result, Err(Error::Unreachable(_) | Error::TimedOut { .. }));
+                results.push((attempt, result));
             }
+            drop(in_flight);
             Written { results, skipped: attempts.collect(), done }
         });
     }
@@ -463,8 +484,7 @@ impl Follower {
             self.unwritten.merge_delete(&key).into_iter().for_each(&mut take);
         }
         report_ignored(ignored, &named);
-        let kept: HashSet<String> = fresh.keys().collect();
-        let gone: Vec<String> = self.table.keys().filter(|key| !kept.contains(key)).collect();
+        let gone: Vec<String> = self.table.keys().filter(|key| !fresh.has(key)).collect();
         for key in gone {
             let change = self.table.delete(&key, u64::MAX);
             self.note(change, origin);
@@ -488,13 +508,24 @@ impl Follower {
 
     /// Record, then announce: readers see the table before anybody hears of the change.
     async fn publish(&mut self) {
-        self.published.store(Arc::new(self.table.clone()));
+        self.show();
+        self.tell().await;
+    }
+
+    /// Shows readers the table as it is now.
+    fn show(&mut self) {
+        let is_new = !self.table.is_copy_of(&self.published.load());
+        if is_new {
+            self.published.store(Arc::new(self.table.clone()));
+        }
         let Watched { is_shared, is_away, has_snapshot, is_behind } = self.watched;
         // Metadata that was shared stays so while another watch has not delivered its snapshot.
         if has_snapshot || is_away {
             self.is_shared.store(is_shared && !is_away, Ordering::Release);
         }
-        self.changed.send_replace(());
+        if is_new {
+            self.changed.send_replace(());
+        }
         self.current
             .send_if_modified(|current| std::mem::replace(current, !is_behind) == is_behind);
         let is_complete = self.watched.has_snapshot && !self.watched.is_away;
@@ -507,16 +538,21 @@ impl Follower {
         {
             let _ = loaded.send(());
         }
-        for notice in std::mem::take(&mut self.pending) {
-            self.notify(notice).await;
-        }
     }
 
-    async fn notify(&self, notice: Notice) {
-        if self.notices.send(notice).await.is_err() {
+    /// Tells what changed.
+    async fn tell(&mut self) {
+        if !self.pending.is_empty()
+            && self.notices.send(std::mem::take(&mut self.pending)).await.is_err()
+        {
             debug!("nobody listens to changes of the lattice metadata");
         }
     }
+}
+
+async fn written(store: &Store, attempt: Attempt) -> (Attempt, Result<u64, Error>) {
+    let result = store.put(&attempt.key, attempt.value.clone(), attempt.expect).await;
+    (attempt, result)
 }
 
 /// Converts a change of an empty table into one of the table `old`; returns `None` if `old` has it
@@ -550,172 +586,4 @@ fn report_ignored(count: usize, named: &[(String, Rejected)]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::future::BoxFuture;
-    use serde_json::json;
-
-    use super::*;
-    use lattice_base::store::{Expect, away::Away, memory::Memory};
-    use lattice_protocol::{links::Claims, store::keys};
-
-    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
-
-    async fn put_link(memory: &Memory, contract: &str, provider: &str) {
-        let key = keys::link(&keys::link_hash(ACTOR, contract, "default"));
-        let value = json!({"actor_id": ACTOR, "provider_id": provider, "link_name": "default", "contract_id": contract, "values": {}});
-        memory
-            .put(&key, serde_json::to_vec(&value).unwrap().into(), Expect::Anything)
-            .await
-            .unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_new_backend_is_compared_by_content() {
-        let first = Arc::new(Memory::default());
-        for provider in ["V0", "V1"] {
-            put_link(&first, "a:kept", provider).await;
-        }
-        put_link(&first, "a:gone", "V2").await;
-        let store = Store::new(first);
-        let tasks = TaskTracker::new();
-        let stop = CancellationToken::new();
-        let (live, mut notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
-        assert_eq!(live.table().links().count(), 2);
-        for _ in 0..2 {
-            assert_eq!(notices.recv().await.unwrap().origin, Origin::Replayed);
-        }
-
-        // The same link with a lower revision, one gone, one new.
-        let second = Arc::new(Memory::default());
-        put_link(&second, "a:kept", "V1").await;
-        put_link(&second, "a:new", "V3").await;
-        store.replace(second);
-        let mut seen = vec![notices.recv().await.unwrap(), notices.recv().await.unwrap()];
-        assert!(seen.iter().all(|notice| notice.origin == Origin::Live));
-        assert!(
-            matches!(seen.remove(0).change, Change::LinkDeleted { link } if link.contract_id == "a:gone")
-        );
-        assert!(
-            matches!(seen.remove(0).change, Change::LinkPut { link, replaced: None } if link.contract_id == "a:new")
-        );
-        assert_eq!(live.table().links().count(), 2);
-        stop.cancel();
-    }
-
-    #[tokio::test]
-    async fn what_is_announced_while_the_bucket_is_away_counts_at_once_and_outlives_its_snapshots()
-    {
-        let store = Store::new(Arc::new(Away::new("domain core".into(), "gone".into())));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (live, mut notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
-        let entry = |revision: &str| {
-            let claims = Claims {
-                subject: ACTOR.into(),
-                revision: revision.into(),
-                call_alias: "a/b".into(),
-                ..Claims::default()
-            };
-            (keys::claims(ACTOR), Bytes::from(claims.bucket_value().to_string()))
-        };
-        let known = || live.table().claims(ACTOR).map(|claims| claims.revision.clone());
-        live.announce(vec![entry("2")]).await;
-        assert_eq!(known().as_deref(), Some("2"));
-        assert_eq!(live.table().claimants("a/b"), [Arc::<str>::from(ACTOR)]);
-
-        // The lattice as it was before has older claims of the actor.
-        let memory = Arc::new(Memory::default());
-        let (key, older) = entry("1");
-        memory.put(&key, older, Expect::Anything).await.unwrap();
-        put_link(&memory, "a:kept", "V1").await;
-        store.replace(memory.clone());
-        loop {
-            let notice = notices.recv().await.unwrap();
-            if matches!(notice.change, Change::LinkPut { .. }) {
-                break;
-            }
-        }
-        assert_eq!(known().as_deref(), Some("2"));
-        stop.cancel();
-    }
-
-    /// A bucket that opened, and then went out of reach.
-    struct Silent(std::sync::Mutex<Vec<mpsc::Sender<Update>>>, Memory);
-
-    impl Backend for Silent {
-        fn put<'a>(
-            &'a self,
-            key: &'a str,
-            value: Bytes,
-            expect: Expect,
-        ) -> BoxFuture<'a, Result<u64, Error>> {
-            self.1.put(key, value, expect)
-        }
-
-        fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(), Error>> {
-            self.1.delete(key, expect)
-        }
-
-        fn watch(&self) -> mpsc::Receiver<Update> {
-            let (updates, receiver) = mpsc::channel(1);
-            self.0.lock().unwrap().push(updates);
-            receiver
-        }
-
-        fn place(&self) -> String {
-            "nowhere".into()
-        }
-
-        fn is_shared(&self) -> bool {
-            true
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_bucket_that_tells_nothing_keeps_no_host_from_starting_and_is_not_written_to() {
-        let bucket = Arc::new(Silent(Default::default(), Memory::default()));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (live, mut notices) =
-            Live::start(Store::new(bucket.clone()), &tasks, stop.clone()).await;
-        let mut synced = live.synced();
-        assert!(!*synced.borrow_and_update());
-        let key = keys::reference("echo:1");
-        let value = json!({"oci_url": "echo:1", "public_key": ACTOR}).to_string();
-        live.announce(vec![(key, value.into())]).await;
-        assert!(live.table().public_key_of("echo:1").is_some());
-        tokio::time::sleep(FIRST_SNAPSHOT).await;
-        assert!(bucket.1.entries().is_empty() && !*live.synced().borrow());
-
-        let updates = bucket.0.lock().unwrap()[0].clone();
-        updates.send(Update::Snapshot(Vec::new())).await.unwrap();
-        synced.changed().await.unwrap();
-        assert!(*synced.borrow_and_update());
-        while bucket.1.entries().is_empty() {
-            tokio::time::sleep(WRITE_RETRY).await;
-        }
-        assert_eq!(notices.recv().await.unwrap().origin, Origin::Live);
-        stop.cancel();
-    }
-
-    #[tokio::test]
-    async fn a_link_that_stays_the_same_through_an_outage_stays_as_old_as_it_is() {
-        let memories = [Arc::new(Memory::default()), Arc::new(Memory::default())];
-        for memory in &memories {
-            put_link(memory, "a:kept", "V1").await;
-        }
-        let [first, second] = memories;
-        put_link(&second, "a:new", "V1").await;
-        let store = Store::new(first);
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (live, mut notices) = Live::start(store.clone(), &tasks, stop.clone()).await;
-        let since = || {
-            let id = keys::link_hash(ACTOR, "a:kept", "default");
-            live.table().stored_link(&id).unwrap().since
-        };
-        notices.recv().await.unwrap();
-        let before = since();
-        store.replace(second);
-        notices.recv().await.unwrap();
-        assert_eq!(since(), before);
-        stop.cancel();
-    }
-}
+mod tests;

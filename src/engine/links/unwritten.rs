@@ -19,7 +19,10 @@ use bytes::Bytes;
 
 use lattice_base::store::Expect;
 use lattice_protocol::{
-    links::table::{Claims, Content, Table},
+    links::{
+        Claims,
+        table::{Content, Table},
+    },
     store::{Entry, keys},
 };
 
@@ -131,13 +134,16 @@ impl Unwritten {
         self.0.values().any(Waiting::is_due)
     }
 
-    /// The writes to be tried now, all or some.
-    pub fn attempts(&self, only: Option<&[String]>) -> Vec<Attempt> {
-        let wanted = self.0.iter().filter(|(key, ours)| match only {
-            Some(only) => only.contains(key),
-            None => ours.is_due(),
-        });
-        wanted.map(|(key, ours)| ours.attempt(key)).collect()
+    /// The writes to be tried now.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        let due = self.0.iter().filter(|(_, ours)| ours.is_due());
+        due.map(|(key, ours)| ours.attempt(key)).collect()
+    }
+
+    /// The writes of some keys, whether they are due or not.
+    pub fn attempts_of(&self, keys: &[String]) -> Vec<Attempt> {
+        let ours = keys.iter().filter_map(|key| Some((key, self.0.get(key)?)));
+        ours.map(|(key, ours)| ours.attempt(key)).collect()
     }
 }
 
@@ -228,7 +234,7 @@ mod tests {
             let shown = unwritten.merge_update(theirs(claims(2, "old"), revision));
             assert_eq!(shown, theirs(claims(3, "ours"), revision));
         }
-        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(9));
+        assert_eq!(unwritten.attempts()[0].expect, Expect::Revision(9));
         // Its own echo, or the same by another host.
         let echo = theirs(claims(3, "ours"), 10);
         assert_eq!(unwritten.merge_update(echo.clone()), echo);
@@ -246,17 +252,17 @@ mod tests {
         // Somebody brought back the content it replaces, under a lower revision.
         let mut unwritten = announce();
         assert_eq!(unwritten.merge_update(theirs(claims(2, "old"), 5)).value, claims(3, "ours"));
-        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(5));
+        assert_eq!(unwritten.attempts()[0].expect, Expect::Revision(5));
         // Somebody's own entry is newer, whatever its revision.
         let mut unwritten = announce();
         assert_eq!(unwritten.merge_update(theirs(claims(3, "other"), 5)).value, claims(3, "other"));
-        assert!(unwritten.attempts(None).is_empty());
+        assert!(unwritten.attempts().is_empty());
         // An entry that nobody can read is written over; an earlier announcement of this host too.
         let mut unwritten = announce();
         assert_eq!(unwritten.merge_update(theirs("x".into(), 6)).value, claims(3, "ours"));
         unwritten.add(key.clone(), claims(3, "again"), &Table::default());
         assert_eq!(unwritten.merge_update(theirs(claims(3, "ours"), 7)).value, claims(3, "again"));
-        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(7));
+        assert_eq!(unwritten.attempts()[0].expect, Expect::Revision(7));
     }
 
     #[test]
@@ -264,16 +270,16 @@ mod tests {
         let mut unwritten = Unwritten::default();
         let key = keys::claims("MX");
         unwritten.add(key.clone(), claims(1, "ours"), &known(claims(1, "old"), 7));
-        let attempt = unwritten.attempts(None).remove(0);
+        let attempt = unwritten.attempts().remove(0);
         unwritten.failed(&attempt);
-        assert!(!unwritten.is_due() && unwritten.attempts(None).is_empty());
+        assert!(!unwritten.is_due() && unwritten.attempts().is_empty());
         // A deleted key is written anew.
         assert_eq!(unwritten.merge_delete(&key).map(|entry| entry.revision), Some(0));
-        assert_eq!(unwritten.attempts(None)[0].expect, Expect::Revision(0));
+        assert_eq!(unwritten.attempts()[0].expect, Expect::Revision(0));
         // News that came while it was tried counts.
         unwritten.failed(&attempt);
         assert!(unwritten.is_due());
-        assert!(unwritten.attempts(Some(&[])).is_empty());
+        assert!(unwritten.attempts_of(&[]).is_empty());
     }
 
     #[test]

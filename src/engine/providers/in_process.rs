@@ -49,7 +49,7 @@ use lattice_protocol::{
     events::{Event, event::ProviderContext},
     journal::Level,
     lattice::subject::Subjects,
-    links::LinkDefinition,
+    links::{LinkDefinition, table::LinksTo},
     meter::Path,
     rpc::invocation::Entity,
 };
@@ -342,6 +342,8 @@ struct Links {
     context: Context,
     live: Live,
     slots: Slots<DynLink>,
+    /// The link definitions that were looked at last.
+    seen: LinksTo,
     published: watch::Sender<Arc<LinkStates>>,
     told: watch::Sender<Arc<Attempts>>,
     attempts: JoinSet<Attempted>,
@@ -364,6 +366,7 @@ impl Links {
             context,
             live,
             slots: Slots::new(),
+            seen: LinksTo::default(),
             published: watch::Sender::default(),
             told: watch::Sender::default(),
             attempts: JoinSet::new(),
@@ -412,14 +415,17 @@ impl Links {
 
     /// Looks at what the lattice wants and starts what is missing.
     fn compare(&mut self) {
-        let table = self.live.table();
-        let (provider, link_name) =
-            (self.context.provider_id.as_str(), self.context.link_name.as_str());
-        let wanted = table
-            .links_of(provider, link_name)
-            .filter(|link| link.contract_id == self.context.contract_id)
+        let links = self.live.table().links_to(self.context.provider_id.as_str());
+        if links.is_copy_of(&self.seen) {
+            return;
+        }
+        let (link_name, contract_id) = (self.context.link_name.as_str(), self.context.contract_id);
+        let wanted = links
+            .values()
+            .filter(|link| link.link_name == link_name && link.contract_id == contract_id)
             .map(|link| (Arc::from(link.actor_id.as_str()), Arc::clone(link)))
             .collect();
+        self.seen = links;
         let effects = self.slots.compare(wanted, Instant::now());
         self.carry_out(effects);
         self.publish();

@@ -2,7 +2,8 @@
 //! references.
 //!
 //! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and
-//! sees one moment in time. Entries of every era are understood (lattice protocol, section 4.3):
+//! sees one moment in time. Copies share what did not change ([`Shards`]), so that one is published
+//! after each change of a table of any size. Entries of every era are understood (lattice protocol, section 4.3):
 //! short and long member names, lists as arrays or comma texts, numbers as texts, `null` as empty.
 //! Anything that cannot be understood is reported, not guessed.
 //!
@@ -13,19 +14,19 @@
 //! knows yet has the one it is to replace, or 0.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
-    hash::{Hash, Hasher, RandomState},
+    hash::{Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hashbrown::{Equivalent, HashSet};
+use hashbrown::Equivalent;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
+use super::{Claims, shards::Shards};
 use crate::{
-    identity::{claims::ActorClaims, keys::LinkName, provider::ProviderClaims},
+    identity::keys::LinkName,
     serde_null::null_as_default,
     store::{
         Entry,
@@ -42,7 +43,7 @@ const FORMER_MAX: usize = 4096;
 /// Connects an actor to a provider for one contract under one link name.
 ///
 /// The member order is that of the wire form providers receive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LinkDefinition {
     pub actor_id: String,
     pub provider_id: String,
@@ -91,137 +92,6 @@ impl LinkDefinition {
     /// The link together with its id.
     pub fn identified(&self) -> IdentifiedLink<'_> {
         IdentifiedLink { id: self.id(), link: self }
-    }
-}
-
-/// The claims of an actor or a provider, as far as the bucket knows them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims {
-    pub subject: String,
-    pub issuer: String,
-    pub name: String,
-    pub version: String,
-    pub revision: String,
-    pub call_alias: String,
-    pub capabilities: Vec<String>,
-    pub tags: Vec<String>,
-    /// Of providers; empty for actors.
-    pub contract_id: String,
-    pub config_schema: Option<String>,
-}
-
-impl Claims {
-    /// The entry an actor gets when it starts.
-    pub fn of_actor(claims: &ActorClaims) -> Self {
-        Self {
-            subject: claims.subject.to_string(),
-            issuer: claims.issuer.clone(),
-            name: claims.name.clone().unwrap_or_default(),
-            version: claims.version.clone().unwrap_or_default(),
-            revision: claims.effective_revision().to_string(),
-            call_alias: claims.call_alias.clone().unwrap_or_default(),
-            capabilities: claims.caps.clone(),
-            tags: claims.tags.clone(),
-            ..Self::default()
-        }
-    }
-
-    /// The entry a provider gets when it starts.
-    pub fn of_provider(claims: &ProviderClaims) -> Self {
-        Self {
-            subject: claims.subject.to_string(),
-            issuer: claims.issuer.clone(),
-            name: claims.name.clone().unwrap_or_default(),
-            version: claims.version.clone().unwrap_or_default(),
-            revision: claims.effective_revision().to_string(),
-            contract_id: claims.contract_id.clone(),
-            config_schema: claims.config_schema.clone(),
-            ..Self::default()
-        }
-    }
-
-    /// Whether this entry is a provider's; its key decides, whatever else it holds.
-    pub fn is_provider(&self) -> bool {
-        self.subject.starts_with('V')
-    }
-
-    /// Reads an entry of any era.
-    pub fn parse(value: &[u8]) -> Option<Self> {
-        let object: Map<String, Value> = serde_json::from_slice(value).ok()?;
-        let text = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
-        };
-        let list = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
-            Some(Value::Array(items)) => {
-                items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect()
-            }
-            Some(Value::String(text)) if !text.is_empty() => {
-                text.split(',').map(str::to_owned).collect()
-            }
-            _ => Vec::new(),
-        };
-        let claims = Self {
-            subject: text("sub", "subject"),
-            issuer: text("iss", "issuer"),
-            name: text("name", "name"),
-            version: text("version", "ver"),
-            revision: text("rev", "revision"),
-            call_alias: text("call_alias", "call_alias"),
-            capabilities: list("caps", "capabilities"),
-            tags: list("tags", "tags"),
-            contract_id: text("contract_id", "contract_id"),
-            config_schema: object.get("config_schema").and_then(Value::as_str).map(str::to_owned),
-        };
-        (!claims.subject.is_empty()).then_some(claims)
-    }
-
-    /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out,
-    /// which is how hosts of 2024 tell it from an actor's.
-    pub fn bucket_value(&self) -> Value {
-        let mut object = Map::new();
-        let mut put =
-            |key: &str, value: String| object.insert(key.to_owned(), Value::String(value));
-        put("call_alias", self.call_alias.clone());
-        if self.is_provider() {
-            put("contract_id", self.contract_id.clone());
-            if let Some(schema) = &self.config_schema {
-                put("config_schema", schema.clone());
-            }
-        } else {
-            put("caps", self.capabilities.join(","));
-            put("tags", self.tags.join(","));
-        }
-        put("iss", self.issuer.clone());
-        put("name", self.name.clone());
-        put("rev", self.revision.clone());
-        put("sub", self.subject.clone());
-        put("version", self.version.clone());
-        Value::Object(object)
-    }
-
-    /// The form of a `get.claims` reply: texts only, under the names of both eras.
-    pub fn reply_value(&self) -> BTreeMap<&'static str, String> {
-        let mut map = BTreeMap::from([
-            ("sub", self.subject.clone()),
-            ("subject", self.subject.clone()),
-            ("iss", self.issuer.clone()),
-            ("issuer", self.issuer.clone()),
-            ("name", self.name.clone()),
-            ("version", self.version.clone()),
-            ("rev", self.revision.clone()),
-            ("revision", self.revision.clone()),
-            ("caps", self.capabilities.join(",")),
-            ("capabilities", self.capabilities.join(",")),
-            ("tags", self.tags.join(",")),
-            ("call_alias", self.call_alias.clone()),
-            ("contract_id", self.contract_id.clone()),
-        ]);
-        if self.is_provider() {
-            map.insert("config_schema", self.config_schema.clone().unwrap_or_default());
-        }
-        map
     }
 }
 
@@ -277,19 +147,26 @@ impl Equivalent<ByThree> for Three<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     /// By their id.
-    links: HashMap<String, StoredLink>,
+    links: Shards<Arc<str>, StoredLink>,
     /// The same links: every call of a provider looks one up, and an id costs a SHA-256.
-    by_three: HashSet<ByThree, RandomState>,
-    claims: HashMap<String, (Arc<Claims>, u64)>,
+    by_three: Shards<ByThree, ()>,
+    /// The same links, by their provider.
+    by_provider: Shards<Arc<str>, LinksTo>,
+    claims: Shards<Arc<str>, (Arc<Claims>, u64)>,
     /// Call alias to the actors that claim it, in no order.
-    claimants: HashMap<String, Vec<Arc<str>>>,
+    claimants: Shards<String, Vec<Arc<str>>>,
     /// Links that were moved or deleted a moment ago, by their id.
-    former: HashMap<String, Former>,
+    former: Shards<Arc<str>, Former>,
     /// Key of an image reference to public key.
-    references: HashMap<String, (Arc<str>, u64)>,
+    references: Shards<Arc<str>, (Arc<str>, u64)>,
+    /// Public key to the keys of the image references that lead to it.
+    led_from: Shards<Arc<str>, Vec<Arc<str>>>,
     /// Keys whose latest entry makes no sense, with its revision, so that they can be written over.
-    unreadable: HashMap<String, u64>,
+    unreadable: Shards<String, u64>,
 }
+
+/// The links to one provider, by their id.
+pub type LinksTo = Shards<Arc<str>, Arc<LinkDefinition>>;
 
 /// The content of an entry other than a link, so that two of them compare by meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -376,7 +253,7 @@ impl Table {
         contract_id: &str,
         link_name: &str,
     ) -> Option<&Arc<LinkDefinition>> {
-        self.by_three.get(&Three { actor_id, contract_id, link_name }).map(|found| &found.0)
+        self.by_three.key(&Three { actor_id, contract_id, link_name }).map(|found| &found.0)
     }
 
     /// Whether `provider` may call an actor under a contract and a link name: the link leads to it,
@@ -402,7 +279,7 @@ impl Table {
         !self.former.is_empty()
             && self
                 .former
-                .get(&keys::link_hash(actor_id, contract_id, link_name))
+                .get(&*keys::link_hash(actor_id, contract_id, link_name))
                 .is_some_and(is_former)
     }
 
@@ -417,8 +294,24 @@ impl Table {
         provider_id: &str,
         link_name: &str,
     ) -> impl Iterator<Item = &Arc<LinkDefinition>> {
-        self.links()
-            .filter(move |link| link.provider_id == provider_id && link.link_name == link_name)
+        let links = self.by_provider.get(provider_id).into_iter().flat_map(Shards::values);
+        links.filter(move |link| link.link_name == link_name)
+    }
+
+    /// The links to one provider under any link name. Where it is a copy of that of another moment,
+    /// nothing changed in between.
+    pub fn links_to(&self, provider_id: &str) -> LinksTo {
+        self.by_provider.get(provider_id).cloned().unwrap_or_default()
+    }
+
+    /// How many links there are.
+    pub fn links_len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// How many claims there are.
+    pub fn claims_len(&self) -> usize {
+        self.claims.len()
     }
 
     /// All links, in no order.
@@ -428,7 +321,7 @@ impl Table {
 
     /// All links with their ids, in no order.
     pub fn stored_links(&self) -> impl Iterator<Item = (&str, &StoredLink)> {
-        self.links.iter().map(|(id, stored)| (id.as_str(), stored))
+        self.links.iter().map(|(id, stored)| (&**id, stored))
     }
 
     /// All claims, in no order.
@@ -459,15 +352,13 @@ impl Table {
 
     /// The public key an image reference led to when it was started last.
     pub fn public_key_of(&self, reference: &str) -> Option<&Arc<str>> {
-        self.references.get(&keys::reference(reference)).map(|(public_key, _)| public_key)
+        self.references.get(&*keys::reference(reference)).map(|(public_key, _)| public_key)
     }
 
     /// Returns the keys of the image references that lead to a public key, with their revisions.
     pub fn references_to(&self, public_key: &str) -> impl Iterator<Item = (&str, u64)> {
-        self.references
-            .iter()
-            .filter(move |(_, (led_to, _))| **led_to == *public_key)
-            .map(|(key, (_, revision))| (&**key, *revision))
+        let keys = self.led_from.get(public_key).into_iter().flatten();
+        keys.filter_map(|key| Some((&**key, self.references.get(key)?.1)))
     }
 
     /// An image reference that led to a public key; of several one that needs no file, and of these
@@ -515,7 +406,7 @@ impl Table {
             Key::Unknown => Ok(None),
         };
         match taken {
-            Ok(_) => drop(self.unreadable.remove(&entry.key)),
+            Ok(_) => drop(self.unreadable.remove(&*entry.key)),
             Err(_) => drop(self.unreadable.insert(entry.key.clone(), entry.revision)),
         }
         taken
@@ -525,20 +416,17 @@ impl Table {
     /// were there a moment ago.
     pub fn keep_since(&mut self, old: &Self) {
         self.former.clone_from(&old.former);
-        for (hash, before) in &old.links {
-            if self
-                .links
-                .get(hash)
-                .is_none_or(|now| now.link.provider_id != before.link.provider_id)
+        for (hash, before) in old.links.iter() {
+            let now = self.links.get_mut(&**hash);
+            let stays =
+                now.as_ref().is_some_and(|now| now.link.provider_id == before.link.provider_id);
+            if let Some(now) = now
+                && now.link == before.link
             {
-                self.keep_in_mind(hash, &before.link);
+                now.since = before.since;
             }
-        }
-        for (hash, stored) in &mut self.links {
-            if let Some(before) = old.links.get(hash)
-                && before.link == stored.link
-            {
-                stored.since = before.since;
+            if !stays {
+                self.keep_in_mind(hash, &before.link);
             }
         }
     }
@@ -553,6 +441,7 @@ impl Table {
             Key::Link(hash) => {
                 let StoredLink { link, .. } = self.links.remove(hash)?;
                 self.by_three.remove(&link.three());
+                self.leave_provider(hash, &link.provider_id);
                 self.keep_in_mind(hash, &link);
                 Some(Change::LinkDeleted { link })
             }
@@ -562,54 +451,82 @@ impl Table {
                 None
             }
             Key::Reference(_) => {
-                self.references.remove(key);
+                if let Some((public_key, _)) = self.references.remove(key) {
+                    self.lead_elsewhere(key, &public_key);
+                }
                 None
             }
             Key::Unknown => None,
         }
     }
 
+    /// Whether this is an unchanged copy of `other`.
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        self.links.is_copy_of(&other.links)
+            && self.claims.is_copy_of(&other.claims)
+            && self.references.is_copy_of(&other.references)
+            && self.former.is_copy_of(&other.former)
+            && self.unreadable.is_copy_of(&other.unreadable)
+    }
+
     /// Every key this table holds, for finding out what a new snapshot lacks.
     pub fn keys(&self) -> impl Iterator<Item = String> {
         let links = self.links.keys().map(|hash| keys::link(hash));
         let claims = self.claims.keys().map(|subject| keys::claims(subject));
-        links.chain(claims).chain(self.references.keys().cloned())
+        links.chain(claims).chain(self.references.keys().map(|key| key.to_string()))
+    }
+
+    /// Whether this table holds a key.
+    pub fn has(&self, key: &str) -> bool {
+        match Key::parse(key) {
+            Key::Link(hash) => self.links.get(hash).is_some(),
+            Key::Claims(subject) => self.claims.get(subject).is_some(),
+            Key::Reference(_) => self.references.get(key).is_some(),
+            Key::Unknown => false,
+        }
     }
 
     fn put_link(&mut self, hash: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
+        // The echo of a write of this host: there is nothing to be read.
+        if self.links.get(hash).is_some_and(|old| old.revision >= entry.revision) {
+            return Ok(None);
+        }
         let link: LinkDefinition = serde_json::from_slice(&entry.value).map_err(|e| {
             Rejected(format!("{} is no link definition: {}", entry.key, mistake(&e)))
         })?;
         if link.id() != hash {
             return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
         }
-        if let Some(old) = self.links.get(hash) {
-            if old.revision >= entry.revision {
-                return Ok(None);
-            }
-            if !old.link.is_of(&link.actor_id, &link.contract_id, &link.link_name) {
-                return Err(Rejected(format!(
-                    "{} holds a link of {} for {} under {}, which has the same id as that of {} for {} under {}",
-                    entry.key,
-                    link.actor_id,
-                    link.contract_id,
-                    link.link_name,
-                    old.link.actor_id,
-                    old.link.contract_id,
-                    old.link.link_name
-                )));
-            }
+        if let Some(old) = self.links.get(hash)
+            && !old.link.is_of(&link.actor_id, &link.contract_id, &link.link_name)
+        {
+            return Err(Rejected(format!(
+                "{} holds a link of {} for {} under {}, which has the same id as that of {} for {} under {}",
+                entry.key,
+                link.actor_id,
+                link.contract_id,
+                link.link_name,
+                old.link.actor_id,
+                old.link.contract_id,
+                old.link.link_name
+            )));
         }
-        let link = Arc::new(link);
+        let (id, link) = (Arc::<str>::from(hash), Arc::new(link));
         let stored =
             StoredLink { link: Arc::clone(&link), revision: entry.revision, since: Instant::now() };
-        let replaced = self.links.insert(hash.to_owned(), stored).map(|old| old.link);
-        self.by_three.replace(ByThree(Arc::clone(&link)));
+        let replaced = self.links.insert(Arc::clone(&id), stored).map(|old| old.link);
+        self.by_three.insert(ByThree(Arc::clone(&link)), ());
         if let Some(replaced) = &replaced
             && replaced.provider_id != link.provider_id
         {
+            self.leave_provider(hash, &replaced.provider_id);
             self.keep_in_mind(hash, replaced);
         }
+        let links = match self.by_provider.get_mut(link.provider_id.as_str()) {
+            Some(links) => links,
+            None => self.by_provider.or_default(link.provider_id.as_str().into()),
+        };
+        links.insert(id, Arc::clone(&link));
         Ok(Some(Change::LinkPut { link, replaced }))
     }
 
@@ -630,12 +547,12 @@ impl Table {
             }
         }
         if claims.call_alias.len() > 1 && !claims.is_provider() {
-            let claimants = self.claimants.entry(claims.call_alias.clone()).or_default();
+            let claimants = self.claimants.or_default(claims.call_alias.clone());
             if claimants.iter().all(|claimant| **claimant != *subject) {
                 claimants.push(subject.into());
             }
         }
-        self.claims.insert(subject.to_owned(), (Arc::new(claims), entry.revision));
+        self.claims.insert(subject.into(), (Arc::new(claims), entry.revision));
         Ok(Some(Change::ClaimsPut { subject: subject.to_owned() }))
     }
 
@@ -643,180 +560,63 @@ impl Table {
         let read: Reference = serde_json::from_slice(&entry.value).map_err(|e| {
             Rejected(format!("{} is no image reference: {}", entry.key, mistake(&e)))
         })?;
-        if self.references.get(&entry.key).is_some_and(|(_, revision)| *revision > entry.revision) {
+        let key = entry.key.as_str();
+        if self.references.get(key).is_some_and(|(_, revision)| *revision > entry.revision) {
             return Ok(None);
         }
-        let public_key: Arc<str> = read.public_key.into();
+        let (key, public_key): (Arc<str>, Arc<str>) = (key.into(), read.public_key.into());
         let old =
-            self.references.insert(entry.key.clone(), (Arc::clone(&public_key), entry.revision));
-        let is_new = old.is_none_or(|(old, _)| old != public_key);
-        Ok(is_new.then_some(Change::ReferencePut { reference: read.oci_url, public_key }))
+            self.references.insert(Arc::clone(&key), (Arc::clone(&public_key), entry.revision));
+        if old.as_ref().is_some_and(|(old, _)| *old == public_key) {
+            return Ok(None);
+        }
+        if let Some((old, _)) = old {
+            self.lead_elsewhere(&key, &old);
+        }
+        self.led_from.or_default(Arc::clone(&public_key)).push(key);
+        Ok(Some(Change::ReferencePut { reference: read.oci_url, public_key }))
+    }
+
+    /// An image reference does not lead to a public key any longer.
+    fn lead_elsewhere(&mut self, key: &str, public_key: &str) {
+        let Some(keys) = self.led_from.get_mut(public_key) else { return };
+        keys.retain(|known| **known != *key);
+        if keys.is_empty() {
+            self.led_from.remove(public_key);
+        }
+    }
+
+    /// A link does not lead to a provider any longer.
+    fn leave_provider(&mut self, hash: &str, provider_id: &str) {
+        let Some(links) = self.by_provider.get_mut(provider_id) else { return };
+        links.remove(hash);
+        if links.is_empty() {
+            self.by_provider.remove(provider_id);
+        }
     }
 
     /// An actor claims an alias no longer.
     fn release_alias(&mut self, claimant: &Claims) {
-        let Some(claimants) = self.claimants.get_mut(&claimant.call_alias) else { return };
+        let Some(claimants) = self.claimants.get_mut(&*claimant.call_alias) else { return };
         claimants.retain(|subject| **subject != *claimant.subject);
         if claimants.is_empty() {
-            self.claimants.remove(&claimant.call_alias);
+            self.claimants.remove(&*claimant.call_alias);
         }
     }
 
     /// Remembers a link that is there no longer, for [`LET_GO`].
     fn keep_in_mind(&mut self, hash: &str, link: &Arc<LinkDefinition>) {
         if self.former.len() >= FORMER_MAX {
-            self.former.retain(|_, former| former.since.elapsed() < LET_GO);
+            let over = self.former.iter().filter(|(_, former)| former.since.elapsed() >= LET_GO);
+            let over: Vec<Arc<str>> = over.map(|(hash, _)| Arc::clone(hash)).collect();
+            over.iter().for_each(|hash| drop(self.former.remove(&**hash)));
         }
         if self.former.len() < FORMER_MAX {
             self.former
-                .insert(hash.to_owned(), Former { link: Arc::clone(link), since: Instant::now() });
+                .insert(hash.into(), Former { link: Arc::clone(link), since: Instant::now() });
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const ACTOR: &str = "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ";
-
-    fn entry(key: String, value: &Value, revision: u64) -> Entry {
-        Entry { key, value: serde_json::to_vec(value).unwrap().into(), revision }
-    }
-
-    fn link_entry(provider: &str, revision: u64) -> Entry {
-        let hash = keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default");
-        let value = json!({"actor_id": ACTOR, "provider_id": provider, "link_name": "default",
-            "contract_id": "wasmcloud:keyvalue", "values": null});
-        entry(keys::link(&hash), &value, revision)
-    }
-
-    #[test]
-    fn a_newer_link_replaces_and_an_older_one_does_not() {
-        let mut table = Table::default();
-        assert!(matches!(
-            table.put(&link_entry("V1", 5)),
-            Ok(Some(Change::LinkPut { replaced: None, .. }))
-        ));
-        assert_eq!(table.put(&link_entry("V0", 4)), Ok(None));
-        assert!(matches!(
-            table.put(&link_entry("V2", 6)),
-            Ok(Some(Change::LinkPut { replaced: Some(_), .. }))
-        ));
-        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V2");
-        assert_eq!(table.delete(&link_entry("V2", 6).key, 5), None);
-        assert_eq!(table.links().count(), 1);
-    }
-
-    #[test]
-    fn a_link_under_a_foreign_key_is_rejected() {
-        let mut foreign = link_entry("V1", 1);
-        foreign.key = keys::link("00");
-        assert!(Table::default().put(&foreign).is_err());
-    }
-
-    #[test]
-    fn claims_of_all_eras_read_alike() {
-        let short = json!({"call_alias": "", "caps": "a,b", "iss": "A", "name": "Echo", "rev": "4", "sub": "M", "tags": "", "version": null});
-        let long = json!({"call_alias": null, "capabilities": ["a", "b"], "issuer": "A", "name": "Echo", "revision": 4, "subject": "M", "tags": []});
-        let read = |value: &Value| Claims::parse(&serde_json::to_vec(value).unwrap()).unwrap();
-        assert_eq!(read(&short), read(&long));
-        assert_eq!(read(&short).capabilities, ["a", "b"]);
-    }
-
-    #[test]
-    fn a_provider_entry_has_no_capabilities_and_a_reply_has_texts_only() {
-        let provider = Claims {
-            subject: "V1".into(),
-            contract_id: "wasmcloud:httpserver".into(),
-            ..Claims::default()
-        };
-        let value = provider.bucket_value();
-        assert!(value.get("caps").is_none() && value.get("tags").is_none());
-        assert_eq!(value["call_alias"], "");
-        assert_eq!(provider.reply_value()["config_schema"], "");
-    }
-
-    #[test]
-    fn actors_that_claim_an_alias_are_known_in_the_order_they_came() {
-        let mut table = Table::default();
-        for (subject, revision) in [("M2", 2), ("M1", 1), ("MNEW", 0)] {
-            let value = json!({"sub": subject, "call_alias": "lattice/ponger"});
-            table.put(&entry(keys::claims(subject), &value, revision)).unwrap();
-        }
-        let claimants = |table: &Table| {
-            table.claimants("lattice/ponger").iter().map(|id| id.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(claimants(&table), ["M1", "M2", "MNEW"]);
-        table.delete(&keys::claims("M1"), 3);
-        assert_eq!(claimants(&table), ["M2", "MNEW"]);
-        // Signed anew without the alias.
-        table.put(&entry(keys::claims("M2"), &json!({"sub": "M2"}), 4)).unwrap();
-        assert_eq!(claimants(&table), ["MNEW"]);
-    }
-
-    /// Each runs together with the link of [`link_entry`] to the same text, and so has its hash.
-    const SPLIT_ELSEWHERE: [(&str, &str); 3] = [
-        ("wasmcloud:k", "eyvaluedefault"),
-        ("wasmcloud:keyvaluedefaul", "t"),
-        ("", "wasmcloud:keyvaluedefault"),
-    ];
-
-    #[test]
-    fn a_link_is_found_only_by_all_three_that_make_it() {
-        let mut table = Table::default();
-        table.put(&link_entry("V1", 5)).unwrap();
-        for (contract, link_name) in SPLIT_ELSEWHERE {
-            assert_eq!(
-                keys::link_hash(ACTOR, contract, link_name),
-                keys::link_hash(ACTOR, "wasmcloud:keyvalue", "default")
-            );
-            assert!(table.link(ACTOR, contract, link_name).is_none(), "{contract} {link_name}");
-            assert!(!table.lets_in("V1", ACTOR, contract, link_name), "{contract} {link_name}");
-            // Nor does one that is split elsewhere take its place.
-            let value = json!({"actor_id": ACTOR, "provider_id": "V2", "link_name": link_name, "contract_id": contract});
-            let key = keys::link(&keys::link_hash(ACTOR, contract, link_name));
-            assert!(table.put(&entry(key, &value, 9)).is_err(), "{contract} {link_name}");
-        }
-        assert_eq!(table.link(ACTOR, "wasmcloud:keyvalue", "default").unwrap().provider_id, "V1");
-    }
-
-    #[test]
-    fn a_provider_is_let_in_by_its_link_and_for_a_moment_after_it() {
-        let mut table = Table::default();
-        let lets_in = |table: &Table, provider: &str| {
-            table.lets_in(provider, ACTOR, "wasmcloud:keyvalue", "default")
-        };
-        assert!(!lets_in(&table, "V1"));
-        table.put(&link_entry("V1", 5)).unwrap();
-        assert!(lets_in(&table, "V1") && !lets_in(&table, "V2"));
-        table.put(&link_entry("V2", 6)).unwrap();
-        assert!(lets_in(&table, "V1") && lets_in(&table, "V2") && !lets_in(&table, "V3"));
-        table.delete(&link_entry("V2", 6).key, 7);
-        assert!(lets_in(&table, "V2"), "what it had taken on is finished");
-        for former in table.former.values_mut() {
-            former.since = Instant::now().checked_sub(LET_GO).unwrap();
-        }
-        assert!(!lets_in(&table, "V1") && !lets_in(&table, "V2"));
-    }
-
-    #[test]
-    fn of_several_references_the_one_that_led_there_last_is_named() {
-        let mut table = Table::default();
-        for (reference, revision) in
-            [("b.example/echo:1", 1), ("a.example/echo:1", 2), ("file:///echo.wasm", 3)]
-        {
-            let value = json!({"oci_url": reference, "public_key": ACTOR});
-            table.put(&entry(keys::reference(reference), &value, revision)).unwrap();
-        }
-        assert_eq!(table.reference_to(ACTOR).as_deref(), Some("a.example/echo:1"));
-        // The first leads elsewhere now.
-        let moved = json!({"oci_url": "b.example/echo:1", "public_key": "V1"});
-        table.put(&entry(keys::reference("b.example/echo:1"), &moved, 4)).unwrap();
-        let mut left: Vec<_> = table.references_to(ACTOR).map(|(_, revision)| revision).collect();
-        left.sort_unstable();
-        assert_eq!(left, [2, 3]);
-    }
-}
+mod tests;

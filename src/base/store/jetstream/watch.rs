@@ -322,7 +322,7 @@ impl Bucket {
             }
         }
         following.known =
-            entries.values().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+            entries.values().map(|entry| (entry.key.clone(), own(&entry.value))).collect();
         let mut entries: Vec<Entry> = entries.into_values().collect();
         entries.sort_unstable_by_key(|entry| entry.revision);
         following.backlog.replace(entries);
@@ -387,8 +387,14 @@ fn heartbeat_sequence(message: &Message) -> Option<u64> {
 /// Notes what an update makes known.
 fn note(update: &Update, known: &mut HashMap<String, Bytes>) {
     match update {
-        Update::Put(entry) => drop(known.insert(entry.key.clone(), entry.value.clone())),
+        Update::Put(entry) => drop(known.insert(entry.key.clone(), own(&entry.value))),
         Update::Delete { key, .. } => drop(known.remove(key)),
         Update::Snapshot(_) | Update::Behind | Update::Current => {}
     }
+}
+
+/// A copy that keeps no more than itself: what is received shares the buffer it was read into, with
+/// the subjects and headers of its message and those beside it.
+fn own(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
 }

@@ -51,7 +51,7 @@ use lattice_protocol::{
     events::event::ProviderContext,
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     lattice::subject::Subjects,
-    links::LinkDefinition,
+    links::{LinkDefinition, table::LinksTo},
 };
 use process::{Exit, Launch, Process, SpawnError};
 
@@ -178,15 +178,19 @@ pub async fn watch(mut process: Process, run: Run, mut stop: StopSignal) -> Ende
     let mut checks = JoinSet::new();
     checks.spawn(run.health_checks().run().in_current_span());
     let masks = process.masks().clone();
-    let mut changes = run.links.changes();
+    let (mut changes, mut seen) = (run.links.changes(), LinksTo::default());
     let deadline = loop {
         tokio::select! {
             exit = process.wait() => return Ended::ByItself(exit),
             deadline = told_to_stop(&mut stop) => break deadline,
             Ok(()) = changes.changed() => {
                 // Values of later links may be secrets as well, and the process may print them.
-                for link in run.links.table().links_of(run.id.as_str(), run.link_name.as_str()) {
-                    masks.add_values(&link.values);
+                let links = run.links.table().links_to(run.id.as_str());
+                if !links.is_copy_of(&seen) {
+                    for link in links.values().filter(|link| link.link_name == run.link_name.as_str()) {
+                        masks.add_values(&link.values);
+                    }
+                    seen = links;
                 }
             }
         }
