@@ -12,34 +12,32 @@ use async_nats::jetstream::{self, kv};
 use futures::{StreamExt, stream};
 use lattice_protocol::store::keys;
 use serde_json::json;
-use tempfile::TempDir;
 
-use common::{ECHO, median, millis, start_host, start_server};
+use common::{LATTICE, Server, median, millis, runtime};
 
 const LINKS: usize = 10_000;
 const ROUNDS: usize = 5;
+const ACTOR: &str = "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2";
 const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
 /// Links that are written at a time.
 const WRITERS: usize = 256;
 
 fn main() {
     let links = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(LINKS);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(links));
+    runtime().block_on(run(links));
 }
 
 async fn run(links: usize) {
-    let dir = TempDir::new().expect("a directory");
-    let (server, address) = start_server(&dir).await;
-    let client = async_nats::connect(&address).await.expect("connected");
+    let server = Server::start().await.expect("a server");
     // The first host makes the bucket.
-    join(&dir, &address).await;
-    let empty = joins(&dir, &address).await;
-    let context = jetstream::with_domain(client.clone(), "core");
-    let bucket = context.get_key_value("LATTICEDATA_default").await.expect("the bucket");
+    join(&server).await;
+    let empty = joins(&server).await;
+    let domain = server.lattice.js_domain.as_deref().expect("a domain");
+    let context = jetstream::with_domain(server.client.clone(), domain);
+    let bucket = format!("LATTICEDATA_{LATTICE}");
+    let bucket = context.get_key_value(bucket).await.expect("the bucket");
     fill(&bucket, links).await;
-    let full = joins(&dir, &address).await;
+    let full = joins(&server).await;
     let mut bare = Vec::new();
     for _ in 0..ROUNDS {
         bare.push(millis(read(&bucket, links).await));
@@ -50,19 +48,19 @@ async fn run(links: usize) {
     server.stop().await;
 }
 
-async fn joins(dir: &TempDir, address: &str) -> f64 {
+async fn joins(server: &Server) -> f64 {
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
-        times.push(millis(join(dir, address).await));
+        times.push(millis(join(server).await));
     }
     median(times)
 }
 
 /// Starts a host and stops it again. That it knows everything when it is ready is what the tests
 /// check.
-async fn join(dir: &TempDir, address: &str) -> Duration {
+async fn join(server: &Server) -> Duration {
     let began = Instant::now();
-    let host = start_host(dir, address, "true").await;
+    let host = server.host("joining", &[]).await.expect("the host starts");
     let took = began.elapsed();
     host.stop(None).await;
     took
@@ -71,8 +69,8 @@ async fn join(dir: &TempDir, address: &str) -> Duration {
 async fn fill(bucket: &kv::Store, links: usize) {
     let puts = (0..links).map(|n| {
         let contract = format!("acme:contract{n}");
-        let id = keys::link_hash(ECHO, &contract, "default");
-        let link = json!({"id": id, "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default",
+        let id = keys::link_hash(ACTOR, &contract, "default");
+        let link = json!({"id": id, "actor_id": ACTOR, "provider_id": PROVIDER, "link_name": "default",
             "contract_id": contract, "values": {"address": "127.0.0.1:8080"}});
         async move { bucket.put(keys::link(&id), link.to_string().into()).await.expect("a link is stored") }
     });
