@@ -49,7 +49,7 @@ fn json(output: &Output) -> Value {
 fn every_row_is_measured_and_no_process_and_no_file_is_left() {
     let dir = TempDir::new().expect("a directory");
     let page = dir.path().join("page");
-    let arguments = ["all", "--rounds", "1", "--seconds", "0.5", "--concurrency", "1,4"];
+    let arguments = ["all", "--rounds", "1", "--seconds", "0.2", "--concurrency", "1,4"];
     let more = ["--rate", "50", "--soak", "1s", "--idle", "4,4", "-o", "json", "--write"];
     let mut run = bench(dir.path(), &[&arguments[..], &more].concat());
     let report = json(&output(run.arg(&page)));

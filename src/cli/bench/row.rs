@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::load::{Load, Pace, Round, Target};
 
 /// Rows that belong together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Group {
     /// Parts of a call: signature, token, message

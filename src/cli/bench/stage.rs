@@ -69,13 +69,16 @@ pub struct Nats {
 }
 
 impl Nats {
+    fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
     /// Opens a connection of its own.
     pub async fn connect(&self) -> Result<async_nats::Client> {
         let options = async_nats::ConnectOptions::with_credentials_file(&self.creds)
             .await
             .context("read the login of the NATS server")?;
-        let url = format!("nats://{}", self.address);
-        options.connect(url).await.context("connect to the NATS server")
+        options.connect(self.url()).await.context("connect to the NATS server")
     }
 }
 
@@ -136,7 +139,7 @@ impl Server {
     /// The settings of a host of this lattice, by their keys.
     fn settings(&self) -> Vec<(&'static str, String)> {
         [
-            ("nats_host", &*self.nats.address),
+            ("nats_host", &*self.nats.url()),
             ("nats_creds", &self.nats.creds.to_string_lossy()),
             ("lattice_prefix", LATTICE),
             ("js_domain", DOMAIN),
