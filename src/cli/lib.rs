@@ -6,7 +6,7 @@
 //!   [`session`], found by [`context`] or the settings of the directory, and prints through
 //!   [`terminal`].
 //! * [`up`] starts a NATS server beside a host. [`doctor`] finds out what is wrong with a lattice.
-//!   [`inspect`] tells what a reference names; [`keyring`] has the keys a developer signs with;
+//!   [`bench`] measures this machine with hosts of its own; [`inspect`] tells what a reference names; [`keyring`] has the keys a developer signs with;
 //!   [`manifests`] reads applications as people write them.
 
 #![deny(unsafe_code)]
@@ -14,6 +14,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod args;
+pub mod bench;
 pub mod command;
 pub mod context;
 pub mod doctor;

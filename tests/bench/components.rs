@@ -19,143 +19,151 @@ mod packages;
 mod toolchains;
 
 use std::{
+    borrow::Cow,
     fs,
     path::{Path, PathBuf},
 };
 
-use lattice_protocol::identity::{
-    keys::Kind,
-    sign::{self, ActorToken, Term},
-    signature::SigningKey,
-    wasm::inspect,
+use lattice_cli::{
+    bench::{
+        Settings,
+        bare::{Bare, find_wasmtime},
+        guests::{Actor, Guest},
+        http::{Http, until_it_answers},
+        idle::{Idle, Kind, grow},
+        load::Pace,
+        report::table,
+        rounds,
+        row::{Group, Row},
+        stage::{Member, REUSE, Server},
+    },
+    terminal::{Columns, Form, Progress, Terminal},
 };
-use tempfile::TempDir;
 
-use common::{
-    contest::{Actor, Contestant, Member, Page, compare, wasmtime},
-    millis, start_server,
-};
+use common::{millis, runtime};
 use toolchains::{JAVASCRIPT, PYTHON, Recipe, SPIN_JAVASCRIPT, SPIN_PYTHON};
 
-/// Calls one instance serves where instances are reused, here and in `wasmtime serve`.
-const REUSE: &str = "1000";
-const IDLE_ACTORS: u64 = 100;
+const IDLE_ACTORS: u32 = 101;
+/// Requests in work at a time.
+const CONCURRENCY: usize = 64;
+const SETTINGS: Settings = Settings { rounds: 5, seconds: 3.0, rate: 0.0 };
+/// The first row, which the others are compared with.
+const FIRST: &str = "hello, fresh instances";
 
 fn main() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run());
+    runtime().block_on(run());
 }
 
 async fn run() {
-    let dir = TempDir::new().expect("a directory");
-    let (server, nats) = start_server(&dir).await;
-    starts(&dir, &nats).await;
-    idle(&dir, &nats).await;
-    rates(&dir, &nats).await;
+    let server = Server::start().await.expect("a server");
+    let mut progress = Terminal::new(Form::default()).progress();
+    starts(&server).await;
+    idle(&server, &mut progress).await;
+    rates(&server, &mut progress).await;
     server.stop().await;
 }
 
-/// Signs a component for what it imports, with keys of its own.
-fn signed(dir: &TempDir, wasm: &[u8]) -> Actor {
-    let key = |kind| SigningKey::generate(kind).expect("a key").0;
-    let (module, account) = (key(Kind::Module), key(Kind::Account));
-    let caps = inspect(wasm).expect("a component").contracts();
-    let says = ActorToken {
-        name: "guest".into(),
-        caps: caps.into_iter().map(str::to_owned).collect(),
-        ..ActorToken::default()
-    };
-    let signed = sign::module(wasm, &says, &module, &account, &Term::default()).expect("signed");
-    let file = dir.path().join(format!("{}.wasm", module.public_key()));
-    fs::write(&file, signed).expect("written");
-    Actor { id: module.public_key().to_owned(), file, reuse: Some("1") }
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_host"))
+}
+
+fn guest(wasm: Vec<u8>) -> Guest {
+    Guest::of("guest", Cow::Owned(wasm)).expect("a component")
+}
+
+fn signed(server: &Server, wasm: Vec<u8>) -> Actor {
+    let dir = server.dir_of("actors").expect("a directory");
+    guest(wasm).sign(&dir).expect("signed")
 }
 
 /// Measures how long the largest guest takes to start.
-async fn starts(dir: &TempDir, nats: &str) {
+async fn starts(server: &Server) {
     let wasm = SPIN_PYTHON.component();
-    let actor = signed(dir, &wasm);
-    let home = dir.path().join("starts");
     println!("{:32}{:>12}", format!("start of {} MB", wasm.len() / 1_000_000), "ms");
+    let actor = signed(server, wasm);
     for what in ["for the first time", "again, by another process"] {
-        let member = Member::start(&home, nats, "starts", &[]).await;
-        println!("{what:32}{:>12.0}", millis(member.run(&actor).await));
+        let member = Member::start(program(), server, "starts").await.expect("a host");
+        let took = member.run(&actor, Some("1")).await.expect("it starts");
+        println!("{what:32}{:>12.0}", millis(took));
+        member.end().await;
     }
     println!();
 }
 
 /// Measures the memory of actors that are only there.
-async fn idle(dir: &TempDir, nats: &str) {
-    let wasm = JAVASCRIPT.component();
-    let member = Member::start(&dir.path().join("idle"), nats, "idle", &[]).await;
-    let resident = || resident_bytes(member.child.id().expect("it runs"));
-    member.run(&signed(dir, &wasm)).await;
-    let with_one = resident();
-    for _ in 0..IDLE_ACTORS {
-        member.run(&signed(dir, &wasm)).await;
+async fn idle(server: &Server, progress: &mut Progress) {
+    let guest = guest(JAVASCRIPT.component());
+    let member = Member::start(program(), server, "idle").await.expect("a host");
+    let steps = grow(server, &member, &guest, Kind::Same, IDLE_ACTORS, progress).await;
+    let steps = steps.expect("they start");
+    member.end().await;
+    println!("{:32}{:>12}", "memory", "MB");
+    for step in &steps {
+        let megabytes = step.resident_bytes.unwrap_or_default() as f64 / 1e6;
+        println!("{:32}{megabytes:>12.1}", format!("{} JavaScript actors", step.actors));
     }
-    let more = resident().saturating_sub(with_one);
-    println!("{:32}{:>12}", "memory", "MiB");
-    println!("{:32}{:>12.1}", "a host with a JavaScript actor", mib(with_one));
-    println!("{:32}{:>12.1}\n", format!("{IDLE_ACTORS} more"), mib(more));
+    let each = Idle::per_actor(&steps).unwrap_or_default();
+    println!("{:32}{:>12.2}\n", "one more", each / 1e6);
 }
 
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1024 * 1024)
-}
-
-/// Returns the memory that a process has in RAM; 0 where the system does not tell in this way.
-fn resident_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
-async fn rates(dir: &TempDir, nats: &str) {
+async fn rates(server: &Server, progress: &mut Progress) {
     let (hello, hello_p3) = (beside("hello.wasm"), beside("hello-p3.wasm"));
-    let fresh = signed(dir, &fs::read(&hello).expect("the hello component"));
-    let reused = Actor { reuse: Some(REUSE), ..fresh.clone() };
-    let p3_fresh = signed(dir, &fs::read(&hello_p3).expect("the hello component of WASI 0.3"));
-    // An instance of WASI 0.3 is reused unless an annotation says otherwise.
-    let p3_usual = Actor { reuse: None, ..p3_fresh.clone() };
-    let page = Page::default();
-    // The pages of visitors are asked for what needs no store.
-    let absent = Page { path: "/absent", status: "404" };
-    let greeting = Page { path: "/hello/you", ..page };
-    let mut contestants = Vec::new();
-    for (names, actor, page) in [
-        (("fresh", "hello, fresh instances"), fresh, page),
-        (("reused", "hello, instances reused"), reused, page),
-        (("p3fresh", "hello 0.3, fresh instances"), p3_fresh, page),
-        (("p3usual", "hello 0.3, default reuse"), p3_usual, page),
-        (("javascript", "JavaScript 0.2.10"), built(dir, &JAVASCRIPT), absent),
-        (("python", "Python 0.2.10"), built(dir, &PYTHON), absent),
-        (("spinjs", "Spin's JavaScript 0.2.3"), built(dir, &SPIN_JAVASCRIPT), greeting),
-        (("spinpython", "Spin's Python 0.3"), built(dir, &SPIN_PYTHON), page),
+    let read = |file: &PathBuf| fs::read(file).expect("a component");
+    let member = Member::start(program(), server, "rates").await.expect("a host");
+    member.serve().await.expect("an HTTP server");
+    let mut rows = Vec::new();
+    for (name, wasm, reuse, path) in [
+        (FIRST, read(&hello), Some("1"), "/"),
+        ("hello, instances reused", read(&hello), Some(REUSE), "/"),
+        ("hello 0.3, fresh instances", read(&hello_p3), Some("1"), "/"),
+        // An instance of WASI 0.3 is reused unless an annotation says otherwise.
+        ("hello 0.3, default reuse", read(&hello_p3), None, "/"),
+        // The pages of visitors are asked for what needs no store.
+        ("JavaScript 0.2.10", JAVASCRIPT.component(), Some("1"), "/absent"),
+        ("Python 0.2.10", PYTHON.component(), Some("1"), "/absent"),
+        ("Spin's JavaScript 0.2.3", SPIN_JAVASCRIPT.component(), Some("1"), "/hello/you"),
+        ("Spin's Python 0.3", SPIN_PYTHON.component(), Some("1"), "/"),
     ] {
-        contestants.push(Contestant::host(dir, nats, names, &actor, page, &[]).await);
+        let actor = signed(server, wasm);
+        member.run(&actor, reuse).await.expect("it starts");
+        let address = member.publish(&actor).await.expect("it is linked");
+        rows.push(row(name, Http::to(address, path)).await);
     }
-    match wasmtime() {
-        Some(binary) => {
-            let javascript = unsigned(dir, &SPIN_JAVASCRIPT);
-            for (name, component, page, flags) in [
-                ("wasmtime serve, hello", &hello, page, &[][..]),
-                ("wasmtime serve, hello, fresh", &hello, page, &pool_flags("1")[..]),
-                ("wasmtime serve, hello, reused", &hello, page, &pool_flags(REUSE)[..]),
-                ("wasmtime serve, hello 0.3", &hello_p3, page, &[]),
-                ("wasmtime serve, hello 0.3, fresh", &hello_p3, page, &pool_flags("1")),
-                ("wasmtime serve, JavaScript", &javascript, greeting, &["-S", "cli"]),
-            ] {
-                contestants.push(Contestant::wasmtime(&binary, name, page, component, flags));
-            }
-        }
-        None => println!(
+    rows.extend(others(server, &hello, &hello_p3).await);
+    let measured = rounds(&SETTINGS, rows, progress).await.expect("they answer");
+    let measured: Vec<_> = measured.iter().collect();
+    println!("{}", table(&measured).render(None, Columns::Usual));
+    member.end().await;
+}
+
+async fn row(name: &str, http: Http) -> Row {
+    let http = until_it_answers(http).await.expect("it answers");
+    let row = Row::new(Group::Http, name, Pace::Closed { callers: CONCURRENCY }, http);
+    if name == FIRST { row } else { row.beside(FIRST) }
+}
+
+/// `wasmtime serve` with the same files, if there is one.
+async fn others(server: &Server, hello: &Path, hello_p3: &Path) -> Vec<Row> {
+    let Some(binary) = find_wasmtime() else {
+        println!(
             "`wasmtime serve` is not measured: no wasmtime on the PATH, and $WASMTIME is not set"
-        ),
+        );
+        return Vec::new();
+    };
+    let javascript = unsigned(server, &SPIN_JAVASCRIPT);
+    let mut rows = Vec::new();
+    for (name, component, path, flags) in [
+        ("wasmtime serve, hello", hello, "/", &[][..]),
+        ("wasmtime serve, hello, fresh", hello, "/", &pool_flags("1")[..]),
+        ("wasmtime serve, hello, reused", hello, "/", &pool_flags(REUSE)[..]),
+        ("wasmtime serve, hello 0.3", hello_p3, "/", &[]),
+        ("wasmtime serve, hello 0.3, fresh", hello_p3, "/", &pool_flags("1")),
+        ("wasmtime serve, JavaScript", &javascript, "/hello/you", &["-S", "cli"]),
+    ] {
+        let bare = Bare::wasmtime(&binary, component, flags).await.expect("it serves");
+        rows.push(row(name, Http::of(bare, path)).await);
     }
-    compare(contestants, "of the first").await;
+    rows
 }
 
 /// Returns the path of a component that lies beside this file.
@@ -168,12 +176,8 @@ fn pool_flags(reuse: &'static str) -> [&'static str; 4] {
     ["-O", "pooling-allocator=y", "--max-instance-reuse-count", reuse]
 }
 
-fn built(dir: &TempDir, recipe: &Recipe) -> Actor {
-    signed(dir, &recipe.component())
-}
-
-fn unsigned(dir: &TempDir, recipe: &Recipe) -> PathBuf {
-    let file = dir.path().join("unsigned.wasm");
+fn unsigned(server: &Server, recipe: &Recipe) -> PathBuf {
+    let file = server.dir().join("unsigned.wasm");
     fs::write(&file, recipe.component()).expect("written");
     file
 }

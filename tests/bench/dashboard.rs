@@ -11,10 +11,10 @@ use std::{collections::HashMap, time::Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use lattice_cli::bench::{machine::resident_bytes, stage::free_port};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use common::{free_port, median, millis, start_host_with, start_server};
+use common::{LATTICE, Server, median, millis, runtime};
 
 const HOSTS: usize = 200;
 const ACTORS: usize = 1000;
@@ -22,16 +22,13 @@ const ROUNDS: usize = 50;
 
 fn main() {
     let distinct = std::env::args().any(|argument| argument == "distinct");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(distinct));
+    runtime().block_on(run(distinct));
 }
 
 async fn run(distinct: bool) {
-    let dir = TempDir::new().expect("a directory");
-    let (server, address) = start_server(&dir).await;
-    let port = free_port().to_string();
-    let host = start_host_with(&dir, &address, &[("dashboard_port", &port)]).await;
+    let server = Server::start().await.expect("a server");
+    let port = free_port().expect("a port").to_string();
+    let host = server.host("shown", &[("dashboard_port", &port)]).await.expect("the host starts");
     let place = host.dashboard().expect("a dashboard");
     let (url, http) = (place.url(), reqwest::Client::new());
     let token =
@@ -40,15 +37,15 @@ async fn run(distinct: bool) {
         let request = http.get(format!("{url}{path}")).bearer_auth(&token);
         async move { request.send().await.expect("an answer").bytes().await.expect("a body") }
     };
-    let memory_before = resident();
-    let client = async_nats::connect(&address).await.expect("connected");
+    let memory_before = resident_bytes(std::process::id());
+    let client = server.client.clone();
     let answering = tokio::spawn(answer(client.clone(), distinct));
     client.flush().await.expect("flushed");
     get("/api/v1/hosts").await;
     let began = Instant::now();
     for number in 0..HOSTS {
         let beat = beat(number, distinct).to_string();
-        client.publish("wasmbus.evt.default", beat.into()).await.expect("published");
+        client.publish(format!("wasmbus.evt.{LATTICE}"), beat.into()).await.expect("published");
     }
     client.flush().await.expect("flushed");
     let all = (HOSTS * ACTORS) as u64;
@@ -62,7 +59,7 @@ async fn run(distinct: bool) {
         "{HOSTS} hosts with {ACTORS} actors known after   {:>10.1} ms",
         millis(began.elapsed())
     );
-    if let (Some(before), Some(now)) = (memory_before, resident()) {
+    if let (Some(before), Some(now)) = (memory_before, resident_bytes(std::process::id())) {
         println!(
             "memory for all of it                      {:>10.1} MB",
             (now.saturating_sub(before)) as f64 / 1e6
@@ -127,7 +124,8 @@ fn beat(host: usize, distinct: bool) -> Value {
 async fn answer(client: async_nats::Client, distinct: bool) {
     let hosts: HashMap<String, usize> =
         (0..HOSTS).map(|number| (host_key(number), number)).collect();
-    let mut asked = client.subscribe("wasmbus.ctl.default.get.*.inv").await.expect("subscribed");
+    let inventories = format!("wasmbus.ctl.{LATTICE}.get.*.inv");
+    let mut asked = client.subscribe(inventories).await.expect("subscribed");
     while let Some(message) = asked.next().await {
         let id = message.subject.split('.').nth(4).unwrap_or_default().to_owned();
         let Some(reply) = message.reply else { continue };
@@ -146,10 +144,4 @@ async fn answer(client: async_nats::Client, distinct: bool) {
         });
         let _ = client.publish(reply, inventory.to_string().into()).await;
     }
-}
-
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

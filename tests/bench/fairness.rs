@@ -6,29 +6,22 @@
 
 mod common;
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use lattice_engine::host::Host;
-use lattice_protocol::{
-    identity::{claims::now, keys::ActorId},
-    rpc::{
-        Signer, codec,
-        invocation::{Entity, Invocation, TraceContext},
-    },
+use lattice_cli::bench::{
+    calls::Signed,
+    guests::{Actor, Guests},
+    load::Target as _,
+    stage::start_actor,
 };
-use tempfile::TempDir;
+use lattice_engine::host::Host;
 use tokio::task::JoinSet;
 use wascap::{
     prelude::{ClaimsBuilder, KeyPair},
     wasm::embed_claims,
 };
 
-use common::{CLUSTER_SEED, ECHO, command_of, start_actor, start_host, start_server};
+use common::{Server, runtime};
 
 /// Calls that are measured in each round, and the pause between two.
 const CALLS: usize = 2000;
@@ -37,37 +30,35 @@ const SPINNING: usize = 4;
 const RECURSING: usize = 50;
 
 fn main() {
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let (host_runtime, caller_runtime) = (runtime(), runtime());
-    let dir = TempDir::new().expect("a directory");
-    let (server, host, caller, guests) = host_runtime.block_on(async {
-        let (server, address) = start_server(&dir).await;
-        let host = start_host(&dir, &address, "true").await;
-        let client = async_nats::connect(&address).await.expect("connected");
-        start_actor(&client, &host, "echo").await;
-        let spinning = start_guest(&client, &host, &dir, "spinning", "(loop (br 0))").await;
-        let first = start_guest(&client, &host, &dir, "first", &twice("second")).await;
-        start_guest(&client, &host, &dir, "second", &twice("first")).await;
-        (server, host, address, (spinning, first))
+    let (server, host, [echo, spinning, first]) = host_runtime.block_on(async {
+        let server = Server::start().await.expect("a server");
+        let host = server.host("fair", &[("rpc_timeout_ms", "2000")]).await.expect("it starts");
+        let dir = server.dir_of("actors").expect("a directory");
+        let echo = Guests::load(None).and_then(|guests| guests.actor.sign(&dir)).expect("signed");
+        start(&server, &host, &echo).await;
+        let spinning = start_guest(&server, &host, "spinning", "(loop (br 0))").await;
+        let first = start_guest(&server, &host, "first", &twice("second")).await;
+        start_guest(&server, &host, "second", &twice("first")).await;
+        (server, host, [echo, spinning, first])
     });
     caller_runtime.block_on(async {
-        let client = async_nats::connect(&caller).await.expect("connected");
-        let caller =
-            Arc::new(Caller { client, signer: Signer::new(CLUSTER_SEED).expect("a seed") });
+        let guest = Guests::load(None).expect("a guest").actor;
+        let caller = Signed::new(&server, &guest, &echo).await.expect("connected");
         // Once unmeasured: the first calls touch everything for the first time.
         measure(&caller).await;
         let alone = show("alone", measure(&caller).await, None);
-        for (what, id, at_a_time) in [
-            ("beside 4 that compute", guests.0, SPINNING),
-            ("beside 50 that recurse", guests.1, RECURSING),
+        for (what, actor, at_a_time) in [
+            ("beside 4 that compute", spinning, SPINNING),
+            ("beside 50 that recurse", first, RECURSING),
         ] {
             let mut calls = JoinSet::new();
             for _ in 0..at_a_time {
-                let (caller, id) = (Arc::clone(&caller), id.clone());
+                let mut other = Signed::new(&server, &guest, &actor).await.expect("connected");
                 calls.spawn(async move {
                     loop {
-                        caller.call(&id).await;
+                        // Such a call fails, by its deadline or by its depth.
+                        drop(other.exchange().await);
                     }
                 });
             }
@@ -92,11 +83,12 @@ fn show(what: &str, mut took_us: Vec<f64>, alone: Option<f64>) -> f64 {
     p99
 }
 
-async fn measure(caller: &Caller) -> Vec<f64> {
+async fn measure(caller: &Signed) -> Vec<f64> {
+    let mut caller = caller.clone();
     let mut took_us = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let began = Instant::now();
-        assert_eq!(caller.call(ECHO).await, None);
+        caller.exchange().await.expect("an answer");
         took_us.push(began.elapsed().as_secs_f64() * 1e6);
         tokio::time::sleep(PAUSE).await;
     }
@@ -114,13 +106,7 @@ fn twice(alias: &str) -> String {
     call.repeat(2)
 }
 
-async fn start_guest(
-    client: &async_nats::Client,
-    host: &Host,
-    dir: &TempDir,
-    name: &str,
-    body: &str,
-) -> String {
+async fn start_guest(server: &Server, host: &Host, name: &str, body: &str) -> Actor {
     let wat = format!(
         r#"(module
   (import "wapc" "__host_call" (func $host_call (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
@@ -139,45 +125,14 @@ async fn start_guest(
         .build();
     let signed =
         embed_claims(&wat::parse_str(wat).expect("valid text"), &claims, &account).expect("signed");
-    let path = dir.path().join(format!("{name}.wasm"));
-    std::fs::write(&path, signed).expect("written");
-    start_file(client, host, &path).await;
-    key.public_key()
+    let file = server.dir().join(format!("{name}.wasm"));
+    std::fs::write(&file, signed).expect("written");
+    let actor = Actor { id: key.public_key(), file };
+    start(server, host, &actor).await;
+    actor
 }
 
-async fn start_file(client: &async_nats::Client, host: &Host, path: &Path) {
-    let body = format!(r#"{{"actor_ref":"file://{}","count":1000}}"#, path.display());
-    command_of(client, "default", host.state().facts().id.as_str(), "scale", body, "actor_scaled")
-        .await;
-}
-
-struct Caller {
-    client: async_nats::Client,
-    signer: Signer,
-}
-
-impl Caller {
-    /// Calls an actor; returns its error.
-    async fn call(&self, actor: &str) -> Option<String> {
-        let target = Entity::actor(&ActorId::parse(actor).expect("an actor"));
-        let (origin, id) = (target.clone(), uuid::Uuid::new_v4().to_string());
-        let payload = Bytes::from_static(&[0x80]);
-        let operation = "Actor.HealthRequest";
-        let invocation = Invocation {
-            encoded_claims: self.signer.sign(&origin, &target, operation, &payload, &id, now()),
-            content_length: payload.len() as u64,
-            origin,
-            target,
-            operation: operation.into(),
-            msg: payload,
-            id,
-            host_id: "NAWASHVALZUZPZNXPIF6HGQ4OMJYLXQ4B2WZZ5AMBCXKWEQPYXDOIWMA".into(),
-            trace_context: TraceContext::default(),
-        };
-        let request = async_nats::Request::new()
-            .payload(codec::encode_invocation(&invocation))
-            .timeout(Some(Duration::from_secs(30)));
-        let reply = self.client.send_request(format!("wasmbus.rpc.default.{actor}"), request).await;
-        codec::decode_response(reply.expect("a reply").payload).expect("a response").error
-    }
+async fn start(server: &Server, host: &Host, actor: &Actor) {
+    let host = host.state().facts().id.to_string();
+    start_actor(&server.lattice, &host, actor, None).await.expect("the actor starts");
 }

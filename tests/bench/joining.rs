@@ -17,14 +17,14 @@ use async_nats::jetstream::{self, kv};
 use futures::{StreamExt, stream};
 use lattice_protocol::store::keys;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use common::{ECHO, median, millis, start_host, start_server};
+use common::{LATTICE, Server, median, millis, runtime};
 
 const LINKS: usize = 100_000;
 /// Actors that are known by their claims.
 const ACTORS: usize = 5_000;
 const ROUNDS: usize = 5;
+const ACTOR: &str = "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2";
 const PROVIDER: &str = "VDFJHLAXAUMHA4OWPOB4P7YO72AQR2HMIUYFOXLXE2DZGM633K7HYIF3";
 /// Entries that are written at a time.
 const WRITERS: usize = 256;
@@ -33,20 +33,18 @@ const PUTS: usize = 4_000;
 
 fn main() {
     let links = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(LINKS);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(links));
+    runtime().block_on(run(links));
 }
 
 async fn run(links: usize) {
-    let dir = TempDir::new().expect("a directory");
-    let (server, address) = start_server(&dir).await;
-    let client = async_nats::connect(&address).await.expect("connected");
+    let server = Server::start().await.expect("a server");
     // The first host makes the bucket.
-    join(&dir, &address).await;
-    println!("host start to ready, no links             {:>10.1} ms", joins(&dir, &address).await);
-    let context = jetstream::with_domain(client.clone(), "core");
-    let bucket = context.get_key_value("LATTICEDATA_default").await.expect("the bucket");
+    join(&server).await;
+    println!("host start to ready, no links             {:>10.1} ms", joins(&server).await);
+    let domain = server.lattice.js_domain.as_deref().expect("a domain");
+    let context = jetstream::with_domain(server.client.clone(), domain);
+    let bucket = format!("LATTICEDATA_{LATTICE}");
+    let bucket = context.get_key_value(bucket).await.expect("the bucket");
     let began = Instant::now();
     fill(&bucket, (0..ACTORS).map(claims)).await;
     println!(
@@ -54,7 +52,7 @@ async fn run(links: usize) {
         ACTORS as f64 / began.elapsed().as_secs_f64()
     );
     let mut next = 0;
-    puts(&dir, &address, &client, &mut next).await;
+    puts(&server, &mut next).await;
     let began = Instant::now();
     fill(&bucket, (next..links).map(link)).await;
     println!(
@@ -64,24 +62,24 @@ async fn run(links: usize) {
     next = next.max(links);
     println!(
         "host start to ready, {links:>6} links, {ACTORS} claims {:>7.1} ms",
-        joins(&dir, &address).await
+        joins(&server).await
     );
     let mut bare = Vec::new();
     for _ in 0..ROUNDS {
         bare.push(millis(read(&bucket, links + ACTORS).await));
     }
     println!("the bucket read with the NATS client      {:>10.1} ms", median(bare));
-    puts(&dir, &address, &client, &mut next).await;
+    puts(&server, &mut next).await;
     server.stop().await;
 }
 
 /// Puts links as clients do, so many at a time. `next` is the number of the first one.
-async fn puts(dir: &TempDir, address: &str, client: &async_nats::Client, next: &mut usize) {
-    let host = start_host(dir, address, "true").await;
+async fn puts(server: &Server, next: &mut usize) {
+    let host = server.host("joining", &[]).await.expect("the host starts");
     for at_once in [1, 16, 64] {
         let (first, count) = (*next, if at_once == 1 { PUTS / 4 } else { PUTS });
         let began = Instant::now();
-        let asked = (first..first + count).map(|number| put(client, number));
+        let asked = (first..first + count).map(|number| put(&server.client, number));
         let answers = stream::iter(asked).buffer_unordered(at_once);
         let accepted = answers.filter(|is_accepted| ready(*is_accepted)).count().await;
         let took = began.elapsed().as_secs_f64();
@@ -98,25 +96,25 @@ async fn puts(dir: &TempDir, address: &str, client: &async_nats::Client, next: &
 /// Puts a link; returns whether it was accepted.
 async fn put(client: &async_nats::Client, number: usize) -> bool {
     let (_, link) = link(number);
-    let subject = "wasmbus.ctl.default.linkdefs.put";
+    let subject = format!("wasmbus.ctl.{LATTICE}.linkdefs.put");
     let reply = client.request(subject, link.to_string().into()).await.expect("an ack");
     let ack: Value = serde_json::from_slice(&reply.payload).expect("JSON");
     ack["accepted"] == json!(true)
 }
 
-async fn joins(dir: &TempDir, address: &str) -> f64 {
+async fn joins(server: &Server) -> f64 {
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
-        times.push(millis(join(dir, address).await));
+        times.push(millis(join(server).await));
     }
     median(times)
 }
 
 /// Starts a host and stops it again. That it knows everything when it is ready is what the tests
 /// check.
-async fn join(dir: &TempDir, address: &str) -> Duration {
+async fn join(server: &Server) -> Duration {
     let began = Instant::now();
-    let host = start_host(dir, address, "true").await;
+    let host = server.host("joining", &[]).await.expect("the host starts");
     let took = began.elapsed();
     host.stop(None).await;
     took
@@ -124,8 +122,8 @@ async fn join(dir: &TempDir, address: &str) -> Duration {
 
 fn link(number: usize) -> (String, Value) {
     let contract = format!("acme:contract{number}");
-    let id = keys::link_hash(ECHO, &contract, "default");
-    let link = json!({"id": id, "actor_id": ECHO, "provider_id": PROVIDER, "link_name": "default",
+    let id = keys::link_hash(ACTOR, &contract, "default");
+    let link = json!({"id": id, "actor_id": ACTOR, "provider_id": PROVIDER, "link_name": "default",
         "contract_id": contract, "values": {"address": "127.0.0.1:8080"}});
     (keys::link(&id), link)
 }

@@ -58,7 +58,10 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
             "apply", "export", "app", "rollout", "forget",
         ],
     ),
-    ("Find out", &["doctor", "attention", "explain", "logs", "events", "audit", "top", "spy"]),
+    (
+        "Find out",
+        &["doctor", "attention", "explain", "logs", "events", "audit", "top", "spy", "bench"],
+    ),
     (
         "Make and keep",
         &[

@@ -10,6 +10,7 @@
 //! This module only reads; [`lattice_base::config`] decides, and [`crate::command`] acts.
 
 pub mod app;
+pub mod bench;
 pub mod connect;
 pub mod dev;
 pub mod flags;
@@ -226,6 +227,8 @@ pub enum Command {
     Audit(history::Audit),
     /// Show what needs attention, acknowledge it or mute it
     Attention(history::Attention),
+    /// Measure this machine with hosts of its own, beside the bare things
+    Bench(Box<bench::Bench>),
     /// Show actors by calls, latency and errors, live
     Top(lattice::Top),
     /// Show calls as they pass

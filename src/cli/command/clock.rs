@@ -50,7 +50,7 @@ pub(super) fn moment(text: &str, now: OffsetDateTime) -> Result<u64, String> {
 }
 
 /// Reads a span of time: a number with a unit, like 15m.
-pub(super) fn span(text: &str) -> Option<Duration> {
+pub(crate) fn span(text: &str) -> Option<Duration> {
     let number = text.get(..text.len().checked_sub(1)?)?.parse::<u32>().ok().map(i64::from)?;
     Some(match text.chars().last()? {
         's' => Duration::seconds(number),

@@ -7,6 +7,7 @@
 
 mod apply;
 mod attention;
+mod bench;
 mod cache;
 mod call;
 mod clock;
@@ -68,6 +69,7 @@ use crate::{
     },
     terminal::{Form, Terminal, Text, complain},
 };
+pub(crate) use clock::span;
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
 use lattice_protocol::{
     control::types::{Inventory, Pairs},
@@ -96,6 +98,7 @@ pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
         Some(Command::Version) => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
         Some(Command::Ping) => ping(),
         Some(Command::Config { command }) => config::run(&terminal, settings, command),
+        Some(Command::Bench(args)) => finish(&terminal, bench::run(&terminal, *args)),
         Some(command) => finish(&terminal, operate(&terminal, settings, command)),
     }
 }
@@ -168,6 +171,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Foreground(_)
         | Command::Up(_)
         | Command::Down(_)
+        | Command::Bench(_)
         | Command::Ping
         | Command::Config { .. } => {
             unreachable!("these run hosts or ask for settings, and are handled before")

@@ -94,7 +94,8 @@ impl Login {
         Auth::JwtAndSeed { jwt: Secret::new(&*self.jwt), seed: self.seed.clone() }
     }
 
-    fn creds(&self) -> String {
+    /// Returns the login as the file that clients read it from.
+    pub fn creds(&self) -> String {
         operator::creds(&self.jwt, self.seed.expose())
     }
 }

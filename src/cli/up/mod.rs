@@ -25,7 +25,7 @@ pub mod down;
 pub mod hub;
 mod install;
 pub mod instance;
-mod login;
+pub(crate) mod login;
 pub mod nats_server;
 mod neighbours;
 pub mod process;
@@ -331,6 +331,8 @@ impl Session {
             dir: instance.folder().to_owned(),
             login: self.own_login()?,
             hub: self.options.hub.clone(),
+            // Its successor takes it over.
+            ends_with_parent: false,
         })
     }
 

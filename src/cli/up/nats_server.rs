@@ -23,7 +23,11 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use super::install::{find, find_or_install};
-use super::{hub::Hub, hub::tail, login::Login, process::Process};
+use super::{
+    hub::{Hub, tail},
+    login::Login,
+    process::{Process, end_with_this_process},
+};
 use lattice_base::trusted;
 
 /// How long a look at an address may take, with everything.
@@ -106,6 +110,8 @@ pub struct Settings {
     /// Without one, everybody is let in.
     pub login: Option<Login>,
     pub hub: Option<Hub>,
+    /// Ends with the process that started it, however that ends; where the system can do that.
+    pub ends_with_parent: bool,
 }
 
 impl Settings {
@@ -179,6 +185,9 @@ impl NatsServer {
         // A Ctrl-C in the terminal is for the host, which stops the server after itself.
         #[cfg(unix)]
         command.process_group(0);
+        if settings.ends_with_parent {
+            end_with_this_process(&mut command);
+        }
         let mut child = command.spawn().with_context(|| format!("run {}", binary.display()))?;
         let process = child.id().and_then(Process::of);
         *STARTED.lock() = process.clone();
@@ -367,7 +376,7 @@ fn last_words(log: &Path) -> String {
 }
 
 /// The last lines of a log, at most so many, in one line.
-pub(super) fn last_lines(log: &Path, lines_max: usize) -> String {
+pub(crate) fn last_lines(log: &Path, lines_max: usize) -> String {
     let tail = tail(log).unwrap_or_default();
     let lines: Vec<&str> = tail.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(lines_max)..].join(" | ")
@@ -450,6 +459,7 @@ mod tests {
             dir: "/state".into(),
             login: None,
             hub: None,
+            ends_with_parent: false,
         };
         let alone = configuration(&settings);
         assert!(

@@ -73,6 +73,18 @@ pub fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a child end at once when the thread that starts it ends, which is to be the one that this
+/// process ends with. Only Linux can do that; elsewhere a killed process leaves its children.
+pub fn end_with_this_process(command: &mut tokio::process::Command) {
+    #[cfg(target_os = "linux")]
+    lattice_engine::providers::external::process::die_with_parent(
+        command.as_std_mut(),
+        rustix::process::Signal::KILL,
+    );
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+}
+
 #[cfg(unix)]
 mod system {
     use std::io;

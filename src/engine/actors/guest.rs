@@ -36,7 +36,7 @@ use super::{
 use crate::rpc::call::CallError;
 
 /// The import modules under which the interface is offered.
-const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
+pub(super) const IMPORT_MODULES: [&str; 2] = ["wasmbus", "wapc"];
 const WASI: &str = "wasi_snapshot_preview1";
 /// The name of WASI before it had one.
 const WASI_OLD: &str = "wasi_unstable";

@@ -18,6 +18,7 @@
 //!   every core, and lets them go on in the [`background`].
 //! * [`supervisor`] owns which actors run here and under which annotations; everything that starts,
 //!   scales, updates or stops one is a message to it. [`plan`] decides what that changes.
+//! * [`measure`] calls one guest without a host, to measure what a host adds.
 //! * [`capabilities`] holds what every host offers without a provider: logging and random numbers.
 
 pub mod actor;
@@ -32,6 +33,7 @@ mod idle;
 pub mod inbound;
 #[cfg(test)]
 mod isolation;
+pub mod measure;
 pub mod permits;
 pub mod plan;
 mod room;

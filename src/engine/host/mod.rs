@@ -38,6 +38,7 @@ use crate::{
     meter::Meter,
     peers::Peers,
     providers::{bounds::OwnSockets, supervisor as providers},
+    router::Router,
 };
 use lattice_base::{
     budget::Budget,
@@ -65,6 +66,7 @@ const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
 pub struct Host {
     context: Arc<HostContext>,
     shutdown_timeout: Duration,
+    router: Router,
     actors: actors::Handle,
     providers: providers::Handle,
     kept: KeptStarts,
@@ -75,7 +77,6 @@ pub struct Host {
     /// Makes this host say goodbye to the others.
     leave: CancellationToken,
     peer_service: JoinHandle<()>,
-    meter: Meter,
     sockets: OwnSockets,
     followers: Followers,
     dashboard: Option<Place>,
@@ -116,6 +117,11 @@ impl Host {
         &self.context.peers
     }
 
+    /// Makes calls as this host does.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
     /// Starts actors, and tells which run.
     pub fn actors(&self) -> &actors::Handle {
         &self.actors
@@ -148,7 +154,7 @@ impl Host {
 
     /// The calls this host served and made, counted.
     pub fn meter(&self) -> &Meter {
-        &self.meter
+        self.router.meter()
     }
 
     /// The sockets that no actor reaches through a built-in provider.
@@ -214,11 +220,11 @@ impl Host {
         if tokio::time::timeout(FLUSH_TIMEOUT, self.confirm_last_words()).await.is_err() {
             warn!("the NATS server did not confirm the last events");
         }
-        let Self { context, stop, actors, providers, kept, .. } = self;
+        let Self { context, stop, router, actors, providers, kept, .. } = self;
         let (state, tasks) = (context.state.clone(), context.tasks.clone());
         stop.cancel();
         // The task that publishes events ends with the last of those who could publish one.
-        drop((context, actors, providers, kept));
+        drop((context, router, actors, providers, kept));
         tasks.close();
         if tokio::time::timeout(FLUSH_TIMEOUT, tasks.wait()).await.is_err() {
             warn!("some tasks of this host did not end");

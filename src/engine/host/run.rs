@@ -89,6 +89,7 @@ impl Host {
         Ok(Self {
             shutdown_timeout: config.shutdown_timeout,
             context: built.context,
+            router: built.shared.router,
             actors: built.actors,
             providers: built.providers,
             kept: built.kept,
@@ -97,7 +98,6 @@ impl Host {
             stop_requests,
             leave: built.leave,
             peer_service: built.peer_service,
-            meter: built.shared.router.meter().clone(),
             sockets: built.sockets,
             followers: built.followers,
             dashboard: opened.dashboard,

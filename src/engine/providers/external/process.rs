@@ -446,10 +446,7 @@ fn command(launch: &Launch<'_>) -> (Command, bool) {
     unsafe_code,
     reason = "the standard library has no safe way to do something between fork and exec"
 )]
-pub(super) fn die_with_parent(
-    command: &mut std::process::Command,
-    signal: rustix::process::Signal,
-) {
+pub fn die_with_parent(command: &mut std::process::Command, signal: rustix::process::Signal) {
     use std::os::unix::process::CommandExt as _;
 
     use rustix::{
