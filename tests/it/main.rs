@@ -65,6 +65,7 @@ mod registry;
 mod registry_attacks;
 mod security;
 mod services;
+mod sessions;
 mod sinks;
 mod store;
 mod tenants;

@@ -100,7 +100,7 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 }
 
 /// Every check, in the order in which one would look: what others stand on comes first.
-pub static CHECKS: [Check; 34] = [
+pub static CHECKS: [Check; 35] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
     check(
         "files",
@@ -154,6 +154,11 @@ pub static CHECKS: [Check; 34] = [
     ),
     check("labels", "labels that say the same in different ways", hosts::labels),
     check("issuers", "whether hosts accept the calls of each other, and ours", trust::issuers),
+    check(
+        "sessions",
+        "whether hosts prove their calls and answers, and what nobody proved",
+        trust::sessions,
+    ),
     check("clock", "hosts whose clocks differ", trust::clock),
     check("starts", "actors and providers that did not start lately", running::starts),
     check(
