@@ -8,8 +8,15 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    attention::Slot, control::state::HostState, events::Publisher, history::History,
-    issuers::Issuers, journal::Journal, links::Live, peers::Peers, policy::Policy,
+    attention::Slot,
+    control::state::HostState,
+    events::Publisher,
+    history::History,
+    issuers::Issuers,
+    journal::Journal,
+    links::Live,
+    peers::{Peers, sessions::Sessions},
+    policy::Policy,
     rpc::tokens::Tokens,
 };
 use lattice_base::{
@@ -48,6 +55,8 @@ pub struct HostContext {
     pub attention: Slot,
     pub journal: Journal,
     pub peers: Peers,
+    /// The keys that this host shares with others.
+    pub sessions: Sessions,
     /// The memory for payloads.
     pub budget: Budget,
     pub suspend: SuspendDetector,

@@ -27,7 +27,7 @@ fn with_way(server: &Server, way: &str) -> HostBuilder {
 }
 
 /// Asks for a page, as the HTTP server that the actor is linked to.
-async fn get(server: &Server, actor: &str, path: &str) -> Result<Value, String> {
+pub async fn get(server: &Server, actor: &str, path: &str) -> Result<Value, String> {
     client::link(server, actor, PROVIDER, "wasmcloud:httpserver", &[]).await;
     let rpc = provider_rpc(server).await;
     let reply =

@@ -67,6 +67,7 @@ mod registry;
 mod registry_attacks;
 mod security;
 mod services;
+mod sessions;
 mod shared_code;
 mod sinks;
 mod store;

@@ -334,6 +334,7 @@ pub(super) fn members(config: &Config, dir: &Path) -> BTreeMap<String, Value> {
         "provider_delay": clock::millis(config.provider_delay),
         "provider_env": config.provider_env,
         "repeatable_operations": config.repeatable_operations,
+        "require_signed_answers": config.require_signed_answers,
         "inbox_prefixes": config.inbox_prefixes,
         "link_paths": config.link_paths,
         "shutdown_timeout_ms": clock::millis(config.shutdown_timeout),

@@ -70,6 +70,8 @@ pub struct Config {
     pub token_window: Duration,
     /// Operations that may be made again elsewhere when a host vanishes with them.
     pub repeatable_operations: Vec<String>,
+    /// Take nothing from other hosts that they did not sign.
+    pub require_signed_answers: bool,
     /// Subjects below which clients get answers, besides the usual inboxes.
     pub inbox_prefixes: Vec<String>,
     /// Between asking a provider to stop and killing it.
@@ -294,6 +296,7 @@ impl Config {
             core_dumps: table.boolean("core_dumps"),
             log: Log { level: level(table), json: table.boolean("structured_logging_enabled") },
             local_calls: table.boolean("local_calls"),
+            require_signed_answers: table.boolean("require_signed_answers"),
             actors: Actors {
                 instance_reuse: number(table, "instance_reuse"),
                 memory_max_bytes: size(table, "actor_memory_max_bytes"),

@@ -342,6 +342,9 @@ pub static GROUPS: &[Group] = &[
             Setting::new("repeatable_operations", &["WASMCLOUD_REPEATABLE_OPERATIONS"], "repeatable-operations",
                 Kind::List, "", "Operations to repeat elsewhere when a host vanishes with a call, like Pets.List; idempotent HTTP requests and reads of \
                     the standard contracts always are"),
+            Setting::new("require_signed_answers", &["WASMCLOUD_REQUIRE_SIGNED_ANSWERS"], "require-signed-answers",
+                Kind::Bool, "false", "Believe nothing that hosts leave unsigned: hosts of earlier releases are not seen, and calls to them and to \
+                    providers that are programs of their own, also on this machine, fail, since these sign no answers"),
             Setting::new("inbox_prefixes", &["WASMCLOUD_INBOX_PREFIXES"], "inbox-prefixes",
                 Kind::InboxPrefixes, "", "Subjects below which clients get answers, besides _INBOX and _INBOX_NAME; other reply subjects are not answered"),
             Setting::new("provider_delay", &["WASMCLOUD_PROV_SHUTDOWN_DELAY_MS"], "provider-shutdown-delay",

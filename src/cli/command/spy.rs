@@ -32,7 +32,7 @@ use lattice_protocol::{
     identity::{claims::now, keys::ClusterKey},
     lattice::subject::{CallSubject, Subjects},
     links::Claims,
-    peers::wire,
+    peers::{session::CallProof, wire},
     rpc::{
         antiforgery::Verifier,
         codec,
@@ -176,6 +176,8 @@ impl Open {
 /// Whether the signature of a call is good.
 enum Verdict {
     Valid,
+    /// It has none: only the two hosts of its session can tell.
+    Session,
     Invalid(String),
     /// No host tells which keys it accepts.
     Unknown,
@@ -231,10 +233,7 @@ impl Spy<'_> {
 
     fn call(&mut self, message: &Message) -> Result<()> {
         let Some(to) = self.subjects.parse_call(&message.subject) else { return Ok(()) };
-        let has = |name: &&str| {
-            message.headers.as_ref().is_some_and(|headers| headers.get(*name).is_some())
-        };
-        if wire::QUESTIONS.iter().any(has) {
+        if wire::QUESTIONS.iter().any(|name| header(message, name).is_some()) {
             return Ok(());
         }
         let Ok(invocation) = codec::decode_invocation(message.payload.clone()) else {
@@ -250,7 +249,10 @@ impl Spy<'_> {
             return Ok(());
         }
         self.seen += 1;
-        let verdict = self.verdict(&invocation);
+        let verdict = match header(message, wire::SESSION).map(CallProof::read) {
+            Some(Some(CallProof::Session(_))) => Verdict::Session,
+            _ => self.verdict(&invocation),
+        };
         match self.terminal.is_data() {
             true => self.terminal.data_line(&self.call_json(&invocation, &to, &verdict))?,
             false => self.terminal.print(self.call_text(&invocation, &to, &verdict))?,
@@ -276,6 +278,7 @@ impl Spy<'_> {
     fn call_json(&self, invocation: &Invocation, to: &CallSubject<'_>, verdict: &Verdict) -> Value {
         let signature = match verdict {
             Verdict::Valid => json!({ "verdict": "valid" }),
+            Verdict::Session => json!({ "verdict": "session" }),
             Verdict::Invalid(error) => json!({ "verdict": "invalid", "error": error }),
             Verdict::Unknown => json!({ "verdict": "unknown" }),
         };
@@ -308,6 +311,7 @@ impl Spy<'_> {
     fn call_text(&self, invocation: &Invocation, to: &CallSubject<'_>, verdict: &Verdict) -> Page {
         let verdict = match verdict {
             Verdict::Valid => Tone::Good.paint("signed"),
+            Verdict::Session => Tone::Faint.paint("in a session of its hosts"),
             Verdict::Invalid(error) => Tone::Bad.paint(error),
             Verdict::Unknown => Tone::Faint.paint("signature not checked"),
         };
@@ -407,6 +411,11 @@ impl Spy<'_> {
     fn called(&self, id: &str) -> String {
         self.names.get(id).cloned().unwrap_or_else(|| middle(id, ID_CHARS))
     }
+}
+
+/// Returns the value of a header.
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.as_ref()?.get(name).map(|value| value.as_str())
 }
 
 /// The next message; for ever without a subscription. Cancel safe.

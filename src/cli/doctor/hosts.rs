@@ -491,8 +491,12 @@ mod tests {
     fn hosts_that_do_not_hear_each_other_are_told_from_those_that_vanished() {
         let both = || vec![host("A", |_| {}), host("B", |_| {})];
         assert_eq!(worst(hosts(&facts(both(), |_| {}))), Verdict::Wrong, "deaf");
-        let peer =
-            |id: &str, is_silent| PeerHealth { host_id: id.into(), is_silent, silence_ms: 9000 };
+        let peer = |id: &str, is_silent| PeerHealth {
+            host_id: id.into(),
+            is_silent,
+            silence_ms: 9000,
+            ..PeerHealth::default()
+        };
         let hearing = |health: &mut Health| health.peers = vec![peer("A", false), peer("B", false)];
         assert_eq!(worst(hosts(&facts(both(), hearing))), Verdict::Ok);
         let vanished = |health: &mut Health| {

@@ -154,6 +154,11 @@ pub static CHECKS: [Check; 35] = [
     ),
     check("labels", "labels that say the same in different ways", hosts::labels),
     check("issuers", "whether hosts accept the calls of each other, and ours", trust::issuers),
+    check(
+        "sessions",
+        "whether hosts prove their calls and answers, and what nobody proved",
+        trust::sessions,
+    ),
     check("clock", "hosts whose clocks differ", trust::clock),
     check("tokens", "calls that are refused for the time of their tokens", trust::tokens),
     check("starts", "actors and providers that did not start lately", running::starts),

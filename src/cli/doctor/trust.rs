@@ -1,7 +1,7 @@
 //! Whether hosts believe each other: the keys they accept, and the clocks that tokens are judged
 //! by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Finding, Found,
@@ -9,7 +9,10 @@ use super::{
     hosts::{TELL_NOTHING, inhabited, telling},
 };
 use lattice_protocol::{
-    control::{probe::health::TokenHealth, types::HostReply},
+    control::{
+        probe::health::{Refused, TokenHealth},
+        types::HostReply,
+    },
     rpc::window::CLOCK_SKEW_SECS,
 };
 
@@ -69,6 +72,43 @@ pub(super) fn issuers(facts: &Facts) -> Found {
         }));
     }
     Ok(found)
+}
+
+/// Between hosts of this make calls and answers are proven by the keys of sessions; whoever
+/// pretends to be one of them is refused and counted.
+pub(super) fn sessions(facts: &Facts) -> Found {
+    let told = telling(facts)?;
+    let mut found: Vec<Finding> =
+        told.iter().filter_map(|(host, told)| refused(&named(host), told.health.refused)).collect();
+    let heard = told.iter().flat_map(|(_, told)| &told.health.peers);
+    let without = heard.filter(|peer| !peer.is_silent && !peer.has_session);
+    let without: BTreeSet<&str> = without.map(|peer| peer.host_id.as_str()).collect();
+    if !without.is_empty() {
+        let ids: Vec<&str> = without.into_iter().collect();
+        found.push(Finding::note(format!(
+            "calls to {} have tokens, and answers of it prove nothing: a host of an earlier release, or one that no trusted \
+             cluster certified",
+            ids.join(", ")
+        )));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok("calls and answers between hosts are proven by their sessions"));
+    }
+    Ok(found)
+}
+
+fn refused(host: &str, refused: Refused) -> Option<Finding> {
+    let Refused { words, calls, answers } = refused;
+    if refused == Refused::default() {
+        return None;
+    }
+    Some(Finding::warning(
+        format!(
+            "host {host} refused {words} messages, {calls} calls and {answers} answers in the name of other hosts, which nothing \
+             proved to be theirs"
+        ),
+        "its log says why; see who may publish below wasmbus.rpc (SECURITY.md, NATS permissions)",
+    ))
 }
 
 pub(super) fn clock(facts: &Facts) -> Found {
@@ -178,7 +218,7 @@ fn skew(told: &Told) -> i64 {
 mod tests {
     use super::*;
     use crate::doctor::{Verdict, facts::Seen};
-    use lattice_protocol::control::probe::health::Health;
+    use lattice_protocol::control::probe::health::{Health, PeerHealth};
 
     fn told(now_ms: u64) -> Told {
         Told { health: Health { now_ms, ..Health::default() }, asked_ms: 100_000, came_ms: 101_500 }
@@ -222,6 +262,33 @@ mod tests {
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].verdict, verdict);
             assert!(found[0].seen.contains(text), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_refused_and_hosts_without_sessions_are_told() {
+        let health = |refused, has_session| Health {
+            refused,
+            peers: vec![PeerHealth { host_id: "NB".into(), has_session, ..Default::default() }],
+            ..Health::default()
+        };
+        let none = Refused::default();
+        for (refused, has_session, verdict, seen) in [
+            (none, true, Verdict::Ok, "sessions"),
+            (none, false, Verdict::Note, "NB"),
+            (Refused { answers: 2, ..none }, true, Verdict::Warning, "2 answers"),
+        ] {
+            let host = HostReply { id: "NA".into(), ..HostReply::default() };
+            let told = Told { health: health(refused, has_session), ..told(0) };
+            let seen_of = Seen {
+                hosts: vec![host],
+                health: [("NA".to_owned(), Ok(told))].into(),
+                ..Seen::default()
+            };
+            let facts = Facts { lattice: Ok(seen_of), ..Facts::default() };
+            let found = sessions(&facts).unwrap();
+            assert_eq!(found[0].verdict, verdict, "{found:?}");
+            assert!(found[0].seen.contains(seen), "{found:?}");
         }
     }
 

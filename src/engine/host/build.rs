@@ -31,7 +31,10 @@ use crate::{
     journal::{Journal, followers::Followers},
     kept::{self, KeptEntry, KeptStarts},
     links::{Live, live::Notice},
-    peers::{self, Peers},
+    peers::{
+        self, Peers,
+        sessions::{self, Sessions},
+    },
     policy::{HostInfo, Policy},
     providers::{
         bounds::{Bounds, LinkPaths, OwnSockets},
@@ -62,7 +65,10 @@ use lattice_base::{
 };
 use lattice_protocol::{
     desired::Authority,
-    identity::keys::{ClusterKey, HostId, LatticeName},
+    identity::{
+        keys::{ClusterKey, HostId, LatticeName},
+        signature::SigningKey,
+    },
     lattice::{control::Control, subject::Subjects},
     rpc::antiforgery::{Signer, Verifier},
 };
@@ -214,6 +220,7 @@ impl Builder<'_> {
         let context = HostContext {
             journal: Journal::new(host_id.as_str()),
             peers: Peers::new(&host_id),
+            sessions: sessions(config)?,
             budget: config
                 .actors
                 .payload_memory_max_bytes
@@ -333,7 +340,9 @@ impl Builder<'_> {
         let signer = Signer::new(self.config.cluster.seed.expose())
             .map_err(|e| anyhow!("read the cluster seed: {e}"))?;
         let (client, subjects) = (context.rpc.client.clone(), context.subjects.clone());
-        Ok(Client::new(client, subjects, signer, chunks.clone(), context.host_id.clone()))
+        let (chunks, host_id) = (chunks.clone(), context.host_id.clone());
+        let sessions = context.sessions.clone();
+        Ok(Client::of_host(client, subjects, signer, chunks, host_id, sessions))
     }
 
     /// Returns what actors share: the router with its way to other hosts, and the engine.
@@ -502,6 +511,23 @@ fn authority(config: &Config) -> Result<Authority> {
     let trusted = cluster_issuers(config)?;
     let authority = Authority::new(&config.lattice, config.cluster.seed.expose(), trusted);
     authority.context("read the cluster seed")
+}
+
+/// Returns the sessions with other hosts, of which there is none yet.
+fn sessions(config: &Config) -> Result<Sessions> {
+    let own =
+        SigningKey::from_seed(config.cluster.seed.expose()).context("read the cluster seed")?;
+    let mut issuers = cluster_issuers(config)?;
+    issuers.push(ClusterKey::parse(own.public_key())?);
+    let host_key = SigningKey::from_seed(config.host_key.seed.expose());
+    let settings = sessions::Settings {
+        lattice: config.lattice.clone(),
+        host_key: host_key.context("read the host seed")?,
+        cluster: own,
+        issuers,
+        requires_signed: config.require_signed_answers,
+    };
+    Sessions::new(settings).context("make the first key of the sessions with other hosts")
 }
 
 fn cluster_issuers(config: &Config) -> Result<Vec<ClusterKey>> {

@@ -11,15 +11,14 @@
 //! * [`wire`](lattice_protocol::peers::wire) has the messages and their form; [`peer`] has what is
 //!   known of one host, [`table`] has all hosts, and chooses one for a call;
 //! * [`lost`] remembers hosts that vanished, and what they ran;
+//! * [`sessions`] has the hosts that proved to belong to the lattice, and the keys shared with them;
 //! * [`words`] seals and opens the messages;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
-//! Nothing here is a proof of anything: messages and answers are not signed, as in all years.
-//! Anyone who may publish on these subjects can say that a host left, or that another one runs an
-//! actor; then calls with their payloads go astray, and since answers are not signed either, a
-//! forged one is accepted. The callee is safe from that: every host checks the signature of a call,
-//! by whichever way it came. A statement of somebody else about a host holds until that host's own
-//! next message, or its answer to a question.
+//! Hosts of this make sign their messages and prove calls and answers; of one that did so, nothing
+//! else is believed. A host of an earlier release signs nothing, so anybody who may publish on these
+//! subjects can invent one, and calls may go there. A statement about such a host holds until that
+//! host's own next message, or its answer to a question.
 //!
 //! A message under the own key that this host has not sent means that another process has the key
 //! as well: see [`Peers::twins`].
@@ -27,6 +26,7 @@
 pub mod lost;
 pub mod peer;
 pub mod service;
+pub mod sessions;
 pub mod table;
 pub mod words;
 
@@ -142,6 +142,12 @@ impl Peers {
     /// The other hosts that run a target, however it is reached.
     pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
         self.0.table.runners(target)
+    }
+
+    /// Whether a target runs, here or elsewhere, that is reached through its queue group only: a
+    /// provider that is a program of its own.
+    pub fn is_indirect(&self, target: &str) -> bool {
+        self.0.table.is_indirect(target)
     }
 
     /// Whether other hosts run a target.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, Message, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::{
@@ -24,7 +24,7 @@ use super::{
     Peers,
     lost::{INVENTORY_BYTES_MAX, is_keeper},
     table::Heard,
-    words::Words,
+    words::{self, Opened, Words},
 };
 use crate::host_context::HostContext;
 use lattice_base::{
@@ -72,7 +72,7 @@ pub async fn spawn(
     let inbox = client.new_inbox();
     let service = Service {
         peers: peers.clone(),
-        words: Words,
+        words: Words::new(context.sessions.clone()),
         suspend: suspend.clone(),
         client: client.clone(),
         to_askers: answers.clone(),
@@ -111,7 +111,7 @@ struct Service {
     answers: Subscriber,
     inbox: String,
     /// Questions for what others offer, and whom they went to.
-    asking: JoinSet<(String, Option<Announcement>)>,
+    asking: JoinSet<(String, Option<Opened>)>,
     asked: HashSet<String>,
     /// The last own roster each peer has confirmed.
     confirmed: HashMap<String, u64>,
@@ -138,7 +138,8 @@ impl Service {
     /// Says that it is new; the others answer with what they offer.
     async fn hello(&self) {
         let announcement = Announcement { hello: true, ..self.peers.0.table.own_announcement() };
-        self.say(&announcement, Some(format!("{}.hello", self.inbox))).await;
+        let reply = Some(format!("{}.hello", self.inbox));
+        self.say_with(self.words.hello(), &announcement, reply).await;
     }
 
     async fn run(mut self, leave: CancellationToken) {
@@ -148,6 +149,7 @@ impl Service {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let peers = self.peers.clone();
+        let sessions = self.words.sessions().clone();
         loop {
             tokio::select! {
                 () = leave.cancelled() => break,
@@ -164,6 +166,8 @@ impl Service {
                     self.say(&announcement, None).await;
                 }
                 _ = look.tick() => self.look(),
+                hosts = sessions.wanted() => hosts.iter().for_each(|host| self.ask(host)),
+                () = sessions.key_due() => self.renew_key().await,
             }
         }
         let announcement = Announcement { goodbye: true, ..self.peers.0.table.own_beat() };
@@ -180,8 +184,22 @@ impl Service {
         self.settle();
     }
 
+    /// Makes another key for sessions, and tells it to everybody.
+    async fn renew_key(&self) {
+        if let Err(error) = self.words.sessions().renew_key() {
+            warn!(%error, "no new key for the sessions with other hosts was made");
+            tokio::time::sleep(TELL).await;
+        }
+        let announcement = self.words.with_key(self.peers.0.table.own_beat());
+        self.say(&announcement, None).await;
+    }
+
     fn take_confirmation(&mut self, message: &Message) {
-        let Some(announcement) = self.words.open(&message.payload) else { return };
+        let announcement = match self.words.open(&message.payload) {
+            Opened::Believed(announcement) => announcement,
+            Opened::ToConfirm(announcement) => return self.ask(&announcement.host),
+            Opened::Ignored => return,
+        };
         self.take(&announcement);
         let roster =
             message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
@@ -197,6 +215,7 @@ impl Service {
         let others = self.peers.0.table.others();
         self.confirmed.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
         self.learnt.retain(|host, _| others.iter().any(|peer| *peer.id == **host));
+        self.words.retain(|host| others.iter().any(|peer| *peer.id == *host));
         let there = others.iter().filter(|peer| !peer.is_lost());
         let own = self.peers.0.table.own_beat().roster;
         let heard = there
@@ -212,14 +231,26 @@ impl Service {
 
     /// Applies an announcement that went to all, and confirms it if it asks for that.
     async fn handle_announcement(&mut self, message: Message) {
-        let Some(announcement) = self.words.open(&message.payload) else { return };
-        if !self.take(&announcement) {
-            return;
-        }
-        if let Some(reply) = message.reply {
+        let announcement = match self.words.open(&message.payload) {
+            Opened::Believed(announcement) => {
+                if !self.take(&announcement) {
+                    return;
+                }
+                announcement
+            }
+            Opened::ToConfirm(announcement) => {
+                self.ask(&announcement.host);
+                if !announcement.hello {
+                    return;
+                }
+                announcement
+            }
+            Opened::Ignored => return,
+        };
+        if let Some(reply) = &message.reply {
             let table = &self.peers.0.table;
             let own = if announcement.hello { table.own_announcement() } else { table.own_beat() };
-            self.send(&reply, &own).await;
+            self.send(reply, &own, message.headers.as_ref()).await;
         }
     }
 
@@ -233,13 +264,19 @@ impl Service {
         let table = &self.peers.0.table;
         let announcement =
             if &*message.payload == ROSTER { table.own_announcement() } else { table.own_beat() };
-        self.send(&reply, &announcement).await;
+        self.send(&reply, &announcement, message.headers.as_ref()).await;
     }
 
     /// Applies an announcement to the table; says whether it was one of another host.
     fn take(&mut self, announcement: &Announcement) -> bool {
-        let host_id = &announcement.host;
         let heard = self.peers.0.table.apply(announcement);
+        self.note(heard, announcement)
+    }
+
+    /// Draws the consequences of an announcement that was applied; says whether it was one of
+    /// another host.
+    fn note(&mut self, heard: Heard, announcement: &Announcement) -> bool {
+        let host_id = &announcement.host;
         match heard {
             Heard::Ignored => return false,
             Heard::Known => {}
@@ -337,23 +374,30 @@ impl Service {
             (self.client.clone(), self.subjects.host(host), host.to_owned());
         let words = self.words.clone();
         self.asking.spawn(async move {
-            let answer =
-                tokio::time::timeout(ASK, client.request(subject, Bytes::from_static(ROSTER)))
-                    .await;
-            let answer = answer.ok().and_then(Result::ok);
-            (host, answer.and_then(|answer| words.open(&answer.payload)))
+            let nonce = words::nonce();
+            let request = Bytes::from_static(ROSTER);
+            let asked = client.request_with_headers(subject, words::question(&nonce), request);
+            let answer = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
+            (host, answer.map(|answer| words.open_answer(&answer.payload, &nonce)))
         });
     }
 
-    fn told(&mut self, done: Result<(String, Option<Announcement>), tokio::task::JoinError>) {
-        let Ok((host, announcement)) = done else { return self.asked.clear() };
+    fn told(&mut self, done: Result<(String, Option<Opened>), tokio::task::JoinError>) {
+        let Ok((host, opened)) = done else { return self.asked.clear() };
         self.asked.remove(&host);
-        match announcement {
-            Some(announcement) if announcement.host == host => {
-                self.peers.0.table.apply_answer(&announcement);
+        match opened {
+            Some(Opened::Believed(announcement)) if announcement.host == host => {
+                // Asked again at once, a host that does not tell would be asked without end.
+                let heard = match self.peers.0.table.apply_answer(&announcement) {
+                    Heard::New { .. } => Heard::New { ask: false },
+                    Heard::Back { .. } => Heard::Back { ask: false },
+                    Heard::Ask => Heard::Known,
+                    heard => heard,
+                };
+                self.note(heard, &announcement);
             }
-            Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
             // Its next beat makes us ask again.
+            Some(_) => debug!(host_id = %host, "the answer to a question is not that of the host"),
             None => debug!(host_id = %host, "a host does not tell what it offers"),
         }
     }
@@ -380,13 +424,26 @@ impl Service {
     }
 
     async fn say(&self, announcement: &Announcement, reply: Option<String>) {
+        self.say_with(HeaderMap::new(), announcement, reply).await;
+    }
+
+    async fn say_with(
+        &self,
+        headers: HeaderMap,
+        announcement: &Announcement,
+        reply: Option<String>,
+    ) {
         let payload = self.words.seal(announcement, self.client.max_payload());
+        let (client, hosts) = (&self.client, self.hosts.clone());
         let sending = async {
             match reply {
-                Some(reply) => {
-                    self.client.publish_with_reply(self.hosts.clone(), reply, payload).await
+                Some(reply) if headers.is_empty() => {
+                    client.publish_with_reply(hosts, reply, payload).await
                 }
-                None => self.client.publish(self.hosts.clone(), payload).await,
+                Some(reply) => {
+                    client.publish_with_reply_and_headers(hosts, reply, headers, payload).await
+                }
+                None => client.publish(hosts, payload).await,
             }
         };
         if !matches!(tokio::time::timeout(SEND, sending).await, Ok(Ok(()))) {
@@ -394,8 +451,14 @@ impl Service {
         }
     }
 
-    async fn send(&self, reply: &Subject, announcement: &Announcement) {
-        let payload = self.words.seal(announcement, self.client.max_payload());
+    async fn send(
+        &self,
+        reply: &Subject,
+        announcement: &Announcement,
+        question: Option<&HeaderMap>,
+    ) {
+        let max_payload = self.client.max_payload();
+        let payload = self.words.seal_answer(announcement, question, max_payload);
         self.send_bytes(reply, payload).await;
     }
 

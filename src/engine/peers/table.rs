@@ -126,6 +126,11 @@ impl Table {
         self.others().into_iter().filter(|peer| peer.runs(target)).collect()
     }
 
+    /// Whether a target runs, here or elsewhere, that is reached through its queue group only.
+    pub fn is_indirect(&self, target: &str) -> bool {
+        self.peers.load().iter().any(|peer| peer.runs(target) && !peer.is_direct(target))
+    }
+
     /// Whether other hosts run a target.
     pub fn presence(&self, target: &str) -> Presence {
         let mut presence = Presence::Unseen;
@@ -358,6 +363,7 @@ mod tests {
             "what is reached through its group only is not chosen"
         );
         assert_eq!(table.runners("V.p").len(), 2);
+        assert!(table.is_indirect("V.p") && !table.is_indirect("M"));
     }
 
     #[test]

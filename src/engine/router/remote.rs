@@ -100,6 +100,7 @@ impl Remote {
     pub async fn call(&self, call: Call, candidates: Candidates) -> Result<Bytes, CallError> {
         let mut choice = Choice::of(&call.target, candidates);
         let key = Arc::clone(&call.target.public_key);
+        self.check_provable(&choice)?;
         loop {
             let (sent, mut answer) = self.send(&call, &choice);
             let result = tokio::select! {
@@ -155,6 +156,21 @@ impl Remote {
 
     fn choose(&self, choice: &Choice) -> Option<Arc<Peer>> {
         self.0.peers.choose(&choice.target, &choice.tried, choice.candidates)
+    }
+
+    /// Refuses a call whose answer could only be refused after it was carried out.
+    fn check_provable(&self, choice: &Choice) -> Result<(), CallError> {
+        let is_provable = !self.0.client.requires_signed()
+            || !self.0.peers.is_indirect(&choice.target)
+            || self.choose(choice).is_some();
+        if is_provable {
+            return Ok(());
+        }
+        Err(CallError::Transport(format!(
+            "{} is a program of its own, whose answers nothing proves, and this host takes no such answer \
+             (require_signed_answers)",
+            choice.target
+        )))
     }
 
     /// Tells whether a host that runs the target was there a moment ago. A host that stops taking

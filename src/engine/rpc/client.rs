@@ -1,5 +1,8 @@
 //! Calls that leave the process: signed, published, awaited.
 //!
+//! A host proves a call to another one by their session, and accepts no answer that is not proven
+//! ([`proof`](super::proof)); everybody else signs each call with the cluster's key.
+//!
 //! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or
 //! the deadline. No wait is without one.
 
@@ -11,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Request, RequestErrorKind, connection::State};
+use async_nats::{HeaderMap, Message, Request, RequestErrorKind, connection::State};
 use bytes::Bytes;
 use hyper::Response;
 use tokio::time::Instant;
@@ -24,6 +27,11 @@ use super::{
     exchange::{self, Body},
     limits::{Limits, told_transfers},
     pieces::{self, Form, Inlet},
+    proof::{Proof, Question, Verdict},
+};
+use crate::peers::{
+    sessions::{Refusal, Sessions, Standing},
+    words,
 };
 use lattice_protocol::{
     identity::{
@@ -31,7 +39,7 @@ use lattice_protocol::{
         keys::{HostId, LinkName, ProviderId},
     },
     lattice::subject::{Subjects, is_token},
-    peers::wire,
+    peers::{session::Bytes32, wire},
     rpc::{
         antiforgery::Signer,
         codec,
@@ -43,6 +51,9 @@ use lattice_protocol::{
 /// does is known at once.
 const LISTENER_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// The beginning of an error that nothing proves, in bytes.
+const UNPROVEN_BYTES_MAX: usize = 200;
+
 /// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
@@ -53,9 +64,12 @@ struct Inner {
     signer: Signer,
     chunks: Chunks,
     host_id: HostId,
+    /// Those of a host; a client that is none has none.
+    sessions: Option<Sessions>,
 }
 
 impl Client {
+    /// Makes a client that signs each call.
     pub fn new(
         nats: async_nats::Client,
         subjects: Subjects,
@@ -63,7 +77,20 @@ impl Client {
         chunks: Chunks,
         host_id: HostId,
     ) -> Self {
-        Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id }))
+        Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id, sessions: None }))
+    }
+
+    /// Makes the client of a host, which has sessions with others.
+    pub fn of_host(
+        nats: async_nats::Client,
+        subjects: Subjects,
+        signer: Signer,
+        chunks: Chunks,
+        host_id: HostId,
+        sessions: Sessions,
+    ) -> Self {
+        let sessions = Some(sessions);
+        Self(Arc::new(Inner { nats, subjects, signer, chunks, host_id, sessions }))
     }
 
     /// Performs a call and waits for its result until its deadline, and longer by the time that a
@@ -76,10 +103,7 @@ impl Client {
         id: String,
         sent: &AtomicBool,
     ) -> Result<Bytes, CallError> {
-        let signer = &self.0.signer;
-        let encoded_claims =
-            signer.sign(&call.origin, &call.target, &call.operation, &call.payload, &id, now());
-        self.invoke_signed(call, host, id, encoded_claims, sent).await
+        self.perform(call, host, id, None, sent).await
     }
 
     /// The same for a call that somebody else has signed, under this `id`.
@@ -91,7 +115,20 @@ impl Client {
         encoded_claims: String,
         sent: &AtomicBool,
     ) -> Result<Bytes, CallError> {
+        self.perform(call, host, id, Some(encoded_claims), sent).await
+    }
+
+    async fn perform(
+        &self,
+        call: Call,
+        host: Option<&str>,
+        id: String,
+        token: Option<String>,
+        sent: &AtomicBool,
+    ) -> Result<Bytes, CallError> {
         let inner = &*self.0;
+        let sessions = inner.sessions.as_ref().filter(|_| token.is_none());
+        let proof = Proof::of(sessions, host);
         let subject = inner.subject(&call.target, host)?;
         let content_length = call.payload.len() as u64;
         let chunked = inner.chunks.is_needed(call.payload.len());
@@ -103,46 +140,45 @@ impl Client {
         // Until there is an answer: the callee fetches what was stored, and that time does not
         // count either.
         let transfer = chunked.then(|| chain.transfer());
+        let payload = call.payload;
         // Removed at the end of this call, whatever that is, if the callee has not done so.
         let (msg, _stored) = if chunked {
             let name = PayloadName::of_call(&id).map_err(transport)?;
-            let put = inner.chunks.put(name, &call.payload, &call.origin.public_key);
+            let put = inner.chunks.put(name, &payload, &call.origin.public_key);
             (Bytes::new(), Some(inner.in_time(&time, put).await?))
         } else {
-            (call.payload, None)
+            (payload.clone(), None)
         };
         let stored_in = if chunked { time.began.elapsed() } else { Duration::ZERO };
         let limits = is_told_limits(&chain, &call.target, host)
             .then(|| Limits::of(&chain, deadline + stored_in));
-        // Hosts that are chosen are of this make.
-        let exchange = call.exchange.filter(|_| host.is_some());
-        let headers = headers(&call.trace, limits, exchange.is_some());
+        // Hosts that are chosen are of this make. Pieces have no signatures.
+        let exchange =
+            call.exchange.filter(|_| host.is_some() && !matches!(proof, Proof::SignedAnswer(_)));
+        let host_id = inner.host_id.to_string();
         let invocation = Invocation {
-            origin: call.origin,
-            target: call.target,
-            operation: call.operation,
-            msg,
-            id,
-            encoded_claims,
-            host_id: inner.host_id.to_string(),
+            encoded_claims: token.unwrap_or_default(),
             content_length,
             trace_context: call.trace,
+            ..Invocation::new(call.origin, call.target, call.operation, msg, id, host_id)
         };
+        let takes_pieces = exchange.is_some();
+        let mut outgoing = Outgoing { invocation, payload, chunked, limits, takes_pieces, proof };
         let ends_at = match chunked {
             true => deadline + TRANSFERS_MAX + chain.prolonged(),
             false => chain.ends_at(deadline),
         };
         let asked = Instant::now();
         let response =
-            inner.send(&Way { subject: &subject, ends_at, sent }, &invocation, headers).await?;
+            inner.deliver(&Way { subject: &subject, ends_at, sent }, &mut outgoing).await?;
         chain.add_transfer(stored_in);
         // A host tells how long its part took, of others it is guessed by how long storing took.
         chain.add_transfer(response.transfers.unwrap_or(stored_in).min(asked.elapsed()));
         drop(transfer);
         let form = response.form;
-        let result = inner.result(&time, &invocation, response).await?;
+        let result = inner.result(&time, &outgoing, response).await?;
         let (Some(exchange), Some(form)) = (exchange, form) else { return Ok(result) };
-        exchange.answer(inner.begun((&result, form), &subject, invocation.id)?);
+        exchange.answer(inner.begun((&result, form), &subject, outgoing)?);
         Ok(Bytes::new())
     }
 
@@ -156,6 +192,11 @@ impl Client {
         self.0.timed_out(subject, waited)
     }
 
+    /// Whether answers that nothing proves are refused, whoever gives them.
+    pub fn requires_signed(&self) -> bool {
+        self.0.sessions.as_ref().is_some_and(Sessions::requires_signed)
+    }
+
     /// Whether a payload of this size travels apart from its call.
     pub fn travels_apart(&self, bytes: usize) -> bool {
         self.0.chunks.is_needed(bytes)
@@ -166,14 +207,37 @@ impl Client {
         let Ok(subject) = self.0.subject(&call.target, Some(host)) else { return Answer::Silence };
         let mut headers = HeaderMap::new();
         headers.insert(wire::ASK, id);
+        let proof =
+            match self.0.sessions.as_ref().map(|sessions| (sessions, sessions.standing(host))) {
+                Some((sessions, Standing::Member(Some(session)))) => {
+                    Some(Question::write(sessions, session, &mut headers, (id, None)))
+                }
+                // Nothing that it said could be believed before its key is known.
+                Some((_, Standing::Member(None))) => return Answer::CutOff,
+                Some((_, Standing::Unsigned)) | None => None,
+            };
         let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(timeout));
-        self.0.question(subject, request, timeout).await
+        let is_its_own = |reply: &Message| match &proof {
+            Some(question) => question.is_answered_by(id, reply),
+            None => true,
+        };
+        self.0.question((host, subject), request, timeout, is_its_own).await
     }
 
     /// Asks a host whether it is there.
     pub async fn look_for(&self, host: &str, timeout: Duration) -> Answer {
-        let request = Request::new().payload(Bytes::new()).timeout(Some(timeout));
-        self.0.question(self.0.subjects.host(host), request, timeout).await
+        let sessions = self.0.sessions.as_ref().filter(|sessions| sessions.is_member(host));
+        let nonce = words::nonce();
+        let mut request = Request::new().payload(Bytes::new()).timeout(Some(timeout));
+        if sessions.is_some() {
+            request = request.headers(words::question(&nonce));
+        }
+        let is_its_own = |reply: &Message| match sessions {
+            Some(sessions) => words::is_answer_of(sessions, host, &reply.payload, &nonce),
+            None => true,
+        };
+        let subject = self.0.subjects.host(host);
+        self.0.question((host, subject), request, timeout, is_its_own).await
     }
 }
 
@@ -188,7 +252,7 @@ pub enum Answer {
     Gone,
     /// No answer in time.
     Silence,
-    /// This host could not ask.
+    /// This host could not ask, or somebody else answered.
     CutOff,
 }
 
@@ -221,11 +285,25 @@ impl Inner {
         self.nats.connection_state() == State::Connected
     }
 
-    async fn question(&self, subject: String, request: Request, timeout: Duration) -> Answer {
+    /// Asks a host; an answer that is not `its_own` says nothing.
+    async fn question(
+        &self,
+        (host, subject): (&str, String),
+        request: Request,
+        timeout: Duration,
+        is_its_own: impl Fn(&Message) -> bool,
+    ) -> Answer {
         let was_connected = self.is_connected();
         // The request's own timeout begins when the connection has taken it, so there is one around
         // it.
         match tokio::time::timeout(timeout, self.nats.send_request(subject, request)).await {
+            Ok(Ok(reply)) if !is_its_own(&reply) => {
+                if let Some(sessions) = &self.sessions {
+                    // It may have been started again.
+                    sessions.want(host);
+                }
+                Answer::CutOff
+            }
             Ok(Ok(reply)) if &*reply.payload == wire::UNKNOWN => Answer::Unknown,
             Ok(Ok(_)) => Answer::InWork,
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Answer::Gone,
@@ -248,14 +326,14 @@ impl Inner {
     async fn result(
         &self,
         time: &Time<'_>,
-        invocation: &Invocation,
+        outgoing: &Outgoing,
         response: Answered,
     ) -> Result<Bytes, CallError> {
-        let Answered { msg, error, content_length, .. } = response;
+        let Answered { msg, error, content_length, hash, .. } = response;
         match error {
             Some(error) => Err(CallError::Callee(error)),
             None if content_length <= msg.len() as u64 => Ok(msg),
-            None => self.fetch_result(time, invocation, content_length).await,
+            None => self.fetch_result(time, outgoing, (content_length, hash)).await,
         }
     }
 
@@ -263,13 +341,19 @@ impl Inner {
     async fn fetch_result(
         &self,
         time: &Time<'_>,
-        invocation: &Invocation,
-        bytes: u64,
+        outgoing: &Outgoing,
+        (bytes, hash): (u64, Option<Bytes32>),
     ) -> Result<Bytes, CallError> {
+        let Outgoing { invocation, proof, .. } = outgoing;
         let transfer = time.chain.transfer();
+        let mut hasher = blake3::Hasher::new();
         let name = PayloadName::of_answer(&invocation.id).map_err(transport)?;
         let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
-        let fetched = self.in_time(time, self.chunks.fetch(name, bytes, reader, |_| {})).await?;
+        let seen = |piece: &[u8]| drop(hasher.update(piece));
+        let fetched = self.in_time(time, self.chunks.fetch(name, bytes, reader, seen)).await?;
+        if !matches!(proof, Proof::Token) && hash.is_none_or(|hash| hasher.finalize() != hash) {
+            return Err(self.unproven(time.subject, outgoing, "its payload is another one"));
+        }
         transfer.succeeded();
         Ok(fetched.remove().await)
     }
@@ -279,28 +363,72 @@ impl Inner {
         &self,
         (head, form): (&[u8], Form),
         subject: &str,
-        id: String,
+        outgoing: Outgoing,
     ) -> Result<Response<Body>, CallError> {
+        let Outgoing { invocation, proof, .. } = outgoing;
         Ok(pieces::read(head)?.map(|body| match form {
             Form::Whole => exchange::whole(body),
             Form::Pieces => {
-                Inlet { nats: self.nats.clone(), subject: subject.to_owned(), id }.body()
+                let (nats, subject) = (self.nats.clone(), subject.to_owned());
+                let member = match (proof, &self.sessions) {
+                    (Proof::Session(session), Some(sessions)) => {
+                        Some((sessions.clone(), Arc::clone(&session.host)))
+                    }
+                    _ => None,
+                };
+                Inlet { nats, subject, id: invocation.id, member }.body()
             }
         }))
     }
 
+    /// Sends a call and waits for its answer; once more with a token, if the callee does not know
+    /// the session.
+    async fn deliver(&self, way: &Way<'_>, outgoing: &mut Outgoing) -> Result<Answered, CallError> {
+        if !matches!(outgoing.proof, Proof::Session(_)) {
+            self.sign(outgoing);
+        }
+        if let Some(answered) = self.send(way, outgoing).await? {
+            return Ok(answered);
+        }
+        if let Proof::Session(session) = &outgoing.proof {
+            debug!(host_id = %session.host, subject = way.subject, "a call is made again with a token: its session is unknown there");
+            outgoing.proof = Proof::SignedAnswer(Some(Arc::clone(&session.host)));
+        }
+        outgoing.takes_pieces = false;
+        self.sign(outgoing);
+        let answered = self.send(way, outgoing).await?;
+        answered.ok_or_else(|| self.unproven(way.subject, outgoing, "it answers another call"))
+    }
+
+    /// Gives a call its token, unless it has one.
+    fn sign(&self, outgoing: &mut Outgoing) {
+        let Outgoing { invocation, payload, .. } = outgoing;
+        if invocation.encoded_claims.is_empty() {
+            let Invocation { origin, target, operation, id, .. } = &*invocation;
+            let token = self.signer.sign(origin, target, operation, payload, id, now());
+            invocation.encoded_claims = token;
+        }
+    }
+
+    /// Sends a call and waits for its answer; nothing if the callee has done nothing, since it does
+    /// not know the session.
     async fn send(
         &self,
         way: &Way<'_>,
-        invocation: &Invocation,
-        headers: Option<HeaderMap>,
-    ) -> Result<Answered, CallError> {
+        outgoing: &Outgoing,
+    ) -> Result<Option<Answered>, CallError> {
         let Way { subject, ends_at, sent } = *way;
+        let Outgoing { invocation, payload, chunked, limits, takes_pieces, proof } = outgoing;
         let began = Instant::now();
         let wait = ends_at.saturating_duration_since(began);
-        let mut request =
-            Request::new().payload(codec::encode_invocation(invocation)).timeout(Some(wait));
-        if let Some(headers) = headers {
+        let body = codec::encode_invocation(invocation);
+        let mut headers = headers(&invocation.trace_context, *limits, *takes_pieces);
+        let hash = || chunked.then(|| blake3::hash(payload).into());
+        let call = (&*invocation.id, &body);
+        let sessions = self.sessions.as_ref();
+        let asked = sessions.and_then(|sessions| proof.write(sessions, &mut headers, call, hash));
+        let mut request = Request::new().payload(body).timeout(Some(wait));
+        if !headers.is_empty() {
             request = request.headers(headers);
         }
         sent.store(true, Ordering::Release);
@@ -321,26 +449,43 @@ impl Inner {
                 });
             }
         };
-        let response = codec::decode_response(reply.payload)
-            .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
-        let error = response.error.filter(|error| !error.is_empty());
-        if error.is_none()
-            && !response.invocation_id.is_empty()
-            && response.invocation_id != invocation.id
-        {
-            return Err(CallError::Transport(format!(
-                "the reply on {subject} belongs to another invocation"
-            )));
+        let hash = match asked.map(|asked| asked.judge(&reply)) {
+            None => None,
+            Some(Verdict::Proven(hash)) => hash,
+            Some(Verdict::NotDone) => {
+                if let (Proof::Session(session), Some(sessions)) = (proof, &self.sessions) {
+                    sessions.doubt(session);
+                }
+                return Ok(None);
+            }
+            Some(Verdict::Unproven(why)) => {
+                return Err(self.unproven(subject, outgoing, &with_error(why, reply.payload)));
+            }
+        };
+        read(reply, subject, invocation, hash).map(Some)
+    }
+
+    /// The error of a call whose answer nothing proves to be the callee's. What became of the call
+    /// is unknown.
+    fn unproven(&self, subject: &str, outgoing: &Outgoing, why: &str) -> CallError {
+        let Outgoing { invocation, proof, .. } = outgoing;
+        let host = match proof {
+            Proof::Session(session) => Some(&session.host),
+            Proof::SignedAnswer(host) => host.as_ref(),
+            Proof::Token => None,
+        };
+        let whose = match host {
+            Some(host) => format!("host {host}"),
+            None => "a host that signs its answers (require_signed_answers)".to_owned(),
+        };
+        if let Some(sessions) = &self.sessions {
+            sessions.refuse(Refusal::Answer, host.map_or("", |host| host), why);
         }
-        let transfers = told_transfers(&response.trace_context);
-        let form = Form::read(&response.trace_context);
-        Ok(Answered {
-            msg: response.msg,
-            error,
-            content_length: response.content_length,
-            transfers,
-            form,
-        })
+        CallError::OutcomeUnknown {
+            operation: invocation.operation.clone(),
+            target: invocation.target.public_key.to_string(),
+            cause: format!("the answer on {subject} is not that of {whose}: {why}"),
+        }
     }
 
     /// Refuses a call that nobody listens for, before its payload is stored. A provider is asked
@@ -401,6 +546,52 @@ struct Way<'a> {
     sent: &'a AtomicBool,
 }
 
+/// A call as it is sent.
+struct Outgoing {
+    invocation: Invocation,
+    /// The whole argument, which may travel apart.
+    payload: Bytes,
+    chunked: bool,
+    limits: Option<Limits>,
+    takes_pieces: bool,
+    proof: Proof,
+}
+
+/// Adds the error in an answer that nothing proves to the reason why it is none.
+fn with_error(why: &str, answer: Bytes) -> String {
+    match codec::decode_response(answer).ok().and_then(|said| said.error) {
+        Some(said) => {
+            let end = said.floor_char_boundary(UNPROVEN_BYTES_MAX);
+            format!("{why}; it says: {}", &said[..end])
+        }
+        None => why.to_owned(),
+    }
+}
+
+/// Reads an answer that was proven, if it had to be.
+fn read(
+    reply: Message,
+    subject: &str,
+    invocation: &Invocation,
+    hash: Option<Bytes32>,
+) -> Result<Answered, CallError> {
+    let response = codec::decode_response(reply.payload)
+        .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
+    let error = response.error.filter(|error| !error.is_empty());
+    if error.is_none()
+        && !response.invocation_id.is_empty()
+        && response.invocation_id != invocation.id
+    {
+        return Err(CallError::Transport(format!(
+            "the reply on {subject} belongs to another invocation"
+        )));
+    }
+    let transfers = told_transfers(&response.trace_context);
+    let form = Form::read(&response.trace_context);
+    let (msg, content_length) = (response.msg, response.content_length);
+    Ok(Answered { msg, error, content_length, transfers, form, hash })
+}
+
 /// An answer, of which the result may have to be fetched.
 struct Answered {
     msg: Bytes,
@@ -411,6 +602,8 @@ struct Answered {
     transfers: Option<Duration>,
     /// How its body comes, if it is an HTTP response.
     form: Option<Form>,
+    /// The hash of a result that has to be fetched, if the callee proved it.
+    hash: Option<Bytes32>,
 }
 
 /// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for.
@@ -421,10 +614,7 @@ fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
 
 /// The trace of a call as headers: older hosts read them there, providers in the invocation. The
 /// limits of a call go with it, and whether its answer may come in pieces.
-fn headers(trace: &TraceContext, limits: Option<Limits>, takes_pieces: bool) -> Option<HeaderMap> {
-    if trace.is_empty() && limits.is_none() && !takes_pieces {
-        return None;
-    }
+fn headers(trace: &TraceContext, limits: Option<Limits>, takes_pieces: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if takes_pieces {
         headers.insert(wire::PIECES, "1");
@@ -437,7 +627,7 @@ fn headers(trace: &TraceContext, limits: Option<Limits>, takes_pieces: bool) -> 
             headers.insert(key, value);
         }
     }
-    Some(headers)
+    headers
 }
 
 /// Tells whether a key means something to NATS or to hosts; such a key is no trace.

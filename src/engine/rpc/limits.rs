@@ -2,8 +2,9 @@
 //! and how many calls wait for it.
 //!
 //! They travel as headers of the message, which peers of other makes ignore: `Lattice-Time-Left` in
-//! milliseconds, since clocks differ, and `Lattice-Waiting`. Nothing signs them, and nothing has
-//! to: a callee has never more time or more depth than without them. The trace context of an answer
+//! milliseconds, since clocks differ, and `Lattice-Waiting`. The code of a call in a session covers
+//! them. Beside a token nothing signs them, and nothing has to: a callee has never more time or more
+//! depth than without them. The trace context of an answer
 //! says how long its transfers through the object store took, `lattice-transfers-ms`; a caller
 //! believes no more of it than the time it waited.
 
@@ -49,6 +50,12 @@ impl Limits {
             time_left: number(headers, TIME_LEFT).map(Duration::from_millis),
             waiting: number(headers, WAITING).unwrap_or(0),
         }
+    }
+
+    /// Returns the texts of the headers, for the code that covers them.
+    pub fn texts(headers: Option<&HeaderMap>) -> (Option<&str>, Option<&str>) {
+        let text = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+        (text(TIME_LEFT), text(WAITING))
     }
 
     /// Returns when a call ends that was received now and may take `at_most` so long.

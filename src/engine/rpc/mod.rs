@@ -13,6 +13,7 @@
 //! - [`limits`]: what a host tells another about a call, beside the invocation.
 //! - [`client`] and [`server`]: the two ends.
 //! - [`pieces`]: answers to other hosts that need not be whole.
+//! - [`proof`]: what proves calls between hosts that know each other, and their answers.
 //! - [`readable`](lattice_protocol::rpc::readable): payloads as people read and write them.
 //! - [`repeat`]: what may be called again when nobody knows whether it was done.
 //! - [`tokens`]: each token is taken once, and not for ever.
@@ -24,6 +25,7 @@ pub mod exchange;
 pub mod leave;
 pub mod limits;
 pub mod pieces;
+pub mod proof;
 pub mod repeat;
 pub mod server;
 pub mod tokens;

@@ -8,6 +8,9 @@
 //! [`QUIET_MAX`]. So a client that takes its time slows the callee down, a piece that was lost on
 //! the way is asked for again, and neither host keeps anything for one that is gone.
 //!
+//! In a session the questions and the pieces are [proven](super::proof): nobody but the caller's
+//! host gets a piece, and a forged one is asked for again like one that was lost.
+//!
 //! The first byte of a piece is one of [`MORE`], [`END`] and [`BROKEN`].
 
 use std::{
@@ -16,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Message, Request, RequestErrorKind, Subject};
+use async_nats::{HeaderMap, Message, Request, RequestErrorKind};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::{FutureExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -31,8 +34,12 @@ use tracing::debug;
 use super::{
     call::{CallError, Chain},
     exchange::{Body, BodyError, Ongoing},
+    proof::{Proven, Question, Seal},
 };
-use crate::host_context::HostContext;
+use crate::{
+    host_context::HostContext,
+    peers::sessions::{Sessions, Standing},
+};
 use lattice_protocol::{
     contracts::{self, httpclient::HttpResponse},
     peers::wire,
@@ -110,6 +117,8 @@ pub struct Inlet {
     pub subject: String,
     /// The invocation.
     pub id: String,
+    /// The host that answers, if it proves its pieces.
+    pub member: Option<(Sessions, Arc<str>)>,
 }
 
 /// An inlet, and the number of the next piece; nothing after the last one.
@@ -129,10 +138,12 @@ impl Inlet {
             let mut headers = HeaderMap::new();
             headers.insert(wire::NEXT, self.id.as_str());
             headers.insert(wire::NUMBER, number.to_string());
+            let question = self.prove(&mut headers, number);
             let wait = QUIET_MAX + ON_THE_WAY_MAX;
             let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(wait));
             let asked = self.nats.send_request(self.subject.clone(), request);
             let why = match timeout(wait, asked).await {
+                Ok(Ok(reply)) if !self.is_its_own(question, &reply) => "proves nothing",
                 Ok(Ok(reply)) if *reply.payload == [MORE] => {
                     heard_at = Instant::now();
                     if asked_at.elapsed() < PAUSE {
@@ -148,6 +159,22 @@ impl Inlet {
                 return Err(BodyError::Broken(format!("the host that answers {why}")));
             }
             sleep(PAUSE).await;
+        }
+    }
+
+    /// Adds the proof to a question, if the other host is a member whose key is known.
+    fn prove(&self, headers: &mut HeaderMap, number: u64) -> Option<Question> {
+        let (sessions, host) = self.member.as_ref()?;
+        let Standing::Member(Some(session)) = sessions.standing(host) else { return None };
+        Some(Question::write(sessions, session, headers, (&self.id, Some(number))))
+    }
+
+    /// Says whether a piece is that of the host that answers.
+    fn is_its_own(&self, question: Option<Question>, reply: &Message) -> bool {
+        match (&self.member, question) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(question)) => question.is_answered_by(&self.id, reply),
         }
     }
 }
@@ -167,32 +194,53 @@ async fn next_frame(
 
 /// The answers of this host that go out in pieces, by invocation: where the questions for them go.
 #[derive(Default)]
-pub struct Outlets(Mutex<HashMap<String, mpsc::Sender<Message>>>);
+pub struct Outlets(Mutex<HashMap<String, Asker>>);
+
+/// The caller of an answer.
+struct Asker {
+    questions: mpsc::Sender<Asked>,
+    /// The member that made the call, if it proved that; nobody else may ask.
+    host: Option<Arc<str>>,
+}
+
+/// A question for a piece, and its proof.
+pub struct Asked {
+    message: Message,
+    proven: Option<Proven>,
+}
 
 impl Outlets {
-    /// Takes the questions for an invocation from now on; nothing if another call has its id.
-    pub fn open(self: &Arc<Self>, id: &str) -> Option<Questions> {
-        let (sender, received) = mpsc::channel(QUESTIONS_MAX);
+    /// Takes the questions for an invocation of this member, or of anybody, from now on; nothing if
+    /// another call has its id.
+    pub fn open(self: &Arc<Self>, id: &str, host: Option<Arc<str>>) -> Option<Questions> {
+        let (questions, received) = mpsc::channel(QUESTIONS_MAX);
         match self.0.lock().entry(id.to_owned()) {
             Entry::Occupied(_) => return None,
-            Entry::Vacant(vacant) => vacant.insert(sender),
+            Entry::Vacant(vacant) => vacant.insert(Asker { questions, host }),
         };
         Some(Questions { received, outlets: Arc::clone(self), id: id.to_owned() })
     }
 
     /// Passes a question on; says whether there is such an answer.
-    pub fn ask(&self, id: &str, question: &Message) -> bool {
+    pub fn ask(&self, id: &str, message: &Message, proven: Option<Proven>) -> bool {
         let outlets = self.0.lock();
-        let Some(outlet) = outlets.get(id) else { return false };
-        // One that finds no room is asked again.
-        let _ = outlet.try_send(question.clone());
+        let Some(Asker { questions, host }) = outlets.get(id) else { return false };
+        let is_its_own = match (host, &proven) {
+            (None, _) => true,
+            (Some(host), Some(proven)) => proven.session.host == *host,
+            (Some(_), None) => false,
+        };
+        if is_its_own {
+            // One that finds no room is asked again.
+            let _ = questions.try_send(Asked { message: message.clone(), proven });
+        }
         true
     }
 }
 
 /// The questions for one answer; they come as long as this lives.
 pub struct Questions {
-    received: mpsc::Receiver<Message>,
+    received: mpsc::Receiver<Asked>,
     outlets: Arc<Outlets>,
     id: String,
 }
@@ -235,15 +283,20 @@ impl Outlet {
             else {
                 return;
             };
-            let Some(reply) = question.reply.clone() else { continue };
-            match number_of(&question) {
+            match number_of(&question.message) {
                 Some(number) if number == next => {}
                 Some(number) if number.checked_add(1) == Some(next) => {
-                    send(&self.context, &reply, last.clone()).await;
+                    send(&self.context, &self.questions.id, &question, last.clone()).await;
                     continue;
                 }
                 _ => {
-                    send(&self.context, &reply, Bytes::from_static(wire::UNKNOWN)).await;
+                    send(
+                        &self.context,
+                        &self.questions.id,
+                        &question,
+                        Bytes::from_static(wire::UNKNOWN),
+                    )
+                    .await;
                     continue;
                 }
             }
@@ -253,13 +306,14 @@ impl Outlet {
             }
             let piece = match timeout(QUIET_MAX, self.piece(&mut unsent, piece_max)).await {
                 Err(_) => {
-                    send(&self.context, &reply, Bytes::from_static(&[MORE])).await;
+                    send(&self.context, &self.questions.id, &question, Bytes::from_static(&[MORE]))
+                        .await;
                     continue;
                 }
                 Ok(piece) => piece,
             };
             (last, next) = (piece, next + 1);
-            send(&self.context, &reply, last.clone()).await;
+            send(&self.context, &self.questions.id, &question, last.clone()).await;
             if last.first() != Some(&MORE) {
                 return self.end(next, last).await;
             }
@@ -307,10 +361,9 @@ impl Outlet {
         let Self { ongoing, mut questions, context, .. } = self;
         let again = async {
             while let Some(question) = questions.received.recv().await {
-                if let Some(reply) = &question.reply
-                    && number_of(&question).and_then(|number| number.checked_add(1)) == Some(next)
-                {
-                    send(&context, reply, last.clone()).await;
+                let number = number_of(&question.message);
+                if number.and_then(|number| number.checked_add(1)) == Some(next) {
+                    send(&context, &questions.id, &question, last.clone()).await;
                 }
             }
         };
@@ -320,12 +373,17 @@ impl Outlet {
     }
 }
 
-async fn send(context: &HostContext, reply: &Subject, piece: Bytes) {
+async fn send(context: &HostContext, id: &str, question: &Asked, piece: Bytes) {
+    let Asked { message, proven } = question;
+    let Some(reply) = &message.reply else { return };
+    let seal = proven.as_ref().map_or(Seal::Plain, Proven::seal);
+    let headers = seal.headers(&context.sessions, id, None, &piece);
+    let HostContext { rpc, answers, .. } = context;
     // A piece that is lost is asked for again.
-    let _ = context.answers.send(&context.rpc.client, reply, piece, REPLY_TIMEOUT).await;
+    let _ = answers.send_with(&rpc.client, reply, headers, piece, REPLY_TIMEOUT).await;
 }
 
-fn number_of(question: &Message) -> Option<u64> {
+pub fn number_of(question: &Message) -> Option<u64> {
     question.headers.as_ref()?.get(wire::NUMBER)?.as_str().parse().ok()
 }
 

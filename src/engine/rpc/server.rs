@@ -15,9 +15,9 @@
 //! Question and call take the same way, so when the question is here, the call has come before it,
 //! or never will. Answers that go out in [`pieces`] are asked for there as well.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
-use async_nats::{Message, Subscriber};
+use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
@@ -32,8 +32,9 @@ use super::{
     leave::{LEAVE_TIMEOUT, drain, leave},
     limits::{Limits, tell_transfers},
     pieces::{self, Form, Outlet, Outlets},
+    proof::{Claim, Proven, Seal},
 };
-use crate::host_context::HostContext;
+use crate::{host_context::HostContext, peers::sessions};
 use lattice_base::lattice::{
     answers::Unsent,
     connection::{ConfirmError, confirm},
@@ -41,9 +42,9 @@ use lattice_base::lattice::{
 use lattice_protocol::{
     identity::claims::now,
     lattice::subject::Subjects,
-    peers::wire,
+    peers::{session::Bytes32, wire},
     rpc::{
-        antiforgery::{Checked, ForgeryError, Verifier, check_target},
+        antiforgery::{self, Checked, ForgeryError, Verifier, check_target},
         codec,
         invocation::{Invocation, InvocationResponse, TraceContext, dispatch_operation},
         window::Untimely,
@@ -82,8 +83,9 @@ pub struct Parts {
 
 struct Inner {
     parts: Parts,
-    /// The invocations in work that came over subjects of this host alone.
-    in_flight: Mutex<HashSet<String>>,
+    /// The invocations in work that came over subjects of this host alone, or whose answer is to be
+    /// proven, and how often each came.
+    in_flight: Mutex<HashMap<String, usize>>,
     outlets: Arc<Outlets>,
 }
 
@@ -117,6 +119,8 @@ enum Refusal {
     TimedOut,
     #[error(transparent)]
     Payload(#[from] ChunkError),
+    #[error("the payload is not the one that the calling host sent")]
+    OtherPayload,
 }
 
 /// Why a large result does not reach its caller. The texts do.
@@ -313,25 +317,24 @@ impl Dispatcher {
                 (false, false, Ok(_)) => None,
             };
         let invocation = codec::decode_invocation(message.payload.clone());
-        let asked_for =
-            invocation.as_ref().ok().filter(|call| self.way == Way::Own && is_usual(&call.id));
-        let in_flight = asked_for.map(|call| InFlight::new(&inner, &call.id));
+        let is_remembered = self.way == Way::Own || has(&message, wire::SESSION);
+        let remembered =
+            invocation.as_ref().ok().filter(|call| is_remembered && is_usual(&call.id));
+        let in_flight = remembered.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         let way = self.way;
         self.work.spawn(async move {
             let paid_for = admitted;
-            let (response, left) = match (invocation, refusal) {
-                (Ok(invocation), None) => {
-                    inner.perform(invocation, &message, &target, (way, handler)).await
+            let answer = match invocation {
+                Ok(invocation) => {
+                    inner.take_in(invocation, refusal, &message, &target, (way, handler)).await
                 }
-                (invocation, refusal) => (refused(&target, invocation, refusal), None),
+                Err(error) => Some(unreadable(&target, &error).into()),
             };
-            let id = response.invocation_id.clone();
-            let Message { reply, .. } = message;
-            if let Some(reply) = reply {
-                let payload = fitting(&response, inner.parts.context.rpc.client.max_payload());
-                inner.send(reply, payload, &id).await;
-            }
+            let left = match answer {
+                Some(answer) => inner.reply(message.reply, answer).await,
+                None => None,
+            };
             // Only now: a caller that asks for it and hears that it is unknown must have been sent
             // the answer before.
             drop((in_flight, paid_for));
@@ -344,22 +347,27 @@ impl Dispatcher {
     /// Answers a question for a call, or for a piece of its answer; says whether it is one.
     fn take_question(&mut self, message: &Message) -> bool {
         let Some(headers) = &message.headers else { return false };
-        let (answer, what) = if let Some(id) = headers.get(wire::ASK) {
+        let sessions = &self.inner.parts.context.sessions;
+        let (answer, id, proven) = if let Some(id) = headers.get(wire::ASK) {
+            let proven = Proven::of_question(sessions, headers, (id.as_str(), None));
             let is_in_work = self.inner.is_in_flight(id.as_str());
-            let answer = if is_in_work { wire::IN_WORK } else { wire::UNKNOWN };
-            (answer, "the question for a call")
+            (if is_in_work { wire::IN_WORK } else { wire::UNKNOWN }, id, proven)
         } else if let Some(id) = headers.get(wire::NEXT) {
-            if self.inner.outlets.ask(id.as_str(), message) {
+            let number = pieces::number_of(message);
+            let proven = Proven::of_question(sessions, headers, (id.as_str(), number));
+            if self.inner.outlets.ask(id.as_str(), message, proven.clone()) {
                 return true;
             }
-            (wire::UNKNOWN, "the question for a piece")
+            (wire::UNKNOWN, id, proven)
         } else {
             return false;
         };
         if let Some(reply) = message.reply.clone() {
-            let inner = Arc::clone(&self.inner);
+            let (inner, id) = (Arc::clone(&self.inner), id.to_string());
             self.work.spawn(async move {
-                inner.send(reply, Bytes::from_static(answer), what).await;
+                let seal = proven.as_ref().map_or(Seal::Plain, Proven::seal);
+                let headers = seal.headers(&inner.parts.context.sessions, &id, None, answer);
+                inner.send(reply, headers, Bytes::from_static(answer), &id).await;
             });
         }
         true
@@ -373,24 +381,17 @@ impl Dispatcher {
     }
 }
 
-/// Answers a message that is no invocation, or one that this host does not take.
-fn refused<E: std::fmt::Display>(
-    target: &str,
-    invocation: Result<Invocation, E>,
-    refusal: Option<Cow<'static, str>>,
-) -> InvocationResponse {
-    match invocation {
-        Ok(invocation) => {
-            let reason = refusal.unwrap_or_default().into();
-            let refused = CallError::NotAdmitted { actor_id: target.to_owned(), reason };
-            InvocationResponse::failure(invocation.id, refused.to_string())
-        }
-        Err(error) => {
-            warn!(actor_id = %target, %error, "message is no invocation");
-            let text = format!("Failed to deserialize invocation: {error}");
-            InvocationResponse::failure("", text)
-        }
-    }
+/// Answers a message that is no invocation.
+fn unreadable(target: &str, error: &impl std::fmt::Display) -> InvocationResponse {
+    warn!(actor_id = %target, %error, "message is no invocation");
+    InvocationResponse::failure("", format!("Failed to deserialize invocation: {error}"))
+}
+
+/// Answers a call that this host does not take now.
+fn not_admitted(target: &str, id: String, refusal: Cow<'static, str>) -> InvocationResponse {
+    let reason = refusal.into();
+    let refused = CallError::NotAdmitted { actor_id: target.to_owned(), reason };
+    InvocationResponse::failure(id, refused.to_string())
 }
 
 /// A call that panicked is a bug of the host; its caller times out, the others go on.
@@ -414,9 +415,59 @@ async fn answered(
     exchange::begin(handler.handle(call), answer).await
 }
 
-/// Whether a caller takes an answer in pieces.
-fn takes_pieces(message: &Message) -> bool {
-    message.headers.as_ref().is_some_and(|headers| headers.get(wire::PIECES).is_some())
+/// Whether a message has a header.
+fn has(message: &Message, header: &str) -> bool {
+    message.headers.as_ref().is_some_and(|headers| headers.get(header).is_some())
+}
+
+/// The answer to a call.
+struct Answer {
+    response: InvocationResponse,
+    /// How it is proven.
+    seal: Seal,
+    /// The hash of a result that travels apart, if the answer is to be proven.
+    hash: Option<Bytes32>,
+    /// The rest of the call.
+    left: Option<Left>,
+}
+
+impl From<InvocationResponse> for Answer {
+    /// Answers without a proof.
+    fn from(response: InvocationResponse) -> Self {
+        Self { response, seal: Seal::Plain, hash: None, left: None }
+    }
+}
+
+/// The hash of a payload that arrives, and what it has to be.
+enum Arriving<'a> {
+    Token(&'a Checked, antiforgery::Arriving),
+    Session(Box<blake3::Hasher>, Option<Bytes32>),
+}
+
+impl<'a> Arriving<'a> {
+    fn of_token(checked: &'a Checked) -> Self {
+        Self::Token(checked, checked.arriving())
+    }
+
+    fn of_session(proven: &Proven) -> Self {
+        Self::Session(Box::default(), proven.hash)
+    }
+
+    fn update(&mut self, piece: &[u8]) {
+        match self {
+            Self::Token(_, arriving) => arriving.update(piece),
+            Self::Session(hasher, _) => drop(hasher.update(piece)),
+        }
+    }
+
+    /// Checks that the whole payload arrived as it was sent.
+    fn verify(self) -> Result<(), Refusal> {
+        match self {
+            Self::Token(checked, arriving) => Ok(checked.verify_arrived(arriving)?),
+            Self::Session(hasher, Some(expected)) if hasher.finalize() == expected => Ok(()),
+            Self::Session(..) => Err(Refusal::OtherPayload),
+        }
+    }
 }
 
 /// Whether an invocation has an id that may be remembered.
@@ -453,29 +504,96 @@ struct InFlight {
 
 impl InFlight {
     fn new(inner: &Arc<Inner>, id: &str) -> Self {
-        inner.in_flight.lock().insert(id.to_owned());
+        *inner.in_flight.lock().entry(id.to_owned()).or_default() += 1;
         Self { inner: Arc::clone(inner), id: id.to_owned() }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.inner.in_flight.lock().remove(&self.id);
+        let mut in_flight = self.inner.in_flight.lock();
+        match in_flight.get_mut(&self.id) {
+            Some(times @ 2..) => *times -= 1,
+            _ => drop(in_flight.remove(&self.id)),
+        }
     }
 }
 
 impl Inner {
     fn is_in_flight(&self, id: &str) -> bool {
-        self.in_flight.lock().contains(id)
+        self.in_flight.lock().contains_key(id)
     }
 
-    async fn send(&self, reply: async_nats::Subject, payload: Bytes, invocation_id: &str) {
+    /// Says whether the same invocation is in work a second time.
+    fn is_repeated(&self, id: &str) -> bool {
+        self.in_flight.lock().get(id).is_some_and(|times| *times > 1)
+    }
+
+    /// Sends an answer; returns the rest of the call.
+    async fn reply(&self, reply: Option<async_nats::Subject>, answer: Answer) -> Option<Left> {
+        let Answer { response, seal, hash, left } = answer;
+        if let Some(reply) = reply {
+            let context = &self.parts.context;
+            let payload = fitting(&response, context.rpc.client.max_payload());
+            let id = &response.invocation_id;
+            let headers = seal.headers(&context.sessions, id, hash.as_ref(), &payload);
+            self.send(reply, headers, payload, id).await;
+        }
+        left
+    }
+
+    async fn send(
+        &self,
+        reply: async_nats::Subject,
+        headers: HeaderMap,
+        payload: Bytes,
+        invocation_id: &str,
+    ) {
         let HostContext { rpc, answers, .. } = &*self.parts.context;
         let nats = &rpc.client;
-        match answers.send(nats, &reply, payload, REPLY_TIMEOUT).await {
+        match answers.send_with(nats, &reply, headers, payload, REPLY_TIMEOUT).await {
             Ok(()) | Err(Unsent::Refused) => {}
             Err(error) => warn!(invocation_id, %error, "reply lost"),
         }
+    }
+
+    /// Checks the proof of a call before anything else is done with it, and performs it unless it
+    /// is refused. Nothing is answered where an answer could be taken for that to another call.
+    async fn take_in(
+        &self,
+        invocation: Invocation,
+        refusal: Option<Cow<'static, str>>,
+        message: &Message,
+        target: &str,
+        to: (Way, Arc<dyn Handler>),
+    ) -> Option<Answer> {
+        let (sessions, id) = (&self.parts.context.sessions, &invocation.id);
+        let (seal, proven) = match Claim::of_call(sessions, message, (id, &invocation.host_id)) {
+            Ok(Claim::Token(seal)) => (seal, None),
+            Ok(Claim::Proven(proven)) => (proven.seal(), Some(proven)),
+            // One that has it in work knows it well.
+            Ok(Claim::Unknown(_)) if self.is_repeated(id) => return None,
+            Ok(Claim::Unknown(seal)) => {
+                let text = "the session of the call is unknown here; make the call with a token";
+                let response = InvocationResponse::failure(id, text);
+                return Some(Answer { seal, ..response.into() });
+            }
+            Err(why) => {
+                let (host, why) = (&invocation.host_id, why.to_string());
+                sessions.refuse(sessions::Refusal::Call, host, &why);
+                // Without a proof, or somebody could end the call that this one is a copy of.
+                return Some(InvocationResponse::failure(id, why).into());
+            }
+        };
+        if let Some(refusal) = refusal {
+            let seal = match proven.is_none() && self.is_repeated(id) {
+                true => Seal::Plain,
+                false => seal,
+            };
+            let response = not_admitted(target, invocation.id, refusal);
+            return Some(Answer { seal, ..response.into() });
+        }
+        Some(self.perform(invocation, message, target, to, (seal, proven)).await)
     }
 
     async fn perform(
@@ -484,40 +602,51 @@ impl Inner {
         message: &Message,
         target: &str,
         (way, handler): (Way, Arc<dyn Handler>),
-    ) -> (InvocationResponse, Option<Left>) {
+        (seal, proven): (Seal, Option<Proven>),
+    ) -> Answer {
         let received = Instant::now();
         let id = invocation.id.clone();
         let limits = Limits::read(message.headers.as_ref());
-        let verified = self.verified(invocation, target, trace_of(message), (limits, received));
+        // The headers of a session are proven as far as they matter; its trace is in the call.
+        let trace = if proven.is_none() { trace_of(message) } else { TraceContext::default() };
+        let verified =
+            self.verified(invocation, proven.as_ref(), target, trace, (limits, received));
         let mut call = match verified.await {
             Ok(call) => call,
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
-                return (InvocationResponse::failure(id, reason.to_string()), None);
+                let response = InvocationResponse::failure(id, reason.to_string());
+                return Answer { seal, ..response.into() };
             }
         };
-        let takes_pieces = way == Way::Own && takes_pieces(message) && is_usual(&id);
+        let takes_pieces = way == Way::Own && has(message, wire::PIECES) && is_usual(&id);
         if takes_pieces {
             call.chain = call.chain.with_pieces();
         }
         let (chain, deadline) = (call.chain.clone(), call.deadline);
         let answered = answered(call, takes_pieces, handler).await;
+        let asker = proven.map(|proven| Arc::clone(&proven.session.host));
         let (payload, form, left) = match answered.and_then(|begun| {
             let pause_max = deadline.saturating_duration_since(received);
-            self.taken_apart(begun, &id, (&chain, deadline, pause_max))
+            self.taken_apart(begun, (&id, asker), (&chain, deadline, pause_max))
         }) {
             Ok(parts) => parts,
             Err(error) => {
                 debug!(actor_id = target, invocation_id = %id, %error, "invocation failed");
-                return (InvocationResponse::failure(id, error.to_string()), None);
+                let response = InvocationResponse::failure(id, error.to_string());
+                return Answer { seal, ..response.into() };
             }
         };
+        let is_proven = !matches!(seal, Seal::Plain);
+        let hash = (is_proven && self.parts.chunks.is_needed(payload.len()))
+            .then(|| blake3::hash(&payload).into());
         let mut response = self.success(id, payload, target, (&chain, deadline)).await;
         if let Some(form) = form {
             form.tell(&mut response.trace_context);
         }
-        let is_lost = response.error.is_some();
-        (response, left.filter(|_| !is_lost))
+        let left = left.filter(|_| response.error.is_none());
+        let hash = hash.filter(|_| response.error.is_none());
+        Answer { response, seal, hash, left }
     }
 
     /// Returns what is sent of an answer now, in which form, and what is left of the call. From now
@@ -525,7 +654,7 @@ impl Inner {
     fn taken_apart(
         &self,
         begun: Begun,
-        id: &str,
+        (id, asker): (&str, Option<Arc<str>>),
         (chain, deadline, pause_max): (&Chain, Instant, Duration),
     ) -> Result<(Bytes, Option<Form>, Option<Left>), CallError> {
         Ok(match begun {
@@ -534,7 +663,7 @@ impl Inner {
                 (pieces::write(&parts, body), Some(Form::Whole), running.map(Left::Running))
             }
             Begun::Pieces(parts, ongoing) => {
-                let questions = self.outlets.open(id).ok_or_else(|| {
+                let questions = self.outlets.open(id, asker).ok_or_else(|| {
                     let text = format!("another call with the id {id} is being answered");
                     CallError::Transport(text)
                 })?;
@@ -549,24 +678,39 @@ impl Inner {
     async fn verified(
         &self,
         invocation: Invocation,
+        proven: Option<&Proven>,
         target: &str,
         from_headers: TraceContext,
         (limits, received): (Limits, Instant),
     ) -> Result<Call, Refusal> {
         let context = &self.parts.context;
-        let checked = self.parts.verifier.verify_claims(&invocation, now())?;
+        let checked = match proven {
+            Some(_) => None,
+            None => Some(self.parts.verifier.verify_claims(&invocation, now())?),
+        };
         check_target(&invocation, target)?;
         let deadline = limits.deadline(received, context.rpc_timeout);
         let chain = Chain::of_waiting(limits.waiting);
         let payload = if invocation.is_chunked() {
-            context.tokens.check(checked.stamp(), context.state.uptime())?;
-            self.fetch(&invocation, &checked, (&chain, deadline)).await?
+            if let Some(checked) = &checked {
+                context.tokens.check(checked.stamp(), context.state.uptime())?;
+            }
+            let arriving = match (proven, &checked) {
+                (Some(proven), _) => Arriving::of_session(proven),
+                (None, Some(checked)) => Arriving::of_token(checked),
+                (None, None) => return Err(Refusal::OtherPayload),
+            };
+            self.fetch(&invocation, arriving, (&chain, deadline)).await?
         } else {
-            checked.verify_hash(&invocation.msg)?;
+            if let Some(checked) = &checked {
+                checked.verify_hash(&invocation.msg)?;
+            }
             invocation.msg.clone()
         };
         // Only now: a changed call must not use up the token of the real one.
-        context.tokens.admit(checked.stamp(), context.state.uptime())?;
+        if let Some(checked) = &checked {
+            context.tokens.admit(checked.stamp(), context.state.uptime())?;
+        }
         let trace = if invocation.trace_context.is_empty() {
             from_headers
         } else {
@@ -589,19 +733,18 @@ impl Inner {
     async fn fetch(
         &self,
         invocation: &Invocation,
-        checked: &Checked,
+        mut arriving: Arriving<'_>,
         (chain, deadline): (&Chain, Instant),
     ) -> Result<Bytes, Refusal> {
         let name = PayloadName::of_call(&invocation.id)?;
         let reader = if invocation.target.is_actor() { Reader::Actor } else { Reader::Provider };
-        let mut arriving = checked.arriving();
         let transfer = chain.transfer();
         let fetch = self
             .parts
             .chunks
             .fetch(name, invocation.content_length, reader, |piece| arriving.update(piece));
         let fetched = chain.within(deadline, fetch).await.ok_or(Refusal::TimedOut)??;
-        checked.verify_arrived(arriving)?;
+        arriving.verify()?;
         transfer.succeeded();
         // Removed only now: a call made up by a stranger may name the payload of another.
         Ok(fetched.remove().await)

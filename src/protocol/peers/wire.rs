@@ -11,6 +11,10 @@
 //! calls like those of the queue group; there, a message with the header [`ASK`] asks whether an
 //! invocation is in work. An invocation there that has the header [`PIECES`] may be answered in
 //! pieces, which a message with the headers [`NEXT`] and [`NUMBER`] asks for.
+//!
+//! Hosts of this make sign what they say ([`sealed`](super::sealed)), and prove calls, answers and
+//! questions by the header [`SESSION`] ([`session`](super::session)). Other hosts take no notice of
+//! either.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,6 +33,10 @@ pub const PIECES: &str = "Lattice-Pieces";
 pub const NEXT: &str = "Lattice-Next";
 /// The number of that piece, from 0.
 pub const NUMBER: &str = "Lattice-Number";
+/// The header with which hosts that know each other prove whose a call, a question or an answer is.
+pub const SESSION: &str = "Lattice-Session";
+/// The header of a question whose answer has to have its value, a text that was never used before.
+pub const NONCE: &str = "Lattice-Nonce";
 /// The headers of messages that ask for a call, or for a piece of its answer, and are none
 /// themselves.
 pub const QUESTIONS: [&str; 2] = [ASK, NEXT];
@@ -68,6 +76,39 @@ pub struct Announcement {
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub goodbye: bool,
+    /// Grows with each message of this start. Hosts that sign nothing do not count.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub count: u64,
+    /// The key of its sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionKey>,
+    /// The proof that it belongs to the lattice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<Certificate>,
+    /// The value of [`NONCE`] in the question that this answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// The key with which a host agrees on sessions.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SessionKey {
+    pub id: u64,
+    /// The public key of X25519, in base64 for URLs. Missing in messages that only tell which key
+    /// counts; the host tells the key to those who ask for its offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// The statement of a cluster that a host belongs to a lattice; see [`sealed`](super::sealed).
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Certificate {
+    /// The public key of the cluster.
+    pub issuer: String,
+    /// When it ends, in seconds since 1970.
+    pub until: u64,
+    /// The signature of Ed25519, in base64 for URLs.
+    pub sig: String,
 }
 
 /// The actors and providers that run on a host: actors by key, providers by key and link name with
@@ -100,6 +141,10 @@ impl Announcement {
             _ => encoded.into(),
         }
     }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

@@ -17,7 +17,10 @@ use crate::{
         state::VERSION,
     },
     events::troubles::{Kind, Trouble},
-    peers::Peer,
+    peers::{
+        Peer,
+        sessions::{Refusal, Sessions},
+    },
     policy::AskError,
     providers::{
         external::health,
@@ -33,7 +36,7 @@ use lattice_protocol::{
     clock,
     control::{
         probe::health::{
-            ActorHealth, Failure, Health, Line, PeerHealth, ProviderHealth, RefusedLink,
+            ActorHealth, Failure, Health, Line, PeerHealth, ProviderHealth, Refused, RefusedLink,
             RegistryStatus, Request, Service, Settings, StoreHealth,
         },
         types::Ack,
@@ -94,6 +97,7 @@ impl Server {
 
     async fn health(&self, Request { ask }: &Request) -> Health {
         let (context, probe) = (&self.parts.context, &self.parts.probe_context);
+        let sessions = &context.sessions;
         let asked = async { if *ask { self.ask_registries().await } else { Vec::new() } };
         let (ctl, rpc, policy, asked) =
             tokio::join!(line(&context.ctl), line(&context.rpc), self.policy_health(*ask), asked);
@@ -123,7 +127,12 @@ impl Server {
             failures: context.events.troubles().lately().into_iter().map(failure).collect(),
             providers: self.parts.providers.conditions().iter().map(provider).collect(),
             actors: self.actors_health(),
-            peers: context.peers.known().iter().map(peer).collect(),
+            peers: context.peers.known().iter().map(|known| peer(known, sessions)).collect(),
+            refused: Refused {
+                words: sessions.refused(Refusal::Word),
+                calls: sessions.refused(Refusal::Call),
+                answers: sessions.refused(Refusal::Answer),
+            },
             tokens: Some(context.tokens.health()),
             twin_ms: context.peers.twins().map(clock::millis),
             is_cut: false,
@@ -290,11 +299,12 @@ fn failure(trouble: Trouble) -> Failure {
     }
 }
 
-fn peer(peer: &Arc<Peer>) -> PeerHealth {
+fn peer(peer: &Arc<Peer>, sessions: &Sessions) -> PeerHealth {
     PeerHealth {
         host_id: peer.id.to_string(),
         is_silent: peer.is_lost(),
         silence_ms: clock::millis(peer.silence()),
+        has_session: sessions.is_member(&peer.id),
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Health {
     /// The tokens it refused; hosts of before do not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenHealth>,
+    /// What was refused since the start because nothing proved whose it is.
+    pub refused: Refused,
     /// How long ago another process was heard that has the key of this host, in milliseconds;
     /// nothing if none ever was.
     pub twin_ms: Option<u64>,
@@ -264,4 +266,17 @@ pub struct PeerHealth {
     pub host_id: String,
     pub is_silent: bool,
     pub silence_ms: u64,
+    /// It proved to belong to the lattice: calls between it and this host are proven by codes, and
+    /// nothing unproven is taken in its name.
+    pub has_session: bool,
+}
+
+/// Messages in the name of hosts that nothing proved to be theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refused {
+    /// Statements of hosts about themselves.
+    pub words: u64,
+    pub calls: u64,
+    pub answers: u64,
 }
