@@ -63,6 +63,7 @@ mod provider_process;
 mod providers;
 mod registry;
 mod registry_attacks;
+mod scale;
 mod security;
 mod services;
 mod sinks;

@@ -312,6 +312,9 @@ impl Dispatcher {
         let invocation = codec::decode_invocation(message.payload.clone());
         let asked_for =
             invocation.as_ref().ok().filter(|call| self.way == Way::Own && is_usual(&call.id));
+        if let Some(call) = asked_for {
+            inner.parts.context.peers.note_caller(&call.host_id);
+        }
         let in_flight = asked_for.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         let way = self.way;

@@ -106,7 +106,7 @@ pub struct Actor {
 /// A host that is a process of its own.
 pub struct Member {
     pub child: Child,
-    id: String,
+    pub id: String,
     lattice: &'static str,
     client: async_nats::Client,
 }
@@ -150,10 +150,16 @@ impl Member {
 
     /// Starts an actor behind the HTTP server; returns its address.
     async fn serve(&self, actor: &Actor) -> String {
+        let address = self.front(actor).await;
+        self.run(actor).await;
+        address
+    }
+
+    /// Starts the HTTP server for an actor that may run elsewhere; returns its address.
+    pub async fn front(&self, actor: &Actor) -> String {
         let address = format!("127.0.0.1:{}", free_port());
         let provider = r#"{"provider_ref":"builtin://httpserver"}"#.to_owned();
         self.order("lp", provider, "provider_started").await;
-        self.run(actor).await;
         let link = serde_json::json!({
             "actor_id": actor.id, "provider_id": httpserver::SPEC.known.public_key,
             "link_name": "default", "contract_id": httpserver::SPEC.known.contract_id,

@@ -25,10 +25,21 @@ pub const ECHO: &str = "MBA7VIBPQH52R2V2OR2JIQIQW26SLI2KM3KZMSRRX6MXRVQM5Z4P26C2
 /// Calls in work at a time.
 pub const CONCURRENCY: usize = 64;
 
-pub async fn start_server(dir: &TempDir) -> (NatsServer, String) {
+/// Finds a nats-server, or installs one.
+pub async fn nats_binary() -> PathBuf {
     let dirs = Dirs::find(&ProcessEnvironment, std::env::home_dir().as_deref());
-    let binary =
-        nats_server::find_or_install(&ProcessEnvironment, &dirs).await.expect("a nats-server");
+    nats_server::find_or_install(&ProcessEnvironment, &dirs).await.expect("a nats-server")
+}
+
+/// An example actor, signed.
+pub fn example(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("examples/actors/signed")
+        .join(format!("{name}.wasm"))
+}
+
+pub async fn start_server(dir: &TempDir) -> (NatsServer, String) {
+    let binary = nats_binary().await;
     let port = free_port();
     let settings = nats_server::Settings {
         name: format!("bench-{port}"),
@@ -77,9 +88,7 @@ pub async fn start_host_with(
 }
 
 pub async fn start_actor(client: &async_nats::Client, host: &Host, name: &str) -> Duration {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("examples/actors/signed")
-        .join(format!("{name}.wasm"));
+    let path = example(name);
     let body = format!(r#"{{"actor_ref":"file://{}","count":{CONCURRENCY}}}"#, path.display());
     command(client, host, "scale", body, "actor_started").await
 }
