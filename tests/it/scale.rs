@@ -42,6 +42,11 @@ impl Site {
         let remote =
             format!("leafnodes {{ remotes = [ {{ url: \"nats://127.0.0.1:{port}\" }} ] }}");
         let leaf = Server::with_config(None, &remote).await;
+        let metadata = async_nats::jetstream::with_domain(nats(&leaf).await, "core");
+        eventually("the leaf node reaches the hub", || async {
+            metadata.query_account().await.ok()
+        })
+        .await;
         let hosts = stream::iter(0..HOSTS).map(|number| {
             let server = if number % 2 == 0 { &hub } else { &leaf };
             host(server)
