@@ -28,7 +28,7 @@ use super::{
     Peers,
     lost::{INVENTORY_BYTES_MAX, KEEPERS, is_chosen},
     peer::Peer,
-    ring::{BEAT, FEW, Fnv},
+    ring::{FEW, Fnv},
     table::{Heard, PEERS_MAX},
     watch::{AT_CHARS, SILENT, Turn, Watch},
     words::Words,

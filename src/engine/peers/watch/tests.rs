@@ -74,7 +74,7 @@ impl World {
     /// Runs until something holds; returns how long that took.
     async fn until(&mut self, holds: impl Fn(&Self) -> bool) -> Duration {
         let began = Instant::now();
-        while !holds(self) {
+        while !holds(&*self) {
             assert!(began.elapsed() < Duration::from_secs(60), "it never holds");
             self.run(STEP).await;
         }
