@@ -65,6 +65,7 @@ mod provider_process;
 mod providers;
 mod registry;
 mod registry_attacks;
+mod scale;
 mod security;
 mod services;
 mod sessions;

@@ -1,18 +1,20 @@
 //! Remembers what other hosts run, and the hosts that vanished without a goodbye.
 //!
 //! A host that is lost cannot be asked any more, so some of the others ask each host for its
-//! inventory whenever that has changed: the [`KEEPERS`] whom [`is_keeper`] chooses, the same on
+//! inventory whenever that has changed: the [`KEEPERS`] whom [`is_chosen`] chooses, the same on
 //! every host, so that a large lattice does not ask everybody for everything. When the host falls
 //! silent, it is remembered with what it ran last, for a day at most ([`KEPT_MS`]); it is forgotten
 //! when it is heard again, when it says goodbye after all, or when somebody asks for that.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::Hasher,
     sync::Arc,
 };
 
 use parking_lot::Mutex;
 
+use super::ring::Fnv;
 use lattice_protocol::control::{
     probe::lost::{KEPT_MS, LostHost},
     types::Inventory,
@@ -122,22 +124,27 @@ impl Inner {
     }
 }
 
-/// Whether `own` is one of the hosts that remember what `host` runs, where `others` are there as
-/// well. Every host comes to the same answer.
-pub fn is_keeper<'a>(own: &str, host: &str, others: impl Iterator<Item = &'a str>) -> bool {
+/// Whether `own` is one of the `count` hosts that are chosen for `host`, where `others` are there
+/// as well. Every host comes to the same answer.
+pub fn is_chosen<'a>(
+    own: &str,
+    host: &str,
+    others: impl Iterator<Item = &'a str>,
+    count: usize,
+) -> bool {
     let rank = weight(own, host);
     let before = others
         .filter(|other| *other != host && *other != own)
         .filter(|other| (weight(other, host), *other) < (rank, own));
-    before.take(KEEPERS).count() < KEEPERS
+    before.take(count).count() < count
 }
 
 /// A number that two hosts have together, spread evenly (FNV-1a).
 fn weight(keeper: &str, host: &str) -> u64 {
-    let bytes = keeper.bytes().chain(host.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    let mut hasher = Fnv::default();
+    hasher.write(keeper.as_bytes());
+    hasher.write(host.as_bytes());
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -194,7 +201,7 @@ mod tests {
             for host in &hosts {
                 let others = || hosts.iter().map(String::as_str);
                 let keepers = hosts.iter().filter(|own| *own != host);
-                let keepers = keepers.filter(|own| is_keeper(own, host, others())).count();
+                let keepers = keepers.filter(|own| is_chosen(own, host, others(), KEEPERS)).count();
                 assert_eq!(keepers, KEEPERS.min(count - 1), "of {count}");
             }
         }

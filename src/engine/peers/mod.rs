@@ -1,15 +1,18 @@
 //! The other hosts of the lattice as this host knows them: which are there, what runs where, and
 //! which have fallen silent.
 //!
-//! Every host says once a second that it is there, and at once when what it runs has changed; so a
-//! host that vanished is noticed within three seconds, a call that waits for it much sooner (see
-//! [`router`](crate::router)). With that a caller picks the host of a call itself and asks it for
-//! the call later, which the queue group of a subject does not allow. The messages go over the RPC
-//! connection below `wasmbus.rpc.{lattice}`, where hosts of 2022 to 2024 do not listen: they take
-//! part as before, through the queue groups, to which every call falls back that finds no peer.
+//! Every host says that it is there, to a few that watch it every second, to all the less often the
+//! more hosts there are, and at once when what it runs has changed. So a host that vanished is
+//! noticed within three seconds, a call that waits for it much sooner (see
+//! [`router`](crate::router)), and the words on a line stay few however large the lattice is. With
+//! that a caller picks the host of a call itself and asks it for the call later, which the queue
+//! group of a subject does not allow. The messages go over the RPC connection below
+//! `wasmbus.rpc.{lattice}`, where hosts of 2022 to 2024 do not listen: they take part as before,
+//! through the queue groups, to which every call falls back that finds no peer.
 //!
 //! * [`wire`](lattice_protocol::peers::wire) has the messages and their form; [`peer`] has what is
 //!   known of one host, [`table`] has all hosts, and chooses one for a call;
+//! * [`ring`] says who watches whom and how often each speaks, [`watch`] who is lost;
 //! * [`lost`] remembers hosts that vanished, and what they ran;
 //! * [`sessions`] has the hosts that proved to belong to the lattice, and the keys shared with them;
 //! * [`words`] seals and opens the messages;
@@ -23,11 +26,14 @@
 //! A message under the own key that this host has not sent means that another process has the key
 //! as well: see [`Peers::twins`].
 
+pub mod index;
 pub mod lost;
 pub mod peer;
+pub mod ring;
 pub mod service;
 pub mod sessions;
 pub mod table;
+pub mod watch;
 pub mod words;
 
 use std::{
@@ -41,7 +47,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, watch::Sender},
     time::Instant,
 };
 use tracing::error;
@@ -71,7 +77,7 @@ struct Inner {
     /// Notified when the offers of this host change.
     changed: Notify,
     /// The number of the last own roster that every peer has heard.
-    heard: watch::Sender<u64>,
+    heard: Sender<u64>,
     twins: Twins,
     memory: Memory,
     /// Tells what this host runs; nothing until it runs something.
@@ -88,8 +94,7 @@ struct Twins {
 impl Peers {
     /// Knows nobody yet; [`service::spawn`] brings it to life.
     pub fn new(own: &HostId) -> Self {
-        let (table, changed, heard) =
-            (Table::new(own.as_str()), Notify::new(), watch::Sender::new(0));
+        let (table, changed, heard) = (Table::new(own.as_str()), Notify::new(), Sender::new(0));
         Self(Arc::new(Inner {
             table,
             changed,
@@ -188,6 +193,14 @@ impl Peers {
     /// Tells that a target runs here that is reached through its queue group only.
     pub fn advertise_indirect(&self, target: &str) -> Advertisement {
         self.advertise_as(target, Reach::Group)
+    }
+
+    /// Notes that a call of another host came: it is told, and waited for, when this host takes
+    /// back what it offers.
+    pub fn note_caller(&self, host: &str) {
+        if let Some(peer) = self.0.table.find(host) {
+            peer.note_caller();
+        }
     }
 
     /// The other hosts that were heard of, as `(host, is silent)`.

@@ -14,21 +14,31 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
+
+use super::{
+    ring::{self, BEAT, BEAT_MAX},
+    watch::{AT_CHARS, SILENT},
+};
 
 use lattice_protocol::{
     clock,
-    peers::wire::{Announcement, Offers, TARGETS_MAX},
+    peers::wire::{Announcement, Change, Known, Offers, TARGETS_MAX},
 };
 
 /// How long a host is not chosen for a target that nobody listened for there.
 const UNAVAILABLE: Duration = Duration::from_secs(1);
+/// A host whose calls got no answer may be there nevertheless; for others it has been silent for no
+/// longer than this until that is found out.
+const DOUBTED: Duration = Duration::from_millis(1500);
 
 /// A host, as another one knows it.
 #[derive(Debug)]
 pub struct Peer {
     pub id: Arc<str>,
+    /// Its place on the ring.
+    pub(super) place: u64,
     /// It is the host that knows it.
     pub(super) is_own: bool,
     state: ArcSwap<State>,
@@ -40,7 +50,13 @@ pub struct Peer {
 pub(super) struct State {
     heard_at: Instant,
     /// It was silent when last looked at.
-    is_lost: bool,
+    pub(super) is_lost: bool,
+    /// It was lost because calls got no answer, and nobody has called it since.
+    is_doubted: bool,
+    /// The NATS server it is connected to; empty for hosts of before.
+    pub(super) at: Arc<str>,
+    /// Within this time it speaks to all again.
+    pub(super) interval: Duration,
     /// It answered a question that this host put to it.
     is_proven: bool,
     /// How often it was lost.
@@ -68,6 +84,9 @@ pub(super) struct News {
 struct Load {
     began: Instant,
     in_flight: AtomicUsize,
+    /// When a call was last sent to it, and when one of it came; in ms since `began`, from 1.
+    called_ms: AtomicU64,
+    calls_ms: AtomicU64,
     /// How long answers take, in µs, smoothed; and when that was last learnt, in ms since `began`.
     latency_us: AtomicU64,
     learnt_ms: AtomicU64,
@@ -87,12 +106,39 @@ impl Peer {
     pub(super) fn new(id: Arc<str>, is_own: bool) -> Self {
         let now = Instant::now();
         let state = ArcSwap::from_pointee(State { is_proven: is_own, ..State::new(now) });
-        Self { id, is_own, state, load: Load::new(now) }
+        Self { place: ring::place(&id), id, is_own, state, load: Load::new(now) }
     }
 
     /// Notes that it does not answer. Returns whether that is news. A host is never lost to itself.
     pub fn lose(&self) -> bool {
-        !self.is_own && self.change(State::lose)
+        let now = Instant::now();
+        !self.is_own
+            && self.change(|state| {
+                let is_news = state.lose(now, DOUBTED);
+                state.is_doubted |= is_news;
+                is_news
+            })
+    }
+
+    /// Notes that it is silent. Returns whether that is news.
+    pub(super) fn lose_silent(&self, now: Instant) -> bool {
+        !self.is_own && self.change(|state| state.lose(now, SILENT))
+    }
+
+    /// Returns whether it was lost because calls got no answer, for the first time since then.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.state().is_doubted && self.change(|state| std::mem::take(&mut state.is_doubted))
+    }
+
+    /// Returns the start of it that is known, and its roster.
+    pub(super) fn known(&self) -> Known {
+        let state = self.state();
+        Known(self.id.to_string(), state.incarnation, state.roster)
+    }
+
+    /// Returns everything known of it now.
+    pub(super) fn state(&self) -> Guard<Arc<State>> {
+        self.state.load()
     }
 
     /// Returns whether it was silent when last looked at.
@@ -105,7 +151,9 @@ impl Peer {
         self.state.load().losses
     }
 
-    /// Returns how long it has not been heard of.
+    /// Returns how long it has not been heard of. Of a host that speaks seldom nothing is heard
+    /// while it is well; others would tell if it was not, so this is no more than the time that
+    /// takes.
     pub fn silence(&self) -> Duration {
         self.state.load().silence(Instant::now())
     }
@@ -118,12 +166,28 @@ impl Peer {
     /// Counts a call that is sent to it, until what is returned is dropped.
     pub fn take(self: &Arc<Self>) -> Taken {
         self.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.load.note(&self.load.called_ms);
         Taken(Arc::clone(self))
     }
 
     /// Notes that an answer of it took this long.
     pub fn record_latency(&self, took: Duration) {
         self.load.record(took, Instant::now());
+    }
+
+    /// Returns whether a call was sent to it within this time.
+    pub(super) fn is_called_within(&self, time: Duration) -> bool {
+        self.load.is_within(&self.load.called_ms, time)
+    }
+
+    /// Notes that a call of it came.
+    pub(super) fn note_caller(&self) {
+        self.load.note(&self.load.calls_ms);
+    }
+
+    /// Returns whether a call of it came within this time.
+    pub(super) fn calls_within(&self, time: Duration) -> bool {
+        self.load.is_within(&self.load.calls_ms, time)
     }
 
     /// Notes that nobody listened there for a target: it is not chosen for it for a while.
@@ -164,9 +228,20 @@ impl Peer {
         self.change(|state| state.apply(announcement, now))
     }
 
-    /// Replaces the targets that it runs.
-    pub(super) fn set_offers(&self, roster: u64, offers: &Offers) {
-        self.change(|state| state.set_offers(roster, offers));
+    /// Changes the targets that it runs.
+    pub(super) fn change_offers(&self, roster: u64, change: &Change) {
+        self.change(|state| state.change_offers(roster, change));
+    }
+
+    /// Forgets what it runs.
+    pub(super) fn clear_offers(&self) {
+        self.change(|state| (state.direct, state.group) = Default::default());
+    }
+
+    /// Returns the targets that it runs: those that are called directly, and the others.
+    pub(super) fn targets(&self) -> [Arc<HashSet<Arc<str>>>; 2] {
+        let state = self.state.load();
+        [Arc::clone(&state.direct), Arc::clone(&state.group)]
     }
 
     /// Gives it the time to be heard again, unless it is lost.
@@ -194,6 +269,9 @@ impl State {
         Self {
             heard_at: now,
             is_lost: false,
+            is_doubted: false,
+            at: "".into(),
+            interval: BEAT,
             is_proven: false,
             losses: 0,
             incarnation: 0,
@@ -204,8 +282,15 @@ impl State {
         }
     }
 
-    fn silence(&self, now: Instant) -> Duration {
+    /// How long nothing was heard of it.
+    pub(super) fn unheard(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard_at)
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
+        let is_quiet = !self.is_lost && self.interval > BEAT;
+        let unheard = self.unheard(now);
+        if is_quiet { unheard.min(SILENT) } else { unheard }
     }
 
     fn takes(&self, target: &str, now: Instant) -> bool {
@@ -215,9 +300,13 @@ impl State {
             && unavailable_at.is_none_or(|at| now.saturating_duration_since(*at) >= UNAVAILABLE)
     }
 
-    /// Returns whether the loss is news.
-    fn lose(&mut self) -> bool {
+    /// Returns whether the loss is news. A host that speaks seldom was there until others noticed,
+    /// `silent` ago at most.
+    fn lose(&mut self, now: Instant, silent: Duration) -> bool {
         let is_news = !self.is_lost;
+        if is_news && self.interval > BEAT {
+            self.heard_at = self.heard_at.max(now.checked_sub(silent).unwrap_or(now));
+        }
         self.is_lost = true;
         self.losses += u64::from(is_news);
         is_news
@@ -242,24 +331,52 @@ impl State {
         self.unavailable = Arc::default();
     }
 
+    fn change_offers(&mut self, roster: u64, change: &Change) {
+        for (set, added, removed) in [
+            (&mut self.direct, &change.added.direct, &change.removed.direct),
+            (&mut self.group, &change.added.group, &change.removed.group),
+        ] {
+            if added.is_empty() && removed.is_empty() {
+                continue;
+            }
+            let set = Arc::make_mut(set);
+            for name in removed {
+                set.remove(name.as_str());
+            }
+            let room = TARGETS_MAX.saturating_sub(set.len());
+            set.extend(added.iter().take(room).map(|name| Arc::from(name.as_str())));
+        }
+        self.roster = roster;
+        self.unavailable = Arc::default();
+    }
+
     fn apply(&mut self, announcement: &Announcement, now: Instant) -> News {
-        let Announcement { incarnation, roster, offers, .. } = announcement;
+        let Announcement { incarnation, roster, offers, change, .. } = announcement;
         if self.incarnation != *incarnation {
             // It was started again, and what it had in work is gone.
             self.incarnation = *incarnation;
-            self.lose();
+            self.lose(now, Duration::ZERO);
             self.roster = 0;
+            (self.direct, self.group) = Default::default();
         }
         let was_lost = std::mem::replace(&mut self.is_lost, false);
+        self.is_doubted = false;
         self.heard_at = now;
-        match offers {
-            Some(offers) if *roster >= self.roster => self.set_offers(*roster, offers),
+        self.interval = Duration::from_millis(announcement.interval_ms).clamp(BEAT, BEAT_MAX);
+        if *self.at != *announcement.at {
+            self.at = announcement.at.chars().take(AT_CHARS).collect::<String>().into();
+        }
+        match (offers, change) {
+            (Some(offers), _) if *roster >= self.roster => self.set_offers(*roster, offers),
             // Answers to different questions may overtake each other.
-            Some(_) => {}
+            (Some(_), _) => {}
+            (None, Some(change)) if change.from > 0 && change.from == self.roster => {
+                self.change_offers(*roster, change)
+            }
             // Its announcements come in the order it makes them, so a higher number was said by
             // somebody else: its answer counts instead.
-            None if *roster < self.roster => self.roster = 0,
-            None => {}
+            (None, _) if *roster < self.roster => self.roster = 0,
+            (None, _) => {}
         }
         News { was_lost, ask: offers.is_none() && self.roster != *roster }
     }
@@ -267,8 +384,19 @@ impl State {
 
 impl Load {
     fn new(began: Instant) -> Self {
-        let (latency_us, learnt_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { began, in_flight: AtomicUsize::new(0), latency_us, learnt_ms }
+        let in_flight = AtomicUsize::new(0);
+        let [called_ms, calls_ms, latency_us, learnt_ms] = [0; 4].map(AtomicU64::new);
+        Self { began, in_flight, called_ms, calls_ms, latency_us, learnt_ms }
+    }
+
+    /// Notes that something happens now.
+    fn note(&self, at_ms: &AtomicU64) {
+        at_ms.store(self.age_ms(Instant::now()) + 1, Ordering::Relaxed);
+    }
+
+    fn is_within(&self, at_ms: &AtomicU64, time: Duration) -> bool {
+        let at_ms = at_ms.load(Ordering::Relaxed);
+        at_ms > 0 && self.age_ms(Instant::now()) + 1 < at_ms + clock::millis(time)
     }
 
     fn record(&self, took: Duration, now: Instant) {
@@ -353,12 +481,13 @@ mod tests {
     fn a_host_is_lost_once_until_it_is_heard_again() {
         let now = Instant::now();
         let mut state = State::new(now);
-        assert_eq!([state.lose(), state.lose()], [true, false]);
+        let mut lose = || state.lose(now, SILENT);
+        assert_eq!([lose(), lose()], [true, false]);
         assert_eq!(state.losses, 1);
         state.reset_timer(now + MS);
         assert_eq!(state.silence(now + MS), MS, "its silence goes on");
         state.apply(&Announcement::default(), now + MS);
-        assert!(state.lose());
+        assert!(state.lose(now + MS, SILENT));
         assert_eq!(state.losses, 2);
     }
 

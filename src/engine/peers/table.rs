@@ -1,10 +1,11 @@
 //! The hosts that are there and the calls they take: read by every call without a lock. Only the
 //! service writes the list of peers and their offers; calls note what they meet.
 //!
-//! The state of each [peer](super::peer) is a snapshot, so that a call costs a walk over the peers.
-//! The list of peers changes when one comes or goes.
+//! The state of each [peer](super::peer) is a snapshot, and so is the list of the peers that run a
+//! target: a call costs a look at these, however large the lattice is.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,16 +17,21 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::peer::{News, Peer};
+use super::{
+    index::Index,
+    peer::{News, Peer},
+};
 use lattice_protocol::{
     identity::keys::HostId,
-    peers::wire::{Announcement, Offers, TARGETS_MAX},
+    peers::wire::{ALL, Announcement, Change, Known, Offers, TARGETS_MAX},
 };
 
-/// Hosts that are kept in mind. A lattice of that many machines would need another way to find each
-/// other. Anybody who may speak to hosts can invent some, so those that are lost, and those that
-/// have never answered a question, make room.
-const PEERS_MAX: usize = 1024;
+/// Hosts that are kept in mind. Anybody who may speak to hosts can invent some, so those that are
+/// lost, and those that have never answered a question, make room.
+pub(super) const PEERS_MAX: usize = 16_384;
+/// Targets of all hosts together, some 100 bytes each. Half of them are for hosts that have
+/// answered a question; targets beyond are reached through their queue groups.
+const NAMED_MAX: usize = 1 << 20;
 
 /// How a target is reached on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +81,12 @@ pub enum Heard {
 pub struct Table {
     own: Arc<Peer>,
     peers: ArcSwap<Vec<Arc<Peer>>>,
+    peers_max: usize,
+    by_id: Index<Arc<Peer>>,
+    /// The peers that run a target, however it is reached.
+    by_target: Index<Arc<[Arc<Peer>]>>,
+    /// Targets of all peers together.
+    named: AtomicUsize,
     /// The offers of this host, and the number of its roster.
     offered: Mutex<Offered>,
     /// Where the next choice begins, so that equals take turns.
@@ -85,19 +97,38 @@ struct Offered {
     /// Of this start of the host.
     incarnation: u64,
     roster: u64,
+    /// The first roster without what was taken back last.
+    retracted: u64,
+    /// The roster that was told last, with these targets.
+    told: (u64, Offers),
     offers: Offers,
 }
 
 impl Table {
     pub fn new(own: &str) -> Self {
+        Self::with_max(own, PEERS_MAX)
+    }
+
+    fn with_max(own: &str, peers_max: usize) -> Self {
         let own = Arc::new(Peer::new(own.into(), true));
         // A host with a fixed key begins to count anew when it is started again. Numbers that every
         // JSON reader keeps whole.
         let incarnation = rand::random::<u64>() >> 11;
+        let offered = Offered {
+            incarnation,
+            roster: 0,
+            retracted: 0,
+            told: Default::default(),
+            offers: Offers::default(),
+        };
         Self {
             peers: ArcSwap::from_pointee(vec![Arc::clone(&own)]),
             own,
-            offered: Mutex::new(Offered { incarnation, roster: 0, offers: Offers::default() }),
+            peers_max,
+            by_id: Index::default(),
+            by_target: Index::default(),
+            named: AtomicUsize::new(0),
+            offered: Mutex::new(offered),
             turn: AtomicUsize::new(0),
         }
     }
@@ -109,7 +140,7 @@ impl Table {
         not: &[Arc<Peer>],
         candidates: Candidates,
     ) -> Option<Arc<Peer>> {
-        let peers = self.peers.load();
+        let peers = self.by_target.get(target)?;
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         (0..peers.len())
@@ -123,25 +154,25 @@ impl Table {
 
     /// The other hosts that run a target.
     pub fn runners(&self, target: &str) -> Vec<Arc<Peer>> {
-        self.others().into_iter().filter(|peer| peer.runs(target)).collect()
+        let peers = self.by_target.get(target).unwrap_or_default();
+        peers.iter().filter(|peer| !peer.is_own).cloned().collect()
     }
 
     /// Whether a target runs, here or elsewhere, that is reached through its queue group only.
     pub fn is_indirect(&self, target: &str) -> bool {
-        self.peers.load().iter().any(|peer| peer.runs(target) && !peer.is_direct(target))
+        let peers = self.by_target.get(target).unwrap_or_default();
+        peers.iter().any(|peer| !peer.is_direct(target))
     }
 
     /// Whether other hosts run a target.
     pub fn presence(&self, target: &str) -> Presence {
+        let Some(peers) = self.by_target.get(target) else { return Presence::Unseen };
         let mut presence = Presence::Unseen;
-        let peers = self.peers.load();
         for peer in peers.iter().filter(|peer| !peer.is_own) {
-            if peer.runs(target) {
-                if !peer.is_lost() {
-                    return Presence::Runs;
-                }
-                presence = Presence::Lost;
+            if !peer.is_lost() {
+                return Presence::Runs;
             }
+            presence = Presence::Lost;
         }
         presence
     }
@@ -151,6 +182,29 @@ impl Table {
         &self.own.id
     }
 
+    /// Another host.
+    pub fn find(&self, host: &str) -> Option<Arc<Peer>> {
+        self.by_id.get(host)
+    }
+
+    /// Whether this start of a host is there, with the offers of this roster.
+    pub fn knows(&self, host: &str, incarnation: u64, roster: u64) -> bool {
+        host == &*self.own.id
+            || self.find(host).is_some_and(|peer| {
+                let Known(_, known, of) = peer.known();
+                !peer.is_lost() && (known, of) == (incarnation, roster)
+            })
+    }
+
+    /// The other hosts that a call names: one, those at a NATS server, or all.
+    pub fn called(&self, name: &str) -> Vec<Arc<Peer>> {
+        if let Some(peer) = self.find(name) {
+            return vec![peer];
+        }
+        let is_called = |peer: &Arc<Peer>| name == ALL || *peer.state().at == *name;
+        self.others().into_iter().filter(is_called).collect()
+    }
+
     /// All hosts but this one.
     pub fn others(&self) -> Vec<Arc<Peer>> {
         self.peers.load().iter().filter(|peer| !peer.is_own).cloned().collect()
@@ -158,40 +212,90 @@ impl Table {
 
     /// Adds to what this host offers.
     pub fn advertise(&self, target: &str, reach: Reach) {
-        self.change(|offers| {
-            list(offers, reach).push(target.to_owned());
-            true
-        });
+        let mut offered = self.offered.lock();
+        list(&mut offered.offers, reach).push(target.to_owned());
+        offered.roster += 1;
+        let change = Change { added: one(target, reach), ..Change::default() };
+        self.change_own(offered.roster, &change);
     }
 
     /// Takes back what was offered once; returns the number of the roster without it, if it was
     /// there.
     pub fn retract(&self, target: &str, reach: Reach) -> Option<u64> {
-        self.change(|offers| {
-            let list = list(offers, reach);
-            let place = list.iter().position(|name| name == target);
-            place.map(|place| list.swap_remove(place)).is_some()
-        })
+        let mut offered = self.offered.lock();
+        let list = list(&mut offered.offers, reach);
+        let place = list.iter().position(|name| name == target)?;
+        list.swap_remove(place);
+        let is_gone = !list.iter().any(|name| name == target);
+        offered.roster += 1;
+        offered.retracted = offered.roster;
+        let removed = if is_gone { one(target, reach) } else { Offers::default() };
+        self.change_own(offered.roster, &Change { removed, ..Change::default() });
+        Some(offered.roster)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Offers) -> bool) -> Option<u64> {
-        let mut offered = self.offered.lock();
-        if !change(&mut offered.offers) {
-            return None;
+    fn change_own(&self, roster: u64, change: &Change) {
+        self.track(&self.own, || self.own.change_offers(roster, change));
+    }
+
+    /// Changes what a peer runs, and the lists of those that run a target with it.
+    fn track<R>(&self, peer: &Arc<Peer>, change: impl FnOnce() -> R) -> R {
+        let before = peer.targets();
+        let result = change();
+        let after = peer.targets();
+        if before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)) {
+            return result;
         }
-        offered.roster += 1;
-        self.own.set_offers(offered.roster, &offered.offers);
-        Some(offered.roster)
+        let names = |sets: &[Arc<HashSet<Arc<str>>>; 2]| {
+            sets.iter().flat_map(|set| set.iter().cloned()).collect::<HashSet<_>>()
+        };
+        let (before, after) = (names(&before), names(&after));
+        for name in after.difference(&before) {
+            self.by_target.change(name, |peers| {
+                Some(
+                    peers
+                        .into_iter()
+                        .flat_map(|peers| peers.iter())
+                        .chain([peer])
+                        .cloned()
+                        .collect(),
+                )
+            });
+        }
+        self.named.fetch_add(after.len(), Ordering::Relaxed);
+        for name in before.difference(&after) {
+            self.by_target.change(name, |peers| {
+                let others = peers?.iter().filter(|other| !Arc::ptr_eq(other, peer));
+                let others: Arc<[_]> = others.cloned().collect();
+                (!others.is_empty()).then_some(others)
+            });
+        }
+        self.named.fetch_sub(before.len(), Ordering::Relaxed);
+        result
+    }
+
+    /// Returns what this host offers since it told that last, or everything if that is shorter, and
+    /// whether the others are to confirm that they know: something was taken back.
+    pub fn tell(&self) -> (Announcement, bool) {
+        let mut offered = self.offered.lock();
+        let offers = offered.bounded();
+        let telling = (offered.roster, offers.clone());
+        let (from, told) = std::mem::replace(&mut offered.told, telling);
+        let change =
+            Change { from, added: missing_in(&offers, &told), removed: missing_in(&told, &offers) };
+        let is_short = from > 0 && change.added.len() + change.removed.len() < offers.len();
+        let beat = self.beat(&offered);
+        let word = match is_short {
+            true => Announcement { change: Some(change), ..beat },
+            false => Announcement { offers: Some(offers), ..beat },
+        };
+        (word, offered.retracted > from)
     }
 
     /// Returns this host's announcement of everything it offers.
     pub fn own_announcement(&self) -> Announcement {
         let offered = self.offered.lock();
-        let offers = Offers {
-            direct: bounded(&offered.offers.direct),
-            group: bounded(&offered.offers.group),
-        };
-        Announcement { offers: Some(offers), ..self.beat(&offered) }
+        Announcement { offers: Some(offered.bounded()), ..self.beat(&offered) }
     }
 
     /// Returns this host's announcement that it is there, without its offers.
@@ -211,18 +315,18 @@ impl Table {
 
     /// Applies what a host answered to a question of this one.
     pub fn apply_answer(&self, announcement: &Announcement) -> Heard {
-        if let Some(peer) = self.peers.load().iter().find(|peer| *peer.id == *announcement.host) {
+        let heard = self.apply(announcement);
+        if let Some(peer) = self.find(&announcement.host) {
             peer.prove();
         }
-        self.apply(announcement)
+        heard
     }
 
     /// Whether a host is to be asked so that it is known to be there: where there are so many that
     /// some may be invented.
     pub fn wants_proof(&self, host: &str) -> bool {
-        let peers = self.peers.load();
-        peers.len() > PEERS_MAX / 2
-            && peers.iter().any(|peer| *peer.id == *host && !peer.is_proven())
+        self.peers.load().len() > self.peers_max / 2
+            && self.find(host).is_some_and(|peer| !peer.is_proven())
     }
 
     /// Applies an announcement of another host.
@@ -233,25 +337,39 @@ impl Table {
         if HostId::parse(&announcement.host).is_err() {
             return Heard::Ignored;
         }
-        let known = self.peers.load().iter().find(|peer| *peer.id == *announcement.host).cloned();
-        match known {
+        match self.find(&announcement.host) {
             Some(peer) if announcement.goodbye => {
                 peer.lose();
                 self.remove(&peer);
                 Heard::Left
             }
             None if announcement.goodbye => Heard::Ignored,
-            Some(peer) => match peer.apply(announcement) {
+            Some(peer) => match self.take_in(&peer, announcement) {
                 News { was_lost: true, ask } => Heard::Back { ask },
                 News { ask: true, .. } => Heard::Ask,
                 News { ask: false, .. } => Heard::Known,
             },
             None => {
                 let peer = Arc::new(Peer::new(announcement.host.as_str().into(), false));
-                let News { ask, .. } = peer.apply(announcement);
-                if self.add(peer) { Heard::New { ask } } else { Heard::Ignored }
+                if !self.add(&peer) {
+                    return Heard::Ignored;
+                }
+                let News { ask, .. } = self.take_in(&peer, announcement);
+                Heard::New { ask }
             }
         }
+    }
+
+    /// Applies an announcement to a peer, without its targets if there are too many.
+    fn take_in(&self, peer: &Arc<Peer>, announcement: &Announcement) -> News {
+        let added = announcement.change.as_ref().map(|change| &change.added);
+        let named = announcement.offers.as_ref().or(added).map_or(0, Offers::len);
+        let room = if peer.is_proven() { NAMED_MAX } else { NAMED_MAX / 2 };
+        if named > 0 && self.named.load(Ordering::Relaxed) + named > room {
+            let without = Announcement { offers: None, change: None, ..announcement.clone() };
+            return peer.apply(&without);
+        }
+        self.track(peer, || peer.apply(announcement))
     }
 
     /// Tells an announcement of this host, which comes back to it, from that of a twin. A number of
@@ -263,14 +381,11 @@ impl Table {
         Heard::Twin { incarnation }
     }
 
-    /// Loses peers that were silent for long and drops those silent for very long; returns the
-    /// newly lost.
-    pub fn look(&self, silent: Duration, gone: Duration) -> Vec<Arc<Peer>> {
-        let others = self.others();
-        for peer in others.iter().filter(|peer| peer.silence() >= gone) {
+    /// Drops peers that were silent for very long.
+    pub fn forget(&self, gone: Duration) {
+        for peer in self.others().iter().filter(|peer| peer.is_lost() && peer.silence() >= gone) {
             self.remove(peer);
         }
-        others.into_iter().filter(|peer| peer.silence() >= silent && peer.lose()).collect()
     }
 
     /// Gives every peer that is not lost the time to be heard again.
@@ -279,9 +394,9 @@ impl Table {
     }
 
     /// Adds a peer, in the place of one that is worth less if there are too many.
-    fn add(&self, peer: Arc<Peer>) -> bool {
+    fn add(&self, peer: &Arc<Peer>) -> bool {
         let peers = self.peers.load();
-        if peers.len() >= PEERS_MAX {
+        if peers.len() >= self.peers_max {
             let spare = |peer: &&Arc<Peer>| !peer.is_own && (peer.is_lost() || !peer.is_proven());
             // The lost first, and of these and the others those that were silent longest.
             let worst =
@@ -293,21 +408,46 @@ impl Table {
         }
         self.peers.rcu(|peers| {
             let mut more = Vec::clone(peers);
-            more.push(Arc::clone(&peer));
+            more.push(Arc::clone(peer));
             more
         });
+        self.by_id.change(&peer.id, |_| Some(Arc::clone(peer)));
         true
     }
 
     fn remove(&self, peer: &Arc<Peer>) {
+        self.track(peer, || peer.clear_offers());
+        self.by_id.change(&peer.id, |_| None);
         self.peers.rcu(|peers| {
             peers.iter().filter(|other| !Arc::ptr_eq(other, peer)).cloned().collect::<Vec<_>>()
         });
     }
 }
 
-fn bounded(names: &[String]) -> Vec<String> {
-    names.iter().take(TARGETS_MAX).cloned().collect()
+impl Offered {
+    /// The offers that are told.
+    fn bounded(&self) -> Offers {
+        let bounded = |names: &[String]| names.iter().take(TARGETS_MAX).cloned().collect();
+        Offers { direct: bounded(&self.offers.direct), group: bounded(&self.offers.group) }
+    }
+}
+
+/// The targets that one roster has and the other one has not.
+fn missing_in(these: &Offers, those: &Offers) -> Offers {
+    let missing = |these: &[String], those: &[String]| {
+        let those: HashSet<&String> = those.iter().collect();
+        these.iter().filter(|name| !those.contains(name)).cloned().collect()
+    };
+    Offers {
+        direct: missing(&these.direct, &those.direct),
+        group: missing(&these.group, &those.group),
+    }
+}
+
+fn one(target: &str, reach: Reach) -> Offers {
+    let mut offers = Offers::default();
+    list(&mut offers, reach).push(target.to_owned());
+    offers
 }
 
 fn list(offers: &mut Offers, reach: Reach) -> &mut Vec<String> {
@@ -318,242 +458,4 @@ fn list(offers: &mut Offers, reach: Reach) -> &mut Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OWN: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
-
-    fn host() -> String {
-        nkeys::KeyPair::new_server().public_key()
-    }
-
-    fn announcement(host: &str, roster: u64, direct: &[&str]) -> Announcement {
-        let direct = direct.iter().map(|name| (*name).to_owned()).collect();
-        Announcement {
-            host: host.into(),
-            roster,
-            offers: Some(Offers { direct, group: vec!["V.p".into()] }),
-            ..Announcement::default()
-        }
-    }
-
-    fn chosen(table: &Table, target: &str) -> Option<String> {
-        table.choose(target, &[], Candidates::All).map(|peer| peer.id.to_string())
-    }
-
-    #[test]
-    fn calls_go_to_the_host_that_costs_least() {
-        let (table, a, b) = (Table::new(OWN), host(), host());
-        assert_eq!(table.apply(&announcement(&a, 1, &["M"])), Heard::New { ask: false });
-        assert_eq!(table.apply(&announcement(&b, 1, &["M"])), Heard::New { ask: false });
-        let first = table.choose("M", &[], Candidates::All).unwrap();
-        let taken = first.take();
-        let second = table.choose("M", &[], Candidates::All).unwrap();
-        assert_ne!(first.id, second.id);
-        let _also = second.take();
-        drop(taken);
-        assert_eq!(table.choose("M", &[], Candidates::All).unwrap().id, first.id);
-        assert_eq!(
-            table.choose("M", &[first, second], Candidates::All).map(|peer| peer.id.clone()),
-            None
-        );
-        assert_eq!(
-            chosen(&table, "V.p"),
-            None,
-            "what is reached through its group only is not chosen"
-        );
-        assert_eq!(table.runners("V.p").len(), 2);
-        assert!(table.is_indirect("V.p") && !table.is_indirect("M"));
-    }
-
-    #[test]
-    fn a_silent_host_gets_no_calls_until_it_is_heard_again() {
-        let (table, a) = (Table::new(OWN), host());
-        table.apply(&announcement(&a, 1, &["M"]));
-        assert_eq!(table.look(Duration::ZERO, Duration::from_secs(9)).len(), 1);
-        assert!(table.look(Duration::ZERO, Duration::from_secs(9)).is_empty(), "lost once");
-        assert_eq!(chosen(&table, "M"), None);
-        let beat = Announcement { host: a.clone(), roster: 1, ..Announcement::default() };
-        assert_eq!(table.apply(&beat), Heard::Back { ask: false });
-        assert_eq!(chosen(&table, "M"), Some(a.clone()));
-        table.look(Duration::from_secs(9), Duration::ZERO);
-        assert!(table.others().is_empty(), "silent for very long");
-        assert_eq!(
-            table.apply(&beat),
-            Heard::New { ask: true },
-            "it came back and what it offers is not known"
-        );
-    }
-
-    #[test]
-    fn what_a_host_offers_changes_and_old_answers_do_not_count() {
-        let (table, a) = (Table::new(OWN), host());
-        table.apply(&announcement(&a, 5, &["M"]));
-        assert_eq!(table.apply(&announcement(&a, 4, &["OLD"])), Heard::Known);
-        assert_eq!(chosen(&table, "OLD"), None);
-        assert_eq!(
-            table.apply(&Announcement { host: a.clone(), roster: 6, ..Announcement::default() }),
-            Heard::Ask
-        );
-        table.apply(&announcement(&a, 6, &[]));
-        assert_eq!(chosen(&table, "M"), None);
-        table.apply(&announcement(&a, 7, &["M"]));
-        assert_eq!(
-            table.apply(&Announcement {
-                host: a.clone(),
-                goodbye: true,
-                ..Announcement::default()
-            }),
-            Heard::Left
-        );
-        assert!(table.others().is_empty());
-    }
-
-    #[test]
-    fn this_host_offers_and_takes_back() {
-        let table = Table::new(OWN);
-        table.advertise("M", Reach::Direct);
-        table.advertise("M", Reach::Direct);
-        assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
-        assert_eq!(
-            table.choose("M", &[], Candidates::Others).map(|peer| peer.id.clone()),
-            None,
-            "elsewhere nobody has it"
-        );
-        let before = table.own_announcement().roster;
-        assert_eq!(table.retract("M", Reach::Direct), Some(before + 1));
-        assert!(chosen(&table, "M").is_some(), "it was offered twice");
-        table.retract("M", Reach::Direct);
-        assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(table.retract("M", Reach::Direct), None);
-    }
-
-    #[test]
-    fn near_hosts_are_preferred_until_they_have_more_to_do() {
-        let (table, near, far) = (Table::new(OWN), host(), host());
-        for host in [&near, &far] {
-            table.apply(&announcement(host, 1, &["M"]));
-        }
-        for peer in table.others() {
-            peer.record_latency(Duration::from_millis(if *peer.id == *near { 1 } else { 10 }));
-        }
-        let mut taken = Vec::new();
-        for _ in 0..9 {
-            let peer = table.choose("M", &[], Candidates::All).unwrap();
-            assert_eq!(*peer.id, *near);
-            taken.push(peer.take());
-        }
-        assert_eq!(chosen(&table, "M"), Some(far), "ten times as far, and nothing to do");
-    }
-
-    #[test]
-    fn a_target_nobody_listened_for_is_tried_elsewhere_for_a_while() {
-        let (table, a) = (Table::new(OWN), host());
-        table.apply(&announcement(&a, 1, &["M", "N"]));
-        table.choose("M", &[], Candidates::All).unwrap().mark_unavailable(&Arc::from("M"));
-        assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(chosen(&table, "N"), Some(a.clone()));
-        assert_eq!(table.runners("M").len(), 1, "it is still known to run it");
-        table.apply(&announcement(&a, 2, &["M"]));
-        assert_eq!(chosen(&table, "M"), Some(a), "it told anew");
-    }
-
-    #[test]
-    fn a_host_that_was_started_again_counts_anew() {
-        let (table, a) = (Table::new(OWN), host());
-        table.apply(&Announcement { incarnation: 1, ..announcement(&a, 9, &["OLD"]) });
-        let losses = table.others()[0].losses();
-        assert_eq!(
-            table.apply(&Announcement { incarnation: 2, ..announcement(&a, 1, &["NEW"]) }),
-            Heard::Back { ask: false }
-        );
-        assert_eq!((chosen(&table, "OLD"), chosen(&table, "NEW")), (None, Some(a)));
-        assert_eq!(table.others()[0].losses(), losses + 1, "its calls are lost");
-    }
-
-    #[test]
-    fn a_host_is_never_lost_to_itself() {
-        let table = Table::new(OWN);
-        table.advertise("M", Reach::Direct);
-        assert!(!table.choose("M", &[], Candidates::All).unwrap().lose());
-        assert_eq!(chosen(&table, "M").as_deref(), Some(OWN));
-    }
-
-    #[test]
-    fn a_word_under_the_own_key_that_is_not_the_own_tells_of_a_twin() {
-        let table = Table::new(OWN);
-        let own = table.own_announcement();
-        assert_eq!(table.apply(&own), Heard::Ignored);
-        assert_eq!(
-            table.apply(&Announcement { incarnation: own.incarnation + 1, ..own.clone() }),
-            Heard::Twin { incarnation: own.incarnation + 1 }
-        );
-        assert_eq!(
-            table.apply(&Announcement { incarnation: own.incarnation + 1, goodbye: true, ..own }),
-            Heard::Twin { incarnation: own.incarnation + 1 }
-        );
-        assert!(table.others().is_empty());
-    }
-
-    #[test]
-    fn invented_hosts_make_room_for_those_that_answer() {
-        let (table, first, late) = (Table::new(OWN), host(), host());
-        table.apply(&announcement(&first, 1, &["M"]));
-        assert!(!table.wants_proof(&first), "nobody is asked in a small lattice");
-        table.apply_answer(&announcement(&first, 1, &["M"]));
-        for _ in 0..PEERS_MAX + 100 {
-            table.apply(&announcement(&host(), 1, &["M"]));
-        }
-        assert_eq!(table.others().len(), PEERS_MAX - 1);
-        assert_eq!(table.apply(&announcement(&late, 1, &["LATE"])), Heard::New { ask: false });
-        assert!(table.wants_proof(&late) && !table.wants_proof(&first));
-        table.apply_answer(&announcement(&late, 1, &["LATE"]));
-        for _ in 0..PEERS_MAX {
-            table.apply(&announcement(&host(), 1, &["M"]));
-        }
-        for (id, target) in [(&first, "M"), (&late, "LATE")] {
-            assert!(table.runners(target).iter().any(|peer| *peer.id == **id), "{target}");
-        }
-        // One that proved itself and is lost goes before those that are new.
-        let lost = table.runners("LATE").remove(0);
-        lost.lose();
-        table.apply(&announcement(&host(), 1, &["M"]));
-        assert!(table.runners("LATE").is_empty());
-    }
-
-    #[test]
-    fn an_answer_puts_right_what_somebody_else_said_of_a_host() {
-        let (table, real) = (Table::new(OWN), host());
-        table.apply(&announcement(&real, 5, &["M"]));
-        table.apply(&announcement(&real, u64::MAX, &[]));
-        assert_eq!(chosen(&table, "M"), None);
-        assert_eq!(
-            table.apply(&Announcement { host: real.clone(), roster: 5, ..Announcement::default() }),
-            Heard::Ask
-        );
-        table.apply_answer(&announcement(&real, 5, &["M"]));
-        assert_eq!(chosen(&table, "M"), Some(real));
-    }
-
-    #[test]
-    fn it_is_known_whether_a_target_runs_and_whether_its_hosts_are_silent() {
-        let (table, a) = (Table::new(OWN), host());
-        table.advertise("OWN", Reach::Direct);
-        table.apply(&announcement(&a, 1, &["M"]));
-        assert_eq!((table.presence("M"), table.presence("V.p")), (Presence::Runs, Presence::Runs));
-        assert_eq!(
-            (table.presence("OWN"), table.presence("X")),
-            (Presence::Unseen, Presence::Unseen)
-        );
-        table.others()[0].lose();
-        assert_eq!(table.presence("M"), Presence::Lost);
-    }
-
-    #[test]
-    fn words_of_nobody_are_ignored() {
-        let table = Table::new(OWN);
-        for host in ["", OWN, "NABC", "MDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2JZ"] {
-            assert_eq!(table.apply(&announcement(host, 1, &["M"])), Heard::Ignored, "{host}");
-        }
-    }
-}
+mod tests;

@@ -320,6 +320,9 @@ impl Dispatcher {
         let is_remembered = self.way == Way::Own || has(&message, wire::SESSION);
         let remembered =
             invocation.as_ref().ok().filter(|call| is_remembered && is_usual(&call.id));
+        if let Some(call) = remembered.filter(|_| self.way == Way::Own) {
+            inner.parts.context.peers.note_caller(&call.host_id);
+        }
         let in_flight = remembered.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         let way = self.way;

@@ -211,6 +211,8 @@ mod tests {
             (&calls, Use::Publish, subjects.provider_shutdown(&provider, &link)),
             (&calls, Use::Publish, subjects.hosts()),
             (&calls, Use::Subscribe, subjects.host(HOST)),
+            (&calls, Use::Publish, subjects.beat(HOST)),
+            (&calls, Use::Subscribe, subjects.beat(HOST)),
         ] {
             let is_needed =
                 needs.iter().any(|need| need.verb == verb && covers(&need.subject, &subject));

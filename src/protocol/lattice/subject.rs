@@ -227,6 +227,12 @@ impl Subjects {
         format!("wasmbus.rpc.{}.{host}", self.lattice)
     }
 
+    /// Where one host says every second that it is there, for those that watch it. A single token,
+    /// so that the permission for [`host`](Self::host) covers it.
+    pub fn beat(&self, host: &str) -> String {
+        format!("{}-beat", self.host(host))
+    }
+
     /// Invocations of a target on one host: those of its queue group go to `subject`.
     pub fn on_host(subject: &str, host: &str) -> String {
         format!("{subject}.{host}")
@@ -412,6 +418,7 @@ mod tests {
         for none in [
             subjects.hosts(),
             subjects.host(HOST),
+            subjects.beat(HOST),
             subjects.link_put(&provider, &link),
             subjects.provider_health(&provider, &link),
             subjects.provider_shutdown(&provider, &link),

@@ -1,11 +1,19 @@
 //! The messages of hosts about themselves, as JSON, so that `nats sub` shows them.
 //!
-//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Announcement`] to all: every second without
-//! its offers, with them when they changed. With a reply subject it asks for confirmation: each
-//! peer answers with its own [`Announcement`] once it has applied this one; a first one (`hello`)
-//! is answered with what the peer offers. On `wasmbus.rpc.{lattice}.{host}` a host answers the
-//! question [`ROSTER`] with everything it offers, [`INVENTORY`] with what it runs as clients are
-//! told it, and any other with an [`Announcement`] without offers.
+//! On `wasmbus.rpc.{lattice}.hosts` a host sends its [`Announcement`] to all: once in a while
+//! without its offers (every second, or every [`Announcement::interval_ms`]), and at once when they
+//! changed, with all of them or only with the [`Change`]. With a reply subject it asks for
+//! confirmation: the peers that call it answer with their own [`Announcement`] once they have
+//! applied this one. A first one (`hello`) is answered in a small lattice by all, with what they
+//! offer; in a large one by a few, with the hosts that they know ([`Known`]). A host that is named
+//! in [`Announcement::call`] says at once that it is there.
+//!
+//! A host that speaks to all less than once a second says every second on
+//! `wasmbus.rpc.{lattice}.{host}-beat` that it is there: only those that watch it listen.
+//!
+//! On `wasmbus.rpc.{lattice}.{host}` a host answers the question [`ROSTER`] with everything it
+//! offers, [`INVENTORY`] with what it runs as clients are told it, and any other with an
+//! [`Announcement`] without offers.
 //!
 //! On the subject of a target below which a host adds its own key (`….{target}.{host}`) it takes
 //! calls like those of the queue group; there, a message with the header [`ASK`] asks whether an
@@ -19,7 +27,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::serde_null::null_as_default;
+use crate::serde_null::{is_zero, null_as_default};
 
 /// The question for everything a host offers.
 pub const ROSTER: &[u8] = b"roster";
@@ -48,6 +56,11 @@ pub const UNKNOWN: &[u8] = b"unknown";
 /// Targets a host names. More would not fit into a message; those beyond are reached through their
 /// queue groups.
 pub const TARGETS_MAX: usize = 8192;
+
+/// The name of all hosts in [`Announcement::call`].
+pub const ALL: &str = "*";
+/// Names in a call. A host that misses more calls them later.
+pub const CALLED_MAX: usize = 64;
 
 /// A message of a host about itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -88,6 +101,35 @@ pub struct Announcement {
     /// The value of [`NONCE`] in the question that this answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// Where it is connected: the beginning of the id of its NATS server. Hosts of before do not
+    /// tell it.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub at: String,
+    /// Within how many milliseconds it speaks to all again; 0 is a second, as for hosts of before.
+    #[serde(
+        rename = "every",
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_zero"
+    )]
+    pub interval_ms: u64,
+    /// A number that is another when it runs something else; told by those that speak seldom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<u32>,
+    /// Hosts that are to say at once that they are there: by their ids, by the server they are
+    /// connected to (as in `at`), or [`ALL`]. One that stays silent is lost.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub call: Vec<String>,
+    /// A part of the hosts that are there, for one that has just come.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<Known>,
+    /// The difference between two rosters, in place of the offers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
 }
 
 /// The key with which a host agrees on sessions.
@@ -111,6 +153,29 @@ pub struct Certificate {
     pub sig: String,
 }
 
+/// Another host, as one that knows it tells of it: its id, its start and its roster.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Known(pub String, pub u64, pub u64);
+
+/// The difference between the roster of this number and that of the announcement.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Change {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub from: u64,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Offers::is_empty"
+    )]
+    pub added: Offers,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Offers::is_empty"
+    )]
+    pub removed: Offers,
+}
+
 /// The actors and providers that run on a host: actors by key, providers by key and link name with
 /// a dot between.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -123,6 +188,18 @@ pub struct Offers {
     pub group: Vec<String>,
 }
 
+impl Offers {
+    /// Returns whether it names no target.
+    pub fn is_empty(&self) -> bool {
+        self.direct.is_empty() && self.group.is_empty()
+    }
+
+    /// Returns the number of targets.
+    pub fn len(&self) -> usize {
+        self.direct.len() + self.group.len()
+    }
+}
+
 impl Announcement {
     /// Encodes the message. Offers that a server with this `max_payload` does not take are left
     /// out: calls reach those targets through their queue groups.
@@ -130,10 +207,7 @@ impl Announcement {
         // A structure of texts and numbers.
         let encoded = serde_json::to_vec(self).expect("a word is always encodable");
         match &self.offers {
-            Some(offers)
-                if encoded.len() > max_payload
-                    && !(offers.direct.is_empty() && offers.group.is_empty()) =>
-            {
+            Some(offers) if encoded.len() > max_payload && !offers.is_empty() => {
                 let half = |names: &[String]| names[..names.len() / 2].to_vec();
                 let offers = Offers { direct: half(&offers.direct), group: half(&offers.group) };
                 Self { offers: Some(offers), ..self.clone() }.encode(max_payload)
@@ -141,10 +215,6 @@ impl Announcement {
             _ => encoded.into(),
         }
     }
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 #[cfg(test)]
@@ -176,9 +246,30 @@ mod tests {
         };
         assert_eq!(serde_json::to_string(&beat).unwrap(), r#"{"host":"NABC","life":7,"roster":3}"#);
         let read: Announcement = serde_json::from_str(
-            r#"{"host":"NABC","life":7,"roster":3,"mood":"good","hello":null,"offers":null}"#,
+            r#"{"host":"NABC","life":7,"roster":3,"mood":"good","hello":null,"offers":null,"call":null}"#,
         )
         .unwrap();
         assert_eq!(read, beat);
+    }
+
+    #[test]
+    fn a_word_in_a_large_lattice_reads_as_written() {
+        let one = |name: &str| Offers { direct: vec![name.to_owned()], group: Vec::new() };
+        let word = Announcement {
+            host: "NABC".into(),
+            at: "NSERVER".into(),
+            interval_ms: 62_000,
+            runs: Some(7),
+            call: vec![ALL.to_owned()],
+            known: vec![Known("NB".into(), 1, 2)],
+            change: Some(Change { from: 3, added: one("M"), removed: Offers::default() }),
+            ..Announcement::default()
+        };
+        let encoded = serde_json::to_string(&word).unwrap();
+        assert_eq!(
+            encoded,
+            r#"{"host":"NABC","life":0,"roster":0,"at":"NSERVER","every":62000,"runs":7,"call":["*"],"known":[["NB",1,2]],"change":{"from":3,"added":{"direct":["M"],"group":[]}}}"#
+        );
+        assert_eq!(serde_json::from_str::<Announcement>(&encoded).unwrap(), word);
     }
 }

@@ -3,6 +3,8 @@
 // Each benchmark uses a part of it.
 #![allow(dead_code)]
 
+pub mod member;
+
 use std::time::Duration;
 
 pub use lattice_cli::bench::{
