@@ -349,7 +349,9 @@ impl Inner {
         let mut hasher = blake3::Hasher::new();
         let name = PayloadName::of_answer(&invocation.id).map_err(transport)?;
         let reader = if invocation.origin.is_actor() { Reader::Actor } else { Reader::Provider };
-        let seen = |piece: &[u8]| drop(hasher.update(piece));
+        let seen = |piece: &[u8]| {
+            hasher.update(piece);
+        };
         let fetched = self.in_time(time, self.chunks.fetch(name, bytes, reader, seen)).await?;
         if !matches!(proof, Proof::Token) && hash.is_none_or(|hash| hasher.finalize() != hash) {
             return Err(self.unproven(time.subject, outgoing, "its payload is another one"));
