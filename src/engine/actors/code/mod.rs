@@ -40,8 +40,9 @@ pub use map::{Code, Image};
 
 /// Code that took longer than this is offered to the lattice; less is compiled faster than fetched.
 const WORTH_GIVING: Duration = Duration::from_millis(200);
-/// A module with so many bytes of code may take longer than that to be compiled.
-const WORTH_LOOKING_BYTES: u64 = 256 * 1024;
+/// A module with fewer bytes of code takes less even on a slow machine that is not busy, so it is
+/// neither looked for nor offered. One of 120 KB takes 80 ms.
+const WORTH_SHARING_BYTES: u64 = 256 * 1024;
 
 /// Finds compiled code, or makes it.
 pub struct Codes {
@@ -135,7 +136,7 @@ impl Codes {
         };
         let code = mapped(&image, &map)?;
         self.counts.compiled.fetch_add(1, Ordering::Relaxed);
-        if let Some(lattice) = self.lattice.as_ref().filter(|_| took > WORTH_GIVING) {
+        if let Some(lattice) = self.lattice_for(weight).filter(|_| took > WORTH_GIVING) {
             lattice.offer(&key, &image, took);
         }
         Ok(code)
@@ -147,8 +148,11 @@ impl Codes {
         if let Some(image) = files.find(key) {
             return Some((image, &self.counts.disk));
         }
-        let lattice = self.lattice.as_ref().filter(|_| weight.code_bytes >= WORTH_LOOKING_BYTES)?;
-        Some((lattice.take(key, files)?, &self.counts.lattice))
+        Some((self.lattice_for(weight)?.take(key, files)?, &self.counts.lattice))
+    }
+
+    fn lattice_for(&self, weight: &Weight) -> Option<&Lattice> {
+        self.lattice.as_ref().filter(|_| weight.code_bytes >= WORTH_SHARING_BYTES)
     }
 
     /// Compiles on as many threads as the weight allows: a large module leaves a core to the calls.
