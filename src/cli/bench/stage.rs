@@ -199,7 +199,8 @@ impl Member {
         let home = server.dir_of(home)?;
         let log = home.join("log");
         let mut command = Command::new(program);
-        command.arg("foreground").current_dir(&home).env_clear().env("HOME", &home);
+        command.arg("foreground").current_dir(&home).env_clear();
+        command.env("HOME", &home).env("TMPDIR", &home);
         // In variables, since everybody reads command lines.
         for (key, value) in server.settings().into_iter().chain([("host_seed", seed)]) {
             let setting = settings::find(key).context("find a setting")?;
