@@ -182,8 +182,9 @@ impl Bounded {
             slots: Some(instances),
             memory_max_bytes: MEMORY_MAX_BYTES,
             cache_dir,
+            sharing: None,
         };
-        let engine = Engine::new(settings)?;
+        let (engine, _) = Engine::new(settings)?;
         let module = engine.compile(wasm, &Weight::of(wasm)?)?;
         let abi = Abi::of(&module)?;
         let pre = guest::linker(&module, &abi)?;
