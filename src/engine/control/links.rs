@@ -2,10 +2,10 @@
 //!
 //! A link is written with compare-and-swap on the revision this host knows, so that two hosts that
 //! are asked at the same time do not overwrite each other unseen; the loser reads again. The ack
-//! leaves after the bucket confirmed. Requests about different links do not wait for each other, those
-//! about one link are carried out in their order ([`super::turns`]). The effects of a change (providers, events) come from the
-//! watch of the bucket, on every host. The host that wrote notes what the link was before
-//! ([`super::link_changes`]).
+//! leaves after the bucket confirmed. Requests about different links do not wait for each other,
+//! those about one link are carried out in their order ([`super::turns`]). The effects of a change
+//! (providers, events) come from the watch of the bucket, on every host. The host that wrote notes
+//! what the link was before ([`super::link_changes`]).
 //!
 //! Values for a built-in provider are read before they are stored, by the provider's own reader, so
 //! that a slip of the pen never takes the place of values that work. A link that is in the bucket

@@ -3,7 +3,9 @@
 //!
 //! A [`Table`] is built from bucket entries and replaced as a whole, so a reader holds no lock and
 //! sees one moment in time. Copies share what did not change ([`Shards`]), so that one is published
-//! after each change of a table of any size. Entries of every era are understood (lattice protocol, section 4.3):
+//! after each change of a table of any size.
+//!
+//! Entries of every era are understood (lattice protocol, section 4.3):
 //! short and long member names, lists as arrays or comma texts, numbers as texts, `null` as empty.
 //! Anything that cannot be understood is reported, not guessed.
 //!
