@@ -206,12 +206,6 @@ impl Peer {
         self.change(|state| state.is_proven = true);
     }
 
-    /// Returns whether it runs a target, however that is reached.
-    pub(super) fn runs(&self, target: &str) -> bool {
-        let state = self.state.load();
-        state.direct.contains(target) || state.group.contains(target)
-    }
-
     /// Returns whether a call of a target may be sent to it now.
     pub(super) fn takes(&self, target: &str, now: Instant) -> bool {
         self.state.load().takes(target, now)
