@@ -100,7 +100,7 @@ const fn check(name: &'static str, about: &'static str, find: fn(&Facts) -> Foun
 }
 
 /// Every check, in the order in which one would look: what others stand on comes first.
-pub static CHECKS: [Check; 35] = [
+pub static CHECKS: [Check; 36] = [
     check("settings", "mistakes, unknown keys, values that variables overrule", settings::settings),
     check(
         "files",

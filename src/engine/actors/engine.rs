@@ -37,7 +37,6 @@ use wasmtime::{Config, InstanceAllocationStrategy, Module, PoolingAllocationConf
 use super::{
     code::{Code as _, Codes, GivingTask, Image, Sharing, Sources},
     component::engine::{self as components, Compiled, Engines},
-    room::with_room,
     turns::Turns,
     weight::Weight,
 };
@@ -133,7 +132,7 @@ impl Engine {
     pub fn new(settings: Settings) -> Result<(Self, Option<GivingTask>), EngineError> {
         let Settings { slots, memory_max_bytes, cache_dir, sharing } = settings;
         let slots = slots.unwrap_or_else(slots_for_this_machine);
-        let (codes, giving) = Codes::new(cache_dir.as_deref(), sharing);
+        let (codes, giving) = Codes::new(cache_dir.as_deref(), sharing, memory_max_bytes);
         let clock = Arc::new(Clock {
             running: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
@@ -200,7 +199,6 @@ impl Engine {
             Some(pooled) => pooled,
             None => self.on_demand()?,
         };
-        let wasm = &with_room(wasm, self.memory_max_bytes());
         self.timed(|| self.0.codes.load(engine, wasm, weight, |image| self.mapped(image)))
     }
 

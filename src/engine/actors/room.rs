@@ -27,6 +27,8 @@ use wasmparser::{
     MemorySectionReader, Operator, Parser, TypeRef, TypeSectionReader,
 };
 
+/// Grows with each change of what [`with_room`] makes of a module.
+pub const VERSION: u32 = 1;
 /// The room of a memory, in pages of 64 KiB. Guests in Rust grow by one for a small call.
 const ROOM_PAGES: u64 = 8;
 const PAGE_BYTES: u64 = 64 * 1024;

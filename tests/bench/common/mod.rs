@@ -1,7 +1,7 @@
 //! The basis of benchmarks, beside the harness of `host bench`.
 
 // Each benchmark uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod member;
 

@@ -4,6 +4,8 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
+use crate::actors::room;
+
 /// Tells these hashes from all others.
 const PURPOSE: &[u8] = b"lattice.host/code/1\n";
 
@@ -61,13 +63,20 @@ pub struct Key {
     pub kind: Kind,
     /// The bytes that are compiled.
     pub wasm: Digest,
-    /// The version of wasmtime, its settings, and the features of the machine's processor.
+    /// The version of wasmtime, its settings, the features of the machine's processor, and the room
+    /// that memories get.
     pub engine: Digest,
 }
 
 impl Key {
-    pub fn new(kind: Kind, wasm: &[u8], engine: &wasmtime::Engine) -> Self {
-        Self { kind, wasm: Digest::of(wasm), engine: fingerprint(engine) }
+    /// No memory of the code may be larger than `memory_max_bytes`.
+    pub fn new(
+        kind: Kind,
+        wasm: &[u8],
+        engine: &wasmtime::Engine,
+        memory_max_bytes: usize,
+    ) -> Self {
+        Self { kind, wasm: Digest::of(wasm), engine: fingerprint(engine, memory_max_bytes) }
     }
 
     /// Returns the key as the name of a file or an object.
@@ -79,10 +88,11 @@ impl Key {
     }
 }
 
-/// Returns what wasmtime says has to be the same for code to run, as a hash.
-fn fingerprint(engine: &wasmtime::Engine) -> Digest {
+/// Returns all that has to be the same for code to run, as a hash.
+fn fingerprint(engine: &wasmtime::Engine, memory_max_bytes: usize) -> Digest {
     let mut hasher = Fed(blake3::Hasher::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    (room::VERSION, memory_max_bytes as u64).hash(&mut hasher);
     Digest::from(hasher.0.finalize())
 }
 
@@ -110,7 +120,7 @@ mod tests {
     fn key(wasm: &[u8], change: impl FnOnce(&mut Config) -> &mut Config) -> Key {
         let mut config = Config::new();
         change(&mut config);
-        Key::new(Kind::Module, wasm, &Engine::new(&config).expect("an engine"))
+        Key::new(Kind::Module, wasm, &Engine::new(&config).expect("an engine"), 1 << 20)
     }
 
     #[test]
@@ -123,6 +133,7 @@ mod tests {
             key(b"x", |config| config.wasm_simd(false).wasm_relaxed_simd(false)),
             key(b"x", |config| config.module_version(another_version()).expect("a version")),
             Key { kind: Kind::Component, ..plain },
+            Key::new(Kind::Module, b"x", &Engine::default(), 1 << 21),
         ];
         let mut names: Vec<_> = others.iter().chain([&plain]).map(Key::name).collect();
         names.sort();

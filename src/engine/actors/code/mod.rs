@@ -29,7 +29,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::weight::Weight;
+use super::{room::with_room, weight::Weight};
 use files::Files;
 use key::Key;
 use lattice::{Giver, Lattice};
@@ -46,6 +46,7 @@ const WORTH_SHARING_BYTES: u64 = 256 * 1024;
 
 /// Finds compiled code, or makes it.
 pub struct Codes {
+    memory_max_bytes: usize,
     files: Option<Files>,
     lattice: Option<Lattice>,
     /// Threads for what takes long to compile, one less than cores; without them all cores compile.
@@ -89,14 +90,21 @@ impl GivingTask {
 impl Codes {
     /// Keeps code in a directory. Without one that is this user's alone nothing is kept or shared.
     /// With `sharing` it has to be called in the runtime.
-    pub fn new(dir: Option<&Path>, sharing: Option<Sharing>) -> (Self, Option<GivingTask>) {
+    ///
+    /// No memory of the code may be larger than `memory_max_bytes`.
+    pub fn new(
+        dir: Option<&Path>,
+        sharing: Option<Sharing>,
+        memory_max_bytes: usize,
+    ) -> (Self, Option<GivingTask>) {
         let files = dir.and_then(Files::open);
         let shared = sharing.zip(files.clone()).map(|(sharing, files)| {
             Lattice::new(sharing.artifacts, sharing.authority, sharing.host_id, files)
         });
         let (lattice, giver) = shared.unzip();
         let (compilers, counts) = (compilers(), Counts::default());
-        (Self { files, lattice, compilers, counts }, giver.map(GivingTask))
+        let codes = Self { memory_max_bytes, files, lattice, compilers, counts };
+        (codes, giver.map(GivingTask))
     }
 
     /// Returns the code of a module or a component. `engine` is any of those that may run it, which
@@ -109,7 +117,7 @@ impl Codes {
         weight: &Weight,
         map: impl Fn(&Image) -> Result<T, wasmtime::Error>,
     ) -> Result<T, wasmtime::Error> {
-        let key = Key::new(T::KIND, wasm, engine);
+        let key = Key::new(T::KIND, wasm, engine, self.memory_max_bytes);
         if let Some((image, count)) = self.find(&key, weight) {
             let began = Instant::now();
             match mapped(&image, &map) {
@@ -162,6 +170,7 @@ impl Codes {
         wasm: &[u8],
         weight: &Weight,
     ) -> Result<Vec<u8>, wasmtime::Error> {
+        let wasm = &with_room(wasm, self.memory_max_bytes);
         match self.compilers.as_ref().filter(|_| weight.is_large()) {
             Some(compilers) => compilers.install(|| T::compile(engine, wasm)),
             None => T::compile(engine, wasm),
@@ -202,6 +211,7 @@ mod tests {
 
     use super::*;
 
+    const MEMORY_MAX_BYTES: usize = 1 << 20;
     const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
     fn load(codes: &Codes, engine: &Engine, wasm: &[u8]) -> Result<Module, wasmtime::Error> {
@@ -213,11 +223,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::default();
         for (compiled, disk) in [(1, 0), (0, 1)] {
-            let (codes, _) = Codes::new(Some(dir.path()), None);
+            let (codes, _) = Codes::new(Some(dir.path()), None, MEMORY_MAX_BYTES);
             load(&codes, &engine, MODULE).expect("it is compiled");
             assert_eq!(codes.sources(), Sources { compiled, disk, lattice: 0 });
         }
-        let (codes, _) = Codes::new(None, None);
+        let (codes, _) = Codes::new(None, None, MEMORY_MAX_BYTES);
         load(&codes, &engine, MODULE).expect("it is compiled without a directory");
         assert_eq!(codes.sources().compiled, 1);
         assert!(load(&codes, &engine, b"no module").is_err());
@@ -231,7 +241,7 @@ mod tests {
             None => Module::map(&engine, image),
         };
         for (compiled, disk) in [(1, 0), (0, 1)] {
-            let (codes, _) = Codes::new(Some(dir.path()), None);
+            let (codes, _) = Codes::new(Some(dir.path()), None, MEMORY_MAX_BYTES);
             codes.load(&engine, MODULE, &Weight::default(), from_memory).expect("it is mapped");
             assert_eq!(codes.sources(), Sources { compiled, disk, lattice: 0 });
         }
@@ -241,9 +251,9 @@ mod tests {
     fn code_that_cannot_be_mapped_is_compiled_anew() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::default();
-        let (codes, _) = Codes::new(Some(dir.path()), None);
+        let (codes, _) = Codes::new(Some(dir.path()), None, MEMORY_MAX_BYTES);
         let files = codes.files.as_ref().expect("a directory");
-        let key = Key::new(Module::KIND, MODULE, &engine);
+        let key = Key::new(Module::KIND, MODULE, &engine, MEMORY_MAX_BYTES);
         files.keep(&key, b"\x7fELF of nothing".to_vec());
         load(&codes, &engine, MODULE).expect("it is compiled");
         assert_eq!(codes.sources(), Sources { compiled: 1, disk: 0, lattice: 0 });

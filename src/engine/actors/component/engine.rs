@@ -20,7 +20,6 @@ use super::{Guest, linker};
 use crate::actors::{
     code::{Code as _, Codes, Image},
     engine::{common_config, common_pool},
-    room::with_room,
     weight::Weight,
 };
 use lattice_base::budget::machine_memory;
@@ -132,7 +131,6 @@ impl Engines {
         wasm: &[u8],
         weight: &Weight,
     ) -> Result<Compiled, wasmtime::Error> {
-        let wasm = &with_room(wasm, self.settings.memory_max_bytes);
         let linking = match &self.pooled {
             Some(pooled) => pooled,
             None => self.on_demand()?,
