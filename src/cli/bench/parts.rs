@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,9 +17,13 @@ use lattice_protocol::{
         signature::{SigningKey, VerifyingKey},
         validity::now,
     },
+    peers::session::{CallParts, CallProof, End, Keys, OwnKey, SessionCall, Window},
     rpc::{Entity, Invocation, Signer, Verifier, codec},
 };
+use parking_lot::Mutex;
 
+/// Counters of a session that are told apart.
+const WINDOW: u64 = 1 << 20;
 /// One caller: what one core does.
 const ALONE: Pace = Pace::Closed { callers: 1 };
 const BARE_VERIFY: &str = "Ed25519 verify, aws-lc alone";
@@ -48,10 +52,11 @@ fn row(name: &str, work: impl Fn() -> Result<()> + Send + Sync + 'static) -> Row
     Row::new(Group::Parts, name, ALONE, Work(Arc::new(work)))
 }
 
-/// The rows; a session between hosts belongs here as well.
+/// The rows.
 pub fn rows() -> Result<Vec<Row>> {
     let sample = Sample::new()?;
-    Ok([signatures(&sample)?, tokens(&sample)?, messages(&sample)?].into_iter().flatten().collect())
+    let rows = [signatures(&sample)?, tokens(&sample)?, session(&sample)?, messages(&sample)?];
+    Ok(rows.into_iter().flatten().collect())
 }
 
 /// A call as it travels, and the keys that it was signed with.
@@ -135,6 +140,48 @@ fn tokens(sample: &Sample) -> Result<Vec<Row>> {
         })
         .beside(BARE_SIGN),
     ])
+}
+
+/// What a call between hosts has in place of a token: the code of its caller, and what its callee
+/// does with it.
+fn session(sample: &Sample) -> Result<Vec<Row>> {
+    let (own, peer) = (OwnKey::generate()?, OwnKey::generate()?);
+    let end = End { host: "caller", key: own.public() };
+    let keys = Arc::new(peer.agree("callee", end)?.incoming);
+    // As it travels, without a token.
+    let untold = Invocation { encoded_claims: String::new(), ..sample.invocation.clone() };
+    let (body, keys_too) = (codec::encode_invocation(&untold), Arc::clone(&keys));
+    let body_too = body.clone();
+    let header = CallProof::Session(prove(&keys, 1, &body)).to_string();
+    let window = Mutex::new((0, Window::new(WINDOW)));
+    Ok(vec![
+        row("session code, caller", move || {
+            black_box(CallProof::Session(prove(&keys_too, 1, black_box(&body_too))).to_string());
+            Ok(())
+        })
+        .beside(BARE_SIGN),
+        row("session code, callee", move || {
+            let Some(CallProof::Session(call)) = CallProof::read(black_box(&header)) else {
+                bail!("the header cannot be read");
+            };
+            ensure!(code_of(&keys, call.counter, &body) == call.code, "the code is wrong");
+            let mut window = window.lock();
+            window.0 += 1;
+            let counter = window.0;
+            Ok(window.1.take(counter)?)
+        })
+        .beside(BARE_VERIFY),
+    ])
+}
+
+fn code_of(keys: &Keys, counter: u64, body: &[u8]) -> blake3::Hash {
+    let (time_left, waiting) = (Some("2000"), None);
+    keys.call(&CallParts { counter, time_left, waiting, takes_pieces: false, hash: None, body })
+}
+
+fn prove(keys: &Keys, counter: u64, body: &[u8]) -> SessionCall {
+    let code = code_of(keys, counter, body).into();
+    SessionCall { caller_key: 1, callee_key: 2, counter, code, hash: None }
 }
 
 fn messages(sample: &Sample) -> Result<Vec<Row>> {

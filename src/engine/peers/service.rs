@@ -28,7 +28,7 @@ use super::{
     Peers,
     lost::{INVENTORY_BYTES_MAX, KEEPERS, is_chosen},
     peer::Peer,
-    ring::{FEW, Fnv},
+    ring::{FEW, Fnv, spread},
     table::{Heard, PEERS_MAX},
     watch::{AT_CHARS, SILENT, Turn, Watch},
     words::{self, Opened, Words},
@@ -300,7 +300,7 @@ impl Service {
     fn take_answer(&mut self, message: &Message) {
         let announcement = match self.words.open(&message.payload) {
             Opened::Believed(announcement) => announcement,
-            Opened::ToConfirm(announcement) => return self.ask(&announcement.host),
+            Opened::ToConfirm(announcement) => return self.ask_to_confirm(&announcement.host),
             Opened::Ignored => return,
         };
         self.take(&announcement, false);
@@ -349,7 +349,7 @@ impl Service {
                 announcement
             }
             Opened::ToConfirm(announcement) => {
-                self.ask(&announcement.host);
+                self.ask_to_confirm(&announcement.host);
                 if !announcement.hello {
                     return;
                 }
@@ -400,7 +400,7 @@ impl Service {
     fn take_beat(&mut self, message: &Message) {
         match self.words.open(&message.payload) {
             Opened::Believed(announcement) => _ = self.take(&announcement, true),
-            Opened::ToConfirm(announcement) => self.ask(&announcement.host),
+            Opened::ToConfirm(announcement) => self.ask_to_confirm(&announcement.host),
             Opened::Ignored => {}
         }
     }
@@ -553,8 +553,24 @@ impl Service {
         (json.len() <= INVENTORY_BYTES_MAX.min(self.client.max_payload())).then(|| json.into())
     }
 
+    /// Asks a host whether it said what was heard of it. In a large lattice all others ask it too.
+    fn ask_to_confirm(&mut self, host: &str) {
+        let others = self.peers.0.table.others().len();
+        self.ask_after(
+            host,
+            match self.watch.is_small() {
+                true => Duration::ZERO,
+                false => spread(others).mul_f64(rand::random()),
+            },
+        );
+    }
+
     /// Asks a host for what it offers, unless it is being asked; later if too many are.
     fn ask(&mut self, host: &str) {
+        self.ask_after(host, Duration::ZERO);
+    }
+
+    fn ask_after(&mut self, host: &str, pause: Duration) {
         if self.asked.contains(host) {
             return;
         }
@@ -569,6 +585,7 @@ impl Service {
             (self.client.clone(), self.subjects.host(host), host.to_owned());
         let words = self.words.clone();
         self.asking.spawn(async move {
+            tokio::time::sleep(pause).await;
             let nonce = words::nonce();
             let request = Bytes::from_static(ROSTER);
             let asked = client.request_with_headers(subject, words::question(&nonce), request);
@@ -586,7 +603,9 @@ impl Service {
         match opened {
             Some(Opened::Believed(announcement)) if announcement.host == host => {
                 // Asked again at once, a host that does not tell would be asked without end.
-                let heard = match self.peers.0.table.apply_answer(&announcement) {
+                let heard = self.peers.0.table.apply_answer(&announcement);
+                self.watch.hear(&announcement, &heard, false, Instant::now());
+                let heard = match heard {
                     Heard::New { .. } => Heard::New { ask: false },
                     Heard::Back { .. } => Heard::Back { ask: false },
                     Heard::Ask => Heard::Known,
