@@ -10,10 +10,13 @@ use lattice_protocol::{
     applications::{
         api::{RolloutStatus, VersionFigures},
         manifest::Manifest,
-        rollout::{Changing, Compared, Rollout, State, Step, Verdict, changes, held_back, judge},
+        rollout::{
+            Changing, Compared, Judged, Rollout, State, Step, Verdict, changes, held_back, judge,
+        },
     },
     control::types::VersionCounts,
     desired::{self, Authority},
+    events::Event,
 };
 
 /// Where rollouts are. Cheap to clone.
@@ -152,18 +155,32 @@ pub fn status(
     rollout: &Rollout,
     by_image: &BTreeMap<String, Compared>,
 ) -> RolloutStatus {
-    let mut sum = Compared::default();
-    for compared in changing(target).filter_map(|change| by_image.get(change.new_image)) {
-        sum.add(&compared.stable, &compared.newer);
-    }
     let policy = changing(target).map(|change| change.policy).max_by_key(|one| one.steps.len());
+    // When it is over nobody counts any more.
+    let judged = rollout.judged.clone().filter(|_| rollout.is_over());
+    let Judged { stable, newer } = judged.unwrap_or_else(|| judged_by(target, by_image));
     RolloutStatus {
         rollout: rollout.clone(),
         steps: policy.map(|policy| policy.steps.clone()).unwrap_or_default(),
         calls_wanted: policy.map_or(0, |policy| policy.calls),
-        stable: figures(&sum.stable),
-        newer: figures(&sum.newer),
+        stable,
+        newer,
     }
+}
+
+/// Returns the calls that a step is judged by, over all components.
+pub fn judged_by(target: &Target, by_image: &BTreeMap<String, Compared>) -> Judged {
+    let mut sum = Compared::default();
+    for compared in changing(target).filter_map(|change| by_image.get(change.new_image)) {
+        sum.add(&compared.stable, &compared.newer);
+    }
+    Judged { stable: figures(&sum.stable), newer: figures(&sum.newer) }
+}
+
+/// Returns the event that tells what a rollout is now.
+pub fn changed(target: &Target, rollout: &Rollout) -> Event {
+    let percent = status(target, rollout, &BTreeMap::new()).share();
+    Event::RolloutChanged { application: target.name.clone(), rollout: rollout.clone(), percent }
 }
 
 fn figures(counts: &VersionCounts) -> VersionFigures {

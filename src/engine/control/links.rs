@@ -209,17 +209,28 @@ impl Server {
     /// Stores a link, and notes what it was before.
     async fn change_link(&self, link: LinkDefinition) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
+        let is_refused = self.is_stored_refused(&link.id()).await;
         let before = self.in_time(self.store_link(&link)).await?;
-        self.link_changes.note(before, Some(link), deadline).await;
+        self.link_changes.note((before, is_refused), Some(link), deadline).await;
         Ok(())
     }
 
     /// Deletes a link, and notes what it was.
     async fn drop_link(&self, id: &str) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
+        let is_refused = self.is_stored_refused(id).await;
         let before = self.in_time(self.remove_link(id)).await?;
-        self.link_changes.note(before, None, deadline).await;
+        self.link_changes.note((before, is_refused), None, deadline).await;
         Ok(())
+    }
+
+    /// Whether the link that is stored under an id is one that its provider does not take on.
+    async fn is_stored_refused(&self, id: &str) -> bool {
+        let link = stored(&self.parts.context.links.table(), id);
+        match link {
+            Some(link) => self.is_refused(&link).await,
+            None => false,
+        }
     }
 
     /// All attempts of a write together: after this time hosts that are late speak up.
