@@ -300,12 +300,26 @@ impl Reconciler {
         let actors = own_links.map(|link| link.actor_id.clone()).collect();
         let Some(Watching { observer, .. }) = &self.watching else { return };
         let Some(mut observed) = observer.observed(&wishes.images, &actors) else { return };
-        let deployed = ready.iter().filter_map(|target| wishes.deployed.get(&target.name));
-        let links = deployed.flat_map(|one| plan::stored_links(one, &observed)).collect();
+        let links = self.stored_links(&ready, &wishes, &observed);
         self.takings.look(links, &mut observed, Instant::now());
         for target in ready {
             self.act(target, &wishes, &observed).await;
         }
+    }
+
+    /// Returns the links of applications that are stored as they are to be now.
+    fn stored_links(
+        &self,
+        targets: &[&Target],
+        wishes: &Wishes,
+        observed: &Observed,
+    ) -> Vec<LinkDefinition> {
+        let links = targets.iter().flat_map(|target| {
+            let kept = self.kept.get(&target.name);
+            let rollout = kept.and_then(|kept| kept.rollout.rollout.as_ref());
+            plan::stored_links(&wishes.application(target, rollout), observed)
+        });
+        links.collect()
     }
 
     /// Returns what the applications of a snapshot ask for.

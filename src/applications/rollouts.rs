@@ -191,3 +191,28 @@ fn figures(counts: &VersionCounts) -> VersionFigures {
         p99_us: (p99_ns / 1e3) as u64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_the_verdict_stay_when_nobody_counts_any_more() {
+        let manifest =
+            r#"{"apiVersion":"a","kind":"k","metadata":{"name":"shop"},"spec":{"components":[]}}"#;
+        let manifest = serde_json::from_str(manifest).unwrap();
+        let target = Target::of(manifest, crate::targets::State::Deployed);
+        let newer = VersionFigures { calls: 7, failed: 7, ..VersionFigures::default() };
+        let judged = Some(Judged { newer, ..Judged::default() });
+        for (state, calls) in [
+            (State::TakenBack { why: "7 of 7 calls failed".into() }, 7),
+            (State::Done, 7),
+            // Those of the step before.
+            (State::Running, 0),
+        ] {
+            let (from, to, judged) = ("v1".into(), "v2".into(), judged.clone());
+            let rollout = Rollout { at: 1, from, to, step: 0, state, judged };
+            assert_eq!(status(&target, &rollout, &BTreeMap::new()).newer.calls, calls);
+        }
+    }
+}

@@ -2,13 +2,15 @@
 //! at: first what somebody feels now, calls that fail and what is lost; then what is configured
 //! wrongly.
 
+mod links;
+
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    HostView, Index, ProviderState, State,
+    HostView, ProviderState, State,
     events::name_or_short,
     fix::{Fix, without_reference},
     rates::{Point, Rate},
@@ -32,9 +34,10 @@ use lattice_protocol::{
         types::InventoryProvider,
     },
     errors,
-    identity::keys::LinkName,
-    links::{Ends, LinkDefinition, Standing, Table, link_option},
+    links::{LinkDefinition, Table, link_option},
 };
+
+pub use links::{problem, standing};
 
 /// The most entries of a list; more would not be read.
 const ATTENTION_MAX: usize = 50;
@@ -308,7 +311,7 @@ impl Summary {
         // Where calls fail by a link, that says it.
         let is_called = |link: &LinkDefinition| rates.failing.iter().any(|edge| is_by(edge, link));
         for link in table.links().filter(|link| !is_called(link)) {
-            attention.extend(of_link(link, &table, &standing(link, &table, index, None)));
+            attention.extend(links::of_link(link, &table, &standing(link, &table, index, None)));
         }
         attention.sort_by_key(|item| (item.severity, item.rank));
         let muted = dashboard.alerts().apply(&mut attention);
@@ -571,77 +574,6 @@ fn of_claims(id: &str, expires: u64, host: &HostView, table: &Table) -> Option<A
     Some(item)
 }
 
-/// How a link stands, by all that this dashboard knows. `refusal` is the reason of its provider.
-pub fn standing(
-    link: &LinkDefinition,
-    table: &Table,
-    index: &Index,
-    refusal: Option<&str>,
-) -> Standing {
-    let provider = (link.provider_id.clone(), link.link_name.clone());
-    let ends = Ends {
-        actor: table.claims(&link.actor_id).map(|claims| &**claims),
-        provider: table.claims(&link.provider_id).map(|claims| &**claims),
-        actor_runs: index.actors.contains_key(&link.actor_id),
-        provider_runs: index.providers.contains_key(&provider),
-        refusal,
-    };
-    Standing::of(link, &ends)
-}
-
-/// Says what is wrong with a link; a refusal is told in the provider's own words elsewhere.
-pub fn problem(link: &LinkDefinition, table: &Table, standing: &Standing) -> Option<String> {
-    let [name, provider] = [&link.actor_id, &link.provider_id].map(|id| name_or_short(table, id));
-    let contract = &link.contract_id;
-    Some(match standing {
-        Standing::Ok | Standing::Refused(_) => return None,
-        Standing::NotSigned => {
-            format!("{name} is linked for {contract}, but was not signed for it")
-        }
-        Standing::WrongContract(fulfils) => {
-            format!("{name} is linked to {provider} for {contract}, which fulfils {fulfils}")
-        }
-        Standing::ProviderMissing => match link.link_name.as_str() {
-            LinkName::DEFAULT => {
-                format!("{name} is linked to {provider} for {contract}, which runs nowhere")
-            }
-            link_name => format!(
-                "{name} is linked to {provider} for {contract}, which runs nowhere under link name {link_name}"
-            ),
-        },
-        Standing::ActorMissing => format!("{name} runs nowhere"),
-    })
-}
-
-/// Tells of a link that somebody should look at.
-fn of_link(link: &LinkDefinition, table: &Table, standing: &Standing) -> Option<Attention> {
-    let severity = if standing.is_wrong() { Grade::Error } else { Grade::Warning };
-    let name = name_or_short(table, &link.actor_id);
-    let text = problem(link, table, standing)?;
-    let item = || {
-        let mut item = Attention::new(severity, "link", &link.actor_id, text).about(&name);
-        item.link_name.clone_from(&link.link_name);
-        item.rank(Rank::Configuration)
-    };
-    let LinkDefinition { actor_id, provider_id, contract_id, .. } = link;
-    let option = link_option(&link.link_name);
-    Some(match standing {
-        Standing::NotSigned => {
-            item().advice(format!("Sign it with `host claims sign --cap {contract_id}`."))
-        }
-        Standing::WrongContract(fulfils) => item().advice(format!(
-            "Delete it, `host link del {actor_id} {contract_id}{option}`, and put it for {fulfils}: `host link put {actor_id} \
-             {provider_id} {fulfils}{option} KEY=VALUE`"
-        )),
-        Standing::ProviderMissing => item()
-            .mended_by(Fix::of_absent(link))
-            .advice("Start the provider, or delete the link."),
-        // A link of what does not run yet waits for it; that is how applications are prepared. A
-        // refusal is told with its host.
-        Standing::ActorMissing | Standing::Refused(_) | Standing::Ok => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
@@ -657,21 +589,6 @@ mod tests {
             link_name: "default".into(),
             contract_id: "acme:x".into(),
             values: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn a_link_is_told_when_its_actor_needs_it_or_nobody_can_use_it() {
-        let table = Table::default();
-        for (standing, severity) in [
-            (Standing::ProviderMissing, Some(Grade::Warning)),
-            (Standing::NotSigned, Some(Grade::Error)),
-            (Standing::WrongContract("acme:y".into()), Some(Grade::Error)),
-            (Standing::ActorMissing, None),
-            (Standing::Ok, None),
-        ] {
-            let told = of_link(&link(), &table, &standing).map(|item| item.severity);
-            assert_eq!(told, severity, "{standing:?}");
         }
     }
 
