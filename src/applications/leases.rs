@@ -272,7 +272,7 @@ impl Leases {
         }
         match self.write(application, &self.0.me, Expect::Revision(revision)).await {
             Ok(()) => {
-                info!(application, "this host acts for the application");
+                info!(lease = application, "this host has taken a lease, and acts for it");
                 true
             }
             Err(DesiredError::Conflict) => false,

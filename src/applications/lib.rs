@@ -12,6 +12,7 @@
 //!   [`surroundings`] is what it knows of the others from its own host.
 //! * [`reconcile`] acts: it sees what runs ([`observe`]), plans ([`plan`], a pure function), sends
 //!   [`commands`] and remembers them ([`attempts`], [`own_links`]), and says how it stands ([`report`]).
+//!   Whether providers take its links on it asks them ([`taken`]).
 //!   New versions take over step by step where that is asked for ([`rollouts`]).
 
 #![deny(unsafe_code)]
@@ -34,4 +35,5 @@ pub mod rollouts;
 pub mod status;
 pub mod store;
 pub mod surroundings;
+mod taken;
 pub mod targets;

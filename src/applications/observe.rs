@@ -350,6 +350,7 @@ fn view_of(inventory: &Inventory) -> HostView {
         Some((actor.id.clone(), TrialSeen { image: actor.image_ref.clone(), share }))
     });
     HostView {
+        name: inventory.friendly_name.clone(),
         labels: inventory.labels.clone(),
         trials: trials.collect(),
         actors,

@@ -34,6 +34,7 @@ use crate::{
     rollouts::{self, Rollouts},
     status::Statuses,
     surroundings::Surroundings,
+    taken::Takings,
     targets::{Snapshot, State, Target, Targets},
 };
 use lattice_base::store::desired::Desired;
@@ -47,7 +48,7 @@ use lattice_protocol::{
     },
     clock,
     desired::Authority,
-    events::Received,
+    events::{Event, Received},
     history::Origin,
     links::LinkDefinition,
 };
@@ -135,6 +136,7 @@ pub struct Reconciler {
     watching: Option<Watching>,
     kept: BTreeMap<String, Kept>,
     in_flight: JoinSet<Outcome>,
+    takings: Takings,
     /// Something changed since the last plan, which was made at `planned`.
     is_changed: bool,
     planned: Option<Instant>,
@@ -144,8 +146,10 @@ pub struct Reconciler {
 
 impl Reconciler {
     pub fn new(parts: Parts) -> Self {
+        let takings = Takings::new(parts.lattice.clone());
         Self {
             parts: Arc::new(parts),
+            takings,
             watching: None,
             kept: BTreeMap::new(),
             in_flight: JoinSet::new(),
@@ -178,6 +182,7 @@ impl Reconciler {
                 biased;
                 () = stop.cancelled() => return,
                 Some(ended) = self.in_flight.join_next() => self.on_ended(ended),
+                is_new = self.takings.next() => self.is_changed |= is_new,
                 received = next_event(&mut self.watching), if self.watching.is_some() => {
                     self.on_event(received);
                     tokio::time::sleep(GATHER).await;
@@ -219,6 +224,9 @@ impl Reconciler {
     fn on_event(&mut self, received: Option<Received>) {
         self.is_changed = true;
         let now = Instant::now();
+        if let Some(Event::LinkdefSetFailed { link, .. }) = received.as_ref().map(|it| &it.event) {
+            self.takings.ask_again(link, now);
+        }
         let trouble = match (&mut self.watching, received) {
             (Some(watching), Some(received)) => watching.observer.on_event(&received, now),
             // The connection is gone for good; the host is about to end.
@@ -291,10 +299,27 @@ impl Reconciler {
         let own_links = self.kept.values().flat_map(|kept| kept.own_links.links());
         let actors = own_links.map(|link| link.actor_id.clone()).collect();
         let Some(Watching { observer, .. }) = &self.watching else { return };
-        let Some(observed) = observer.observed(&wishes.images, &actors) else { return };
+        let Some(mut observed) = observer.observed(&wishes.images, &actors) else { return };
+        let links = self.stored_links(&ready, &wishes, &observed);
+        self.takings.look(links, &mut observed, Instant::now());
         for target in ready {
             self.act(target, &wishes, &observed).await;
         }
+    }
+
+    /// Returns the links of applications that are stored as they are to be now.
+    fn stored_links(
+        &self,
+        targets: &[&Target],
+        wishes: &Wishes,
+        observed: &Observed,
+    ) -> Vec<LinkDefinition> {
+        let links = targets.iter().flat_map(|target| {
+            let kept = self.kept.get(&target.name);
+            let rollout = kept.and_then(|kept| kept.rollout.rollout.as_ref());
+            plan::stored_links(&wishes.application(target, rollout), observed)
+        });
+        links.collect()
     }
 
     /// Returns what the applications of a snapshot ask for.
@@ -312,6 +337,7 @@ impl Reconciler {
         let is_due = self.planned.is_none_or(|planned| {
             let mut kept = self.kept.values();
             now - planned >= PLAN_AGAIN
+                || self.takings.is_due(now)
                 || kept.any(|kept| kept.is_to_be_judged() || kept.attempts.is_due(planned, now))
         });
         if !(self.is_changed || is_due) {
@@ -417,12 +443,15 @@ impl Reconciler {
         if is_begun && !kept.is_to_be_judged() {
             return Ok(());
         }
-        let Parts { rollouts, .. } = &*self.parts;
+        let Parts { rollouts, surroundings, .. } = &*self.parts;
         kept.rollout = rollouts.of(target).await?;
         kept.looked = Some(Instant::now());
         let Some(rollout) = kept.rollout.rollout.clone() else {
             info!(application = target.name, from = first.from, to = first.to, "a rollout begins");
-            return Ok(rollouts.save(&target.name, &mut kept.rollout, first).await?);
+            let told = rollouts::changed(target, &first);
+            rollouts.save(&target.name, &mut kept.rollout, first).await?;
+            surroundings.tell(told);
+            return Ok(());
         };
         watching.observer.look_at_trials();
         if !kept.is_settled {
@@ -436,9 +465,12 @@ impl Reconciler {
             Some(error) => rollouts::nobody_runs_it(error),
             None => rollouts::verdict(target, &compared),
         };
-        if let Some(next) = rollouts::advanced(target, &rollout, verdict) {
+        if let Some(mut next) = rollouts::advanced(target, &rollout, verdict) {
+            next.judged = Some(rollouts::judged_by(target, &compared));
             info!(application = target.name, step = next.step, state = ?next.state, "the rollout goes on");
+            let told = rollouts::changed(target, &next);
             rollouts.save(&target.name, &mut kept.rollout, next).await?;
+            surroundings.tell(told);
             kept.is_settled = false;
         }
         Ok(())

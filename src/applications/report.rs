@@ -1,5 +1,7 @@
 //! Words how an application stands (wadm, section 4.9).
 
+use std::collections::BTreeSet;
+
 use crate::{
     plan::{PartStatus, Plan, Standing},
     targets::Target,
@@ -97,8 +99,11 @@ fn worst<'a>(standings: impl Iterator<Item = &'a Standing>) -> Info {
     let kind = infos.iter().map(|info| info.kind).max_by_key(|kind| rank(*kind));
     let kind = kind.unwrap_or(StatusType::Deployed);
     let texts = infos.iter().filter(|info| info.kind == kind && !info.message.is_empty());
-    let texts: Vec<&str> = texts.map(|info| info.message.as_str()).collect();
-    Info { kind, message: texts.join(", ") }
+    let mut texts: Vec<&str> = texts.map(|info| info.message.as_str()).collect();
+    // Several parts may fail for one cause.
+    let mut told = BTreeSet::new();
+    texts.retain(|text| told.insert(*text));
+    Info { kind, message: texts.join("; ") }
 }
 
 #[cfg(test)]
@@ -113,7 +118,7 @@ mod tests {
             (vec![], StatusType::Deployed, ""),
             (vec![Standing::Deployed], StatusType::Deployed, ""),
             (vec![Standing::Deployed, waiting.clone()], StatusType::Reconciling, "Scaling a"),
-            (vec![failed.clone(), waiting, failed], StatusType::Failed, "no host, no host"),
+            (vec![failed.clone(), waiting, failed], StatusType::Failed, "no host"),
         ] {
             let info = worst(standings.iter());
             assert_eq!((info.kind, info.message.as_str()), (kind, message));

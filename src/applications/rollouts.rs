@@ -10,10 +10,13 @@ use lattice_protocol::{
     applications::{
         api::{RolloutStatus, VersionFigures},
         manifest::Manifest,
-        rollout::{Changing, Compared, Rollout, State, Step, Verdict, changes, held_back, judge},
+        rollout::{
+            Changing, Compared, Judged, Rollout, State, Step, Verdict, changes, held_back, judge,
+        },
     },
     control::types::VersionCounts,
     desired::{self, Authority},
+    events::Event,
 };
 
 /// Where rollouts are. Cheap to clone.
@@ -152,18 +155,32 @@ pub fn status(
     rollout: &Rollout,
     by_image: &BTreeMap<String, Compared>,
 ) -> RolloutStatus {
-    let mut sum = Compared::default();
-    for compared in changing(target).filter_map(|change| by_image.get(change.new_image)) {
-        sum.add(&compared.stable, &compared.newer);
-    }
     let policy = changing(target).map(|change| change.policy).max_by_key(|one| one.steps.len());
+    // When it is over nobody counts any more.
+    let judged = rollout.judged.clone().filter(|_| rollout.is_over());
+    let Judged { stable, newer } = judged.unwrap_or_else(|| judged_by(target, by_image));
     RolloutStatus {
         rollout: rollout.clone(),
         steps: policy.map(|policy| policy.steps.clone()).unwrap_or_default(),
         calls_wanted: policy.map_or(0, |policy| policy.calls),
-        stable: figures(&sum.stable),
-        newer: figures(&sum.newer),
+        stable,
+        newer,
     }
+}
+
+/// Returns the calls that a step is judged by, over all components.
+pub fn judged_by(target: &Target, by_image: &BTreeMap<String, Compared>) -> Judged {
+    let mut sum = Compared::default();
+    for compared in changing(target).filter_map(|change| by_image.get(change.new_image)) {
+        sum.add(&compared.stable, &compared.newer);
+    }
+    Judged { stable: figures(&sum.stable), newer: figures(&sum.newer) }
+}
+
+/// Returns the event that tells what a rollout is now.
+pub fn changed(target: &Target, rollout: &Rollout) -> Event {
+    let percent = status(target, rollout, &BTreeMap::new()).share();
+    Event::RolloutChanged { application: target.name.clone(), rollout: rollout.clone(), percent }
 }
 
 fn figures(counts: &VersionCounts) -> VersionFigures {
@@ -172,5 +189,30 @@ fn figures(counts: &VersionCounts) -> VersionFigures {
         calls: counts.latency.count(),
         failed: counts.failed,
         p99_us: (p99_ns / 1e3) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_the_verdict_stay_when_nobody_counts_any_more() {
+        let manifest =
+            r#"{"apiVersion":"a","kind":"k","metadata":{"name":"shop"},"spec":{"components":[]}}"#;
+        let manifest = serde_json::from_str(manifest).unwrap();
+        let target = Target::of(manifest, crate::targets::State::Deployed);
+        let newer = VersionFigures { calls: 7, failed: 7, ..VersionFigures::default() };
+        let judged = Some(Judged { newer, ..Judged::default() });
+        for (state, calls) in [
+            (State::TakenBack { why: "7 of 7 calls failed".into() }, 7),
+            (State::Done, 7),
+            // Those of the step before.
+            (State::Running, 0),
+        ] {
+            let (from, to, judged) = ("v1".into(), "v2".into(), judged.clone());
+            let rollout = Rollout { at: 1, from, to, step: 0, state, judged };
+            assert_eq!(status(&target, &rollout, &BTreeMap::new()).newer.calls, calls);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::watch;
 
 use lattice_protocol::{
+    events::Event,
     history::Audit,
     links::{LinkDefinition, Table},
 };
@@ -23,6 +24,8 @@ pub trait Surroundings: Send + Sync + 'static {
     /// Checks the values of a link to a built-in provider as a put of it does; returns remarks, or
     /// why it would be refused.
     fn check_link(&self, link: &LinkDefinition) -> Result<Vec<String>, String>;
+    /// Tells the lattice what happened.
+    fn tell(&self, event: Event);
     /// Keeps a command that was taken or refused in the history of the host.
     fn audit(&self, entry: Audit);
 }

@@ -15,6 +15,9 @@ use std::{
 pub struct Presence {
     path: PathBuf,
     _lock: File,
+    /// There as long as the host runs, and after it was cut off.
+    note: PathBuf,
+    was_cut_off: bool,
 }
 
 impl Presence {
@@ -25,12 +28,22 @@ impl Presence {
         let mut lock = File::create(&path)?;
         lock.lock()?;
         writeln!(lock, "{}", std::process::id())?;
-        Ok(Self { path, _lock: lock })
+        let note = dir.join(format!("{host_id}.runs"));
+        let was_cut_off = note.exists();
+        File::create(&note)?;
+        Ok(Self { path, _lock: lock, note, was_cut_off })
+    }
+
+    /// Whether the host ended before without taking its mark away: it was killed, or its machine
+    /// went down.
+    pub fn was_cut_off(&self) -> bool {
+        self.was_cut_off
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
+        let _ = fs::remove_file(&self.note);
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -81,8 +94,18 @@ mod tests {
         let presence = Presence::announce(dir.path(), "NABC").unwrap();
         assert_eq!(running(dir.path()), ["NABC"]);
         assert_eq!(pids(dir.path()), [std::process::id()]);
+        assert!(!presence.was_cut_off());
         drop(presence);
         assert!(running(dir.path()).is_empty());
+        let presence = Presence::announce(dir.path(), "NABC").unwrap();
+        assert!(!presence.was_cut_off(), "it had ended in order");
+    }
+
+    #[test]
+    fn a_host_that_was_killed_is_told_so_at_its_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("NABC.runs"), "").unwrap();
+        assert!(Presence::announce(dir.path(), "NABC").unwrap().was_cut_off());
     }
 
     #[test]

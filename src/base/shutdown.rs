@@ -1,7 +1,10 @@
 //! How a process ends: by signals, of which the first one asks for an orderly stop and the second
 //! one ends it at once; and how a host notices that it cannot go on.
 
-use std::io;
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -11,6 +14,10 @@ use crate::telemetry;
 /// The exit code of a process that was told twice, as shells report an interrupt.
 const EXIT_FORCED: i32 = 130;
 
+/// The same signal within this time is the first one once more: whoever signals a process and its
+/// group reaches it twice.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
 /// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere) and cancels the token then. The second
 /// one exits, after `at_the_end`. A signal takes effect before it is logged.
 pub async fn obey_signals(
@@ -18,14 +25,24 @@ pub async fn obey_signals(
     at_the_end: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     let mut signals = Signals::listen()?;
-    let first = signals.next().await;
+    let (first, heard) = (signals.next().await, Instant::now());
     stop.cancel();
     info!(signal = first, "stopping; a second signal ends at once");
-    let second = signals.next().await;
+    let second = loop {
+        let second = signals.next().await;
+        if !is_same(first, second, heard.elapsed()) {
+            break second;
+        }
+    };
     at_the_end();
     warn!(signal = second, "ended before everything was done");
     telemetry::flush();
     std::process::exit(EXIT_FORCED);
+}
+
+/// Whether a signal so long after the first one is that one once more.
+fn is_same(first: &str, second: &str, after: Duration) -> bool {
+    first == second && after < SAME_SIGNAL
 }
 
 /// Lets a write beyond the largest file this user may have fail instead of ending the process: it
@@ -152,6 +169,16 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_signal_that_comes_twice_at_once_is_one() {
+        for (second, after_ms, is_one) in
+            [("SIGTERM", 3, true), ("SIGTERM", 400, false), ("SIGINT", 3, false)]
+        {
+            let after = Duration::from_millis(after_ms);
+            assert_eq!(is_same("SIGTERM", second, after), is_one, "{second} {after_ms}");
+        }
+    }
 
     #[tokio::test]
     async fn an_essential_task_that_ends_early_or_panics_is_noticed() {

@@ -100,8 +100,9 @@ fn reference(id: &str, name: &str) -> String {
 }
 
 /// Says which calls fail now, the worst first; `runs` tells whether an actor or a provider runs
-/// anywhere. Tools that call what is not there are no fault of the lattice.
-pub fn failing(looks: &[Look], runs: impl Fn(&str) -> bool) -> Vec<Failing> {
+/// anywhere, and nothing where not every host has told what it runs. Tools that call what is not
+/// there are no fault of the lattice.
+pub fn failing(looks: &[Look], runs: impl Fn(&str) -> Option<bool>) -> Vec<Failing> {
     let mut edges: BTreeMap<RowKey, Failing> = BTreeMap::new();
     let all = looks.iter().flat_map(|look| &look.edges).filter(|edge| edge.caller != TOOLS);
     for edge in all {
@@ -119,7 +120,7 @@ pub fn failing(looks: &[Look], runs: impl Fn(&str) -> bool) -> Vec<Failing> {
             recent: Recent::default(),
             cause: match edge.id.as_str() {
                 "" => Cause::Nowhere,
-                id if !runs(id) => Cause::Absent,
+                id if runs(id) == Some(false) => Cause::Absent,
                 _ => Cause::Errors,
             },
         });
@@ -177,8 +178,17 @@ mod tests {
         .enumerate()
         {
             let look = Look { edges: vec![edge(caller, id, recent)], ..Look::default() };
-            let found = failing(&[look], |id| id == "VHERE" || id == "MA");
+            let found = failing(&[look.clone()], |id| Some(id == "VHERE" || id == "MA"));
             assert_eq!(found.first().map(|failing| failing.cause), expected, "{number}");
+            // A host that has not told what it runs may run it.
+            let cause = expected.map(|cause| cause.max(Cause::Nowhere));
+            let unsure = failing(&[look], |id| (id == "VHERE").then_some(true));
+            let expected = if cause == Some(Cause::Nowhere) && !id.is_empty() {
+                Some(Cause::Errors)
+            } else {
+                cause
+            };
+            assert_eq!(unsure.first().map(|failing| failing.cause), expected, "{number}");
         }
     }
 
@@ -189,7 +199,7 @@ mod tests {
             look(vec![edge("MA", "VHERE", recent(10, 10)), edge("MB", "VGONE", recent(2, 1))]),
             look(vec![edge("MA", "VHERE", recent(5, 2))]),
         ];
-        let found = failing(&looks, |id| id == "VHERE");
+        let found = failing(&looks, |id| Some(id == "VHERE"));
         let texts: Vec<String> = found.iter().map(Failing::text).collect();
         assert_eq!(
             texts,

@@ -3,7 +3,10 @@
 //! The stream is read directly, so that it tells of a lattice whose hosts are all gone. What no
 //! host of the known clusters signed is dropped and counted.
 
-use std::{collections::VecDeque, ops::ControlFlow};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    ops::ControlFlow,
+};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use serde::de::DeserializeOwned;
@@ -16,7 +19,10 @@ use lattice_protocol::{
     clock,
     control::types::HostReply,
     desired::Trust,
-    history::{self, Batch, HOST_BACK, HOST_LOST, Happened, Kind, Said},
+    history::{
+        self, Batch, FRIENDLY_NAME, HOST_BACK, HOST_LOST, Happened, Kind, SAME_CHANGE_MS, Said,
+        TOLD_BY_ALL,
+    },
     identity::keys::ClusterKey,
     journal::Line,
 };
@@ -54,6 +60,15 @@ pub struct Kept<T> {
     pub host_id: String,
     pub host_name: String,
     pub item: T,
+}
+
+impl Kept<Happened> {
+    /// Returns the name that the host had which the event is about, if it is known.
+    pub fn host_then(&self) -> Option<&str> {
+        let written = (self.item.source == self.host_id).then_some(&*self.host_name);
+        let name = written.or_else(|| self.item.data[FRIENDLY_NAME].as_str());
+        name.filter(|name| !name.is_empty())
+    }
 }
 
 /// The entries of a read, oldest first.
@@ -231,24 +246,31 @@ pub fn trust(lattice: &str, hosts: &[HostReply], own: impl IntoIterator<Item = S
     Trust::new(lattice, keys)
 }
 
-/// Orders events by time and tells each loss once, though several hosts told it.
+/// Orders events by time and tells once what several hosts told: each loss, and each change of a
+/// link.
 pub fn in_order(mut events: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
     events.sort_by_key(|kept| kept.item.at_ms);
-    let mut last: Vec<(String, String, u64)> = Vec::new();
-    events.retain(|Kept { item, .. }| {
-        if item.name != HOST_LOST && item.name != HOST_BACK {
-            return true;
-        }
-        let known = last.iter_mut().find(|(name, id, _)| *name == item.name && *id == item.source);
-        let Some((_, _, at_ms)) = known else {
-            last.push((item.name.clone(), item.source.clone(), item.at_ms));
-            return true;
+    // The last telling of each, with those who told it.
+    let mut last: HashMap<(String, String), (u64, HashSet<String>)> = HashMap::new();
+    events.retain(|Kept { host_id, item, .. }| {
+        let (about, within_ms, is_once) = match item.name.as_str() {
+            HOST_LOST | HOST_BACK => (item.source.clone(), SAME_LOSS_MS, false),
+            name if TOLD_BY_ALL.contains(&name) => {
+                let link = item.data["id"].as_str().unwrap_or_default();
+                // A host that tells it again tells another change.
+                (link.to_owned(), SAME_CHANGE_MS, true)
+            }
+            _ => return true,
         };
-        let is_new = item.at_ms.saturating_sub(*at_ms) > SAME_LOSS_MS;
-        if is_new {
-            *at_ms = item.at_ms;
+        let (at_ms, tellers) = last.entry((item.name.clone(), about)).or_default();
+        let is_told = !tellers.is_empty()
+            && item.at_ms.saturating_sub(*at_ms) <= within_ms
+            && !(is_once && tellers.contains(host_id));
+        if !is_told {
+            (*at_ms, *tellers) = (item.at_ms, HashSet::new());
         }
-        is_new
+        tellers.insert(host_id.clone());
+        !is_told
     });
     events
 }
@@ -256,6 +278,33 @@ pub fn in_order(mut events: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_a_link_that_every_host_tells_is_one() {
+        let told = |host: &str, link: &str, at_ms| Kept {
+            host_id: host.into(),
+            host_name: "calm".into(),
+            item: Happened {
+                name: "linkdef_set".into(),
+                source: host.into(),
+                at_ms,
+                data: serde_json::json!({ "id": link }),
+                ..Happened::default()
+            },
+        };
+        let events = in_order(vec![
+            told("N1", "A", 1_000),
+            told("N2", "A", 1_020),
+            told("N3", "A", 1_010),
+            told("N2", "B", 1_100),
+            // Put once more.
+            told("N2", "A", 1_500),
+            told("N1", "A", 1_510),
+            told("N1", "A", 9_000),
+        ]);
+        let shown: Vec<u64> = events.iter().map(|kept| kept.item.at_ms).collect();
+        assert_eq!(shown, [1_000, 1_100, 1_500, 9_000]);
+    }
 
     #[test]
     fn a_loss_that_several_hosts_told_is_one() {

@@ -19,11 +19,16 @@ pub struct Row {
     pub hosts: usize,
     /// Nobody counted what it served, so its callers' numbers are taken.
     pub by_callers: bool,
+    /// Calls to it, and of a provider those that it made as well: an HTTP server serves by making
+    /// calls.
     pub calls_per_second: f64,
-    /// Of the calls it served, and of those it made.
+    /// Of these calls, those that went wrong in the eyes of their callers.
     pub errors_per_second: f64,
-    /// The calls it served, of the time between the looks.
+    /// These calls, of the time between the looks.
     pub between: Tally,
+    /// How many of them there were, and how many went wrong.
+    pub calls: u64,
+    pub errors: u64,
     pub local_between: u64,
     /// The calls it made, as far as hosts count these.
     pub made: Made,
@@ -38,6 +43,8 @@ pub struct Made {
     pub calls_per_second: f64,
     pub errors_per_second: f64,
     pub between: Tally,
+    /// Since the hosts began to count.
+    pub total: u64,
     /// Answers of an HTTP server.
     pub http: Option<HttpClasses>,
     pub http_rate: Option<HttpRate>,
@@ -73,6 +80,7 @@ impl Made {
         self.calls_per_second += edge.calls_per_second;
         self.errors_per_second += edge.errors_per_second;
         self.between.add(&edge.between);
+        self.total = self.total.saturating_add(edge.total);
         if let Some(http) = &edge.http {
             self.http.get_or_insert_default().add(http);
         }
@@ -130,9 +138,11 @@ impl Edge {
 pub struct Totals {
     /// Every call between two of the lattice: one request may need several.
     pub calls_per_second: f64,
+    /// Of these calls: a request that fails may be several of them.
     pub errors_per_second: f64,
     /// Calls that came from outside: over HTTP, as messages, from tools.
     pub requests_per_second: f64,
+    /// Of these requests.
     pub request_errors_per_second: f64,
 }
 
@@ -141,13 +151,17 @@ impl Totals {
     pub fn of(rows: &[Row], edges: &[Edge]) -> Self {
         let mut totals = Self::default();
         for row in rows {
-            totals.calls_per_second += row.calls_per_second;
+            totals.calls_per_second += row.arriving_per_second();
             if edges.is_empty() {
                 totals.errors_per_second += row.errors_per_second;
             }
         }
         for edge in edges {
             totals.errors_per_second += edge.errors_per_second;
+            if edge.id.is_empty() {
+                // It has no row.
+                totals.calls_per_second += edge.calls_per_second;
+            }
             if edge.is_entry() {
                 totals.requests_per_second += edge.calls_per_second;
                 totals.request_errors_per_second += edge.errors_per_second;
@@ -158,11 +172,44 @@ impl Totals {
 }
 
 impl Row {
-    /// Errors of a hundred calls that it served or made.
+    /// Errors of a hundred of its calls.
     pub fn error_percent(&self) -> Option<f64> {
-        let calls = self.between.calls.saturating_add(self.made.between.calls);
-        let errors = self.between.errors().saturating_add(self.made.errors());
-        (calls > 0).then(|| (errors as f64 * 100.0 / calls as f64).min(100.0))
+        (self.calls > 0).then(|| (self.errors as f64 * 100.0 / self.calls as f64).min(100.0))
+    }
+
+    /// Whether the calls that it makes are those that it is there for.
+    fn serves_by_calling(&self) -> bool {
+        self.id.starts_with('V')
+    }
+
+    /// Calls to it a second: the calls of all rows together are those of the lattice.
+    fn arriving_per_second(&self) -> f64 {
+        let made = if self.serves_by_calling() { self.made.calls_per_second } else { 0.0 };
+        self.calls_per_second - made
+    }
+
+    /// Takes in what callers say of it, all together: they know of calls that never arrived, and of
+    /// answers that were errors.
+    fn judge(&mut self, seen: &Made) {
+        self.calls = self.between.calls;
+        self.errors = self.between.errors();
+        if seen.between.calls > self.calls {
+            self.calls = seen.between.calls;
+            self.calls_per_second = self.calls_per_second.max(seen.calls_per_second);
+        }
+        self.total = self.total.max(seen.total);
+        if seen.errors() > self.errors {
+            self.errors = seen.errors();
+            self.errors_per_second = self.errors_per_second.max(seen.errors_per_second);
+        }
+        if self.serves_by_calling() {
+            self.calls_per_second += self.made.calls_per_second;
+            self.errors_per_second += self.made.errors_per_second;
+            self.calls = self.calls.saturating_add(self.made.between.calls);
+            self.errors = self.errors.saturating_add(self.made.errors());
+            self.total = self.total.saturating_add(self.made.total);
+            self.between.add(&self.made.between);
+        }
     }
 
     /// Calls of a hundred that did not leave their host.
@@ -204,20 +251,45 @@ pub fn between(earlier: &HashMap<String, Look>, now: &[Look], edges: &[Edge]) ->
             add(&mut rows, row, &called_before, seconds, true);
         }
     }
+    let mut seen: BTreeMap<Key, Made> = BTreeMap::new();
+    let names: HashMap<&String, &String> =
+        edges.iter().map(|edge| (&edge.id, &edge.name)).collect();
     for edge in edges {
-        add_made(&mut rows, edge);
+        let caller = (edge.caller.clone(), edge.caller_link_name.clone(), String::new());
+        // Rows of operations are of what was served only.
+        if let Some(row) = rows.get_mut(&caller) {
+            row.made.add(edge);
+        }
+        let target = (edge.id.clone(), edge.link_name.clone(), String::new());
+        seen.entry(target).or_default().add(edge);
+    }
+    for (id, link_name, operation) in seen.keys() {
+        // Nobody counts what it serves, or it runs nowhere.
+        if !id.is_empty()
+            && !served.contains(&(&**id, &**link_name))
+            && !has_rows(&rows, id, link_name)
+        {
+            let row = Row {
+                id: id.clone(),
+                link_name: link_name.clone(),
+                name: names.get(id).map(|name| (*name).clone()).unwrap_or_default(),
+                operation: operation.clone(),
+                hosts: 1,
+                by_callers: true,
+                ..Row::default()
+            };
+            rows.insert((id.clone(), link_name.clone(), operation.clone()), row);
+        }
+    }
+    for (key, row) in &mut rows {
+        row.judge(seen.get(key).unwrap_or(&Made::default()));
     }
     rows.into_values().collect()
 }
 
-/// Adds the calls that somebody made to what it served. Rows of operations are of what was served
-/// only.
-fn add_made(rows: &mut BTreeMap<Key, Row>, edge: &Edge) {
-    let key = (edge.caller.clone(), edge.caller_link_name.clone(), String::new());
-    if let Some(row) = rows.get_mut(&key) {
-        row.errors_per_second += edge.errors_per_second;
-        row.made.add(edge);
-    }
+fn has_rows(rows: &BTreeMap<Key, Row>, id: &str, link_name: &str) -> bool {
+    let mut of_it = rows.range((id.to_owned(), link_name.to_owned(), String::new())..);
+    of_it.next().is_some_and(|((found, name, _), _)| found == id && name == link_name)
 }
 
 /// The edges between an earlier look at each host and one of now, as [`between`] compares them.
@@ -384,13 +456,17 @@ mod tests {
         let edges = super::edges(&HashMap::new(), &now);
         let rows = between(&HashMap::new(), &now, &edges);
         let row = |id: &str| rows.iter().find(|row| row.id == id).unwrap();
-        assert_eq!((row("MA").calls_per_second, row("MA").errors_per_second), (2.0, 4.0));
-        assert_eq!(row("MA").error_percent().unwrap().round(), 67.0);
-        let web = &row("VWEB").made;
-        assert_eq!((web.calls_per_second, web.errors()), (2.0, 1), "an answer 502 is an error");
+        // An answer 502 is an error, of the server and of the actor alike.
+        for id in ["MA", "VWEB"] {
+            let row = row(id);
+            assert_eq!((row.calls_per_second, row.errors_per_second, row.total), (2.0, 1.0, 2));
+            assert_eq!(row.error_percent(), Some(50.0), "{id}");
+        }
+        let made = &row("MA").made;
+        assert_eq!((made.calls_per_second, made.errors_per_second, made.errors()), (4.0, 4.0, 4));
         let totals = Totals::of(&rows, &edges);
         assert_eq!((totals.requests_per_second, totals.request_errors_per_second), (2.0, 1.0));
-        assert_eq!((totals.calls_per_second, totals.errors_per_second), (2.0, 5.0));
+        assert_eq!((totals.calls_per_second, totals.errors_per_second), (6.0, 5.0));
         // The same look again: nothing happened between.
         let earlier: HashMap<String, Look> =
             now.iter().map(|look| (look.host_id.clone(), look.clone())).collect();

@@ -13,10 +13,11 @@ use lattice_applications::{
 use lattice_base::{config::Config, store::jetstream::making::Making};
 use lattice_client::lattice::Lattice;
 use lattice_engine::{
-    history::History, host::face::Commander, host_context::HostContext, links::Live, peers::Peers,
-    providers::builtin,
+    events::Publisher, history::History, host::face::Commander, host_context::HostContext,
+    links::Live, peers::Peers, providers::builtin,
 };
 use lattice_protocol::{
+    events::Event,
     history::Audit,
     links::{LinkDefinition, Table},
 };
@@ -36,6 +37,7 @@ struct Around {
     peers: Peers,
     links: Live,
     history: History,
+    events: Publisher,
 }
 
 impl Surroundings for Around {
@@ -64,6 +66,10 @@ impl Surroundings for Around {
         builtin::check(link).map_err(|error| error.to_string())
     }
 
+    fn tell(&self, event: Event) {
+        self.events.publish(event);
+    }
+
     fn audit(&self, entry: Audit) {
         self.history.audit(entry);
     }
@@ -85,6 +91,7 @@ pub async fn start(context: &HostContext, config: &Config, stop: &CancellationTo
             peers: context.peers.clone(),
             links: context.links.clone(),
             history: context.history.clone(),
+            events: context.events.clone(),
         }),
         answers: answers.clone(),
         making: Making::of_metadata(config.kv_replicas, config.kv_max_bytes),

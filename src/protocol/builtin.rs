@@ -54,6 +54,11 @@ pub const BLOBSTORE: Known = Known {
 };
 
 impl Known {
+    /// Says why it has no use for a link of another contract than its own.
+    pub fn other_contract(&self, contract_id: &str) -> String {
+        format!("it fulfils {}, not {contract_id}", self.contract_id)
+    }
+
     /// The reference by which it is started.
     pub fn reference(&self) -> String {
         format!("{SCHEME}{}", self.name)

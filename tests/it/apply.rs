@@ -140,6 +140,34 @@ async fn a_manifest_is_applied_once_and_the_second_time_nothing_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_application_whose_link_is_not_taken_on_has_failed_until_it_is() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    let user = User::of(&server);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let file = write(user.dir(), "page.yaml", &page("page", &example("echo"), 1, port));
+    let said = user.fails(1, &["apply", "-f", &file]).await;
+    assert!(said.contains("page") && said.contains("cannot listen"), "{said}");
+    let status = user.json(&["app", "status", "page"]).await.to_string();
+    assert!(status.contains("failed") && status.contains("cannot listen"), "{status}");
+
+    drop(taken);
+    eventually("the link is taken on, and the application deployed", || async {
+        let listed = user.json(&["app", "list"]).await;
+        (listed["apps"][0]["status"] == "deployed").then_some(())
+    })
+    .await;
+    let misspelt =
+        page("other", &example("echo"), 1, port).replace(":httpserver\"", ":htpserver\"");
+    let file = write(user.dir(), "other.yaml", &misspelt);
+    let said = user.fails(1, &["apply", "-f", &file]).await;
+    assert!(said.contains("fulfils the contract wasmcloud:httpserver"), "{said}");
+    assert_eq!(names(&user).await, ["page"], "nothing was stored");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_shown_before_and_made_when_it_is_applied() {
     let server = Server::shared().await;
     let host = host(&server).start().await;

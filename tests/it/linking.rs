@@ -144,6 +144,51 @@ async fn the_last_change_of_a_link_is_undone_by_any_host_and_an_undo_too() {
 }
 
 #[tokio::test]
+async fn an_undo_comes_back_to_the_last_link_that_its_provider_took_on() {
+    let server = Server::shared().await;
+    // The provider runs on one host, and either may store the link.
+    let (first, second) = (host(&server).start().await, host(&server).start().await);
+    let user = User::of(&server);
+    let url = page(&first, &server, &user).await;
+    let works = address_of(&user).await;
+    let link = ["link", "put", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
+    let taken = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    for one in &taken {
+        let address = format!("address={}", one.local_addr().unwrap());
+        let said = user.fails(1, &[&link[..], &[&*address]].concat()).await;
+        assert!(said.contains("cannot listen"), "{said}");
+    }
+    let undo = ["link", "undo", ECHO, "builtin://httpserver", "wasmcloud:httpserver"];
+    for _ in 0..2 {
+        user.prints(&undo).await;
+        assert_eq!(address_of(&user).await, works);
+        assert!(reqwest::get(&url).await.is_ok(), "the page goes on");
+    }
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_has_one_state_and_a_wrong_contract_of_a_built_in_provider_is_refused() {
+    let server = Server::shared().await;
+    let (host, user) = (host(&server).start().await, User::of(&server));
+    start(&server, &host, &example("echo"), 1).await;
+    start_provider(&server, &host, "builtin://keyvalue").await;
+    let misspelt = ["link", "put", ECHO, "builtin://keyvalue", "wasmcloud:keyvalu"];
+    let said = user.fails(1, &misspelt).await;
+    assert!(said.contains("it fulfils wasmcloud:keyvalue") && said.contains("nothing was stored"));
+    // Echo is not signed for this one.
+    user.prints(&["link", "put", ECHO, "builtin://keyvalue", "wasmcloud:keyvalue"]).await;
+    let links = user.json(&["get", "links"]).await;
+    let states: Vec<&Value> = links["states"].as_object().unwrap().values().collect();
+    assert_eq!(states, ["not signed"]);
+    let report = user.run(&["doctor", "--check", "links", "-o", "json"]).await;
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert!(report.contains("not signed for wasmcloud:keyvalue"), "{report}");
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_change_that_nobody_noted_is_not_undone() {
     let server = Server::shared().await;
     let (host, user) = (host(&server).start().await, User::of(&server));

@@ -61,6 +61,21 @@ async fn a_round_trip_that_is_cut_off_is_made_on_the_next_connection() {
 }
 
 #[tokio::test]
+async fn a_host_whose_server_is_gone_stops_without_waiting_for_it() {
+    let mut server = Server::start().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    server.kill();
+    eventually("the host misses its server", async || {
+        (!host.host().store().backend().is_reachable()).then_some(())
+    })
+    .await;
+    // Less than leaving a queue group takes where a server is slow.
+    let stopped = tokio::time::timeout(std::time::Duration::from_secs(6), host.stop()).await;
+    stopped.expect("nothing is in work, so there is nothing to wait for");
+}
+
+#[tokio::test]
 async fn what_changed_during_an_outage_is_known_after_it() {
     let mut server = Server::start().await;
     let host = host(&server).start().await;

@@ -14,7 +14,7 @@ use crate::{rollouts, targets::Target};
 use lattice_protocol::applications::{
     api::{RolloutAction, RolloutReply, RolloutRequest, RolloutStatus, StatusResult},
     manifest::ROLLOUT,
-    rollout::{Rollout, State},
+    rollout::{Judged, Rollout, State},
 };
 
 impl Server {
@@ -37,8 +37,14 @@ impl Server {
         let next = rollouts::continued(&target, &rollout);
         if let Some(next) = decide(&rollout, action, next)? {
             rollout = next;
+            if rollout.is_over() {
+                let told = last.as_ref().and_then(|record| record.status.rollout.as_ref());
+                rollout.judged = told
+                    .map(|told| Judged { stable: told.stable.clone(), newer: told.newer.clone() });
+            }
             let saved = self.rollouts.save(name, &mut stored, rollout.clone()).await;
             saved.map_err(Refusal::NotSaved)?;
+            self.surroundings.tell(rollouts::changed(&target, &rollout));
             // The host that acts for it looks at this bucket.
             self.targets.look();
         }
@@ -109,7 +115,14 @@ mod tests {
 
     #[test]
     fn an_action_fits_the_state_or_is_refused_with_what_to_do() {
-        let of = |step, state| Rollout { at: 1, from: "v1".into(), to: "v2".into(), step, state };
+        let of = |step, state| Rollout {
+            at: 1,
+            from: "v1".into(),
+            to: "v2".into(),
+            step,
+            state,
+            judged: None,
+        };
         let back = || State::TakenBack { why: "slow".into() };
         let decided = |state, action| decide(&of(0, state), action, Some(of(1, State::Running)));
         use RolloutAction::{Abort, Continue, Pause, Resume, Status};
@@ -140,7 +153,14 @@ mod tests {
             r#"{"apiVersion":"a","kind":"k","metadata":{"name":"shop"},"spec":{"components":[]}}"#;
         let target =
             Target::of(serde_json::from_str(manifest).unwrap(), crate::targets::State::Deployed);
-        let of = |at, step, state| Rollout { at, from: "v1".into(), to: "v2".into(), step, state };
+        let of = |at, step, state| Rollout {
+            at,
+            from: "v1".into(),
+            to: "v2".into(),
+            step,
+            state,
+            judged: None,
+        };
         let last = |at, step| RolloutStatus {
             rollout: of(at, step, State::Running),
             steps: Vec::new(),

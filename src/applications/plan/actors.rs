@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ActorGroup, Command, Input, Leftovers, Observed, Plan, Standing, eligible, makes_room_for,
+    ActorGroup, Command, Input, Leftovers, Observed, Plan, Standing, eligible, lacking,
+    makes_room_for,
     placement::{Wish, place},
-    successor,
+    refusal, successor,
 };
 use lattice_protocol::{
     applications::resolved::{Mode, Rule, Scaler},
@@ -45,11 +46,12 @@ pub(super) fn plan_rule(
             }),
         }
     }
-    let refusal = eligible
-        .iter()
-        .find_map(|host| input.refused.errors.get(&(scaler.id.clone(), (*host).to_owned())));
+    let refusal = refusal(input, scaler, &eligible);
     let placed: u64 = wanted.values().map(|count| u64::from(*count)).sum();
-    standing(scaler, rule, eligible.len(), placed, (is_pending, refusal))
+    if eligible.is_empty() && (rule.count > 0 || scaler.mode == Mode::Daemon) {
+        return nowhere(scaler, rule, input.observed);
+    }
+    standing(scaler, rule, placed, (is_pending, refusal))
 }
 
 /// The step that has to come before the start of a new image on a host.
@@ -233,27 +235,30 @@ fn may_go(
     is_complete || stands_in_the_way
 }
 
+/// Returns the standing of a rule that no host fits, in the words of the old manager.
+fn nowhere(scaler: &Scaler, rule: &Rule, observed: &Observed) -> Standing {
+    let (image, name, lacking) = (&scaler.image, &rule.name, lacking(observed, rule));
+    Standing::Failed(match scaler.mode {
+        Mode::Spread => format!(
+            "Could not satisfy spread {name} for {image}, 0/1 eligible hosts found.{lacking}"
+        ),
+        Mode::Daemon => format!(
+            "Could not satisfy daemonscaler {name} for {image}, 0 eligible hosts found.{lacking}"
+        ),
+    })
+}
+
 /// Returns the standing of a rule: `placed` instances are or will be somewhere.
 fn standing(
     scaler: &Scaler,
     rule: &Rule,
-    eligible: usize,
     placed: u64,
-    (is_pending, refusal): (bool, Option<&String>),
+    (is_pending, refusal): (bool, Option<String>),
 ) -> Standing {
-    let (image, name) = (&scaler.image, &rule.name);
-    match (scaler.mode, refusal) {
-        (Mode::Spread, _) if eligible == 0 && rule.count > 0 => Standing::Failed(format!(
-            "Could not satisfy spread {name} for {image}, 0/1 eligible hosts found."
-        )),
-        (Mode::Daemon, _) if eligible == 0 => Standing::Failed(format!(
-            "Could not satisfy daemonscaler {name} for {image}, 0 eligible hosts found."
-        )),
-        (Mode::Spread, Some(error)) if is_pending || placed < u64::from(rule.count) => {
-            Standing::Failed(format!("{image} does not start: {error}"))
-        }
-        (Mode::Daemon, Some(error)) => Standing::Failed(format!("{image} does not start: {error}")),
-        _ if is_pending => Standing::Reconciling(format!("Scaling {image}")),
+    let is_short = is_pending || placed < u64::from(rule.count);
+    match refusal {
+        Some(told) if is_short || scaler.mode == Mode::Daemon => Standing::Failed(told),
+        _ if is_pending => Standing::Reconciling(format!("Scaling {}", scaler.image)),
         _ => Standing::Deployed,
     }
 }

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Command, Input, Link, PartStatus, Plan, Standing};
+use super::{Command, Input, Link, Observed, PartStatus, Plan, Standing, TakenOn};
 use lattice_protocol::{
     applications::resolved::{self, Application},
+    builtin::name_of,
     links::LinkDefinition,
 };
 
@@ -45,12 +46,18 @@ fn three_of(link: &LinkDefinition) -> [&str; 3] {
 }
 
 fn wanted(input: Input<'_>, application: &Application) -> Vec<Link> {
-    application.links.iter().filter_map(|link| resolve(input, link).ok()).collect()
+    application.links.iter().filter_map(|link| resolve(input.observed, link).ok()).collect()
+}
+
+/// Returns the links of an application that are stored with the values that it wants.
+pub fn stored(application: &Application, observed: &Observed) -> Vec<LinkDefinition> {
+    let links = application.links.iter().filter_map(|link| resolve(observed, link).ok());
+    links.map(LinkDefinition::from).filter(|link| observed.links.contains(link)).collect()
 }
 
 /// Returns a link with the keys that its images led to; an error says which do not have one yet.
-fn resolve(input: Input<'_>, link: &resolved::Link) -> Result<Link, String> {
-    let key = |image: &String| input.observed.keys.get(image).cloned();
+fn resolve(observed: &Observed, link: &resolved::Link) -> Result<Link, String> {
+    let key = |image: &String| observed.keys.get(image).cloned();
     let missing = || {
         format!(
             "Linkdef pending, waiting for {} and {} to start",
@@ -62,7 +69,7 @@ fn resolve(input: Input<'_>, link: &resolved::Link) -> Result<Link, String> {
     let contract_id = link
         .contract
         .clone()
-        .or_else(|| input.observed.contracts.get(&provider_id).cloned())
+        .or_else(|| observed.contracts.get(&provider_id).cloned())
         .ok_or_else(missing)?;
     let (link_name, values) = (link.link_name.clone(), link.values.clone());
     Ok(Link { actor_id, provider_id, link_name, contract_id, values })
@@ -97,8 +104,9 @@ fn put(known: &Known<'_>, input: Input<'_>, link: Link, plan: &mut Plan) -> Stan
             other.name, link.actor_id, link.contract_id, link.link_name
         ));
     }
-    if known.there.contains(&LinkDefinition::from(link.clone())) {
-        return Standing::Deployed;
+    let definition = LinkDefinition::from(link.clone());
+    if known.there.contains(&definition) {
+        return taken(input.observed, &definition);
     }
     let between = format!("link definition between {} and {}", link.actor_id, link.provider_id);
     let standing = match input.refused.links.get(&link) {
@@ -107,6 +115,25 @@ fn put(known: &Known<'_>, input: Input<'_>, link: Link, plan: &mut Plan) -> Stan
     };
     plan.commands.push(Command::PutLink(link));
     standing
+}
+
+/// How a link stands that is stored: as its provider says.
+fn taken(observed: &Observed, link: &LinkDefinition) -> Standing {
+    let provider = name_of(&link.provider_id);
+    match observed.taken.get(&link.id()) {
+        None | Some(TakenOn::Yes) => Standing::Deployed,
+        Some(TakenOn::Awaited) => Standing::Reconciling(format!(
+            "Waiting for {provider} to take on the link for {}",
+            link.contract_id
+        )),
+        Some(TakenOn::Refused { host, error }) => {
+            let host = observed.called(host);
+            Standing::Failed(format!(
+                "{provider} on host {host} does not take on the link for {}: {error}",
+                link.contract_id
+            ))
+        }
+    }
 }
 
 /// Puts what is missing or has other values.
@@ -122,7 +149,7 @@ pub(super) fn plan_puts(input: Input<'_>, plan: &mut Plan) {
         before: before.iter().map(|(other, links)| (*other, by_three(links))).collect(),
     };
     for wanted in &input.application.links {
-        let standing = match resolve(input, wanted) {
+        let standing = match resolve(input.observed, wanted) {
             Err(waiting) => Standing::Reconciling(waiting),
             Ok(link) => put(&known, input, link, plan),
         };

@@ -40,6 +40,7 @@ use lattice_protocol::{
     links::LinkDefinition,
 };
 
+pub use links::stored as stored_links;
 pub use trials::Trial;
 
 /// The lattice as it was last seen.
@@ -52,11 +53,35 @@ pub struct Observed {
     /// The contracts of providers, by public key.
     pub contracts: BTreeMap<String, String>,
     pub links: Vec<LinkDefinition>,
+    /// What built-in providers that run say to these links, by the links' ids.
+    pub taken: BTreeMap<String, TakenOn>,
+}
+
+impl Observed {
+    /// Returns the name of a host, or its id.
+    fn called<'a>(&'a self, host: &'a str) -> &'a str {
+        let name = self.hosts.get(host).map(|view| view.name.as_str());
+        name.filter(|name| !name.is_empty()).unwrap_or(host)
+    }
+}
+
+/// Whether the providers of a link have taken it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TakenOn {
+    Yes,
+    /// They have not said so yet.
+    Awaited,
+    /// That of a host, by its id, does not.
+    Refused {
+        host: String,
+        error: String,
+    },
 }
 
 /// A host and what it runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostView {
+    pub name: String,
     pub labels: BTreeMap<String, String>,
     pub actors: Vec<ActorGroup>,
     pub providers: Vec<ProviderRun>,
@@ -198,13 +223,15 @@ impl Standing {
         let mut reconciling = None;
         for part in parts {
             match part {
+                // Several rules may fail in the same way.
+                Self::Failed(text) if failures.contains(&text) => {}
                 Self::Failed(text) => failures.push(text),
                 Self::Reconciling(text) => reconciling = Some(text),
                 Self::Deployed => {}
             }
         }
         match (failures.is_empty(), reconciling) {
-            (false, _) => Self::Failed(failures.join(" ")),
+            (false, _) => Self::Failed(failures.join("; ")),
             (true, Some(text)) => Self::Reconciling(text),
             (true, None) => Self::Deployed,
         }
@@ -330,6 +357,30 @@ fn eligible<'a>(observed: &'a Observed, rule: &Rule) -> Vec<&'a str> {
     let open: Vec<&str> = open.map(|(id, _)| id.as_str()).collect();
     // A replica that can go nowhere else stays where it is.
     if open.is_empty() { fitting().map(|(id, _)| id.as_str()).collect() } else { open }
+}
+
+/// Says how something does not start on one of these hosts, if it failed there lately.
+fn refusal(input: Input<'_>, scaler: &Scaler, hosts: &[&str]) -> Option<String> {
+    let (host, error) = hosts.iter().find_map(|host| {
+        let error = input.refused.errors.get(&(scaler.id.clone(), (*host).to_owned()))?;
+        Some((*host, error))
+    })?;
+    let image = &scaler.image;
+    // Hosts begin with what they were to do.
+    let error = error.strip_prefix(&format!("start {image}: ")).unwrap_or(error);
+    Some(format!("{image} does not start on {}: {error}", input.observed.called(host)))
+}
+
+/// Says what hosts lack that a rule asks for, after words that say that there is none.
+fn lacking(observed: &Observed, rule: &Rule) -> String {
+    let labels: Vec<String> =
+        rule.requirements.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    match (observed.hosts.len(), labels.is_empty()) {
+        (0, _) | (_, true) => String::new(),
+        (count, false) => {
+            format!(" There are {count} hosts, and none has {}.", labels.join(" and "))
+        }
+    }
 }
 
 /// Returns the scaler that takes the place of what has these annotations: that of the same

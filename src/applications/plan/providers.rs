@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Command, Input, Leftovers, Plan, ProviderRun, Standing, eligible, is_of_application,
-    is_of_rule, makes_room_for,
+    is_of_rule, lacking, makes_room_for,
     placement::{Wish, place},
-    successor,
+    refusal, successor,
 };
 use lattice_protocol::{
     applications::resolved::{Mode, Rule, Scaler, ScalerKind},
@@ -63,10 +63,9 @@ pub(super) fn plan_rule<'a>(
     }
     let running = current.iter().filter(|(host, _)| fitting.contains(host)).count();
     let placed: u64 = wanted.values().map(|count| u64::from(*count)).sum();
-    let refusal = fitting
-        .iter()
-        .find_map(|host| input.refused.errors.get(&(scaler.id.clone(), (*host).into())));
-    standing(scaler, rule, (fitting.len(), running, placed), (is_pending, refusal))
+    let refusal = refusal(input, scaler, &fitting);
+    let lacking = if fitting.is_empty() { lacking(input.observed, rule) } else { String::new() };
+    standing((scaler, rule, &lacking), (fitting.len(), running, placed), (is_pending, refusal))
 }
 
 /// Returns the hosts where the provider runs, own or foreign, that no rule before this one has.
@@ -228,22 +227,19 @@ fn has_own_actors(input: Input<'_>, view: &super::HostView) -> bool {
 }
 
 fn standing(
-    scaler: &Scaler,
-    rule: &Rule,
+    (scaler, rule, lacking): (&Scaler, &Rule, &str),
     (eligible, running, placed): (usize, usize, u64),
-    (is_pending, refusal): (bool, Option<&String>),
+    (is_pending, refusal): (bool, Option<String>),
 ) -> Standing {
     let (image, name, count) = (&scaler.image, &rule.name, rule.count);
     match (scaler.mode, refusal) {
         (Mode::Daemon, _) if eligible == 0 => Standing::Failed(format!(
-            "Could not satisfy daemonscaler {name} for {image}, 0 eligible hosts found."
+            "Could not satisfy daemonscaler {name} for {image}, 0 eligible hosts found.{lacking}"
         )),
         (Mode::Spread, None) if placed < u64::from(count) => Standing::Failed(format!(
-            "Could not satisfy spread {name} for {image}, {running}/{count} eligible hosts found."
+            "Could not satisfy spread {name} for {image}, {running}/{count} eligible hosts found.{lacking}"
         )),
-        (_, Some(error)) if is_pending || placed < u64::from(count) => {
-            Standing::Failed(format!("{image} does not start: {error}"))
-        }
+        (_, Some(told)) if is_pending || placed < u64::from(count) => Standing::Failed(told),
         _ if is_pending => Standing::Reconciling(format!("Starting {image}")),
         _ => Standing::Deployed,
     }

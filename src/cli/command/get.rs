@@ -40,7 +40,7 @@ use lattice_protocol::{
         },
         types::{HostReply, Inventory, InventoryActor, InventoryProvider, Pairs, is_drained},
     },
-    links::{Claims, LinkDefinition},
+    links::{Claims, Ends, LinkDefinition, Standing},
 };
 
 /// Labels every host has; they tell machines apart only where their kinds differ.
@@ -212,7 +212,9 @@ impl View for Hosts {
 fn state(word: &str) -> Cell {
     let tone = match word {
         "ok" | "running" => Tone::Plain,
-        "refused" | "expired" | "unhealthy" | "not running" => Tone::Bad,
+        "refused" | "wrong contract" | "not signed" | "expired" | "unhealthy" | "not running" => {
+            Tone::Bad
+        }
         _ => Tone::Warning,
     };
     Cell::toned(word, tone)
@@ -464,9 +466,13 @@ fn expires(at: Option<&u64>) -> Cell {
 
 struct Links {
     links: Vec<LinkDefinition>,
-    names: BTreeMap<String, String>,
-    /// Ids of all that runs in the lattice, as its hosts tell.
-    running: BTreeSet<String>,
+    claims: BTreeMap<String, Claims>,
+    /// The actors that run in the lattice, and the providers with their link names, as its hosts
+    /// tell.
+    actors: BTreeSet<String>,
+    providers: BTreeSet<(String, String)>,
+    /// Not every host tells what it runs.
+    is_partly_told: bool,
     /// Links that their providers do not take on, with the reason.
     refused: BTreeMap<String, String>,
 }
@@ -482,17 +488,20 @@ impl Links {
             tokio::join!(lattice.inventories(&hosts), healths(lattice, ids));
         let mut told = Self {
             links: links?,
-            names: claims
+            claims: claims
                 .unwrap_or_default()
                 .into_iter()
-                .map(|claims| (claims.subject, claims.name))
+                .map(|claims| (claims.subject.clone(), claims))
                 .collect(),
-            running: BTreeSet::new(),
+            actors: BTreeSet::new(),
+            providers: BTreeSet::new(),
+            is_partly_told: hosts.is_empty() || inventories.len() < hosts.len(),
             refused: BTreeMap::new(),
         };
         for inventory in &inventories {
-            told.running.extend(inventory.actors.iter().map(|actor| actor.id.clone()));
-            told.running.extend(inventory.providers.iter().map(|provider| provider.id.clone()));
+            told.actors.extend(inventory.actors.iter().map(|actor| actor.id.clone()));
+            let providers = inventory.providers.iter();
+            told.providers.extend(providers.map(|one| (one.id.clone(), one.link_name.clone())));
         }
         for refused in healths.into_iter().flat_map(|health| health.links) {
             let link = LinkDefinition {
@@ -519,18 +528,28 @@ impl Links {
 
     /// The name of an actor or a provider; its id if it has none.
     fn called<'a>(&'a self, id: &'a str) -> &'a str {
-        self.names.get(id).filter(|name| !name.is_empty()).map_or(id, |name| name)
+        let name = self.claims.get(id).map(|claims| &*claims.name);
+        name.filter(|name| !name.is_empty()).unwrap_or(id)
     }
 
     /// How a link is, in a word.
     fn state(&self, link: &LinkDefinition) -> &'static str {
-        let runs = |id: &str| self.running.contains(id);
-        match () {
-            () if self.refused.contains_key(&link.id()) => "refused",
-            // Nobody told what runs.
-            () if self.running.is_empty() => "-",
-            () if runs(&link.actor_id) && runs(&link.provider_id) => "ok",
-            () => "not running",
+        let standing = Standing::of(
+            link,
+            &Ends {
+                actor: self.claims.get(&link.actor_id),
+                provider: self.claims.get(&link.provider_id),
+                actor_runs: self.actors.contains(&link.actor_id),
+                provider_runs: self
+                    .providers
+                    .contains(&(link.provider_id.clone(), link.link_name.clone())),
+                refusal: self.refused.get(&link.id()).map(String::as_str),
+            },
+        );
+        match standing {
+            // A host that does not tell may run it.
+            Standing::ActorMissing | Standing::ProviderMissing if self.is_partly_told => "-",
+            standing => standing.word(),
         }
     }
 }

@@ -63,7 +63,7 @@ struct Looking {
     /// Names of hosts, actors and providers by their ids.
     names: HashMap<String, String>,
     /// The only host that is wanted.
-    host: Option<String>,
+    host: Option<Wanted>,
 }
 
 /// One kind of entries, and how they are printed.
@@ -94,8 +94,7 @@ impl Looking {
             false => lattice.claims().await.unwrap_or_default(),
         };
         let history = session.history(&hosts).await?;
-        let host = host.map(|word| names::host(word, &hosts).or_else(|error| whole(word, error)));
-        let host = host.transpose()?;
+        let host = host.map(|word| Wanted::of(word, &hosts));
         let of_hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
         let of_claims = claims.into_iter().map(|claims| (claims.subject, claims.name));
         let names = of_hosts.chain(of_claims).collect();
@@ -209,17 +208,38 @@ impl Looking {
         self.names.get(id).filter(|name| !name.is_empty()).cloned()
     }
 
-    fn takes_host(&self, id: &str) -> bool {
-        self.host.as_ref().is_none_or(|host| id.starts_with(host.as_str()))
+    fn takes_host(&self, id: &str, name: &str) -> bool {
+        self.host.as_ref().is_none_or(|host| host.takes(id, name))
     }
 }
 
-/// A host that does not answer is meant by its id alone, or the beginning of it.
-fn whole(word: &str, error: anyhow::Error) -> Result<String> {
-    let is_id = word.len() >= 4
-        && word.starts_with('N')
-        && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-    if is_id { Ok(word.to_owned()) } else { Err(error) }
+/// The host that is wanted.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// By its id, or the beginning of it.
+    Id(String),
+    /// By the name that it had then: it does not answer now, or is called otherwise.
+    Name(String),
+}
+
+impl Wanted {
+    fn of(word: &str, hosts: &[HostReply]) -> Self {
+        let is_id = word.len() >= 4
+            && word.starts_with('N')
+            && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+        match names::host(word, hosts) {
+            Ok(id) => Self::Id(id),
+            Err(_) if is_id => Self::Id(word.to_owned()),
+            Err(_) => Self::Name(word.to_owned()),
+        }
+    }
+
+    fn takes(&self, id: &str, name: &str) -> bool {
+        match self {
+            Self::Id(begin) => id.starts_with(begin.as_str()),
+            Self::Name(word) => name == word,
+        }
+    }
 }
 
 /// Tells an entry from the others.
@@ -295,14 +315,11 @@ impl Rows for Events<'_> {
     fn told(&self, kept: &Kept<Happened>, is_wide: bool) -> Option<(Value, Text)> {
         let Happened { id, at_ms, name, source, data } = &kept.item;
         let (args, looking) = (self.args, self.looking);
-        let host = match *source == kept.host_id && !kept.host_name.is_empty() {
-            true => kept.host_name.clone(),
-            false => looking.name(source),
-        };
+        let host = kept.host_then().map_or_else(|| looking.name(source), str::to_owned);
         let (severity, text) = sentence(&kept.item, &host, |key| looking.known(key))?;
         let is_wanted = args.name.as_ref().is_none_or(|wanted| wanted == name)
             && args.severity.as_ref().is_none_or(|wanted| wanted == severity.name())
-            && looking.takes_host(source)
+            && looking.takes_host(source, &host)
             && has(args.text.as_ref(), &format!("{text} {name} {source} {host} {data}"));
         if !is_wanted {
             return None;
@@ -366,7 +383,7 @@ impl Rows for Commands<'_> {
         let all =
             format!("{verb} {subject} {who} {} {host_name} {host_id} {reason}", item.origin.from);
         let is_wanted = args.outcome.as_ref().is_none_or(|wanted| wanted == outcome)
-            && looking.takes_host(host_id)
+            && looking.takes_host(host_id, host_name)
             && has(args.text.as_ref(), &format!("{all} {}", item.subject()));
         if !is_wanted {
             return None;
@@ -436,9 +453,21 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_gone_is_meant_by_its_id() {
-        let gone = |word: &str| whole(word, anyhow::anyhow!("no such host"));
-        assert_eq!(gone("NABC2").unwrap(), "NABC2");
-        assert!(gone("calm-otter").is_err() && gone("N").is_err());
+    fn a_host_that_is_gone_is_meant_by_its_id_or_the_name_that_it_had() {
+        let host = |id: &str, name: &str| HostReply {
+            id: id.into(),
+            friendly_name: name.into(),
+            ..HostReply::default()
+        };
+        let hosts = [host("NLIVE", "calm-otter-0042")];
+        for (word, wanted) in [
+            ("NABC2", Wanted::Id("NABC2".into())),
+            ("calm-otter", Wanted::Id("NLIVE".into())),
+            ("bold-crane-0001", Wanted::Name("bold-crane-0001".into())),
+        ] {
+            assert_eq!(Wanted::of(word, &hosts), wanted);
+        }
+        let gone = Wanted::of("bold-crane-0001", &hosts);
+        assert!(gone.takes("NABC2", "bold-crane-0001") && !gone.takes("NABC2", "calm-otter-0042"));
     }
 }

@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,7 +26,8 @@ use crate::{
 use lattice_client::applications::{Answer, Applications, Refused};
 use lattice_protocol::{
     applications::{
-        api::{Delete, PutReply, UndeployRequest},
+        api::{Delete, PutReply, RolloutStatus, UndeployRequest},
+        rollout::State,
         validate::is_name,
     },
     errors::Usage,
@@ -260,7 +261,7 @@ impl View for List {
             table.row([
                 text(app, "name").into(),
                 text(app, "version").into(),
-                text(app, "deployed_version").into(),
+                deployed(app).into(),
                 toned(text(app, "status")),
                 text(app, "description").into(),
                 text(app, "status_message").into(),
@@ -271,6 +272,22 @@ impl View for List {
 
     fn names(&self) -> Vec<String> {
         self.each().iter().map(|app| text(app, "name").to_owned()).collect()
+    }
+}
+
+/// The version that is deployed, with the one that takes calls beside it or in its place.
+fn deployed(app: &Value) -> String {
+    let version = text(app, "deployed_version");
+    let told = RolloutStatus::deserialize(&app["detailed_status"]["rollout"]);
+    let Some(told) = told.ok().filter(|told| told.rollout.to == version) else {
+        return version.to_owned();
+    };
+    match told.rollout.state {
+        State::Done => version.to_owned(),
+        State::TakenBack { .. } => format!("{} ({version} taken back)", told.rollout.from),
+        State::Running | State::Paused => {
+            format!("{} ({version} takes {} %)", told.rollout.from, told.share())
+        }
     }
 }
 
@@ -347,6 +364,23 @@ impl View for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_version_that_runs_is_listed_as_deployed() {
+        for (state, listed) in [
+            (json!("done"), "v2"),
+            (json!("running"), "v1 (v2 takes 20 %)"),
+            (json!({ "takenback": { "why": "slow" } }), "v1 (v2 taken back)"),
+        ] {
+            let app = json!({ "deployed_version": "v2", "detailed_status": { "rollout": {
+                "at": 1, "from": "v1", "to": "v2", "step": 0, "state": state, "steps": [{ "percent": 20 }],
+                "calls_wanted": 1, "stable": { "calls": 0, "failed": 0, "p99_us": 0 },
+                "newer": { "calls": 0, "failed": 0, "p99_us": 0 },
+            } } });
+            assert_eq!(deployed(&app), listed);
+        }
+        assert_eq!(deployed(&json!({ "deployed_version": "v2" })), "v2");
+    }
 
     #[tokio::test]
     async fn a_word_is_a_file_or_a_name() {

@@ -21,6 +21,7 @@ use lattice_client::{
 };
 use lattice_protocol::{
     control::{
+        probe::health::{self, GivenUp},
         request::{self as control, HostRequest},
         types::{Ack, Inventory, InventoryProvider},
     },
@@ -103,7 +104,16 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     let id = match names::find("running provider", &wanted.provider, &named) {
         Ok(named) => named.id.clone(),
         Err(error) => {
-            let (provider_ref, link_name) = (wanted.provider.clone(), link_name.to_owned());
+            // One that was given up has a name still, and its host starts it when it comes back.
+            let given_up = given_up(&lattice, &inventories, &wanted.provider, link_name).await;
+            let provider_ref = given_up.as_ref().map_or(&wanted.provider, |(_, id)| id).clone();
+            let inventories = match &given_up {
+                Some((host, _)) => {
+                    inventories.into_iter().filter(|it| it.host_id == *host).collect()
+                }
+                None => inventories,
+            };
+            let link_name = link_name.to_owned();
             let stop = control::StopProvider { provider_ref, link_name, ..Default::default() };
             return match stopped_before_it_runs(&lattice, &inventories, &stop).await {
                 Some(early) => show_stopped_early(terminal, &stop.provider_ref, early),
@@ -147,6 +157,26 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
     let text = format!("Provider [{id}] {verb} on host [{host}]");
     show(terminal, text, &id, members, &keeping)
+}
+
+/// Returns the host that gave a provider of this name up, and the public key of that.
+async fn given_up(
+    lattice: &Lattice,
+    inventories: &[Inventory],
+    word: &str,
+    link_name: &str,
+) -> Option<(String, String)> {
+    let ids = inventories.iter().map(|inventory| inventory.host_id.clone()).collect();
+    let healths = lattice.ask_each(ids, &health::Request { ask: false }).await;
+    let of_hosts = healths.into_iter().filter_map(|(host, health)| Some((host, health.ok()?)));
+    let mut failures = of_hosts.flat_map(|(host, health)| {
+        health.failures.into_iter().map(move |failure| (host.clone(), failure))
+    });
+    failures.find_map(|(host, failure)| {
+        let GivenUp { id, name } = failure.given_up?;
+        let is_it = id == word || name.eq_ignore_ascii_case(word) || failure.reference == word;
+        (is_it && failure.link_name == link_name).then_some((host, id))
+    })
 }
 
 /// Stops what a host has kept and tries to start again. Returns that host and its words; nothing if

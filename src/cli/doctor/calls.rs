@@ -16,7 +16,8 @@ const NAMED_MAX: usize = 12;
 
 /// The calls that fail now, as the page says it.
 pub(super) fn failing_now(seen: &Seen) -> Vec<Failing> {
-    failing(&seen.looks, |id| seen.runs(id))
+    let is_whole = seen.inventories.len() >= seen.hosts.len();
+    failing(&seen.looks, |id| (is_whole || seen.runs(id)).then(|| seen.runs(id)))
 }
 
 pub(super) fn calls(facts: &Facts) -> Found {

@@ -34,7 +34,10 @@ use lattice_client::{
     lost,
 };
 use lattice_protocol::{
-    applications::{api::HOST_HEADER, request::Request as AppRequest},
+    applications::{
+        api::{HOST_HEADER, StatusType, Summary},
+        request::Request as AppRequest,
+    },
     clock,
     control::{
         probe::{
@@ -64,9 +67,12 @@ const ROUND_TRIP: Duration = Duration::from_secs(2);
 pub type Unknown = String;
 
 /// Those who answer about applications.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApplicationKeeper {
-    Hosts,
+    Hosts {
+        /// The applications that failed, with what is said about each.
+        failed: Vec<(String, String)>,
+    },
     /// A deployment manager of its own.
     Program,
 }
@@ -483,7 +489,13 @@ async fn application_keeper(lattice: &Lattice) -> Result<Option<ApplicationKeepe
     match lattice.ask(&lattice.subjects.manager(AppRequest::List), Bytes::new()).await {
         Ok(answer) => {
             let host = answer.headers.as_ref().and_then(|headers| headers.get(HOST_HEADER));
-            Ok(Some(host.map_or(ApplicationKeeper::Program, |_| ApplicationKeeper::Hosts)))
+            if host.is_none() {
+                return Ok(Some(ApplicationKeeper::Program));
+            }
+            let all: Vec<Summary> = serde_json::from_slice(&answer.payload).unwrap_or_default();
+            let failed = all.into_iter().filter(|one| one.status == StatusType::Failed);
+            let failed = failed.map(|one| (one.name, one.status_message.unwrap_or_default()));
+            Ok(Some(ApplicationKeeper::Hosts { failed: failed.collect() }))
         }
         Err(RequestError::NoResponders { .. }) => Ok(None),
         Err(error) => Err(error.to_string()),

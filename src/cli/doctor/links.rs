@@ -11,7 +11,7 @@ use super::{
 use lattice_engine::providers::builtin::{self, values};
 use lattice_protocol::{
     control::{probe::health::RefusedLink, types::HostReply},
-    links::{Claims, LinkDefinition, link_option},
+    links::{Claims, Ends, LinkDefinition, Standing, link_option},
 };
 
 /// The most findings about single links; nobody reads more.
@@ -36,9 +36,7 @@ pub(super) fn links(facts: &Facts) -> Found {
             break;
         }
         let scene = Scene::of(seen, &claims, link);
-        found.extend(scene.claim());
-        found.extend(scene.contract());
-        found.extend(scene.leads_somewhere());
+        found.extend(scene.judged());
         found.extend(scene.values());
     }
     found.extend(several_providers(links));
@@ -113,12 +111,18 @@ impl<'a> Scene<'a> {
         format!("host link del {} {}{}", self.link.actor_id, self.link.contract_id, self.option())
     }
 
-    fn claim(&self) -> Option<Finding> {
-        let actor = self.actor?;
-        if actor.capabilities.contains(&self.link.contract_id) {
-            return None;
+    /// Says what is wrong with the link, as the page does. A refusal is told by its host.
+    fn judged(&self) -> Option<Finding> {
+        let ends = Ends { actor: self.actor, provider: self.provider, ..Ends::default() };
+        match Standing::of(self.link, &ends) {
+            Standing::NotSigned => Some(self.not_signed()),
+            Standing::WrongContract(fulfils) => Some(self.wrong_contract(&fulfils)),
+            _ => self.leads_somewhere(),
         }
-        Some(Finding::wrong(
+    }
+
+    fn not_signed(&self) -> Finding {
+        Finding::wrong(
             format!(
                 "{} is not allowed: the actor is not signed for {}",
                 self.what(),
@@ -129,21 +133,11 @@ impl<'a> Scene<'a> {
                  host update actor {} REFERENCE",
                 self.link.contract_id, self.link.actor_id
             ),
-        ))
+        )
     }
 
-    /// The contract of the provider, by its claims or by what runs.
-    fn contract(&self) -> Option<Finding> {
-        let claimed = self.provider.map(|claims| claims.contract_id.as_str());
-        let fulfils = self
-            .spec
-            .map(|spec| spec.known.contract_id)
-            .or(claimed)
-            .filter(|contract| !contract.is_empty())?;
-        if fulfils == self.link.contract_id {
-            return None;
-        }
-        Some(Finding::wrong(
+    fn wrong_contract(&self, fulfils: &str) -> Finding {
+        Finding::wrong(
             format!("{} leads to a provider of another contract, {fulfils}", self.what()),
             format!(
                 "{}; then host link put {} {} {fulfils}{} …",
@@ -152,7 +146,7 @@ impl<'a> Scene<'a> {
                 self.link.provider_id,
                 self.option()
             ),
-        ))
+        )
     }
 
     fn leads_somewhere(&self) -> Option<Finding> {

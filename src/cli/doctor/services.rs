@@ -60,7 +60,21 @@ pub(super) fn services(facts: &Facts) -> Found {
     let mut found = policy(facts);
     found.extend(configuration(facts));
     found.push(manager(facts));
+    found.extend(failed_applications(facts));
     Ok(found)
+}
+
+/// The applications that the page tells of as well.
+fn failed_applications(facts: &Facts) -> Vec<Finding> {
+    let Ok(Some(ApplicationKeeper::Hosts { failed })) = &facts.manager else { return Vec::new() };
+    let told = failed.iter().map(|(name, message)| {
+        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
+        Finding::wrong(
+            format!("application {name} failed{said}"),
+            format!("host app status {name} shows which part is missing where"),
+        )
+    });
+    told.collect()
 }
 
 fn policy(facts: &Facts) -> Vec<Finding> {
@@ -119,7 +133,7 @@ fn configuration(facts: &Facts) -> Vec<Finding> {
 
 fn manager(facts: &Facts) -> Finding {
     match &facts.manager {
-        Ok(Some(ApplicationKeeper::Hosts)) => Finding::ok("hosts keep the applications"),
+        Ok(Some(ApplicationKeeper::Hosts { .. })) => Finding::ok("hosts keep the applications"),
         Ok(Some(ApplicationKeeper::Program)) => Finding::ok(
             "a deployment manager keeps the applications, so hosts do not; without it, or with applications=always \
              (WASMCLOUD_APPLICATIONS), they do",
@@ -129,5 +143,18 @@ fn manager(facts: &Facts) -> Finding {
              wadm.>; none is needed unless you use `host app`",
         ),
         Err(why) => Finding::skipped(why.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_that_failed_is_wrong() {
+        let failed = vec![("web".to_owned(), "no port".to_owned())];
+        let manager = Ok(Some(ApplicationKeeper::Hosts { failed }));
+        let found = failed_applications(&Facts { manager, ..Facts::default() });
+        assert_eq!(found[0].seen, "application web failed: no port");
     }
 }

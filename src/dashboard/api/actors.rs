@@ -94,7 +94,8 @@ impl Actor {
         let claims = table.claims(id);
         let CodeInfo { kind, wasi, exports } = sum.code.clone().unwrap_or_default();
         let rates = rates.target(id, "");
-        let errors_per_s = rates.as_ref().map_or(0.0, |rates| rates.errors_per_s);
+        let errors_per_s =
+            rates.as_ref().map_or(0.0, |rates| rates.errors_per_s + rates.made_errors_per_s);
         Self {
             id: id.to_owned(),
             kind: kind.word(),

@@ -33,18 +33,34 @@ use lattice_engine::providers::{
 use lattice_protocol::{
     control::probe::health::RefusedLink,
     identity::keys::{ActorId, LinkName, ProviderId},
-    links::{LinkDefinition, Table},
+    links::{LinkDefinition, Standing, Table},
 };
 
 /// How a link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum LinkState {
     /// Its provider does not take it on.
     Refused,
-    /// It leads nowhere, or may not be used.
-    Dangling,
+    /// Its provider fulfils another contract.
+    WrongContract,
+    /// Its actor was not signed for the contract.
+    NotSigned,
+    /// Its actor or its provider runs on no host.
+    NotRunning,
     Ok,
+}
+
+impl LinkState {
+    fn of(standing: &Standing) -> Self {
+        match standing {
+            Standing::Refused(_) => Self::Refused,
+            Standing::WrongContract(_) => Self::WrongContract,
+            Standing::NotSigned => Self::NotSigned,
+            Standing::ProviderMissing | Standing::ActorMissing => Self::NotRunning,
+            Standing::Ok => Self::Ok,
+        }
+    }
 }
 
 /// A link definition.
@@ -166,15 +182,13 @@ impl<'a> Links<'a> {
 
     fn state(&self, link: &LinkDefinition) -> (LinkState, Option<String>) {
         let triple = [link.actor_id.as_str(), &link.contract_id, &link.link_name];
-        if let Some(error) = self.refused.get(&triple) {
-            return (LinkState::Refused, Some((*error).to_owned()));
-        }
-        let index = self.snapshot.index();
-        // Here it is said of links whose actor does not run yet, too.
-        match attention::dangling(link, self.table, &|id| index.runs_provider(id), &|_| true) {
-            Some(problem) => (LinkState::Dangling, Some(problem.text)),
-            None => (LinkState::Ok, None),
-        }
+        let refusal = self.refused.get(&triple).copied();
+        let standing = attention::standing(link, self.table, self.snapshot.index(), refusal);
+        let problem = match &standing {
+            Standing::Refused(error) => Some(error.clone()),
+            standing => attention::problem(link, self.table, standing),
+        };
+        (LinkState::of(&standing), problem)
     }
 
     fn urls(&self, link: &LinkDefinition) -> Vec<String> {
@@ -468,9 +482,9 @@ mod tests {
         let whole = serde_json::to_string(&Access::Operator.view(link.clone())).unwrap();
         assert_eq!(whole.matches("10.0.0.7:81").count(), 3);
         // The problem of a link that leads nowhere contains no values.
-        let dangling =
-            Link { state: LinkState::Dangling, problem: Some("runs nowhere".into()), ..link };
-        assert_eq!(Access::Reader.view(dangling).problem.as_deref(), Some("runs nowhere"));
+        let nowhere =
+            Link { state: LinkState::NotRunning, problem: Some("runs nowhere".into()), ..link };
+        assert_eq!(Access::Reader.view(nowhere).problem.as_deref(), Some("runs nowhere"));
     }
 
     #[test]

@@ -27,7 +27,9 @@ impl ActorState {
             _ if hosts == 0 => Self::NotRunning,
             _ if errors_per_s > 0.0 => Self::Failing,
             LinkState::Refused => Self::Refused,
-            LinkState::Dangling => Self::Dangling,
+            LinkState::WrongContract | LinkState::NotSigned | LinkState::NotRunning => {
+                Self::Dangling
+            }
             LinkState::Ok => Self::Running,
         }
     }
@@ -44,7 +46,7 @@ mod tests {
             (1, 0.5, LinkState::Ok, ActorState::Failing),
             (1, 0.5, LinkState::Refused, ActorState::Failing),
             (2, 0.0, LinkState::Refused, ActorState::Refused),
-            (2, 0.0, LinkState::Dangling, ActorState::Dangling),
+            (2, 0.0, LinkState::NotSigned, ActorState::Dangling),
             (0, 0.0, LinkState::Refused, ActorState::NotRunning),
         ] {
             assert_eq!(ActorState::of(hosts, errors, link), expected, "{hosts} {errors} {link:?}");

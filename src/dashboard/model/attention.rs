@@ -2,6 +2,8 @@
 //! at: first what somebody feels now, calls that fail and what is lost; then what is configured
 //! wrongly.
 
+mod links;
+
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
@@ -27,10 +29,15 @@ use lattice_protocol::{
     applications::api,
     attention::{Item, Mark, Said},
     clock,
-    control::{probe::health::Health, types::InventoryProvider},
+    control::{
+        probe::health::{Failure, GivenUp, Health},
+        types::InventoryProvider,
+    },
     errors,
     links::{LinkDefinition, Table, link_option},
 };
+
+pub use links::{problem, standing};
 
 /// The most entries of a list; more would not be read.
 const ATTENTION_MAX: usize = 50;
@@ -100,6 +107,9 @@ pub struct Attention {
     pub key: String,
     /// The word of somebody about it.
     pub mark: Option<Marked>,
+    /// Stands for its text in the key, if that may change while it lasts.
+    #[serde(skip)]
+    topic: Option<String>,
     /// The order among those that are as bad.
     #[serde(skip)]
     rank: Rank,
@@ -180,6 +190,7 @@ impl Attention {
             since_ms: None,
             key: String::new(),
             mark: None,
+            topic: None,
             rank: if severity == Grade::Error { Rank::Fault } else { Rank::Configuration },
             ours,
         }
@@ -194,7 +205,7 @@ impl Attention {
     pub fn stable_key(&self) -> String {
         let ours = self.text[..self.ours].split(|letter: char| letter.is_ascii_digit());
         let ours: Vec<&str> = ours.filter(|text| !text.is_empty()).collect();
-        let ours = ours.join("#");
+        let ours = self.topic.clone().unwrap_or_else(|| ours.join("#"));
         let all = format!("{}\n{}\n{}\n{ours}", self.kind, self.id, self.link_name);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, all.as_bytes());
         data_encoding::HEXLOWER.encode(&digest.as_ref()[..KEY_BYTES])
@@ -293,13 +304,14 @@ impl Summary {
             of_host(host, &table, &mut attention);
             attention.extend(of_lost(host, &index.missing));
         }
+        attention.extend(strangers(snapshot.present().filter_map(|host| {
+            Some((host.id.as_ref(), host.name.as_str(), host.health.as_deref()?))
+        })));
         attention.extend(applications.failed().map(|summary| of_application(summary)));
         // Where calls fail by a link, that says it.
         let is_called = |link: &LinkDefinition| rates.failing.iter().any(|edge| is_by(edge, link));
         for link in table.links().filter(|link| !is_called(link)) {
-            attention.extend(dangling(link, &table, &|id| index.runs_provider(id), &|id| {
-                index.actors.contains_key(id)
-            }));
+            attention.extend(links::of_link(link, &table, &standing(link, &table, index, None)));
         }
         attention.sort_by_key(|item| (item.severity, item.rank));
         let muted = dashboard.alerts().apply(&mut attention);
@@ -328,6 +340,8 @@ fn of_calls(edge: &Failing) -> Attention {
         .advice(edge.fix())
         .rank(Rank::Calls);
     item.link_name.clone_from(&edge.caller_link_name);
+    let Failing { target, contract_id, link_name, .. } = edge;
+    item.topic = Some(format!("calls {target} {contract_id} {link_name}"));
     item
 }
 
@@ -357,7 +371,9 @@ fn of_lost(host: &HostView, missing: &[Missing]) -> Option<Attention> {
             format!("Start them on other hosts: `host start lost {}`", host.name)
         }
     };
-    let mut item = Attention::new(Grade::Error, "host", &host.id, text)
+    // All that it ran goes on: somebody should look, and nobody misses anything.
+    let severity = if gone.is_empty() { Grade::Warning } else { Grade::Error };
+    let mut item = Attention::new(severity, "host", &host.id, text)
         .about(&host.name)
         .advice(advice)
         .rank(Rank::Loss);
@@ -393,6 +409,28 @@ fn store(dashboard: &Dashboard) -> Option<Attention> {
     let text = format!("The lattice's metadata in {place} is not to be had: {why}");
     let advice = "Links cannot be changed until it is. `host doctor` looks for the cause.";
     Some(Attention::new(Grade::Error, "lattice", "", text).advice(advice))
+}
+
+/// Hosts whose calls others refuse, since they sign with a cluster key that those do not accept; as
+/// the doctor says it.
+fn strangers<'a>(hosts: impl Iterator<Item = (&'a str, &'a str, &'a Health)>) -> Vec<Attention> {
+    let hosts: Vec<_> = hosts.filter(|(.., health)| !health.cluster_key.is_empty()).collect();
+    let told = hosts.iter().filter_map(|(id, name, signer)| {
+        let refusing = hosts.iter().filter(|(.., other)| {
+            let issuers = &other.cluster_issuers;
+            other.cluster_key != signer.cluster_key
+                && !issuers.is_empty()
+                && !issuers.contains(&signer.cluster_key)
+        });
+        let names: Vec<&str> = refusing.map(|(_, name, _)| *name).collect();
+        let named = names.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+        let text = format!("Calls of {name} are refused by {named}: it has another cluster seed");
+        let item = Attention::new(Grade::Error, "host", id, text).about(name).advice(
+            "Start all with the same cluster_seed, or add its key to cluster_issuers of the others. `host doctor` names them.",
+        );
+        (!names.is_empty()).then_some(item)
+    });
+    told.collect()
 }
 
 fn of_host(host: &HostView, table: &Table, attention: &mut Vec<Attention>) {
@@ -451,6 +489,10 @@ fn of_application(summary: &api::Summary) -> Attention {
 /// The report of a host about itself: its starts, its links, its connections.
 fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Vec<Attention>) {
     for failure in &health.failures {
+        if let Some(given_up) = &failure.given_up {
+            attention.push(of_given_up(host, failure, given_up));
+            continue;
+        }
         let text = format!("{} does not start on {}", failure.reference, host.name);
         let said = without_reference(&failure.reference, &failure.error);
         let mut item = Attention::new(Grade::Warning, "host", &host.id, text)
@@ -497,6 +539,22 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
     }
 }
 
+/// A provider that ran and is not started again: as bad as one that ends again and again.
+fn of_given_up(host: &HostView, failure: &Failure, given_up: &GivenUp) -> Attention {
+    let GivenUp { id, name } = given_up;
+    let name = if name.is_empty() { id } else { name };
+    let said = without_reference(&failure.reference, &failure.error);
+    let text = format!("Provider {name} on {} does not run any more", host.name);
+    let mut item = Attention::new(Grade::Error, "provider", id, text)
+        .said(Some(&said))
+        .about(name)
+        .mended_by(Fix::of_failure(failure, &host.id))
+        .advice(format!("`host logs {id}{}` shows what it said.", link_option(&failure.link_name)));
+    item.link_name.clone_from(&failure.link_name);
+    item.since_ms = Some(failure.at_ms);
+    item
+}
+
 /// Claims of something that runs, if they are over or will be soon.
 fn of_claims(id: &str, expires: u64, host: &HostView, table: &Table) -> Option<Attention> {
     let who = format!("{} on {}", name_or_short(table, id), host.name);
@@ -516,50 +574,13 @@ fn of_claims(id: &str, expires: u64, host: &HostView, table: &Table) -> Option<A
     Some(item)
 }
 
-fn warning(link: &LinkDefinition, name: &str, text: String) -> Attention {
-    let mut item = Attention::new(Grade::Warning, "link", &link.actor_id, text).about(name);
-    item.link_name.clone_from(&link.link_name);
-    item
-}
-
-/// Tells the problem of a link, judged by the actors and providers that run.
-pub fn dangling(
-    link: &LinkDefinition,
-    table: &Table,
-    runs_provider: &dyn Fn(&str) -> bool,
-    runs_actor: &dyn Fn(&str) -> bool,
-) -> Option<Attention> {
-    let actor = table.claims(&link.actor_id);
-    // Named only where there is something to tell: this goes through all links of the lattice.
-    let name = || name_or_short(table, &link.actor_id);
-    if let Some(actor) = actor
-        && !actor.capabilities.contains(&link.contract_id)
-    {
-        let name = name();
-        let text = format!("{name} is linked for {}, but was not signed for it", link.contract_id);
-        return Some(
-            warning(link, &name, text)
-                .advice(format!("Sign it with `host claims sign --cap {}`.", link.contract_id)),
-        );
-    }
-    // A link of what does not run yet waits for it; that is how applications are prepared.
-    if !runs_provider(&link.provider_id) && runs_actor(&link.actor_id) {
-        let (name, provider) = (name(), name_or_short(table, &link.provider_id));
-        let text =
-            format!("{name} is linked to {provider} for {}, which runs nowhere", link.contract_id);
-        let item = warning(link, &name, text).mended_by(Fix::of_absent(link));
-        return Some(item.advice("Start the provider, or delete the link."));
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
     use super::*;
     use lattice_client::failing::Cause;
-    use lattice_protocol::control::probe::{calls::Recent, health::Failure};
+    use lattice_protocol::control::probe::calls::Recent;
 
     fn link() -> LinkDefinition {
         LinkDefinition {
@@ -569,16 +590,6 @@ mod tests {
             contract_id: "acme:x".into(),
             values: BTreeMap::new(),
         }
-    }
-
-    #[test]
-    fn a_link_dangles_when_its_actor_runs_and_its_provider_does_not() {
-        let table = Table::default();
-        let dangles = |provider: bool, actor: bool| {
-            dangling(&link(), &table, &|_| provider, &|_| actor).is_some()
-        };
-        assert!(dangles(false, true));
-        assert!(!dangles(true, true) && !dangles(false, false) && !dangles(true, false));
     }
 
     #[test]
@@ -628,6 +639,41 @@ mod tests {
     }
 
     #[test]
+    fn hosts_of_another_cluster_are_told() {
+        let health = |key: &str, issuers: &[&str]| Health {
+            cluster_key: key.into(),
+            cluster_issuers: issuers.iter().map(|key| (*key).to_owned()).collect(),
+            ..Health::default()
+        };
+        let (one, two) = (health("CA", &["CA"]), health("CB", &["CA", "CB"]));
+        let told = strangers([("N1", "calm", &one), ("N2", "bold", &two)].into_iter());
+        let texts: Vec<&str> = told.iter().map(|item| item.text.as_str()).collect();
+        assert_eq!(texts, ["Calls of bold are refused by calm: it has another cluster seed"]);
+    }
+
+    #[test]
+    fn a_provider_that_is_given_up_is_an_error_under_its_name() {
+        let failure = Failure {
+            kind: "provider".into(),
+            reference: "lattice://sha256:abc".into(),
+            link_name: "b".into(),
+            error: "given up after 6 restarts".into(),
+            given_up: Some(GivenUp { id: "VA".into(), name: "Looper".into() }),
+            ..Failure::default()
+        };
+        let health = Health { failures: vec![failure], ..Health::default() };
+        let host = HostView { name: "calm".into(), ..HostView::default() };
+        let mut attention = Vec::new();
+        of_health(&host, &health, &Table::default(), &mut attention);
+        let [item] = attention.as_slice() else { panic!("{attention:?}") };
+        assert_eq!((item.severity, item.kind, &*item.id), (Grade::Error, "provider", "VA"));
+        assert_eq!(
+            item.text,
+            "Provider Looper on calm does not run any more: given up after 6 restarts"
+        );
+    }
+
+    #[test]
     fn what_is_felt_comes_before_slips_and_failed_starts() {
         let item = |grade, rank: Rank| Attention::new(grade, "host", "N", String::new()).rank(rank);
         let failing = Failing {
@@ -642,6 +688,8 @@ mod tests {
             cause: Cause::Absent,
         };
         assert!(is_by(&failing, &link()));
+        let other_cause = of_calls(&Failing { cause: Cause::Errors, ..failing.clone() });
+        assert_eq!(of_calls(&failing).stable_key(), other_cause.stable_key());
         let mut all = [
             item(Grade::Warning, Rank::Start),
             item(Grade::Error, Rank::Fault),

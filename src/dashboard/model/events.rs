@@ -9,12 +9,13 @@ use utoipa::ToSchema;
 use crate::mask::{HIDDEN, Mask};
 use lattice_engine::providers::external::masks;
 use lattice_protocol::{
+    applications::rollout::{Rollout, State},
     clock,
     events::{
         Event, Received,
         event::{ActorContext, NOT_AVAILABLE, ProviderContext},
     },
-    history::{HOST_BACK, HOST_LOST, Happened},
+    history::{HOST_BACK, HOST_LOST, Happened, SAME_CHANGE_MS, TOLD_BY_ALL},
     identity::keys::LinkName,
     links::{LinkDefinition, Table},
 };
@@ -151,7 +152,9 @@ impl Entry {
                 Event::ActorStarted { .. }
                     | Event::ActorsStarted { .. }
                     | Event::ActorStopped { .. }
+                    | Event::ActorsStopped { .. }
                     | Event::ActorStartFailed { .. }
+                    | Event::ActorsStartFailed { .. }
             )
         {
             return None;
@@ -176,6 +179,16 @@ impl Entry {
             data: shown(data),
             masked,
         })
+    }
+
+    /// Whether two hosts tell the same change of a link.
+    pub fn is_same_change(&self, other: &Self) -> bool {
+        TOLD_BY_ALL.contains(&&*self.name)
+            && self.name == other.name
+            && self.data["id"].is_string()
+            && self.data["id"] == other.data["id"]
+            && self.host_id != other.host_id
+            && self.at_ms.abs_diff(other.at_ms) <= SAME_CHANGE_MS
     }
 
     /// Reads an event of the history; `host_name` is the name of the host it is about.
@@ -272,6 +285,7 @@ impl Narrator<'_> {
         }
         let told = self.about_actor(event).or_else(|| self.about_provider(event));
         let told = told.or_else(|| self.about_lattice(event));
+        let told = told.or_else(|| self.about_rollout(event));
         told.or_else(|| Some((Severity::Info, format!("{} on {}", event.name(), self.host))))
     }
 
@@ -287,25 +301,25 @@ impl Narrator<'_> {
                 format!("{} started on {host}, with {}", self.actor(actor), replicas(*count)),
             ),
             Event::ActorStopped { actor, .. }
-            | Event::ActorsStopped { actor, remaining: 0, .. } => {
+            | Event::ActorsStopped { actor, remaining: 0, others: 0, .. }
+            | Event::ActorScaled { actor, max: 0, others: 0 } => {
                 (Info, format!("{} stopped on {host}", self.actor(actor)))
             }
-            Event::ActorsStopped { actor, remaining, .. } => {
-                (Info, format!("{} on {host} has {} now", self.actor(actor), replicas(*remaining)))
+            // Of several groups of one actor, the rest goes on.
+            Event::ActorsStopped { actor, remaining: some, others, .. } => {
+                let left = some.saturating_add(*others);
+                (Info, format!("{} on {host} has {} now", self.actor(actor), replicas(left)))
             }
-            Event::ActorScaled { actor, max: 0 } => {
-                (Info, format!("{} has no replica on {host} any more", self.actor(actor)))
+            Event::ActorScaled { actor, max, others } => {
+                let replicas = match max.saturating_add(*others) {
+                    u32::MAX => "unbounded replicas".to_owned(),
+                    all => replicas(all),
+                };
+                (Good, format!("{} runs on {host} with {replicas}", self.actor(actor)))
             }
-            Event::ActorScaled { actor, max: u32::MAX } => {
-                (Good, format!("{} runs on {host} with unbounded replicas", self.actor(actor)))
+            Event::ActorUpdated { public_key, revision, share, .. } => {
+                (Good, updated(&self.named(public_key), *revision, *share, host))
             }
-            Event::ActorScaled { actor, max } => {
-                (Good, format!("{} runs on {host} with {}", self.actor(actor), replicas(*max)))
-            }
-            Event::ActorUpdated { public_key, revision, .. } => (
-                Good,
-                format!("{} updated to revision {revision} on {host}", self.named(public_key)),
-            ),
             Event::ActorUpdateFailed { public_key, reason, .. } => (
                 Error,
                 format!(
@@ -315,11 +329,9 @@ impl Narrator<'_> {
                 ),
             ),
             Event::ActorStartFailed { actor_ref: reference, error }
-            | Event::ActorsStartFailed { image_ref: reference, error, .. } => {
+            | Event::ActorsStartFailed { image_ref: reference, error, .. }
+            | Event::ActorScaleFailed { image_ref: reference, error, .. } => {
                 (Error, format!("Actor {reference} does not start on {host}: {}", self.said(error)))
-            }
-            Event::ActorScaleFailed { image_ref, error, .. } => {
-                (Error, format!("Actor {image_ref} is not scaled on {host}: {}", self.said(error)))
             }
             Event::ClaimsNotInForce { public_key, error, .. } => {
                 let who = self.named(public_key);
@@ -370,6 +382,19 @@ impl Narrator<'_> {
         Some(match event {
             Event::HostStarted { .. } => (Good, format!("Host {host} started")),
             Event::HostStopped { .. } => (Info, format!("Host {host} stopped")),
+            Event::HostCutOff => (
+                Warning,
+                format!(
+                    "Host {host} ended without a goodbye before this start: it was killed, or its machine went down"
+                ),
+            ),
+            Event::NatsReturned { away_ms: 0..1000 } => {
+                (Warning, format!("Host {host} had lost its NATS server for a moment"))
+            }
+            Event::NatsReturned { away_ms } => (
+                Warning,
+                format!("Host {host} was without its NATS server for {} s", away_ms / 1000),
+            ),
             // These two are only told in the history.
             Event::Other(name) if name == HOST_LOST => (Error, format!("Host {host} is lost")),
             Event::Other(name) if name == HOST_BACK => (Good, format!("Host {host} is back")),
@@ -413,6 +438,28 @@ impl Narrator<'_> {
         })
     }
 
+    fn about_rollout(&self, event: &Event) -> Option<(Severity, String)> {
+        let Event::RolloutChanged { application, rollout, percent } = event else { return None };
+        let Rollout { from, to, state, step, .. } = rollout;
+        let begin = format!("{application} {to}");
+        Some(match state {
+            State::Running if *step == 0 => (
+                Severity::Info,
+                format!("{begin} begins to take over from {from}, with {percent} % of the calls"),
+            ),
+            State::Running => (
+                Severity::Info,
+                format!("{begin} goes on to take over from {from}, with {percent} % of the calls"),
+            ),
+            State::Paused => (Severity::Info, format!("{begin} stays at {percent} % of the calls")),
+            State::Done => (Severity::Good, format!("{begin} has taken over from {from}")),
+            State::TakenBack { why } => (
+                Severity::Error,
+                format!("{begin} was taken back, {from} runs: {}", self.said(why)),
+            ),
+        })
+    }
+
     fn named(&self, key: &str) -> String {
         (self.name_of)(key).filter(|name| !name.is_empty()).unwrap_or_else(|| short(key))
     }
@@ -446,6 +493,17 @@ fn under(link_name: &str) -> String {
     }
 }
 
+/// Says which revision of an actor runs now, or takes a share of the calls.
+fn updated(name: &str, revision: u64, share: Option<u8>, host: &str) -> String {
+    match share {
+        None => format!("{name} updated to revision {revision} on {host}"),
+        Some(0) => format!("{name} runs on {host} with revision {revision} alone again"),
+        Some(share) => {
+            format!("{name}: revision {revision} takes {share} % of the calls on {host}")
+        }
+    }
+}
+
 /// Returns a number of replicas in words: of calls that an actor works on at a time.
 pub fn replicas(count: impl Into<u64>) -> String {
     match count.into() {
@@ -472,6 +530,35 @@ mod tests {
         assert_eq!(
             text("actor_scaled", json!({ "public_key": "MA", "max_instances": 3 })).as_deref(),
             Some("Echo runs on calm-otter with 3 replicas")
+        );
+        for (event, data, told) in [
+            ("actor_scaled", json!({ "max_instances": 0 }), "Echo stopped on calm-otter"),
+            (
+                "actor_scaled",
+                json!({ "max_instances": 0, "other_instances": 4 }),
+                "Echo runs on calm-otter with 4 replicas",
+            ),
+            ("actor_updated", json!({ "revision": 2 }), "Echo updated to revision 2 on calm-otter"),
+            (
+                "actor_updated",
+                json!({ "revision": 2, "share": 20 }),
+                "Echo: revision 2 takes 20 % of the calls on calm-otter",
+            ),
+            (
+                "actor_updated",
+                json!({ "revision": 1, "share": 0 }),
+                "Echo runs on calm-otter with revision 1 alone again",
+            ),
+        ] {
+            let mut data = data;
+            data["public_key"] = json!("MA");
+            assert_eq!(text(event, data).as_deref(), Some(told));
+        }
+        let rollout = json!({ "at": 1, "from": "v1", "to": "v2", "step": 1, "state": { "takenback": { "why": "slow" } } });
+        assert_eq!(
+            text("rollout_changed", json!({ "application": "shop", "rollout": rollout }))
+                .as_deref(),
+            Some("shop v2 was taken back, v1 runs: slow")
         );
         assert_eq!(
             text(
@@ -505,7 +592,6 @@ mod tests {
                 json!({ "actor_id": "MA", "provider_id": "VA", "error": "foreign" }),
             ),
             ("provider_stopped", json!({ "public_key": "VA", "reason": "foreign" })),
-            ("actors_start_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
             ("actor_scale_failed", json!({ "image_ref": "x:1", "error": "foreign" })),
             ("actor_update_failed", json!({ "public_key": "MA", "reason": "foreign" })),
             ("provider_start_failed", json!({ "provider_ref": "x:1", "error": "foreign" })),

@@ -64,7 +64,23 @@ pub fn without_reference(reference: &str, said: &str) -> String {
     }
     let reason = said.split_once(&format!("{reference}: ")).map_or(said, |(_, reason)| reason);
     let path = reference.strip_prefix("file://").unwrap_or(reference);
-    reason.replace(reference, "it").replace(path, "it")
+    with_it_for(path, &with_it_for(reference, reason))
+}
+
+/// Replaces a reference in a text, where it is not the end of a longer one.
+fn with_it_for(reference: &str, text: &str) -> String {
+    let mut told = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(reference) {
+        let (before, found) = rest.split_at(at);
+        told.push_str(before);
+        let is_part = told.ends_with(|letter: char| {
+            letter.is_alphanumeric() || matches!(letter, '/' | '.' | '-' | '_' | ':')
+        });
+        told.push_str(if is_part { reference } else { "it" });
+        rest = &found[reference.len()..];
+    }
+    told + rest
 }
 
 #[cfg(test)]
@@ -82,6 +98,11 @@ mod tests {
             assert_eq!(without_reference("file:///x.wasm", said), expected);
         }
         assert_eq!(without_reference("", "no room"), "no room");
+        let said = "image docker.io/library/nosuch:1.0 not pulled; nosuch:1.0 is unknown";
+        assert_eq!(
+            without_reference("nosuch:1.0", said),
+            "image docker.io/library/nosuch:1.0 not pulled; it is unknown"
+        );
     }
 
     #[test]

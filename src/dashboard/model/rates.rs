@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use lattice_client::{
     failing::Failing,
-    rates::{self, Edge, Made, Row, Totals},
+    rates::{self, Edge, Row, Totals},
 };
 use lattice_protocol::meter::Tally;
 
@@ -30,15 +30,19 @@ const TARGETS_MAX: usize = 2048;
 /// How often something is called.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Rate {
-    /// Calls that were served; of a provider those it made as well.
+    /// Calls to it; of a provider those it made as well.
     pub calls_per_s: f64,
-    /// Of the calls that were served, and of those that were made.
+    /// Of these calls, those that went wrong in the eyes of their callers.
     pub errors_per_s: f64,
-    /// Calls that were made, where hosts count them.
+    /// Calls that were made, where hosts count them, and how many of these went wrong.
     pub made_per_s: f64,
+    pub made_errors_per_s: f64,
     /// Calls that came from outside: over HTTP, as messages, from tools. Of hosts and the lattice.
     pub requests_per_s: Option<f64>,
-    /// The share of the calls, served and made, that ended well; missing if there were none.
+    /// Of these requests.
+    pub request_errors_per_s: Option<f64>,
+    /// The share that ended well, of the requests where there are any, else of the calls; missing
+    /// if there were none.
     pub success_percent: Option<f64>,
     /// Answers of an HTTP server.
     pub http: Option<HttpRate>,
@@ -79,10 +83,12 @@ pub struct Sum {
     calls_per_s: f64,
     errors_per_s: f64,
     made_per_s: f64,
+    made_errors_per_s: f64,
     requests_per_s: Option<f64>,
+    request_errors_per_s: Option<f64>,
     between: Tally,
     in_work: u64,
-    /// Calls that were served or made, and how many of them went wrong.
+    /// How many there were, requests or calls, and how many of them went wrong.
     judged: u64,
     errors: u64,
     http: Option<rates::HttpRate>,
@@ -95,21 +101,11 @@ impl Sum {
         self.errors_per_s += row.errors_per_second;
         self.between.add(&row.between);
         self.in_work += row.in_work;
-        self.judged += row.between.calls;
-        self.errors += row.between.errors();
-        // An HTTP server serves by making calls.
-        if row.id.starts_with('V') {
-            self.calls_per_s += row.made.calls_per_second;
-            self.between.add(&row.made.between);
-        }
-        self.add_made(&row.made);
-    }
-
-    fn add_made(&mut self, made: &Made) {
-        self.made_per_s += made.calls_per_second;
-        self.judged += made.between.calls;
-        self.errors += made.errors();
-        if let Some(http) = &made.http_rate {
+        self.judged += row.calls;
+        self.errors += row.errors;
+        self.made_per_s += row.made.calls_per_second;
+        self.made_errors_per_s += row.made.errors_per_second;
+        if let Some(http) = &row.made.http_rate {
             self.http.get_or_insert_default().plus(http);
         }
     }
@@ -136,14 +132,16 @@ impl Sum {
         let totals = Totals::of(rows, edges);
         sum.calls_per_s = totals.calls_per_second;
         sum.errors_per_s = totals.errors_per_second;
-        if edges.is_empty() {
-            (sum.judged, sum.errors) = (sum.between.calls, sum.between.errors());
-        }
-        for edge in edges {
+        let has_requests = edges.iter().any(|edge| edge.is_entry() && edge.between.calls > 0);
+        for edge in edges.iter().filter(|edge| edge.is_entry() || !has_requests) {
             sum.judged += edge.between.calls;
             sum.errors += edge.errors();
         }
+        if edges.is_empty() {
+            (sum.judged, sum.errors) = (sum.between.calls, sum.between.errors());
+        }
         sum.requests_per_s = Some(totals.requests_per_second);
+        sum.request_errors_per_s = Some(totals.request_errors_per_second);
         sum
     }
 
@@ -153,7 +151,9 @@ impl Sum {
             calls_per_s: rounded(self.calls_per_s),
             errors_per_s: rounded(self.errors_per_s),
             made_per_s: rounded(self.made_per_s),
+            made_errors_per_s: rounded(self.made_errors_per_s),
             requests_per_s: self.requests_per_s.map(rounded),
+            request_errors_per_s: self.request_errors_per_s.map(rounded),
             success_percent: (self.judged > 0).then(|| rounded(well / self.judged as f64)),
             http: self.http.map(HttpRate::from),
             p50_us: percentile_us(&self.between, 0.5),
@@ -391,12 +391,47 @@ fn coarse(points: &VecDeque<Point>) -> Series {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::control::probe::calls::{HttpClasses, Look, Row as RowOfHost};
 
     fn rates(of: &[(&Of, f64)]) -> Rates {
         let rate = |calls: f64| Rate { calls_per_s: calls, ..Rate::default() };
         Rates {
             of: of.iter().map(|(of, calls)| ((*of).clone(), rate(*calls))).collect(),
             ..Rates::default()
+        }
+    }
+
+    #[test]
+    fn one_failing_request_is_one_error_whoever_shows_it() {
+        // A page whose actor asks a provider that refuses, and answers 500: one request, two calls.
+        let tally = |errors: u64| Tally { calls: 4, refused: errors, ..Tally::default() };
+        let edge = |caller: &str, id: &str, errors: u64, http: u64| Edge {
+            caller: caller.into(),
+            id: id.into(),
+            calls_per_second: 4.0,
+            errors_per_second: 4.0,
+            between: tally(errors),
+            http: (http > 0).then(|| HttpClasses { server_error: http, ..HttpClasses::default() }),
+            ..Edge::default()
+        };
+        let edges = [edge("VWEB", "MA", 0, 4), edge("MA", "VCLIENT", 4, 0)];
+        let looks = [Look {
+            served: ["MA", "VWEB", "VCLIENT"]
+                .map(|id| RowOfHost { id: id.into(), ..RowOfHost::default() })
+                .into(),
+            ..Look::default()
+        }];
+        let rows = rates::between(&HashMap::new(), &looks, &edges);
+        let lattice = Sum::of_all(&rows, &edges).rate();
+        assert_eq!((lattice.requests_per_s, lattice.request_errors_per_s), (Some(4.0), Some(4.0)));
+        assert_eq!((lattice.calls_per_s, lattice.errors_per_s), (8.0, 8.0));
+        assert_eq!(lattice.success_percent, Some(0.0));
+        for id in ["MA", "VWEB", "VCLIENT"] {
+            let mut sum = Sum::default();
+            rows.iter().filter(|row| row.id == id).for_each(|row| sum.add(row));
+            let rate = sum.rate();
+            assert_eq!((rate.calls_per_s, rate.errors_per_s), (4.0, 4.0), "{id}");
+            assert_eq!(rate.success_percent, Some(0.0), "{id}");
         }
     }
 

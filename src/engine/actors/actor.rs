@@ -8,7 +8,7 @@
 //! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is
 //! never used again.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
@@ -294,11 +294,9 @@ impl Actor {
         CallError::NotAdmitted { actor_id: self.id.to_string(), reason: refused.to_string() }
     }
 
-    fn out_of_time(&self) -> CallError {
-        CallError::Deadline {
-            actor_id: self.id.to_string(),
-            limit_ms: self.shared.router.rpc_timeout().as_millis(),
-        }
+    fn out_of_time(&self, limit: Duration) -> CallError {
+        let limit_ms = limit.as_micros().div_ceil(1000);
+        CallError::Deadline { actor_id: self.id.to_string(), limit_ms }
     }
 
     /// Runs an admitted call. Safe to drop: its instance goes with it.
@@ -330,7 +328,7 @@ impl Actor {
     ) -> Result<Bytes, CallError> {
         // The guest looks at its deadline in its own code only. This is for all that it can wait
         // for in the host, and for a core.
-        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        let (chain, deadline, began) = (call.chain.clone(), call.deadline, Instant::now());
         let turn = self.turns.turn(chain.waiting());
         let ended = match &artifact.code {
             Code::Component(prepared)
@@ -348,7 +346,16 @@ impl Actor {
                 ended.map(|result| result.unwrap_or_else(|| Err(self.ended_by_host())))
             }
         };
-        ended.unwrap_or_else(|| Err(self.ended_late()))
+        let limit = deadline.saturating_duration_since(began);
+        match ended {
+            // Only here it is known how long the call was to take.
+            Some(Err(CallError::Deadline { .. })) => Err(self.out_of_time(limit)),
+            None => {
+                self.note_late();
+                Err(self.out_of_time(limit))
+            }
+            Some(result) => result,
+        }
     }
 
     fn ended_by_host(&self) -> CallError {
@@ -356,9 +363,8 @@ impl Actor {
         CallError::Trap { actor_id: self.id.to_string(), reason }
     }
 
-    fn ended_late(&self) -> CallError {
+    fn note_late(&self) {
         self.sink.note(Level::Error, "a call ran past its deadline and was ended");
-        self.out_of_time()
     }
 
     /// Makes of a call what an instance of an artifact gets.
@@ -456,7 +462,10 @@ impl Actor {
                 }
                 result
             }
-            Outcome::Ended(Ended::PastDeadline) => Err(self.ended_late()),
+            Outcome::Ended(Ended::PastDeadline) => {
+                self.note_late();
+                Err(self.out_of_time(Duration::ZERO))
+            }
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
                 self.sink

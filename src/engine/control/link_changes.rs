@@ -54,9 +54,11 @@ impl LinkChanges {
     }
 
     /// Notes that a link was changed, until a deadline. A put of the same link again is no change.
+    /// A link whose provider did not take it on is nothing to come back to: what it was before that
+    /// is noted in its place.
     pub async fn note(
         &self,
-        before: Option<LinkDefinition>,
+        (before, is_refused): (Option<LinkDefinition>, bool),
         after: Option<LinkDefinition>,
         deadline: Instant,
     ) {
@@ -64,9 +66,23 @@ impl LinkChanges {
             return;
         }
         let Some(id) = after.as_ref().or(before.as_ref()).map(LinkDefinition::id) else { return };
+        let before = match before {
+            Some(refused) if is_refused => self.before(refused, deadline).await,
+            before => before,
+        };
         let change = LinkChange { at_ms: clock::now_ms(), before, after };
         if !self.is_written(&id, &change, deadline).await {
             self.own.lock().remember(change);
+        }
+    }
+
+    /// Returns what a refused link was before, as far as this host knows; else itself.
+    async fn before(&self, refused: LinkDefinition, deadline: Instant) -> Option<LinkDefinition> {
+        let LinkDefinition { actor_id, contract_id, link_name, .. } = &refused;
+        let last = self.last(actor_id, contract_id, link_name);
+        match timeout_at(deadline, last).await {
+            Ok(Some(change)) if change.after.as_ref() == Some(&refused) => change.before,
+            _ => Some(refused),
         }
     }
 

@@ -213,17 +213,34 @@ impl Server {
     /// Stores a link when its turn has come, and notes what it was before.
     async fn change_link(&self, link: LinkDefinition, mut turn: Turn) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
-        let Stored { before, update } = self.in_time(&mut turn, self.store_link(&link)).await?;
-        self.take_in(update, before, Some(link), deadline).await;
+        let write = async {
+            let is_refused = self.is_stored_refused(&link.id()).await;
+            Ok((is_refused, self.store_link(&link).await?))
+        };
+        let (is_refused, stored) = self.in_time(&mut turn, write).await?;
+        self.take_in(stored, is_refused, Some(link), deadline).await;
         Ok(())
     }
 
     /// Deletes a link when its turn has come, and notes what it was.
     async fn drop_link(&self, id: &str, mut turn: Turn) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
-        let Stored { before, update } = self.in_time(&mut turn, self.remove_link(id)).await?;
-        self.take_in(update, before, None, deadline).await;
+        let write = async {
+            let is_refused = self.is_stored_refused(id).await;
+            Ok((is_refused, self.remove_link(id).await?))
+        };
+        let (is_refused, stored) = self.in_time(&mut turn, write).await?;
+        self.take_in(stored, is_refused, None, deadline).await;
         Ok(())
+    }
+
+    /// Whether the link that is stored under an id is one that its provider does not take on.
+    async fn is_stored_refused(&self, id: &str) -> bool {
+        let link = stored(&self.parts.context.links.table(), id);
+        match link {
+            Some(link) => self.is_refused(&link).await,
+            None => false,
+        }
     }
 
     /// Waits for a turn, and all attempts of a write: after this time hosts that are late speak up.
@@ -245,8 +262,8 @@ impl Server {
     /// Shows readers of this host a change that is stored, and notes it for all hosts meanwhile.
     async fn take_in(
         &self,
-        update: Option<Update>,
-        before: Option<LinkDefinition>,
+        Stored { before, update }: Stored,
+        is_refused: bool,
         after: Option<LinkDefinition>,
         deadline: Instant,
     ) {
@@ -256,7 +273,7 @@ impl Server {
                 links.apply(update).await;
             }
         };
-        tokio::join!(shown, self.link_changes.note(before, after, deadline));
+        tokio::join!(shown, self.link_changes.note((before, is_refused), after, deadline));
     }
 
     /// Stores a link; returns the one in whose place it is.

@@ -107,6 +107,8 @@ impl Server {
             Ok(link_name) => link_name,
             Err(error) => return now(&Ack::rejected(error)),
         };
+        let troubles = self.parts.context.events.troubles();
+        troubles.forget_provider(&request.provider_ref, link_name.as_str());
         let stopped = self.parts.kept.stop_provider(Stop {
             provider: request.provider_ref,
             link_name,

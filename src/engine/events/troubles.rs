@@ -35,6 +35,16 @@ pub struct Trouble {
     pub link_name: String,
     pub error: String,
     pub at: SystemTime,
+    /// It is a provider that ran and was given up.
+    pub given_up: Option<GivenUp>,
+}
+
+/// A provider that ran, and is not started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    pub id: String,
+    /// The name in its claims.
+    pub name: String,
 }
 
 /// The failures of one host. Cheap to clone.
@@ -72,6 +82,26 @@ impl Troubles {
         }
     }
 
+    /// Adds to the failure of a provider that it was given up.
+    pub fn give_up(&self, reference: &str, link_name: &str, given_up: GivenUp) {
+        let mut troubles = self.0.lock();
+        let of_it = |one: &&mut Trouble| {
+            (one.kind, &*one.reference, &*one.link_name) == (Kind::Provider, reference, link_name)
+        };
+        if let Some(trouble) = troubles.iter_mut().find(of_it) {
+            trouble.given_up = Some(given_up);
+        }
+    }
+
+    /// Drops the failures of a provider, by its reference or public key, that nobody wants to run.
+    pub fn forget_provider(&self, provider: &str, link_name: &str) {
+        self.0.lock().retain(|one| {
+            let is_it = one.reference == provider
+                || one.given_up.as_ref().is_some_and(|given_up| given_up.id == provider);
+            one.kind != Kind::Provider || one.link_name != link_name || !is_it
+        });
+    }
+
     fn failed(&self, kind: Kind, reference: &str, link_name: &str, error: &str) {
         self.clear(kind, reference, link_name);
         let mut troubles = self.0.lock();
@@ -84,6 +114,7 @@ impl Troubles {
             link_name: link_name.to_owned(),
             error: error.to_owned(),
             at: SystemTime::now(),
+            given_up: None,
         });
     }
 
@@ -117,6 +148,13 @@ mod tests {
         let errors: Vec<String> =
             troubles.lately().into_iter().map(|trouble| trouble.error).collect();
         assert_eq!(errors, ["second", "other"]);
+        let given_up = GivenUp { id: "V".into(), name: "Looper".into() };
+        troubles.give_up("a", "default", given_up.clone());
+        assert_eq!(troubles.lately()[0].given_up, Some(given_up));
+        troubles.forget_provider("V", "other");
+        assert_eq!(troubles.lately().len(), 2);
+        troubles.forget_provider("V", "default");
+        assert_eq!(troubles.lately().len(), 1, "that of the actor stays");
         for number in 0..100 {
             troubles.on_event(&failure(&number.to_string(), "x"));
         }

@@ -27,7 +27,10 @@ use crate::{host_context::HostContext, meter::Meter};
 use lattice_base::store::history::{Archive, Limits};
 use lattice_protocol::{
     clock,
-    history::{self, Audit, Batch, HOST_BACK, HOST_LOST, Happened, Kind, Said, compact},
+    events::Event,
+    history::{
+        self, Audit, Batch, FRIENDLY_NAME, HOST_BACK, HOST_LOST, Happened, Kind, Said, compact,
+    },
 };
 
 /// How often is written.
@@ -63,6 +66,10 @@ pub struct Keeper {
     open_at: Instant,
     /// Since when both hosts and the server could be heard.
     hears_since: Option<Instant>,
+    /// Since when the server of one of the connections is away.
+    away_since: Option<Instant>,
+    /// How often both connections came back.
+    reconnects: u64,
     /// When the lines were cut to their bound, in minutes since 1970.
     cut_at: u64,
 }
@@ -90,6 +97,8 @@ impl Keeper {
             told_left_out: 0,
             open_at: Instant::now(),
             hears_since: None,
+            away_since: None,
+            reconnects: 0,
             cut_at: 0,
         }
     }
@@ -185,6 +194,8 @@ impl Keeper {
         let is_up = [&context.ctl, &context.rpc]
             .iter()
             .all(|nats| nats.client.connection_state() == Connected);
+        self.tell_return(is_up);
+        let context = &self.context;
         let hears_since = match is_up && !context.suspend.is_stale() {
             true => Some(self.hears_since.unwrap_or_else(Instant::now)),
             false => None,
@@ -198,8 +209,26 @@ impl Keeper {
                 Change::Back(id) => (HOST_BACK, id),
             };
             let (id, at_ms) = (Uuid::new_v4().to_string(), clock::now_ms());
-            let data = json!({ "told_by": context.host_id.as_str() });
+            let mut data = json!({ "told_by": context.host_id.as_str() });
+            // The name that it has now: later nobody may know it.
+            if let Some(inventory) = context.peers.remembered(&source) {
+                data[FRIENDLY_NAME] = json!(inventory.friendly_name);
+            }
             self.events.push(Happened { id, at_ms, name: name.to_owned(), source, data });
+        }
+    }
+
+    /// Tells that the server was away when it is back.
+    fn tell_return(&mut self, is_up: bool) {
+        if !is_up {
+            self.away_since.get_or_insert_with(Instant::now);
+            return;
+        }
+        let HostContext { ctl, rpc, events, .. } = &*self.context;
+        let reconnects = [ctl, rpc].iter().map(|nats| *nats.reconnects.borrow()).sum();
+        let away_ms = self.away_since.take().map_or(0, |since| clock::millis(since.elapsed()));
+        if std::mem::replace(&mut self.reconnects, reconnects) < reconnects {
+            events.publish(Event::NatsReturned { away_ms });
         }
     }
 

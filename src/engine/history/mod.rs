@@ -134,7 +134,9 @@ fn is_kept(event: &Event) -> bool {
             | Event::ActorStarted { .. }
             | Event::ActorsStarted { .. }
             | Event::ActorStopped { .. }
+            | Event::ActorsStopped { .. }
             | Event::ActorStartFailed { .. }
+            | Event::ActorsStartFailed { .. }
     )
 }
 

@@ -187,7 +187,7 @@ impl Builder<'_> {
         let host_id = HostId::parse(&config.host_key.public).context("read the host key")?;
         let lattice = LatticeName::parse(&config.lattice).context("read the lattice name")?;
         let subjects = Subjects::new(lattice.clone(), &config.ctl_topic_prefix);
-        let friendly_name = names::friendly();
+        let friendly_name = names::friendly(host_id.as_str());
         let client_name = format!("host {host_id}");
         let ctl = connection::connect(Purpose::Control, &config.ctl, &client_name, give_up).await?;
         let rpc = connection::connect(Purpose::Rpc, &config.rpc, &client_name, give_up).await?;

@@ -21,6 +21,7 @@ mod run;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
+use async_nats::connection::State;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -38,13 +39,16 @@ use crate::{
     meter::Meter,
     peers::Peers,
     providers::{bounds::OwnSockets, supervisor as providers},
-    router::Router,
+    router::{LinkStatus, Router},
 };
 use lattice_base::{
     budget::Budget,
     config::Config,
     dirs::Dirs,
-    lattice::{answers::Answers, connection},
+    lattice::{
+        answers::Answers,
+        connection::{self, Nats},
+    },
     presence::Presence,
     registry::{
         self,
@@ -53,10 +57,11 @@ use lattice_base::{
     shutdown::Lifeline,
     store::Store,
 };
-use lattice_protocol::events::Event;
+use lattice_protocol::{events::Event, links::LinkDefinition};
 
-/// How long the last events may take to reach the server.
+/// How long the last events may take to reach the server, and without a connection.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+const FLUSH_OFFLINE: Duration = Duration::from_millis(200);
 /// The part of the time to stop that the last answers to clients may take.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The part of the time to stop that providers get at least, after the actors.
@@ -152,6 +157,11 @@ impl Host {
         &self.context.events
     }
 
+    /// Returns the state of a link at its provider, if that is built in and runs here.
+    pub fn link_status(&self, link: &LinkDefinition) -> Option<LinkStatus> {
+        self.router.link_status(link)
+    }
+
     /// The calls this host served and made, counted.
     pub fn meter(&self) -> &Meter {
         self.router.meter()
@@ -212,24 +222,33 @@ impl Host {
         self.stop_work(deadline).await;
         // Nothing takes calls here any more, and the others need not find that out.
         self.leave.cancel();
-        let _ = tokio::time::timeout(FLUSH_TIMEOUT, &mut self.peer_service).await;
+        let _ = tokio::time::timeout(self.last_words_within(), &mut self.peer_service).await;
         // So that the last event finds room in the queue.
-        let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.context.events.flush()).await;
+        let _ = tokio::time::timeout(self.last_words_within(), self.context.events.flush()).await;
         self.context.events.publish(Event::HostStopped { labels: self.context.state.labels() });
         // The last words get a little time even when the calls used all of it.
-        if tokio::time::timeout(FLUSH_TIMEOUT, self.confirm_last_words()).await.is_err() {
-            warn!("the NATS server did not confirm the last events");
+        if tokio::time::timeout(self.last_words_within(), self.confirm_last_words()).await.is_err()
+        {
+            warn!("the NATS server did not confirm the last events: they are lost");
         }
+        let tasks_within = self.last_words_within();
         let Self { context, stop, router, actors, providers, kept, .. } = self;
         let (state, tasks) = (context.state.clone(), context.tasks.clone());
         stop.cancel();
         // The task that publishes events ends with the last of those who could publish one.
         drop((context, router, actors, providers, kept));
         tasks.close();
-        if tokio::time::timeout(FLUSH_TIMEOUT, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(tasks_within, tasks.wait()).await.is_err() {
             warn!("some tasks of this host did not end");
         }
         info!("Host {} stopped.", state.facts().id);
+    }
+
+    /// How long what is said last may take: where no server is there, it gets nowhere.
+    fn last_words_within(&self) -> Duration {
+        let HostContext { ctl, rpc, .. } = &*self.context;
+        let is_up = |nats: &Nats| nats.client.connection_state() == State::Connected;
+        if is_up(ctl) && is_up(rpc) { FLUSH_TIMEOUT } else { FLUSH_OFFLINE }
     }
 
     /// Stops actors and providers. Providers that bring work in end while actors still answer;

@@ -59,6 +59,9 @@ impl Host {
             built.serve_local_user(&presence_dir(dirs));
         }
 
+        if presence.as_ref().is_some_and(Presence::was_cut_off) {
+            context.events.publish(Event::HostCutOff);
+        }
         context.events.publish(Event::HostStarted {
             labels: context.state.labels(),
             friendly_name: context.state.facts().friendly_name.clone(),

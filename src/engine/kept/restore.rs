@@ -23,6 +23,10 @@ pub(super) const AT_ONCE: usize = 32;
 /// Pauses between attempts grow from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(60);
+/// After so many failures, half an hour of them, it is tried less often: claims that have expired
+/// do not come to count again, and each attempt is told to everybody.
+const FAILURES_SOON: u32 = 36;
+const RETRY_SELDOM: Duration = Duration::from_secs(600);
 /// When an attempt that nothing is heard of counts as failed. Longer than a pull may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(600);
 
@@ -77,7 +81,10 @@ impl Inner {
                         return;
                     }
                     failures += 1;
-                    let pause = backoff.next_pause();
+                    let pause = match backoff.next_pause() {
+                        _ if failures > FAILURES_SOON => RETRY_SELDOM,
+                        pause => pause,
+                    };
                     let pause_ms = pause.as_millis();
                     // One line for each cause, not for each attempt.
                     if cause == told {

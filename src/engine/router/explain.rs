@@ -347,6 +347,12 @@ impl Router {
         providers.get(&*link.provider_id)?.get(&*link.link_name)?.link_status(link)
     }
 
+    /// Returns the ids of the other hosts that run the provider of a link.
+    pub fn runners_of(&self, link: &LinkDefinition) -> Vec<Arc<str>> {
+        let target = Entity::new(&*link.provider_id, &*link.link_name, &*link.contract_id);
+        self.0.remote.runners(&target).iter().map(|peer| Arc::clone(&peer.id)).collect()
+    }
+
     /// The actors of this process as they are now, by public key.
     pub fn statuses(&self) -> Vec<(Arc<str>, TargetStatus)> {
         let actors = self.0.actors.load();

@@ -302,7 +302,8 @@ pub enum CallError {
     )]
     OutcomeUnknown { operation: String, target: String, cause: String },
     #[error(
-        "the call of {actor_id} ran past its deadline of {limit_ms} ms and was ended (rpc_timeout_ms)"
+        "the call of {actor_id} ran past its deadline, {limit_ms} ms after it began here, and was ended; its caller says how long \
+         it may take (timeout_ms of a link, or rpc_timeout_ms)"
     )]
     Deadline { actor_id: String, limit_ms: u128 },
     #[error("{actor_id} {BUSY}: {reason}")]

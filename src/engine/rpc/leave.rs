@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
-use futures::StreamExt as _;
+use async_nats::{Message, Subscriber, connection::State};
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
 use lattice_base::lattice::connection::confirm;
@@ -32,13 +32,20 @@ const MARGIN: u64 = 64;
 /// messages that both sides count to: first one so high that nothing on its way is cut off while we
 /// see how much arrives, then one that is reached soon and still beyond all that can be on its way;
 /// both once more if less arrives than it seemed, as long as anything does.
-/// Where nothing arrives, hardly anything can be on its way, and draining is good enough.
+/// Where nothing arrives, hardly anything can be on its way, and draining is good enough. Without a
+/// connection nothing is on its way at all, and nobody is there to agree with.
 pub async fn leave(
     nats: &async_nats::Client,
     subscription: &mut Subscriber,
     mut total: u64,
     mut take_on: impl FnMut(Message),
 ) {
+    if nats.connection_state() != State::Connected {
+        while let Some(Some(message)) = subscription.next().now_or_never() {
+            take_on(message);
+        }
+        return;
+    }
     loop {
         let began = Instant::now();
         let further = total + FURTHER_MAX;

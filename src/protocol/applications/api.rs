@@ -475,7 +475,14 @@ mod tests {
     fn the_share_is_that_of_the_step_until_it_is_over() {
         let step = |percent| Step { percent, requirements: Default::default() };
         let told = |state, step_at| RolloutStatus {
-            rollout: Rollout { at: 1, from: "v1".into(), to: "v2".into(), step: step_at, state },
+            rollout: Rollout {
+                at: 1,
+                from: "v1".into(),
+                to: "v2".into(),
+                step: step_at,
+                state,
+                judged: None,
+            },
             steps: vec![step(10), step(50)],
             calls_wanted: 100,
             stable: VersionFigures::default(),

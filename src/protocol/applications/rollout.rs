@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Manifest, Properties, Trait};
+use super::{
+    api::VersionFigures,
+    manifest::{Manifest, Properties, Trait},
+};
 use crate::control::types::VersionCounts;
 
 /// The rules of a rollout.
@@ -92,8 +95,15 @@ impl Policy {
         if let Some(step) = steps.iter().find(|step| !(1..=100).contains(&step.percent)) {
             return Some(format!("a step has {} percent; it is from 1 to 100", step.percent));
         }
-        let twice = steps.windows(2).find(|two| two[0] == two[1])?;
-        Some(format!("two steps in a row have {} percent of the same hosts", twice[0].percent))
+        // Of other hosts it may be less: of all after a few that went first.
+        let is_less = |two: &&[Step]| {
+            two[0].requirements == two[1].requirements && two[1].percent <= two[0].percent
+        };
+        let two = steps.windows(2).find(is_less)?;
+        Some(format!(
+            "a step of {} percent is followed by one of {} percent of the same hosts; each takes more than the one before",
+            two[0].percent, two[1].percent
+        ))
     }
 }
 
@@ -107,6 +117,16 @@ pub struct Rollout {
     /// The step it is at, from 0.
     pub step: usize,
     pub state: State,
+    /// The calls of the step that was judged last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
+}
+
+/// The calls of both versions that a rollout was judged by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    pub stable: VersionFigures,
+    pub newer: VersionFigures,
 }
 
 /// The state of a rollout.
@@ -196,6 +216,7 @@ impl Rollout {
             to: after.version().to_owned(),
             step: 0,
             state: State::Running,
+            judged: None,
         })
     }
 
@@ -310,8 +331,8 @@ mod tests {
     #[test]
     fn a_rollout_ends_after_its_last_step_and_not_before() {
         let policy = Policy::default();
-        let mut rollout =
-            Rollout { at: 1, from: "v1".into(), to: "v2".into(), step: 0, state: State::Running };
+        let (from, to, state) = ("v1".into(), "v2".into(), State::Running);
+        let mut rollout = Rollout { at: 1, from, to, step: 0, state, judged: None };
         assert!(!rollout.advance(&policy, Verdict::Wait));
         assert!(rollout.advance(&policy, Verdict::GoOn) && rollout.step == 1);
         assert!(rollout.advance(&policy, Verdict::GoOn) && !rollout.holds_back());
@@ -327,6 +348,7 @@ mod tests {
             Policy { steps: vec![step(0)], ..Policy::default() },
             Policy { steps: vec![step(101)], ..Policy::default() },
             Policy { steps: vec![step(10), step(10)], ..Policy::default() },
+            Policy { steps: vec![step(20), step(10)], ..Policy::default() },
             Policy { calls: 0, ..Policy::default() },
             Policy { calls: u64::MAX, ..Policy::default() },
             Policy { max_errors_percent: 101, ..Policy::default() },

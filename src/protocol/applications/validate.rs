@@ -16,6 +16,7 @@ use super::{
     },
     resolved::{Application, Mode, Rule, Scaler, ScalerKind},
 };
+use crate::builtin::{self, UnknownBuiltin};
 
 /// Bytes of a name; it is part of keys and subjects.
 const NAME_BYTES_MAX: usize = 256;
@@ -49,6 +50,12 @@ pub enum Invalid {
         "component {component:?}: its linkdef's target {target:?} is an actor, and must be a capability"
     )]
     TargetIsActor { component: String, target: String },
+    #[error("component {component:?}: {source}")]
+    UnknownBuiltin { component: String, source: UnknownBuiltin },
+    #[error(
+        "component {component:?}: {image} fulfils the contract {fulfils}, not {contract:?}; write {fulfils}, or leave the contract out"
+    )]
+    Contract { component: String, image: String, fulfils: &'static str, contract: String },
     #[error(
         "component {component:?} has two traits {kind}: they would act on the same instances; put their rules into one"
     )]
@@ -79,6 +86,7 @@ pub fn validate(manifest: &Manifest) -> Result<(), Invalid> {
         return Err(Invalid::Name(manifest.name().to_owned()));
     }
     check_duplicates(manifest)?;
+    check_builtins(manifest)?;
     check_links(manifest)?;
     manifest.spec.components.iter().try_for_each(check_scaling)
 }
@@ -120,6 +128,24 @@ fn check_duplicates(manifest: &Manifest) -> Result<(), Invalid> {
     for (_, actor) in manifest.actors() {
         if !actors.insert(&actor.image) {
             return Err(Invalid::DuplicateActor(actor.image.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses built-in providers that there are not, and contracts that they do not fulfil: their
+/// links would lead nowhere.
+fn check_builtins(manifest: &Manifest) -> Result<(), Invalid> {
+    for (component, provider) in manifest.capabilities() {
+        let Some(found) = builtin::find(&provider.image) else { continue };
+        let component = component.to_owned();
+        let known = match found {
+            Ok(known) => known,
+            Err(source) => return Err(Invalid::UnknownBuiltin { component, source }),
+        };
+        if let Some(contract) = provider.contract.clone().filter(|of| of != known.contract_id) {
+            let (image, fulfils) = (provider.image.clone(), known.contract_id);
+            return Err(Invalid::Contract { component, image, fulfils, contract });
         }
     }
     Ok(())

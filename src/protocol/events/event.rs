@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    applications::rollout::Rollout,
     identity::{claims::ActorClaims, provider::ProviderClaims},
     links::{Claimant, Contest, LinkDefinition},
 };
@@ -74,15 +75,22 @@ pub enum Event {
         actor: ActorContext,
         count: u32,
         remaining: u32,
+        /// Instances of the actor on this host with other annotations.
+        others: u32,
     },
     ActorScaled {
         actor: ActorContext,
         max: u32,
+        /// Instances of the actor on this host with other annotations.
+        others: u32,
     },
+    /// An actor runs another revision, or a revision takes a share of the calls beside it.
     ActorUpdated {
         public_key: String,
         revision: u64,
         instance_id: String,
+        /// The share in percent; 0 when the revision runs alone again.
+        share: Option<u8>,
     },
     ActorUpdateFailed {
         public_key: String,
@@ -151,6 +159,20 @@ pub enum Event {
         subject: String,
         error: String,
     },
+    /// A host has its NATS server again after so many milliseconds; 0 if that was too short to
+    /// tell. Clients of earlier years know neither this event nor the next two.
+    NatsReturned {
+        away_ms: u64,
+    },
+    /// A host starts whose process ended without a goodbye before.
+    HostCutOff,
+    /// A version of an application begins to take over step by step, goes on, or ends that.
+    RolloutChanged {
+        application: String,
+        rollout: Rollout,
+        /// The share of the calls that the new version takes, in percent.
+        percent: u8,
+    },
     LinkdefSet(LinkDefinition),
     LinkdefDeleted(LinkDefinition),
     RefmapSet {
@@ -179,6 +201,19 @@ pub enum Event {
     },
     /// An event of another host that this one does not know, by its name. It is never sent.
     Other(String),
+}
+
+/// A member of events about some of an actor's instances: how many others there are, if any.
+pub(super) const OTHERS: &str = "other_instances";
+/// A member of updates that leave the revision before at work.
+pub(super) const SHARE: &str = "share";
+
+/// Returns data with a member that is left out where it says nothing.
+fn with(mut data: Value, member: &str, number: Option<u32>) -> Value {
+    if let Some(number) = number {
+        data[member] = json!(number);
+    }
+    data
 }
 
 /// Stands in events where something has no name, version or key.
@@ -249,6 +284,9 @@ impl Event {
             Self::ActorsStopped { .. } => "actors_stopped",
             Self::ActorScaled { .. } => "actor_scaled",
             Self::ActorUpdated { .. } => "actor_updated",
+            Self::NatsReturned { .. } => "nats_returned",
+            Self::HostCutOff => "host_cut_off",
+            Self::RolloutChanged { .. } => "rollout_changed",
             Self::ActorUpdateFailed { .. } => "actor_update_failed",
             Self::ActorStartFailed { .. } => "actor_start_failed",
             Self::ActorsStartFailed { .. } => "actors_start_failed",
@@ -293,16 +331,23 @@ impl Event {
                 "public_key": actor.public_key, "instance_id": instance_id, "annotations": actor.annotations,
                 "host_id": actor.host_id, "image_ref": actor.image_ref,
             }),
-            Self::ActorsStopped { actor, count, remaining } => json!({
-                "host_id": actor.host_id, "public_key": actor.public_key, "count": count, "remaining": remaining,
-                "annotations": actor.annotations, "image_ref": actor.image_ref,
-            }),
-            Self::ActorScaled { actor, max } => json!({
-                "public_key": actor.public_key, "claims": actor.claims, "annotations": actor.annotations,
-                "host_id": actor.host_id, "image_ref": actor.image_ref, "max_instances": max,
-            }),
-            Self::ActorUpdated { public_key, revision, instance_id } => {
-                json!({"public_key": public_key, "revision": revision, "instance_id": instance_id})
+            Self::ActorsStopped { actor, count, remaining, others } => {
+                let data = json!({
+                    "host_id": actor.host_id, "public_key": actor.public_key, "count": count, "remaining": remaining,
+                    "annotations": actor.annotations, "image_ref": actor.image_ref,
+                });
+                with(data, OTHERS, (*others > 0).then_some(*others))
+            }
+            Self::ActorScaled { actor, max, others } => {
+                let data = json!({
+                    "public_key": actor.public_key, "claims": actor.claims, "annotations": actor.annotations,
+                    "host_id": actor.host_id, "image_ref": actor.image_ref, "max_instances": max,
+                });
+                with(data, OTHERS, (*others > 0).then_some(*others))
+            }
+            Self::ActorUpdated { public_key, revision, instance_id, share } => {
+                let data = json!({"public_key": public_key, "revision": revision, "instance_id": instance_id});
+                with(data, SHARE, share.map(u32::from))
             }
             Self::ActorUpdateFailed { public_key, revision, instance_id, reason } => {
                 json!({"public_key": public_key, "revision": revision, "instance_id": instance_id, "reason": reason})
@@ -372,6 +417,10 @@ impl Event {
             Self::CommandRefused { host_id, command, subject, error } => {
                 json!({"host_id": host_id, "command": command, "subject": subject, "error": error})
             }
+            Self::NatsReturned { away_ms } => json!({"away_ms": away_ms}),
+            Self::RolloutChanged { application, rollout, percent } => {
+                json!({"application": application, "rollout": rollout, "percent": percent})
+            }
             Self::ProviderStartFailed { provider_ref, link_name, error } => {
                 json!({"provider_ref": provider_ref, "link_name": link_name, "error": error})
             }
@@ -393,7 +442,7 @@ impl Event {
             Self::ConfigSet { entity_id, key } | Self::ConfigDeleted { entity_id, key } => {
                 json!({"entity_id": entity_id, "key": key})
             }
-            Self::Other(_) => json!({}),
+            Self::HostCutOff | Self::Other(_) => json!({}),
         }
     }
 }
@@ -445,13 +494,13 @@ mod tests {
             json!({"public_key": ACTOR, "image_ref": "file:///a.wasm", "api_version": "n/a", "instance_id": "i",
                 "annotations": {"a": "b"}, "host_id": "NHOST", "claims": claims})
         );
-        let stopped = Event::ActorsStopped { actor: actor(), count: 1, remaining: 1 };
+        let stopped = Event::ActorsStopped { actor: actor(), count: 1, remaining: 1, others: 0 };
         assert_eq!(
             stopped.data(),
             json!({"host_id": "NHOST", "public_key": ACTOR, "count": 1, "remaining": 1, "annotations": {"a": "b"},
                 "image_ref": "file:///a.wasm"})
         );
-        let scaled = Event::ActorScaled { actor: actor(), max: 0 };
+        let scaled = Event::ActorScaled { actor: actor(), max: 0, others: 0 };
         assert_eq!(scaled.data()["max_instances"], 0);
         assert_eq!(scaled.name(), "actor_scaled");
     }

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::event::{
-    ActorContext, Annotations, Event, EventClaims, ProviderContext, ProviderEventClaims,
+    ActorContext, Annotations, Event, EventClaims, OTHERS, ProviderContext, ProviderEventClaims,
+    SHARE,
 };
 use crate::{
     links::{Claimant, Contest, LinkDefinition},
@@ -77,14 +78,28 @@ impl Event {
                 actor: members.actor(),
                 count: members.count("count"),
                 remaining: members.count("remaining"),
+                others: members.count(OTHERS),
             },
-            "actor_scaled" => {
-                Self::ActorScaled { actor: members.actor(), max: members.count("max_instances") }
-            }
+            "actor_scaled" => Self::ActorScaled {
+                actor: members.actor(),
+                max: members.count("max_instances"),
+                others: members.count(OTHERS),
+            },
             "actor_updated" => Self::ActorUpdated {
                 public_key: members.text("public_key"),
                 revision: members.number("revision"),
                 instance_id: members.text("instance_id"),
+                share: data[SHARE].as_u64().and_then(|share| u8::try_from(share).ok()),
+            },
+            "nats_returned" => Self::NatsReturned { away_ms: members.number("away_ms") },
+            "host_cut_off" => Self::HostCutOff,
+            "rollout_changed" => match serde_json::from_value(data["rollout"].clone()) {
+                Ok(rollout) => Self::RolloutChanged {
+                    application: members.text("application"),
+                    rollout,
+                    percent: data["percent"].as_u64().map_or(0, |percent| percent.min(100) as u8),
+                },
+                Err(_) => Self::Other(name.to_owned()),
             },
             _ => Self::read_failure(name, members),
         }
@@ -323,6 +338,19 @@ mod tests {
             ("actor_scaled", with(&actor, json!({"claims": claims, "max_instances": u32::MAX}))),
             ("actor_updated", json!({"public_key": "M", "revision": 2, "instance_id": "i"})),
             (
+                "actor_updated",
+                json!({"public_key": "M", "revision": 2, "instance_id": "i", "share": 20}),
+            ),
+            (
+                "actor_scaled",
+                with(&actor, json!({"claims": claims, "max_instances": 0, "other_instances": 3})),
+            ),
+            (
+                "rollout_changed",
+                json!({"application": "shop", "percent": 20, "rollout":
+                    {"at": 1, "from": "v1", "to": "v2", "step": 0, "state": {"takenback": {"why": "slow"}}}}),
+            ),
+            (
                 "actor_update_failed",
                 json!({"public_key": "M", "revision": 2, "instance_id": "i", "reason": "w"}),
             ),
@@ -344,6 +372,8 @@ mod tests {
                 "command_refused",
                 json!({"host_id": "N", "command": "link put", "subject": "s", "error": "w"}),
             ),
+            ("nats_returned", json!({"away_ms": 12_000})),
+            ("host_cut_off", json!({})),
             ("refmap_set", json!({"oci_url": "r", "public_key": "M"})),
             (
                 "call_alias_contested",
@@ -370,7 +400,7 @@ mod tests {
     fn an_event_is_read_as_far_as_it_makes_sense() {
         let data = json!({"public_key": "M", "max_instances": "many", "annotations": null, "new": {},
             "claims": {"name": "Echo", "tags": null, "revision": "3"}});
-        let Event::ActorScaled { actor, max } = received("actor_scaled", &data).event else {
+        let Event::ActorScaled { actor, max, .. } = received("actor_scaled", &data).event else {
             panic!("an actor")
         };
         assert_eq!((&*actor.public_key, &*actor.claims.name, max), ("M", "Echo", 0));

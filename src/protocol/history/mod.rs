@@ -37,6 +37,14 @@ pub const HOST_LOST: &str = "host_lost";
 /// The name of the event that tells that a lost host is heard again.
 pub const HOST_BACK: &str = "host_back";
 
+/// The member of the data of both that has the name of the host.
+pub const FRIENDLY_NAME: &str = "friendly_name";
+
+/// The names of events that every host tells of the same change: of a link.
+pub const TOLD_BY_ALL: [&str; 2] = ["linkdef_set", "linkdef_deleted"];
+/// Hosts hear of a change within this time of each other, in milliseconds.
+pub const SAME_CHANGE_MS: u64 = 3_000;
+
 /// Returns the name of the stream of a lattice.
 pub fn stream(lattice: &str) -> String {
     format!("{STREAM}{lattice}")

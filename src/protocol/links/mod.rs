@@ -4,16 +4,19 @@
 //! * [`shards`] is the map it is made of, of which copies cost next to nothing.
 //! * [`claims`] is an entry about an actor or a provider.
 //! * [`contest`] words how the claims of two actors to one call alias meet.
+//! * [`standing`] says how a link stands.
 //! * [`change`] is the last change of a link, which can be undone.
 
 pub mod change;
 pub mod claims;
 pub mod contest;
 pub mod shards;
+pub mod standing;
 pub mod table;
 
 pub use change::LinkChange;
 pub use claims::Claims;
 pub use contest::{Claimant, Contest};
 pub use shards::Shards;
+pub use standing::{Ends, Standing};
 pub use table::{LinkDefinition, Table, link_option};

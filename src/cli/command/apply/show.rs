@@ -98,7 +98,7 @@ impl Row {
         match kind {
             StatusType::Deployed => None,
             StatusType::Failed => Some(Shortfall::Failed(format!(
-                "{name} {version} failed: {message}; hosts try again. `host app status {name}` shows its parts"
+                "{name} {version} failed: {message}. `host app status {name}` shows its parts, and when hosts try again"
             ))),
             StatusType::Reconciling | StatusType::Undeployed => {
                 let told = if message.is_empty() { "" } else { ": " };

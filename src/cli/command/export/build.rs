@@ -48,6 +48,8 @@ struct Running<'a> {
     name: &'a str,
     image: &'a str,
     counts: Counts<'a>,
+    /// All that any of it has.
+    annotations: BTreeSet<(&'a str, &'a str)>,
 }
 
 /// A provider that becomes a component.
@@ -61,7 +63,8 @@ struct Serving<'a> {
 
 /// Makes a manifest of what no application manages.
 pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
-    let mut builder = Builder { hosts, names: BTreeSet::new(), notes: Vec::new() };
+    let (names, notes, shared) = (BTreeSet::new(), Vec::new(), BTreeMap::new());
+    let mut builder = Builder { hosts, names, notes, shared };
     let actors = builder.actors();
     // Names of actors first: there are more of them than of providers with the same.
     let names: Vec<String> =
@@ -69,6 +72,7 @@ pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
     let providers = builder.providers();
     let mut components = Vec::new();
     for (actor, name) in actors.iter().zip(names) {
+        builder.note_annotations(&name, &actor.annotations);
         let scaling = Trait::Spreadscaler(builder.scaling(&name, &actor.counts));
         let own = links.iter().filter(|link| link.actor_id == actor.id);
         let own = builder.links(&name, own, &providers);
@@ -77,6 +81,7 @@ pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
         components.push(Component { name, properties, traits: Some(traits) });
     }
     for Serving { run, contract, link_name, component } in &providers {
+        builder.note_annotations(component, &run.annotations);
         let scaling = builder.scaling(component, &run.counts);
         let properties = Properties::Capability(Capability {
             image: run.image.to_owned(),
@@ -87,34 +92,45 @@ pub fn unmanaged(hosts: &[Inventory], links: &[LinkDefinition]) -> Built {
         let traits = Some(vec![Trait::Spreadscaler(scaling)]);
         components.push(Component { name: component.clone(), properties, traits });
     }
+    components.sort_by(|a, b| a.name.cmp(&b.name));
     let manifest = Manifest {
         api_version: API_VERSION.into(),
         kind: KIND.into(),
         metadata: Metadata { name: NAME.into(), ..Metadata::default() },
         spec: Specification { components },
     };
-    Built { manifest, notes: builder.notes }
+    let shared = builder.shared.into_iter().map(|(note, all)| of_all(&all, &note));
+    Built { manifest, notes: builder.notes.into_iter().chain(shared).collect() }
+}
+
+/// Returns a note about several components.
+fn of_all(components: &[String], note: &str) -> String {
+    format!("{}: {note}", components.join(", "))
 }
 
 /// Returns notes about images of a manifest that are only where it comes from.
 pub fn bound_to_here(manifest: &Manifest) -> Vec<String> {
-    let notes = manifest.spec.components.iter().filter_map(|component| {
+    let mut bound: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for component in &manifest.spec.components {
         let (name, image) = (&component.name, component.properties.image());
         let why = if image.starts_with("file://") {
             "a file, which other machines cannot read"
         } else if image.starts_with("lattice://") {
             "an upload, which other lattices do not have"
         } else {
-            return None;
+            continue;
         };
-        Some(format!("{name}: {image} is {why}; `host push` sends an image to a registry"))
+        bound.entry(why).or_default().push(name.clone());
+    }
+    let notes = bound.into_iter().map(|(why, names)| {
+        of_all(&names, &format!("the image is {why}; `host push` sends it to a registry"))
     });
     notes.collect()
 }
 
 /// Returns the images of an actor with their instances, those of applications left out. An image
 /// that is not told is empty.
-fn free_instances(actor: &InventoryActor) -> impl Iterator<Item = (&str, u64)> {
+fn free_instances(actor: &InventoryActor) -> impl Iterator<Item = (&str, u64, &Pairs)> {
     let free = actor.instances.iter().filter(|instance| !is_managed(&instance.annotations));
     // While two revisions share the calls, all else that is told is of the newer one, which may be
     // taken back.
@@ -123,7 +139,7 @@ fn free_instances(actor: &InventoryActor) -> impl Iterator<Item = (&str, u64)> {
         // Hosts of earlier years do not say it of each instance.
         let images = [stable, &*instance.image_ref, &*actor.image_ref];
         let image = images.into_iter().find(|image| !image.is_empty());
-        (image.unwrap_or_default(), watch::count(instance))
+        (image.unwrap_or_default(), watch::count(instance), &instance.annotations)
     })
 }
 
@@ -137,6 +153,12 @@ struct Builder<'a> {
     /// Names of components that are taken.
     names: BTreeSet<String>,
     notes: Vec<String>,
+    /// Notes that are the same for several components, with these.
+    shared: BTreeMap<String, Vec<String>>,
+}
+
+fn texts(pairs: &Pairs) -> impl Iterator<Item = (&str, &str)> {
+    pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 impl<'a> Builder<'a> {
@@ -145,7 +167,7 @@ impl<'a> Builder<'a> {
         let mut found: BTreeMap<(&str, &str), Running<'a>> = BTreeMap::new();
         let all = self.hosts.iter().flat_map(|host| host.actors.iter().map(move |one| (host, one)));
         for (host, actor) in all {
-            for (image, count) in free_instances(actor) {
+            for (image, count, annotations) in free_instances(actor) {
                 if image.is_empty() {
                     self.note_unknown("actor", &actor.id, host);
                     continue;
@@ -155,7 +177,9 @@ impl<'a> Builder<'a> {
                     name: &actor.name,
                     image,
                     counts: Counts::new(),
+                    annotations: BTreeSet::new(),
                 });
+                running.annotations.extend(texts(annotations));
                 *running.counts.entry(&host.host_id).or_default() += count;
             }
             if let Some(trial) = actor.trial.as_ref().filter(|_| free_instances(actor).count() > 0)
@@ -200,7 +224,8 @@ impl<'a> Builder<'a> {
                     let suffix = if link_name == DEFAULT_LINK { "" } else { link_name };
                     let component = self.component_name(&format!("{name} {suffix}"), image_ref);
                     let counts = Counts::from([(host.host_id.as_str(), 1)]);
-                    let run = Running { id, name, image: image_ref, counts };
+                    let annotations = texts(&provider.annotations).collect();
+                    let run = Running { id, name, image: image_ref, counts, annotations };
                     found.push(Serving { run, contract: contract_id, link_name, component });
                 }
             }
@@ -267,10 +292,11 @@ impl<'a> Builder<'a> {
                 Scaling { instances, spread, rebalance: false }
             }
             None => {
-                self.note(format!(
-                    "{component}: where it runs is not in the manifest, because not each of its hosts has a label that no other \
-                     one has; `host label HOST KEY=VALUE` sets one"
-                ));
+                self.note_of(
+                    component,
+                    "where it runs is not in the manifest, because not each of its hosts has a label that no other one has; \
+                     `host label HOST KEY=VALUE` sets one",
+                );
                 Scaling { instances, ..Scaling::default() }
             }
         }
@@ -307,6 +333,24 @@ impl<'a> Builder<'a> {
             "{what} {id} is left out: host {} does not say what it was started from",
             host.host_id
         ));
+    }
+
+    /// Notes that what a component was started with goes by annotations, which are in no manifest.
+    fn note_annotations(&mut self, component: &str, annotations: &BTreeSet<(&str, &str)>) {
+        for (key, value) in annotations {
+            self.note_of(
+                component,
+                &format!(
+                    "its annotation {key}={value} is left out, since a manifest has no place for it; start it by hand where that \
+                     is needed"
+                ),
+            );
+        }
+    }
+
+    /// Notes something of a component.
+    fn note_of(&mut self, component: &str, note: &str) {
+        self.shared.entry(note.to_owned()).or_default().push(component.to_owned());
     }
 
     /// Notes something once.

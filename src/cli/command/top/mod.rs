@@ -299,11 +299,12 @@ impl Seen {
             bytes => format!("   memory {}", clock::bytes(bytes)),
         };
         format!(
-            "{}   lattice {}   hosts {}   requests/s {}   calls/s {}   errors/s {}{memory}",
+            "{}   lattice {}   hosts {}   requests/s {} ({} failed)   calls/s {} ({} failed){memory}",
             clock::second_of(self.at),
             self.lattice,
             self.hosts.len(),
             clock::number(self.totals.requests_per_second),
+            clock::number(self.totals.request_errors_per_second),
             clock::number(self.totals.calls_per_second),
             clock::number(self.totals.errors_per_second),
         )
@@ -316,6 +317,7 @@ impl Seen {
         }
         columns.extend(["HOSTS", "CALLS/S"].map(Column::number));
         columns.push(Column::number("MADE/S").only_wide());
+        columns.push(Column::number("MADE ERR/S").only_wide());
         columns.extend(["ERR/S", "ERR %"].map(Column::number));
         if self.has_http() {
             columns.push(Column::number("5XX/S"));
@@ -349,6 +351,7 @@ impl Seen {
             Cell::from(format!("{}{}", if row.by_callers { "~" } else { "" }, row.hosts)),
             Cell::from(clock::number(row.calls_per_second)),
             Cell::from(clock::number(row.made.calls_per_second)),
+            Cell::from(clock::number(row.made.errors_per_second)),
             Cell::toned(clock::number(row.errors_per_second), tone),
             Cell::toned(percent(row.error_percent()), tone),
         ]);
@@ -396,6 +399,7 @@ impl View for Seen {
             "time": self.at.format(&Rfc3339).unwrap_or_default(), "lattice": self.lattice, "hosts": hosts,
             "memory_bytes": self.memory_bytes, "sorted_by": word(self.order),
             "requests_per_second": self.totals.requests_per_second,
+            "request_errors_per_second": self.totals.request_errors_per_second,
             "calls_per_second": self.totals.calls_per_second,
             "errors_per_second": self.totals.errors_per_second,
             "rows": self.rows.iter().map(rows::to_json).collect::<Vec<_>>(),

@@ -17,7 +17,7 @@ pub fn to_json(row: &Row) -> Value {
         "error_percent": row.error_percent().map(rounded), "local_percent": row.local_percent().map(rounded),
         "in_work": row.in_work,
         "p50_ms": percentile_ms(row, 0.5), "p90_ms": percentile_ms(row, 0.9), "p99_ms": percentile_ms(row, 0.99),
-        "calls": row.between.calls, "failed": row.between.failed, "timed_out": row.between.timed_out,
+        "calls": row.calls, "errors": row.errors, "failed": row.between.failed, "timed_out": row.between.timed_out,
         "refused": row.between.refused, "abandoned": row.between.abandoned, "total": row.total,
         "made_per_second": rounded(row.made.calls_per_second), "made": row.made.between.calls,
         "made_errors": row.made.errors(),

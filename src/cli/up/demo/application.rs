@@ -32,6 +32,7 @@ use lattice_engine::{
         builtin::{Spec, httpclient, httpserver},
         supervisor::{self as providers, ProviderError},
     },
+    router::LinkStatus,
 };
 use lattice_protocol::{
     desired::kept::Place,
@@ -126,6 +127,9 @@ impl<'a> Application<'a> {
         self.link(&httpclient::SPEC, api).await?;
         self.start_actor().await?;
         self.start_provider(&httpclient::SPEC).await?;
+        // That of the last time leads to an API that is gone: calls by it would fail, and the page
+        // would say so.
+        self.until_linked(&httpclient::SPEC).await?;
         let mut page = match self.known_page() {
             Some(page) => page,
             None => self.link_page(PORT).await?,
@@ -212,6 +216,24 @@ impl<'a> Application<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until a provider has taken its link on; nothing tells of that.
+    async fn until_linked(&self, spec: &Spec) -> Result<()> {
+        let contract = spec.known.contract_id;
+        let Some(link) = self.wanted.get(contract) else { return Ok(()) };
+        loop {
+            match self.host.link_status(link) {
+                Some(LinkStatus::Up) => return Ok(()),
+                Some(LinkStatus::Refused { error, .. }) => {
+                    bail!("the link of {NAME} to {contract} does not work: {error}")
+                }
+                Some(LinkStatus::Pending) | None if Instant::now() >= self.deadline => {
+                    bail!("the link of {NAME} to {contract} is not ready in time")
+                }
+                Some(LinkStatus::Pending) | None => tokio::time::sleep(PROBE_PAUSE).await,
+            }
+        }
     }
 
     /// Reads all events that have come so far.

@@ -120,7 +120,14 @@ mod tests {
 
     fn summary(deployed: &str, kind: StatusType, state: Option<RolloutState>) -> Known {
         let rollout = state.map(|state| RolloutStatus {
-            rollout: Rollout { at: 1, from: "v1".into(), to: "v2".into(), step: 0, state },
+            rollout: Rollout {
+                at: 1,
+                from: "v1".into(),
+                to: "v2".into(),
+                step: 0,
+                state,
+                judged: None,
+            },
             steps: Vec::new(),
             calls_wanted: 10,
             stable: VersionFigures::default(),

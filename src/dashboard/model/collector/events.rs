@@ -14,11 +14,14 @@ use lattice_protocol::{
     clock,
     control::types::Pairs,
     events::{Event, Received, Step},
+    history::TOLD_BY_ALL,
     identity::keys::HostId,
 };
 
 /// Longer references are told by nobody.
 const STEP_BYTES_MAX: usize = 4096;
+/// Entries among which the same change of a link is looked for.
+const RECENT: usize = 256;
 /// Pulls that are kept.
 const PULLS_MAX: usize = 256;
 
@@ -157,7 +160,13 @@ impl Collector {
         if let Some(entry) = Entry::of(received, &name, is_ours, |key| {
             table.claims(key).map(|claims| claims.name.clone())
         }) {
-            self.log(entry);
+            let is_told = TOLD_BY_ALL.contains(&&*entry.name) && {
+                let records = self.model.records();
+                records.log.newest().take(RECENT).any(|other| other.is_same_change(&entry))
+            };
+            if !is_told {
+                self.log(entry);
+            }
         }
     }
 

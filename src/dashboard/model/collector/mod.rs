@@ -140,6 +140,11 @@ impl Known {
     fn is_awaited(&self) -> bool {
         self.view.state != State::Lost && (self.is_stale || self.is_asked) && !self.is_mute
     }
+
+    /// Whether it has told what it runs now.
+    fn has_told(&self) -> bool {
+        !self.is_stale && !self.is_asked && !self.view.inventory.host_id.is_empty()
+    }
 }
 
 /// The report of a child.
@@ -436,7 +441,13 @@ impl Collector {
             }
             let snapshot = self.model.snapshot();
             let index = snapshot.index();
-            let runs = |id: &str| index.actors.contains_key(id) || index.runs_provider(id);
+            // What nobody runs is known when every host has told what it runs now.
+            let mut present = self.hosts.values().filter(|known| known.view.state != State::Lost);
+            let is_whole = present.all(Known::has_told);
+            let runs = |id: &str| {
+                let runs = index.actors.contains_key(id) || index.runs_provider(id);
+                (runs || is_whole).then_some(runs)
+            };
             let rates = Rates {
                 failing: failing(&now, runs),
                 edges,

@@ -46,7 +46,7 @@ fn kind(entry: &Entry) -> Option<&'static str> {
     let data = &entry.data;
     Some(match entry.name.as_str() {
         "host_started" | "host_back" | "provider_started" => "start",
-        "actor_scaled" if data["max_instances"] == 0 => "stop",
+        "actor_scaled" if data["max_instances"] == 0 && data["other_instances"].is_null() => "stop",
         "actor_scaled" => "start",
         "actor_updated" => "update",
         "actors_stopped" if data["remaining"] == 0 => "stop",

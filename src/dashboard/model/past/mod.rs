@@ -340,7 +340,8 @@ impl Past {
 
     fn entry(&self, dashboard: &Dashboard, kept: &Kept<Happened>) -> Option<Entry> {
         let table = dashboard.parts().context.links.table();
-        let host = self.host_name(dashboard, &kept.item.source);
+        let then = kept.host_then().map(str::to_owned);
+        let host = then.unwrap_or_else(|| self.host_name(dashboard, &kept.item.source));
         Entry::kept(&kept.item, &host, |key| table.claims(key).map(|claims| claims.name.clone()))
     }
 
@@ -403,6 +404,7 @@ fn merge(entries: &mut Vec<Entry>, live: impl Iterator<Item = Entry>) {
                 entries[*at] = entry.at(at_ms);
             }
             None if entries.iter().any(|other| is_same_loss(other, &entry)) => {}
+            None if entries.iter().any(|other| other.is_same_change(&entry)) => {}
             None => more.push(entry),
         }
     }

@@ -193,6 +193,13 @@ impl<M: Module, R> Plan<M, R> {
         }
     }
 
+    /// Returns the calls at a time of an actor's groups with other annotations than these.
+    pub fn others(&self, id: &ActorId, annotations: &Annotations) -> u32 {
+        let groups = self.running.get(id).map_or(&[][..], |running| running.groups.views());
+        let others = groups.iter().filter(|group| group.annotations != *annotations);
+        others.fold(0, |sum, group| sum.saturating_add(group.max))
+    }
+
     /// Returns what runs, as readers see it.
     pub fn view(&self) -> Arc<Vec<ActorView>> {
         Arc::clone(&self.view)

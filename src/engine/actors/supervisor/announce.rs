@@ -49,6 +49,7 @@ impl Supervisor {
     pub(super) fn scale_events(&self, change: &Change<Arc<Artifact>>) -> Vec<Event> {
         let Change { before, after, .. } = *change;
         let actor = self.context(&change.reference, &change.annotations, &change.module.claims);
+        let others = self.plan.others(&change.module.claims.subject, &change.annotations);
         let mut events = Vec::new();
         if after > before {
             let count = after - before;
@@ -61,12 +62,13 @@ impl Supervisor {
             for _ in 0..count.min(SINGLE_EVENTS_MAX) {
                 events.push(Event::ActorStopped { actor: actor.clone(), instance_id: new_id() });
             }
-            events.push(Event::ActorsStopped { actor: actor.clone(), count, remaining: after });
+            let remaining = after;
+            events.push(Event::ActorsStopped { actor: actor.clone(), count, remaining, others });
         } else if after > 0 {
             // Nothing changed, but the client that asked waits for an event.
             events.push(Event::ActorStarted { actor: actor.clone(), instance_id: new_id() });
         }
-        events.push(Event::ActorScaled { actor, max: after });
+        events.push(Event::ActorScaled { actor, max: after, others });
         events
     }
 
@@ -83,10 +85,16 @@ impl Supervisor {
                     public_key: update.id.to_string(),
                     revision: new.effective_revision(),
                     instance_id: group.instance_id.clone(),
+                    share: None,
                 },
                 Event::ActorsStarted { actor: after.clone(), count: group.max },
-                Event::ActorsStopped { actor: before, count: group.max, remaining: group.max },
-                Event::ActorScaled { actor: after, max: group.max },
+                Event::ActorsStopped {
+                    actor: before,
+                    count: group.max,
+                    remaining: group.max,
+                    others: 0,
+                },
+                Event::ActorScaled { actor: after, max: group.max, others: 0 },
             ]);
         }
         events
@@ -98,6 +106,7 @@ impl Supervisor {
             public_key: change.id.to_string(),
             revision: change.module.claims.effective_revision(),
             instance_id: group.instance_id.clone(),
+            share: Some(change.view.as_ref().map_or(0, |view| view.share)),
         });
         updated.collect()
     }

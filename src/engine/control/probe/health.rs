@@ -16,7 +16,7 @@ use crate::{
         server::{Answer, Server, json, json_within},
         state::VERSION,
     },
-    events::troubles::{Kind, Trouble},
+    events::troubles::{GivenUp, Kind, Trouble},
     peers::{
         Peer,
         sessions::{Refusal, Sessions},
@@ -36,8 +36,9 @@ use lattice_protocol::{
     clock,
     control::{
         probe::health::{
-            ActorHealth, Failure, Health, Line, PeerHealth, ProviderHealth, Refused, RefusedLink,
-            RegistryStatus, Request, Service, Settings, StoreHealth,
+            ActorHealth, Failure, GivenUp as ProviderGivenUp, Health, Line, PeerHealth,
+            ProviderHealth, Refused, RefusedLink, RegistryStatus, Request, Service, Settings,
+            StoreHealth,
         },
         types::Ack,
     },
@@ -296,6 +297,7 @@ fn failure(trouble: Trouble) -> Failure {
         link_name: trouble.link_name,
         error: trouble.error,
         at_ms: clock::unix_ms(trouble.at),
+        given_up: trouble.given_up.map(|GivenUp { id, name }| ProviderGivenUp { id, name }),
     }
 }
 

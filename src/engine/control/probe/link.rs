@@ -7,20 +7,30 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::FutureExt;
-use tokio::time::{Instant, sleep};
+use bytes::Bytes;
+use futures::{FutureExt, future::join_all};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     control::server::{Answer, Server, json},
     providers::builtin,
     router::LinkStatus,
 };
-use lattice_protocol::control::probe::link::{Answered, AskChange, LastChange, Request, State};
+use lattice_protocol::{
+    control::{
+        probe::link::{Answered, AskChange, LastChange, Request, State},
+        request::HostRequest as _,
+    },
+    links::LinkDefinition,
+};
 
 /// How long an answer waits for the provider. The client asks again.
 const PATIENCE: Duration = Duration::from_millis(1200);
 /// How often the state of the link is checked.
 const LOOK: Duration = Duration::from_millis(20);
+/// Other hosts that are asked whether they have taken a link on, and how long they may take.
+const RUNNERS_MAX: usize = 8;
+const RUNNERS_WITHIN: Duration = Duration::from_millis(500);
 
 impl Server {
     pub(in crate::control) fn probe_link(self: &Arc<Self>, request: Request) -> Answer {
@@ -40,6 +50,29 @@ impl Server {
         }
     }
 
+    /// Whether a provider that runs does not take a link on: this host's, or one of another host
+    /// where this one runs none.
+    pub(in crate::control) async fn is_refused(&self, link: &LinkDefinition) -> bool {
+        let request = Request { link: link.clone(), is_deleted: false };
+        match self.link_state(&request).state {
+            State::Absent if builtin::by_key(&link.provider_id).is_some() => {}
+            state => return state == State::Refused,
+        }
+        let Ok(payload) = serde_json::to_vec(&request).map(Bytes::from) else { return false };
+        let runners = self.parts.router.runners_of(link).into_iter().take(RUNNERS_MAX);
+        let told = join_all(runners.map(|host| self.told_by(host, payload.clone())));
+        let told = timeout(RUNNERS_WITHIN, told).await.unwrap_or_default();
+        told.into_iter().flatten().any(|answered| answered.state == State::Refused)
+    }
+
+    /// Asks another host for a link.
+    async fn told_by(&self, host: Arc<str>, payload: Bytes) -> Option<Answered> {
+        let context = &self.parts.context;
+        let subject = context.subjects.control(&Request::subject(host.to_string()));
+        let reply = context.ctl.client.request(subject, payload).await.ok()?;
+        serde_json::from_slice(&reply.payload).ok()
+    }
+
     fn link_state(&self, Request { link, is_deleted }: &Request) -> Answered {
         let runs = self.parts.providers.running().iter().any(|provider| {
             provider.id.as_str() == link.provider_id
@@ -50,8 +83,7 @@ impl Server {
             _ if !runs => Answered { state: State::Absent, ..Answered::default() },
             None => Answered { state: State::Untold, ..Answered::default() },
             Some(spec) if spec.known.contract_id != link.contract_id => {
-                let error =
-                    format!("it fulfils {}, not {}", spec.known.contract_id, link.contract_id);
+                let error = spec.known.other_contract(&link.contract_id);
                 let refused = LinkStatus::Refused { error, is_former_up: false };
                 answered((!is_deleted).then_some(refused), *is_deleted)
             }

@@ -80,10 +80,10 @@ pub struct Spec {
 /// missing file, is no mistake here. Links that are stored already are not asked about: their
 /// provider takes them on without the names that it does not know.
 pub fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
-    let spec = CATALOGUE.iter().find(|spec| {
-        spec.known.public_key == link.provider_id && spec.known.contract_id == link.contract_id
-    });
-    let Some(spec) = spec else { return Ok(Vec::new()) };
+    let Some(spec) = by_key(&link.provider_id) else { return Ok(Vec::new()) };
+    if spec.known.contract_id != link.contract_id {
+        return Err(LinkError::Values(spec.known.other_contract(&link.contract_id)));
+    }
     match (spec.check)(link) {
         Err(LinkError::Unavailable(_)) => Ok(Vec::new()),
         checked => checked,

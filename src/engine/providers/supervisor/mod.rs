@@ -45,6 +45,7 @@ use super::{
 };
 use crate::{
     control::state::bytes_of_providers,
+    events::troubles::GivenUp,
     host_context::HostContext,
     policy::Verified,
     router::{Local, Locals, Router},
@@ -530,9 +531,18 @@ impl Supervisor {
             Effect::TellGivenUp(text) => {
                 self.log(key, Level::Error, &text);
                 self.start_failed(&about.image_ref, link_name, &text);
+                self.tell_given_up(about);
             }
             Effect::Release => self.gone(key),
         }
+    }
+
+    /// Adds its name to the failure that is told of it: it ran, so people know it.
+    fn tell_given_up(&self, about: &ProviderContext) {
+        let HostContext { links, events, .. } = &*self.parts.context;
+        let name = links.table().claims(&about.public_key).map(|claims| claims.name.clone());
+        let given_up = GivenUp { id: about.public_key.clone(), name: name.unwrap_or_default() };
+        events.troubles().give_up(&about.image_ref, &about.link_name, given_up);
     }
 
     /// Has a provider launched again after a pause.

@@ -58,6 +58,14 @@ fn what_cannot_be_meant_is_refused_by_name() {
             "The following capability component(s) are missing from the manifest:  {\"wep\"}",
         ),
         (actor(&scaler("linkdef", "{target: front}")), "must be a capability"),
+        (
+            manifest(&WEB.replace(
+                "r/http:1, contract: c",
+                "'builtin://httpserver', contract: 'wasmcloud:httpsrver'",
+            )),
+            "builtin://httpserver fulfils the contract wasmcloud:httpserver, not \"wasmcloud:httpsrver\"",
+        ),
+        (manifest(&WEB.replace("r/http:1", "'builtin://htp'")), "there is no built-in provider"),
         (actor(&scaler("spreadscaler", "{instances: 1}").repeat(2)), "two traits spreadscaler"),
         (
             actor(&scaler(

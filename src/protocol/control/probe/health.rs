@@ -217,6 +217,18 @@ pub struct Failure {
     pub link_name: String,
     pub error: String,
     pub at_ms: u64,
+    /// It is a provider that ran, and is not started again since it ended too often.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<GivenUp>,
+}
+
+/// A provider that was given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GivenUp {
+    pub id: String,
+    /// The name in its claims.
+    pub name: String,
 }
 
 /// A provider that was asked for.

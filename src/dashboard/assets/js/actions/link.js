@@ -179,8 +179,8 @@ export function PutLink({ preset = {}, close }) {
   return html`<${ActionDialog} title=${isEdit ? "Edit the link definition" : "Link an actor to a provider"}
     close=${close}
     run=${run} submitText=${isEdit ? "Save" : "Link"} isReady=${isReady} class="roomy"
-    undo=${() => undoLink({ ...link, actor_name: actor?.text })} problem=${there?.state === "dangling"
-      ? there.problem : null} after=${() => there && html`<${Pages} urls=${there.urls} />`}>
+    undo=${() => undoLink({ ...link, actor_name: actor?.text })} problem=${["not_signed", "wrong_contract",
+      "not_running"].includes(there?.state) ? there.problem : null} after=${() => there && html`<${Pages} urls=${there.urls} />`}>
     ${isEdit ? html`<${Facts} items=${[["Actor", html`<b>${actor?.text}</b>`], ["Provider", html`<b>
       ${provider?.text}</b>`],
         ["Contract", html`<span class="mono">${contract}</span>`], ["Link name", html`<span

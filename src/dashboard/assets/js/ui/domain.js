@@ -54,8 +54,10 @@ export function ApplicationState({ state, message }) {
   return html`<${Badge} tone=${tone} title=${message || ""}>${word}</>`;
 }
 
-const LINK_TONES = { ok: "good", dangling: "warning", refused: "error" };
-export const linkWord = (state) => ({ dangling: "not usable" })[state] || state;
+const LINK_TONES = { ok: "good", not_running: "warning", not_signed: "error", wrong_contract: "error", refused: "error" };
+/** The states of links, the worst last. */
+export const LINK_STATES = Object.keys(LINK_TONES);
+export const linkWord = (state) => state.replaceAll("_", " ");
 export const LinkState = ({ state, problem }) =>
   html`<${Badge} tone=${LINK_TONES[state] || "muted"} title=${problem || ""}>${linkWord(state)}</>`;
 

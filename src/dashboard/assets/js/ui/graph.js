@@ -3,7 +3,7 @@ import { html, useEffect, useMemo, useRef, useState } from "../../vendor/htm-pre
 import { formatCount, formatRate, plural, shortKey } from "../format.js";
 import { href } from "../router.js";
 import { classes, ExternalLink, Note, useSight } from "./basic.js";
-import { ActorLink, LinkState, ProviderLink, linkWord } from "./domain.js";
+import { ActorLink, LINK_STATES, LinkState, ProviderLink, linkWord } from "./domain.js";
 import { Icon } from "./icons.js";
 
 const NODES_MAX = 150;
@@ -15,7 +15,6 @@ const FLOWS_MAX = 40;
 const DENSE = 40;
 const PHONE = matchMedia("(max-width: 720px)");
 const TITLES = ["Actors", "Contracts", "Providers"];
-const WORST = ["ok", "dangling", "refused"];
 
 const rateText = (rates) => (rates && rates.calls_per_s > 0 ? `${formatRate(rates.calls_per_s)}/s` : "");
 const join = (...parts) => parts.filter(Boolean).join(" · ");
@@ -53,11 +52,11 @@ function modelOf({ links, allLinks, actors, found, providers, foundProviders, is
     known.links.push(link);
     known.rate = Math.max(known.rate, rate);
     // One good link is enough for a provider to be reached.
-    if (WORST.indexOf(link.state) < WORST.indexOf(known.state)) known.state = link.state;
+    if (LINK_STATES.indexOf(link.state) < LINK_STATES.indexOf(known.state)) known.state = link.state;
     edges.set(key, known);
   };
   // What is wrong comes first, so that it is shown in any case.
-  const order = [...links].sort((a, b) => WORST.indexOf(b.state) - WORST.indexOf(a.state));
+  const order = [...links].sort((a, b) => LINK_STATES.indexOf(b.state) - LINK_STATES.indexOf(a.state));
   for (const link of order) {
     const keys = [`a ${link.actor_id}`, `c ${link.contract_id} ${link.link_name}`,
       providerKey(link.provider_id, link.link_name)];
@@ -215,7 +214,7 @@ function Plane({ model }) {
     </div>
   </div>
   <div class="graph-foot">${hot ? html`<span class="graph-words">${describe(hot)}</span>` : html`
-    ${WORST.map((state) => html`<span key=${state} class="graph-key"><svg width="26" height="6" aria-hidden="true"
+    ${LINK_STATES.map((state) => html`<span key=${state} class="graph-key"><svg width="26" height="6" aria-hidden="true"
       class=${`edge edge-${state}`}><path d="M0 3H26" /></svg> ${linkWord(state)}</span>`)}
     <span class="muted">The wider an edge, the more calls.</span>`}</div>`;
 }

@@ -18,6 +18,7 @@ export function RateStats({ rates, series }) {
   const figure = (label, name, line, format, unit) => html`<${Stat} label=${label} value=${rates ? format(rates[name])
     : "–"} unit=${rates ? unit : ""} tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""}
     sub=${!rates ? "not told" : name === "calls_per_s" ? `${formatCount(rates.in_work)} in work`
+      : name === "errors_per_s" && rates.made_errors_per_s > 0 ? `${formatRate(rates.made_errors_per_s)}/s of calls it makes`
       : name === "errors_per_s" && rates.success_percent !== null ? `${formatRate(rates.success_percent)} % succeed`
       : ""}
     spark=${html`<${Sparkline} tone=${tone(line)} values=${series[line]}

@@ -11,10 +11,10 @@ const CHUNK = 200;
 const EXPORT_MAX = 50000;
 const SEVERITIES = [["", "All severities"], ["error", "Errors"], ["warning", "Warnings"], ["good", "Good news"],
   ["info", "Other news"]];
-const NAMES = ["actor_scaled", "actor_updated", "actors_started", "actors_start_failed", "actors_stopped",
-  "command_refused", "config_set", "health_check_failed", "health_check_passed", "host_back", "host_lost",
-  "host_started", "host_stopped", "linkdef_deleted", "linkdef_set", "linkdef_set_failed", "provider_start_failed", "provider_started",
-  "provider_stopped"];
+const NAMES = ["actor_scale_failed", "actor_scaled", "actor_update_failed", "actor_updated", "command_refused", "config_set",
+  "health_check_failed", "health_check_passed", "host_back", "host_cut_off", "host_lost", "host_started", "host_stopped",
+  "linkdef_deleted", "linkdef_set", "linkdef_set_failed", "nats_returned", "provider_start_failed", "provider_started",
+  "provider_stopped", "rollout_changed"];
 const RANGES = [["15m", "Last 15 minutes"], ["1h", "Last hour"], ["6h", "Last 6 hours"], ["24h", "Last 24 hours"],
   ["dates", "Dates …"]];
 const MINUTES = { "15m": 15, "1h": 60, "6h": 360, "24h": 1440 };

@@ -104,7 +104,7 @@ function LinkDialog({ close, link: first }) {
       change</><span class="grow"></span><${Button} onClick=${() => close()}>Close</>
       <${Button} kind="primary" icon="edit" onClick=${act(putLink)}>Edit</>`}>
     ${data && !now && html`<${Note} tone="warning">This link was deleted meanwhile.</>`}
-    ${link.problem && html`<${Note} tone=${link.state === "refused" ? "error" : "warning"}>${link.problem}</>`}
+    ${link.problem && html`<${Note} tone=${link.state === "not_running" ? "warning" : "error"}>${link.problem}</>`}
     <${Facts} items=${[
       ["Actor", html`${ACTOR.render(link)} <${Key} id=${link.actor_id} />`],
       ["Provider", html`${PROVIDER.render(link)} <${Key} id=${link.provider_id} />`],

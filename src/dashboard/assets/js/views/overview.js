@@ -139,12 +139,12 @@ export function Overview() {
     : ofHosts?.[host.id] ?? host.rates })), [listed.data, ofHosts]);
   const figure = (label, name, format, unit, tone) => html`<${Stat} label=${label} value=${rates ? format(rates[name])
     : null} unit=${unit}
-    tone=${name === "errors_per_s" && rates?.errors_per_s > 0 ? "error" : ""} sub=${!rates ? ""
+    tone=${name === "request_errors_per_s" && rates?.request_errors_per_s > 0 ? "error" : ""} sub=${!rates ? ""
       : name === "requests_per_s" ? `${formatRate(rates.calls_per_s)} calls/s`
-      : name === "errors_per_s" && rates.success_percent !== null ? `${formatRate(rates.success_percent)} % succeed`
+      : name === "request_errors_per_s" ? `${formatRate(rates.errors_per_s)} failed calls/s`
       : ""}
     spark=${series && html`<${Sparkline} tone=${tone} values=${series[{ requests_per_s: "calls",
-      errors_per_s: "errors" }[name] || name]}
+      request_errors_per_s: "errors" }[name] || name]}
       label=${`${label} over the last two minutes`} />`} />`;
   return html`<div class="view overview">
     <header class="page-header overview-head"><h1 class="sr-only">Overview</h1>
@@ -158,7 +158,7 @@ export function Overview() {
     ${error && !data && html`<${ErrorNote} error=${error} retry=${refresh} />`}
     <div class="stats">
       ${figure("Requests", "requests_per_s", formatRate, "/s", "calls")}
-      ${figure("Errors", "errors_per_s", formatRate, "/s", errorTone(series?.errors))}
+      ${figure("Failed requests", "request_errors_per_s", formatRate, "/s", errorTone(series?.errors))}
       ${figure("Latency p50", "p50_us", formatMicros, "", "p50")}
       ${figure("Latency p99", "p99_us", formatMicros, "", "p99")}
       <${Stat} label="Hosts" href="/hosts" value=${counts && formatCount(counts.hosts)} tone=${counts?.hosts_lost
