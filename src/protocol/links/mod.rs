@@ -16,4 +16,4 @@ pub use change::LinkChange;
 pub use claims::Claims;
 pub use contest::{Claimant, Contest};
 pub use shards::Shards;
-pub use table::{LinkDefinition, Table, link_option};
+pub use table::{LinkDefinition, Table, link_option, other_values, put_command};
