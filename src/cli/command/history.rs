@@ -24,7 +24,7 @@ use crate::{
 };
 use lattice_client::{
     history::{Found, History, Kept, Range, in_order},
-    names,
+    lost,
 };
 use lattice_dashboard::{Severity, sentence};
 use lattice_protocol::{
@@ -94,8 +94,13 @@ impl Looking {
             false => lattice.claims().await.unwrap_or_default(),
         };
         let history = session.history(&hosts).await?;
-        let host = host.map(|word| names::host(word, &hosts).or_else(|error| whole(word, error)));
-        let host = host.transpose()?;
+        let host = match host {
+            Some(word) => {
+                let known = lost::host_ever(&lattice, word, &hosts).await;
+                Some(known.or_else(|error| whole(word, error))?)
+            }
+            None => None,
+        };
         let of_hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
         let of_claims = claims.into_iter().map(|claims| (claims.subject, claims.name));
         let names = of_hosts.chain(of_claims).collect();
