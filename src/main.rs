@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     }
     // A shell that asks for completions is answered here, and the process ends.
     command::completions::answer();
-    let words = args::in_our_words(std::env::args_os());
+    let (words, script) = args::in_our_words(std::env::args_os());
     let matches = match args::command().try_get_matches_from(&words) {
         Ok(matches) => matches,
         Err(error) => help::with_commands(error, &args::command(), &words).exit(),
@@ -29,6 +29,9 @@ fn main() -> ExitCode {
     }
     match Cli::from_arg_matches(&matches) {
         Ok(cli) => {
+            if let Some(code) = script.and_then(command::refused_on_terminal) {
+                return code;
+            }
             let code = command::run(cli, form);
             telemetry::flush();
             code

@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
-use super::{listing, names, origin};
+use super::{listing, lost, origin};
 use lattice_base::lattice::connection::confirm;
 use lattice_protocol::{
     control::{
@@ -190,11 +190,11 @@ impl Lattice {
     }
 
     /// The host a word means: a whole id without asking, else by the beginning of its id or by its
-    /// friendly name.
+    /// friendly name. One that is lost is an error that says so.
     pub async fn find_host(&self, word: &str) -> Result<String> {
         match HostId::parse(word) {
             Ok(id) => Ok(id.to_string()),
-            Err(_) => names::host(word, &self.some_hosts().await?),
+            Err(_) => lost::host_there(self, word, &self.some_hosts().await?).await,
         }
     }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use lattice_protocol::{
     applications::ownership::APPLICATION,
+    clock,
     control::{
         probe::lost::{Ask, Forget, LostHost},
         types::{HostReply, Inventory, Pairs},
@@ -90,6 +91,22 @@ impl Missing {
     /// Returns what it is called.
     pub fn called(&self) -> &str {
         or_id(&self.name, &self.id)
+    }
+
+    /// Whether a word is its id, its name or its reference.
+    pub fn is_named(&self, word: &str) -> bool {
+        self.id == word || self.reference == word || self.name.eq_ignore_ascii_case(word)
+    }
+
+    /// Says why it cannot be stopped, and that it will run again.
+    pub fn comes_back(&self) -> String {
+        format!(
+            "{} {} runs nowhere: it ran only on {}, which is lost. Nothing was stopped, and it comes back with its host; stop it \
+             then, or start that host with --forget",
+            self.kind(),
+            self.called(),
+            self.host_names().join(", ")
+        )
     }
 
     /// The application that starts it again by itself.
@@ -178,6 +195,52 @@ pub fn find<'a>(word: &str, lost: &'a [LostHost]) -> Result<&'a LostHost> {
         .collect();
     let id = &names::find("lost host", word, &named)?.id;
     lost.iter().find(|host| host.id == *id).context("the host is in the list")
+}
+
+/// The host that a word means among those that answer. Where it means one that vanished, the error
+/// says so.
+pub async fn host_there(lattice: &Lattice, word: &str, hosts: &[HostReply]) -> Result<String> {
+    let unknown = match names::host(word, hosts) {
+        Ok(id) => return Ok(id),
+        Err(error) => error,
+    };
+    let gone = vanished(word, &lost(lattice, hosts).await, clock::now_ms());
+    Err(gone.map_or(unknown, anyhow::Error::msg))
+}
+
+/// The host that a word means among those that answer, or else among those that vanished: what they
+/// did and said is kept.
+pub async fn host_ever(lattice: &Lattice, word: &str, hosts: &[HostReply]) -> Result<String> {
+    let unknown = match names::host(word, hosts) {
+        Ok(id) => return Ok(id),
+        Err(error) => error,
+    };
+    let lost = lost(lattice, hosts).await;
+    find(word, &lost).map_or(Err(unknown), |gone| Ok(gone.id.clone()))
+}
+
+/// Says that the host that a word means is lost; `None` where the word means no lost host.
+fn vanished(word: &str, lost: &[LostHost], now_ms: u64) -> Option<String> {
+    let host = find(word, lost).ok()?;
+    let seconds = now_ms.saturating_sub(host.lost_ms) / 1000;
+    Some(format!(
+        "host {} ({}) is lost, gone for {seconds} s, so it can be asked nothing; `host start lost {0}` starts elsewhere what \
+         ran only there, `host forget {0}` takes it off the list",
+        host.called(),
+        host.id
+    ))
+}
+
+/// Returns what ran only on lost hosts and is called so, of a kind.
+pub async fn missing_called(lattice: &Lattice, kind: &str, word: &str) -> Option<Missing> {
+    let hosts = lattice.some_hosts().await.ok()?;
+    let (lost, inventories) = tokio::join!(lost(lattice, &hosts), lattice.inventories(&hosts));
+    // Without every inventory nobody knows what runs nowhere.
+    if inventories.len() < hosts.len() {
+        return None;
+    }
+    let missing = missing(&lost, &inventories);
+    missing.into_iter().find(|missing| missing.kind() == kind && missing.is_named(word))
 }
 
 /// Takes a lost host off the lists of all hosts. One of a host that does not answer now stays on
@@ -346,5 +409,19 @@ mod tests {
         let gone = [lost("NA", 1, inventory("NA", &[], &[]))];
         assert_eq!(find("name of NA", &gone).unwrap().id, "NA");
         assert!(find("other", &gone).is_err());
+        let told = vanished("name of NA", &gone, 5_400).unwrap();
+        assert!(told.contains("name of NA (NA) is lost, gone for 5 s"), "{told}");
+        assert_eq!((vanished("other", &gone, 5_400), vanished("x", &[], 5_400)), (None, None));
+    }
+
+    #[test]
+    fn what_comes_back_with_its_host_is_told_by_any_of_its_names() {
+        let missing = missing(&[lost("NA", 1, inventory("NA", &["M1"], &[]))], &[]);
+        for word in ["M1", "Name of M1", "M1:1"] {
+            assert!(missing[0].is_named(word), "{word}");
+        }
+        assert!(!missing[0].is_named("M2"));
+        let told = missing[0].comes_back();
+        assert!(told.starts_with("actor name of M1 ") && told.contains("name of NA"), "{told}");
     }
 }

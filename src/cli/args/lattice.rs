@@ -125,7 +125,9 @@ pub enum Start {
     #[command(
         long_about = "Starts what ran only on a host that vanished on other hosts, each actor and provider on the first that \
             offers. What runs elsewhere already is left alone, and so is what belongs to an application: its hosts start that \
-            again by themselves. `host get hosts` shows lost hosts, `host get inventory` what runs nowhere.",
+            again by themselves. `host get hosts` shows lost hosts, `host get inventory` what runs nowhere.\n\n\
+            A lost host that comes back starts again what ran there, and then it runs twice: stop it on one of the two, with \
+            `host stop actor NAME --host-id HOST`.",
         after_help = "Examples:\n  \
             host start lost sleepy-reef-5527\n\n\
             Exit codes: 0 everything runs; 1 something does not; 2 usage."

@@ -141,10 +141,18 @@ pub enum Command {
     #[command(subcommand)]
     Get(lattice::Get),
     /// Start an actor or a provider
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Without a noun, `host start` runs a host, as in the scripts of earlier hosts, and asks before it does so on a \
+            terminal. The command for that is `host foreground`, or `host up`."
+    )]
     Start(lattice::Start),
     /// Stop an actor, a provider or a host
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Without a noun, `host stop` stops the host and the NATS server of this directory, as in the scripts of earlier \
+            hosts, and asks before it does so on a terminal. The command for that is `host down`."
+    )]
     Stop(lattice::Stop),
     /// Change how many calls an actor takes at a time
     #[command(subcommand)]
@@ -339,10 +347,32 @@ pub enum ConfigCommand {
     },
 }
 
-/// The command line with the verbs of the scripts that came with earlier hosts in our words:
-/// `start` and `stop` alone run a host and end it, and the switch that `wash` asked for before some
-/// verbs is left out.
-pub fn in_our_words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// A verb of the scripts that came with earlier hosts, which runs or ends a host when it stands
+/// alone.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ScriptVerb {
+    pub verb: &'static str,
+    /// The command that it means.
+    pub ours: &'static str,
+    /// The effect, for a question.
+    pub does: &'static str,
+}
+
+static SCRIPT_VERBS: [ScriptVerb; 2] = [
+    ScriptVerb { verb: "start", ours: "foreground", does: "runs a host here" },
+    ScriptVerb {
+        verb: "stop",
+        ours: "down",
+        does: "stops the host of this directory and its NATS server",
+    },
+];
+
+/// The command line with the verbs of the scripts that came with earlier hosts in our words, and
+/// the verb that was exchanged: `start` and `stop` alone run a host and end it. The switch that
+/// `wash` asked for before some verbs is left out.
+pub fn in_our_words(
+    arguments: impl Iterator<Item = OsString>,
+) -> (Vec<OsString>, Option<&'static ScriptVerb>) {
     let mut words: Vec<OsString> = arguments.collect();
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let mut at = 0;
@@ -353,14 +383,12 @@ pub fn in_our_words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> 
     let rest = words.get(2..).unwrap_or_default();
     let is_flags_only = rest.first().is_none_or(|word| word.to_string_lossy().starts_with('-'))
         && !rest.iter().any(|word| word == "-h" || word == "--help");
-    if is_flags_only && let Some(verb) = words.get_mut(1) {
-        if verb == "start" {
-            *verb = "foreground".into();
-        } else if verb == "stop" {
-            *verb = "down".into();
-        }
+    let verb = words.get(1).filter(|_| is_flags_only);
+    let script = verb.and_then(|verb| SCRIPT_VERBS.iter().find(|script| *verb == *script.verb));
+    if let Some(script) = script {
+        words[1] = script.ours.into();
     }
-    words
+    (words, script)
 }
 
 /// The form of the output that was asked for, of whatever command.
@@ -448,11 +476,22 @@ mod tests {
             ("host call x y -- --experimental", "host call x y -- --experimental"),
             ("host", "host"),
         ] {
-            let words = in_our_words(line.split(' ').map(OsString::from));
+            let (words, script) = in_our_words(line.split(' ').map(OsString::from));
             assert_eq!(words, ours.split(' ').map(OsString::from).collect::<Vec<_>>(), "{line}");
+            let is_exchanged = ours.contains("foreground") || ours.contains("down");
+            assert_eq!(script.is_some(), is_exchanged, "{line}: it is asked for on a terminal");
         }
         for verb in ["daemon", "restart", "pid", "version"] {
             assert!(Cli::try_parse_from(["host", verb]).is_ok(), "{verb}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_start_and_stop_tells_what_they_do_without_a_noun() {
+        for (verb, ours) in [("start", "host foreground"), ("stop", "host down")] {
+            let help = command().try_get_matches_from(["host", verb, "--help"]).unwrap_err();
+            let help = help.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(help.contains("Without a noun") && help.contains(ours), "{help}");
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     terminal::{Page, Terminal, Tone, View},
 };
 use lattice_base::presence;
-use lattice_client::names;
+use lattice_client::{lost, names};
 use lattice_engine::{
     local,
     rpc::{
@@ -209,7 +209,10 @@ async fn absence(session: &Session, word: &str, actor: &ActorId) -> Option<anyho
     let claims = lattice.claims().await.unwrap_or_default();
     let named = claims.iter().find(|claims| claims.subject == actor.as_str());
     let name = named.map(|claims| claims.name.as_str()).filter(|name| !name.is_empty());
-    absence_text(name.unwrap_or(word), lattice.name(), &explained).map(anyhow::Error::msg)
+    let text = absence_text(name.unwrap_or(word), lattice.name(), &explained)?;
+    let lost = lost::lost(&lattice, &hosts).await;
+    let named = lost.iter().fold(text, |text, host| text.replace(&host.id, host.called()));
+    Some(anyhow::Error::msg(named))
 }
 
 /// Says that an actor runs nowhere, where it ran last, and how to start it.

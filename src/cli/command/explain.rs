@@ -19,7 +19,7 @@ use crate::{
 };
 use lattice_client::{
     lattice::{Lattice, RequestError},
-    names,
+    lost, names,
 };
 use lattice_engine::{
     control::probe::explain::words::{Scene, start_command},
@@ -188,7 +188,7 @@ impl Known {
         let mut notes = Vec::new();
         let runners = self.runners(&request.origin);
         let asked = match host {
-            Some(word) => Some(names::host(word, &self.hosts)?),
+            Some(word) => Some(lost::host_there(lattice, word, &self.hosts).await?),
             None => {
                 let ours =
                     runners.iter().find(|host| self.is_ours(host)).map(|host| (*host).to_owned());

@@ -24,7 +24,7 @@ use crate::{
 };
 use lattice_client::{
     history::{Found, History, Kept, Range, in_order},
-    names,
+    lost,
 };
 use lattice_dashboard::{Severity, sentence};
 use lattice_protocol::{
@@ -40,6 +40,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 const CLOCKS_MS: u64 = 60_000;
 /// An entry may come so long after a later one, in milliseconds.
 const LATE_MS: u64 = AGAIN.as_millis() as u64 * 5;
+/// How the references of files that clients have sent begin, and characters of one that tell it
+/// from others.
+const SENT: &str = "lattice://sha256:";
+const SHOWN: usize = SENT.len() + 12;
 /// Entries that are remembered so that none is printed twice.
 const SEEN_MAX: usize = 512;
 
@@ -97,7 +101,16 @@ impl Looking {
         let host = host.map(|word| Wanted::of(word, &hosts));
         let of_hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
         let of_claims = claims.into_iter().map(|claims| (claims.subject, claims.name));
-        let names = of_hosts.chain(of_claims).collect();
+        // The hash of a file that was sent says nothing to people.
+        let inventories = match hosts.is_empty() {
+            true => Vec::new(),
+            false => lattice.inventories(&hosts).await,
+        };
+        let actors = inventories.into_iter().flat_map(|inventory| inventory.actors);
+        let of_files = actors
+            .filter(|actor| actor.image_ref.starts_with(SENT))
+            .map(|actor| (actor.image_ref, actor.name));
+        let names = of_hosts.chain(of_claims).chain(of_files).collect();
         let has_hosts = hosts.iter().any(HostReply::is_ours);
         Ok(Self { history, has_hosts, names, host })
     }
@@ -240,6 +253,15 @@ impl Wanted {
             Self::Name(word) => name == word,
         }
     }
+}
+
+/// Shortens the references of sent files that nobody has a name for.
+fn shortened(words: &str) -> String {
+    let each = words.split(' ').map(|word| match word.get(..SHOWN) {
+        Some(begin) if begin.starts_with(SENT) && begin.len() < word.len() => format!("{begin}…"),
+        _ => word.to_owned(),
+    });
+    each.collect::<Vec<_>>().join(" ")
 }
 
 /// Tells an entry from the others.
@@ -403,7 +425,8 @@ impl Rows for Commands<'_> {
         if !item.origin.from.is_empty() {
             line = line + " from " + &*item.origin.from;
         }
-        line = line + ": " + &**verb + " " + &*subject + " on " + &**host_name;
+        let shown = if is_wide { subject.clone() } else { shortened(&subject) };
+        line = line + ": " + &**verb + " " + &*shown + " on " + &**host_name;
         if is_wide {
             line = line + " " + &**host_id + &*format!(" ({took_ms} ms)");
         }

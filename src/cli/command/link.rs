@@ -14,7 +14,7 @@ use crate::{
 };
 use lattice_client::{
     lattice::Lattice,
-    links::{self, Undone, Which},
+    links::{self, Refused, Undone, Which},
     names,
 };
 use lattice_engine::providers::builtin;
@@ -76,27 +76,26 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     let before =
         lattice.links_of(&link.actor_id).await?.into_iter().find(|other| other.id() == link.id());
     let is_same = before.as_ref() == Some(&link);
-    let taken = links::put(&lattice, &link, args.rest.wait.duration(links::LINK_WAIT)).await?;
+    let wait = args.rest.wait.duration(links::LINK_WAIT);
+    let put = links::put(&lattice, &link, wait).await;
+    let taken = put.map_err(|error| as_typed(error, &actor))?;
     if let Some(note) = taken.and_then(|taken| taken.note(&link)) {
         terminal.note(&note);
     }
     let LinkDefinition { actor_id, provider_id, link_name, contract_id, .. } = &link;
+    let (of, to) = (known.called(actor_id), known.called(provider_id));
     let text = match before {
         _ if is_same => {
-            format!(
-                "Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) was there already"
-            )
+            format!("Link ({contract_id}, {link_name}) of ({of}) to ({to}) was there already")
         }
         Some(before) if before.provider_id != *provider_id => {
             format!(
-                "Link ({contract_id}, {link_name}) of ({actor_id}) moved from ({}) to ({provider_id})",
-                before.provider_id
+                "Link ({contract_id}, {link_name}) of ({of}) moved from ({}) to ({to})",
+                known.called(&before.provider_id)
             )
         }
-        Some(_) => format!(
-            "Link ({contract_id}, {link_name}) of ({actor_id}) to ({provider_id}) has new values"
-        ),
-        None => format!("Published link ({actor_id}) <-> ({provider_id}) successfully"),
+        Some(_) => format!("Link ({contract_id}, {link_name}) of ({of}) to ({to}) has new values"),
+        None => format!("Published link ({of}) <-> ({to}) successfully"),
     };
     let members = json!({
         "actor_id": actor_id, "provider_id": provider_id, "contract_id": contract_id, "link_name": link_name,
@@ -117,7 +116,8 @@ async fn undo(terminal: &Terminal, session: &Session, args: LinkUndo) -> Result<
         link_name: &link_name,
     };
     let wait = args.rest.wait.duration(links::LINK_WAIT);
-    let (undone, taken) = links::undo(&lattice, which, wait).await?;
+    let undo = links::undo(&lattice, which, wait).await;
+    let (undone, taken) = undo.map_err(|error| as_typed(error, &args.actor))?;
     let link = undone.link();
     if let Some(note) = taken.and_then(|taken| taken.note(link)) {
         terminal.note(&note);
@@ -125,14 +125,16 @@ async fn undo(terminal: &Terminal, session: &Session, args: LinkUndo) -> Result<
     let (text, change) = match undone {
         Undone::PutBack(_) => (
             format!(
-                "Link ({contract_id}, {link_name}) of ({actor_id}) to ({}) is what it was before its last change",
-                link.provider_id
+                "Link ({contract_id}, {link_name}) of ({}) to ({}) is what it was before its last change",
+                known.called(&actor_id),
+                known.called(&link.provider_id)
             ),
             "put_back",
         ),
         Undone::Deleted(_) => (
             format!(
-                "Deleted link for {actor_id} on {contract_id} ({link_name}): there was none before its last change"
+                "Deleted link for {} on {contract_id} ({link_name}): there was none before its last change",
+                known.called(&actor_id)
             ),
             "deleted",
         ),
@@ -183,6 +185,29 @@ impl Known {
         }
         Ok(Self { claims, inventories: lattice.inventories(&lattice.some_hosts().await?).await })
     }
+
+    /// Returns what people call an actor or a provider; its id if it has no other name.
+    fn called(&self, id: &str) -> String {
+        let of_id = self.claims.iter().find(|claims| claims.subject == id);
+        match of_id.filter(|claims| !claims.name.is_empty()) {
+            Some(claims) if lattice_protocol::builtin::by_key(id).is_none() => claims.name.clone(),
+            _ => lattice_protocol::builtin::name_of(id),
+        }
+    }
+}
+
+/// Puts the word that the user typed for the actor into the refusal of a link, and into the command
+/// in it.
+fn as_typed(error: anyhow::Error, actor: &str) -> anyhow::Error {
+    match error.downcast::<Refused>() {
+        Ok(refused) => anyhow!(refused.to_string().replace(&refused.link.actor_id, &quoted(actor))),
+        Err(error) => error,
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    if word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
 }
 
 pub(super) fn is_id(word: &str) -> bool {
@@ -230,4 +255,32 @@ fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &st
         false => format!("it has:\n{}", of_actor.join("\n")),
     };
     format!("actor {actor} has no link for {contract} under link name {link_name}; {there}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_that_were_typed_are_told_and_not_ids() {
+        let named = Claims { subject: "M".into(), name: "Echo".into(), ..Claims::default() };
+        let known = Known { claims: vec![named], inventories: Vec::new() };
+        let built_in = lattice_protocol::builtin::KEYVALUE;
+        for (id, called) in
+            [("M", "Echo"), ("MX", "MX"), (built_in.public_key, "builtin://keyvalue")]
+        {
+            assert_eq!(known.called(id), called);
+        }
+        let link = LinkDefinition {
+            actor_id: "MDWUSK".into(),
+            provider_id: built_in.public_key.into(),
+            link_name: "default".into(),
+            contract_id: built_in.contract_id.into(),
+            values: Default::default(),
+        };
+        let (host, why) = ("N".to_owned(), "it is taken".to_owned());
+        let refused = Refused { link, host, why, is_former_up: false };
+        let told = as_typed(refused.into(), "echo").to_string();
+        assert!(told.contains("`host link undo echo builtin://keyvalue "), "{told}");
+    }
 }

@@ -26,7 +26,7 @@ use lattice_client::{
     history::{ArchivedLine, History, Range},
     lattice::{Events, Lattice},
     logs::{Logs, News},
-    names,
+    lost, names,
 };
 use lattice_protocol::{
     control::types::HostReply,
@@ -94,7 +94,10 @@ impl<'a> Reading<'a> {
     async fn begin(terminal: &'a Terminal, session: &Session, args: &Args) -> Result<Self> {
         let lattice = session.lattice().await?;
         let found = lattice.some_hosts().await?;
-        let only = args.host_id.as_deref().map(|word| names::host(word, &found)).transpose()?;
+        let only = match &args.host_id {
+            Some(word) => Some(lost::host_ever(&lattice, word, &found).await?),
+            None => None,
+        };
         let (claims, inventories) = tokio::join!(lattice.claims(), lattice.inventories(&found));
         let entity = names::entity(&args.entity, &claims.unwrap_or_default(), &inventories)?;
         let logs = Logs::open(&lattice, &entity, args.tail.into(), args.follow).await?;

@@ -42,6 +42,9 @@ pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -
     let restarted = lost::start_elsewhere(&lattice, &host.id, missing, (auction, wait)).await;
     let failed = restarted.iter().filter(|one| one.outcome.is_err()).count();
     terminal.show(&Starts { host: host.called(), restarted: &restarted, hosts: &hosts })?;
+    if failed < restarted.len() && !terminal.is_data() {
+        terminal.note(twice(host.called()));
+    }
     match failed {
         0 => Ok(()),
         1 => bail!("one of them does not run"),
@@ -101,6 +104,14 @@ pub fn missing_json(missing: &[Missing]) -> Value {
     rows.collect()
 }
 
+/// Says what happens when a lost host comes back.
+fn twice(host: &str) -> String {
+    format!(
+        "should {host} come back, it starts again what ran there, and then it runs twice; stop it on one of the two: `host stop \
+         actor NAME --host-id {host}`"
+    )
+}
+
 /// All that was started elsewhere.
 struct Starts<'a> {
     host: &'a str,
@@ -118,7 +129,7 @@ impl View for Starts<'_> {
                 "error": outcome.as_ref().err().map(|error| format!("{error:#}")),
             })
         });
-        json!({ "lost_host": self.host, "started": rows.collect::<Vec<_>>() })
+        json!({ "lost_host": self.host, "started": rows.collect::<Vec<_>>(), "note": twice(self.host) })
     }
 
     fn text(&self, page: &mut Page) {

@@ -67,7 +67,7 @@ use crate::{
         lattice::Ctl,
         tools::{Claims, Par, Reg},
     },
-    terminal::{Form, Terminal, Text, complain},
+    terminal::{self, Form, Terminal, Text, complain},
 };
 pub(crate) use clock::span;
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
@@ -101,6 +101,19 @@ pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
         Some(Command::Bench(args)) => finish(&terminal, bench::run(&terminal, *args)),
         Some(command) => finish(&terminal, operate(&terminal, settings, command)),
     }
+}
+
+/// Asks on a terminal whether a verb of the scripts of earlier hosts is meant as it was there: a
+/// person may have left out the noun. Returns an exit code where it is not; scripts are not asked.
+pub fn refused_on_terminal(script: &args::ScriptVerb) -> Option<ExitCode> {
+    let args::ScriptVerb { verb, ours, does } = script;
+    let question =
+        format!("`host {verb}` without a noun {does}, as `host {ours}` does. Is that meant?");
+    if terminal::confirm(&question) != Some(false) {
+        return None;
+    }
+    complain(format!("nothing was done; `host {verb} --help` lists what it can {verb}"));
+    Some(ExitCode::from(EXIT_USAGE))
 }
 
 /// Runs a command that ends by itself.

@@ -3,7 +3,8 @@
 //!
 //! It is given back when [`Screen`] is dropped, before the message of a panic is printed, and when
 //! a signal ends the command ([`Screen::next`] tells of it and the caller returns). Keys are read
-//! by a thread of their own, which looks ten times a second whether it is still wanted.
+//! by a thread of their own, which looks ten times a second whether it is still wanted. It never
+//! ends on a terminal that is gone, so the process does not wait for it.
 
 use std::{
     io::{self, Write as _, stdout},
@@ -12,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossterm::{
@@ -34,6 +35,9 @@ use lattice_protocol::escape;
 
 /// How often the thread that reads keys looks whether it is still wanted.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the thread that reads keys may take to end, and how often that is looked at.
+const READER_PATIENCE: Duration = Duration::from_millis(500);
+const READER_POLL: Duration = Duration::from_millis(10);
 /// Keys that wait to be heeded.
 const KEYS_MAX: usize = 64;
 
@@ -115,8 +119,12 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
+        let Some(reader) = self.reader.take() else { return };
+        // Until it ends it takes keys that are meant for the shell. Of a terminal that is gone
+        // crossterm reads on and on; then the thread ends with the process.
+        let deadline = Instant::now() + READER_PATIENCE;
+        while !reader.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(READER_POLL);
         }
     }
 }
@@ -252,6 +260,19 @@ mod tests {
     use crossterm::event::KeyEvent;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_terminal_that_is_gone_does_not_keep_the_process() {
+        let (held, hangs) = std::sync::mpsc::channel::<()>();
+        let reader = std::thread::spawn(move || drop(hangs.recv()));
+        let signals = Signals::listen().unwrap();
+        let (_sender, keys) = mpsc::channel(1);
+        let begun = Instant::now();
+        drop(Screen { keys, reader: Some(reader), signals });
+        assert!(begun.elapsed() >= READER_PATIENCE, "a key thread that ends late is waited for");
+        // It is still held: only the patience has ended the wait.
+        drop(held);
+    }
 
     #[test]
     fn keys_mean_what_the_help_says() {

@@ -12,10 +12,16 @@ use crate::{
     terminal::{Progress, Terminal},
 };
 use lattice_base::store::artifacts::Put;
-use lattice_client::upload::{self, Readers, Sender, Verified, amount};
-use lattice_protocol::identity::{
-    claims::{ActorClaims, now},
-    sign::ActorToken,
+use lattice_client::{
+    names,
+    upload::{self, Readers, Sender, Verified, amount},
+};
+use lattice_protocol::{
+    errors::{Lines, OutcomeUnknown, Usage},
+    identity::{
+        claims::{ActorClaims, now},
+        sign::ActorToken,
+    },
 };
 
 /// How a file is to be sent.
@@ -38,6 +44,29 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
+    /// Puts the word that was typed and the name of the host into what is said of a start that
+    /// failed. Data keeps ids and references.
+    pub async fn told(
+        &self,
+        sending: &Sending<'_>,
+        (word, host): (&str, &str),
+        error: anyhow::Error,
+    ) -> anyhow::Error {
+        if sending.terminal.is_data() || error.is::<Usage>() || error.is::<Lines>() {
+            return error;
+        }
+        let hosts = match sending.session.lattice().await {
+            Ok(lattice) => lattice.hosts().await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let text = named_once(&format!("{error:#}"), &self.reference, word)
+            .replace(host, names::host_name(host, &hosts));
+        match error.is::<OutcomeUnknown>() {
+            true => OutcomeUnknown(text).into(),
+            false => anyhow::Error::msg(text),
+        }
+    }
+
     /// Removes older uploads that need not be kept; to be called when nobody waits any more.
     pub async fn tidy(&self) {
         if let (Some(sender), Some(readers)) = (&self.sent, &self.readers) {
@@ -94,6 +123,15 @@ impl Sending<'_> {
         signed.made.iter().for_each(|made| self.terminal.note(made.to_string()));
         Ok(signed.wasm)
     }
+}
+
+/// Names a reference by the word that was typed for it, and once; after that it is clear what is
+/// meant. A word that is a reference itself stays.
+fn named_once(text: &str, reference: &str, word: &str) -> String {
+    if reference == word {
+        return text.to_owned();
+    }
+    text.replacen(reference, word, 1).replace(reference, "it")
 }
 
 /// Refuses what is no actor.
@@ -153,4 +191,18 @@ pub(super) fn sign_saved(
         }
     };
     Ok(Some(keyring::sign_module(keyring, file, wasm, says)?.wasm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_as_it_was_typed_and_once() {
+        let hash = "lattice://sha256:ab";
+        let text = format!("actor {hash} does not start on host N: start {hash}: no module");
+        let told = named_once(&text, hash, "./x.wasm");
+        assert_eq!(told, "actor ./x.wasm does not start on host N: start it: no module");
+        assert_eq!(named_once(&text, hash, hash), text);
+    }
 }

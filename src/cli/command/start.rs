@@ -66,8 +66,14 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
     };
     let end = commands
         .start_actor(reference, args.max, &annotations, &mut |step| show_step(&mut progress, step))
-        .await?;
+        .await;
     drop(progress);
+    let end = match end {
+        Ok(end) => end,
+        Err(error) => {
+            return Err(resolved.told(&sending, (&*args.reference, &*host), error).await);
+        }
+    };
     let (text, id, max) = match &end {
         Outcome::Unchanged(Started { id, max, .. }) => (
             format!(
@@ -126,8 +132,14 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
         .start_provider(reference, link_name, &annotations, configuration.as_deref(), &mut |step| {
             show_step(&mut progress, step);
         })
-        .await?;
+        .await;
     drop(progress);
+    let end = match end {
+        Ok(end) => end,
+        Err(error) => {
+            return Err(resolved.told(&sending, (&*args.reference, &*host), error).await);
+        }
+    };
     let (text, serving) = match &end {
         Outcome::Unchanged(serving) => (
             format!(

@@ -17,6 +17,7 @@ use crate::{
 use lattice_client::{
     commands::{HostCommands, Keeping, STOP_WAIT},
     lattice::Lattice,
+    lost::missing_called,
     names,
 };
 use lattice_protocol::{
@@ -61,6 +62,9 @@ async fn actor(terminal: &Terminal, session: &Session, args: StopActor) -> Resul
                 let stop = control::StopActor { actor_ref, annotations, ..Default::default() };
                 if let Some(early) = stopped_before_it_runs(&lattice, &inventories, &stop).await {
                     return show_stopped_early(terminal, &stop.actor_ref, early);
+                }
+                if let Some(missing) = missing_called(&lattice, "actor", &stop.actor_ref).await {
+                    bail!(missing.comes_back());
                 }
                 match found {
                     Ok(id) => bail!("actor {id} runs on no host that answers; nothing was stopped"),
@@ -117,7 +121,10 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
             let stop = control::StopProvider { provider_ref, link_name, ..Default::default() };
             return match stopped_before_it_runs(&lattice, &inventories, &stop).await {
                 Some(early) => show_stopped_early(terminal, &stop.provider_ref, early),
-                None => Err(error),
+                None => match missing_called(&lattice, "provider", &stop.provider_ref).await {
+                    Some(missing) => bail!(missing.comes_back()),
+                    None => Err(error),
+                },
             };
         }
     };

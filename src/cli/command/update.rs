@@ -68,7 +68,12 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, update: Update) -> Re
             patience: Some(patience),
             issuer_change: permission.as_deref(),
         };
-        commands.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await?;
+        let update =
+            commands.update_actor(&id, reference, &mut |step| show_step(&mut progress, step)).await;
+        if let Err(error) = update {
+            let typed = args.names.last().map_or(&**reference, String::as_str);
+            return Err(resolved.told(&sending, (typed, &*inventory.host_id), error).await);
+        }
         updated.push(inventory.host_id.as_str());
     }
     drop(progress);

@@ -11,7 +11,7 @@ use super::{
 use lattice_engine::providers::builtin::{self, values};
 use lattice_protocol::{
     control::{probe::health::RefusedLink, types::HostReply},
-    links::{Claims, Ends, LinkDefinition, Standing, link_option},
+    links::{Claims, Ends, LinkDefinition, Standing, link_option, other_values, put_command},
 };
 
 /// The most findings about single links; nobody reads more.
@@ -140,11 +140,14 @@ impl<'a> Scene<'a> {
         Finding::wrong(
             format!("{} leads to a provider of another contract, {fulfils}", self.what()),
             format!(
-                "{}; then host link put {} {} {fulfils}{} …",
+                "{}; {}",
                 self.delete(),
-                self.link.actor_id,
-                self.link.provider_id,
-                self.option()
+                put_command(
+                    &self.link.actor_id,
+                    &self.link.provider_id,
+                    fulfils,
+                    &self.link.link_name
+                )
             ),
         )
     }
@@ -206,9 +209,11 @@ impl<'a> Scene<'a> {
             let told: Vec<String> = unknown.iter().map(ToString::to_string).collect();
             Finding::warning(
                 format!("{} has values without effect: {}", self.what(), told.join("; ")),
-                format!(
-                    "host inspect {} lists the values there are; host link put … with the right ones",
-                    spec.known.reference()
+                other_values(
+                    &self.link.actor_id,
+                    spec.known.public_key,
+                    &self.link.contract_id,
+                    &self.link.link_name,
                 ),
             )
         })
@@ -237,15 +242,12 @@ fn several_providers(links: &[LinkDefinition]) -> Vec<Finding> {
 
 fn refused(host: &HostReply, link: &RefusedLink) -> Finding {
     let RefusedLink { actor_id, provider_id, link_name, contract_id, error } = link;
-    let option = link_option(link_name);
     Finding::wrong(
         format!(
             "the provider of {contract_id} on {} does not take on the link of {actor_id}: {error}",
             named(host)
         ),
-        format!(
-            "mend that, or put other values: host link put {actor_id} {provider_id} {contract_id}{option} KEY=VALUE"
-        ),
+        format!("mend that, or: {}", other_values(actor_id, provider_id, contract_id, link_name)),
     )
 }
 
@@ -259,11 +261,13 @@ pub(super) fn ports(facts: &Facts) -> Found {
             found.push(Finding::wrong(
                 format!("on {}: {}", named(host), link.error),
                 format!(
-                    "host link put {} {} {}{} address=HOST:PORT with another port, or end what has it",
-                    link.actor_id,
-                    link.provider_id,
-                    link.contract_id,
-                    link_option(&link.link_name)
+                    "{} address=HOST:PORT with another port, or end what has it",
+                    put_command(
+                        &link.actor_id,
+                        &link.provider_id,
+                        &link.contract_id,
+                        &link.link_name
+                    )
                 ),
             ));
         }
@@ -359,6 +363,12 @@ mod tests {
         let foreign =
             one(&facts(link(|link| link.contract_id = "acme:web".into()), true, "acme:web"));
         assert!(foreign.seen.contains("another contract, wasmcloud:httpserver"), "{foreign:?}");
+        let misspelt = one(&facts(link(|link| link.contract_id = "acme:web".into()), true, HTTP));
+        let fix = misspelt.fix.unwrap();
+        assert!(
+            fix.ends_with("host link put M builtin://httpserver wasmcloud:httpserver"),
+            "a command is copied as it is: {fix}"
+        );
         let typo = one(&facts(
             link(|link| drop(link.values.insert("adress".into(), "x".into()))),
             true,

@@ -18,6 +18,8 @@ use lattice_protocol::{
 
 /// The message of the supervisor of providers when it stops restarting one.
 const GIVEN_UP: &str = "given up after";
+/// How references to files that clients have sent begin.
+const SENT: &str = "lattice://";
 /// How a refusal to load a file begins.
 const NO_FILES: &str = "files are not loaded";
 
@@ -46,6 +48,8 @@ pub(super) fn starts(facts: &Facts) -> Found {
 
 fn start_again(host: &HostReply, failure: &Failure) -> String {
     let Failure { kind, reference, link_name, .. } = failure;
+    // The content of a sent file stays the same under its reference.
+    let reference: &str = if reference.starts_with(SENT) { "FILE" } else { reference };
     format!(
         "mend the cause, then: host start {kind} {reference}{} --host-id {}",
         link_option(link_name),
@@ -325,6 +329,18 @@ mod tests {
 
     fn host() -> HostReply {
         HostReply { id: "N".into(), ..HostReply::default() }
+    }
+
+    #[test]
+    fn a_file_that_failed_is_not_started_again_unchanged() {
+        for (reference, started) in [
+            ("lattice://sha256:ab", "host start actor FILE --host-id N"),
+            ("r.example/echo:1", "host start actor r.example/echo:1 --host-id N"),
+        ] {
+            let kind = "actor".to_owned();
+            let failure = Failure { kind, reference: reference.into(), ..Failure::default() };
+            assert!(start_again(&host(), &failure).ends_with(started), "{reference}");
+        }
     }
 
     #[test]

@@ -201,6 +201,19 @@ pub fn complain(text: impl Into<Text>) {
     let _ = writeln!(anstream::stderr().lock(), "{}", text.into().as_str());
 }
 
+/// Asks a question on the terminal; only a yes is one. Returns `None` where there is no terminal to
+/// ask on. Blocks until there is an answer.
+pub fn confirm(question: &str) -> Option<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    // A user who cannot see the question will not say yes.
+    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let mut line = String::new();
+    let is_read = io::stdin().read_line(&mut line).is_ok();
+    Some(is_read && ["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str()))
+}
+
 /// JSON in lines, with nothing in it that a terminal obeys: its escapes mean the same characters.
 fn json_text(value: &Value) -> String {
     escape::block(&format!("{value:#}")).into_owned()

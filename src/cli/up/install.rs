@@ -7,7 +7,6 @@
 
 use std::{
     ffi::OsStr,
-    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -17,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 use tracing::info;
 
+use crate::terminal;
 use lattice_base::{config::Environment, dirs::Dirs};
 
 /// Names the binary, for machines where it is not on the path.
@@ -198,17 +198,9 @@ fn requirement() -> String {
 
 /// Asks whether a command may change the system; without a terminal it may not.
 async fn asked(command: &str) -> bool {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return false;
-    }
-    let question =
-        format!("There is no nats-server on this machine. May this be run? {command} [y/N] ");
-    let answer = tokio::task::spawn_blocking(move || {
-        let _ = write!(io::stderr(), "{question}");
-        let mut line = String::new();
-        io::stdin().read_line(&mut line).map(|_| line)
-    });
-    matches!(answer.await, Ok(Ok(line)) if ["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str()))
+    let question = format!("There is no nats-server on this machine. May this be run? {command}");
+    let answer = tokio::task::spawn_blocking(move || terminal::confirm(&question));
+    matches!(answer.await, Ok(Some(true)))
 }
 
 /// Makes a fresh installation the one that is found, if its server runs.
@@ -310,7 +302,7 @@ mod tests {
             async move { install(&path, &target, leave).await }
         };
         // The tests have no terminal to be asked on.
-        if !io::stdin().is_terminal() {
+        if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
             let error = install(Leave::Ask).await.unwrap_err().to_string();
             assert!(
                 error.contains("not run without your leave") && error.contains(ENV_INSTALL),

@@ -34,7 +34,7 @@ use lattice_protocol::{
         types::InventoryProvider,
     },
     errors,
-    links::{LinkDefinition, Table, link_option},
+    links::{LinkDefinition, Table, link_option, other_values},
 };
 
 pub use links::{problem, standing};
@@ -518,11 +518,13 @@ fn of_health(host: &HostView, health: &Health, table: &Table, attention: &mut Ve
                 link_name: refused.link_name.clone(),
             })
             .advice(format!(
-                "Put the link again with values that the provider takes: `host link put {} {} {}{} KEY=VALUE`",
-                refused.actor_id,
-                refused.provider_id,
-                refused.contract_id,
-                link_option(&refused.link_name)
+                "Put the link again with values that the provider takes: {}.",
+                other_values(
+                    &refused.actor_id,
+                    &refused.provider_id,
+                    &refused.contract_id,
+                    &refused.link_name
+                )
             ));
         item.link_name.clone_from(&refused.link_name);
         attention.push(item);

@@ -19,4 +19,4 @@ pub use claims::Claims;
 pub use contest::{Claimant, Contest};
 pub use shards::Shards;
 pub use standing::{Ends, Standing};
-pub use table::{LinkDefinition, Table, link_option};
+pub use table::{LinkDefinition, Table, link_option, other_values, put_command};

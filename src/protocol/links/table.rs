@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Claims, shards::Shards};
 use crate::{
+    builtin::{self, name_of},
     identity::keys::LinkName,
     serde_null::null_as_default,
     store::{
@@ -62,6 +63,23 @@ pub fn link_option(name: &str) -> String {
     } else {
         format!(" --link-name {name}")
     }
+}
+
+/// The command that puts a link, as it can be copied. A built-in provider is named by its reference
+/// and needs no values.
+pub fn put_command(actor: &str, provider: &str, contract: &str, link_name: &str) -> String {
+    format!("host link put {actor} {} {contract}{}", name_of(provider), link_option(link_name))
+}
+
+/// Words that advise to put a link with other values. A command alone would be copied as it is, and
+/// refused.
+pub fn other_values(actor: &str, provider: &str, contract: &str, link_name: &str) -> String {
+    let command = put_command(actor, provider, contract, link_name);
+    let names = match builtin::by_key(provider) {
+        Some(known) => format!("`host inspect {}` lists them", known.reference()),
+        None => "its provider says which it takes".to_owned(),
+    };
+    format!("{command}, with other values after that ({names})")
 }
 
 /// A link definition with its id, as bucket and events show it.

@@ -27,6 +27,10 @@ pub fn standing(
 
 /// Says what is wrong with a link; a refusal is told in the provider's own words elsewhere.
 pub fn problem(link: &LinkDefinition, table: &Table, standing: &Standing) -> Option<String> {
+    // Names are looked for only where there is something to tell: this goes through all links.
+    if matches!(standing, Standing::Ok | Standing::Refused(_)) {
+        return None;
+    }
     let [name, provider] = [&link.actor_id, &link.provider_id].map(|id| name_or_short(table, id));
     let contract = &link.contract_id;
     Some(match standing {
@@ -56,8 +60,8 @@ pub(super) fn of_link(
     standing: &Standing,
 ) -> Option<Attention> {
     let severity = if standing.is_wrong() { Grade::Error } else { Grade::Warning };
-    let name = name_or_short(table, &link.actor_id);
     let text = problem(link, table, standing)?;
+    let name = name_or_short(table, &link.actor_id);
     let item = || {
         let mut item = Attention::new(severity, "link", &link.actor_id, text).about(&name);
         item.link_name.clone_from(&link.link_name);

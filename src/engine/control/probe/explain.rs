@@ -20,7 +20,7 @@ use lattice_protocol::{
         probe::explain::{Explained, Outcome, Request},
         types::Ack,
     },
-    links::{LinkDefinition, link_option},
+    links::{LinkDefinition, other_values},
 };
 
 impl From<&Request> for Question {
@@ -43,11 +43,8 @@ fn refuse_link(explained: &mut Explained, link: &LinkDefinition, error: &str) {
         link.actor_id
     );
     step.fix = Some(format!(
-        "mend the cause, or give it other values: host link put {} {} {}{} KEY=VALUE",
-        link.actor_id,
-        lattice_protocol::builtin::name_of(&link.provider_id),
-        link.contract_id,
-        link_option(&link.link_name)
+        "mend the cause, or: {}",
+        other_values(&link.actor_id, &link.provider_id, &link.contract_id, &link.link_name)
     ));
     explained.conclude();
 }

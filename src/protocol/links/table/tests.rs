@@ -140,3 +140,17 @@ fn of_several_references_the_one_that_led_there_last_is_named() {
     left.sort_unstable();
     assert_eq!(left, [2, 3]);
 }
+
+#[test]
+fn a_command_to_put_a_link_can_be_copied() {
+    let built_in = crate::builtin::KEYVALUE;
+    let (key, contract) = (built_in.public_key, built_in.contract_id);
+    let copied = "host link put M builtin://keyvalue wasmcloud:keyvalue";
+    assert_eq!(put_command("M", key, contract, "default"), copied);
+    assert_eq!(put_command("M", "V", "acme:x", "two"), "host link put M V acme:x --link-name two");
+    let told = other_values("M", key, contract, "");
+    assert!(
+        told.starts_with(copied) && told.contains("`host inspect builtin://keyvalue`"),
+        "{told}"
+    );
+}

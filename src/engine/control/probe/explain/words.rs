@@ -15,7 +15,7 @@ use crate::{
 use lattice_protocol::{
     clock,
     control::probe::explain::{Explained, Outcome, Request, Step},
-    links::{LinkDefinition, Table, link_option},
+    links::{LinkDefinition, Table, link_option, other_values, put_command},
     rpc::invocation::Entity,
 };
 
@@ -169,8 +169,8 @@ impl Scene<'_> {
         if let Some(cause) = refusal {
             let why = format!("the provider does not take the link on: {cause}");
             let fix = Some(format!(
-                "mend the cause, or give it other values: {} KEY=VALUE",
-                self.put_command(&link.provider_id, &link.contract_id)
+                "mend the cause, or: {}",
+                other_values(&link.actor_id, &link.provider_id, &link.contract_id, &link.link_name)
             ));
             return Step { data, fix, ..step("link", Outcome::Fails, why) };
         }
@@ -217,22 +217,43 @@ impl Scene<'_> {
             .find(|claims| claims.is_provider() && claims.contract_id == *namespace);
         let built_in = builtin::CATALOGUE.iter().find(|spec| spec.known.contract_id == namespace);
         let provider = match (&self.request.provider, fulfils, built_in) {
-            (Some(provider), _, _) => provider.clone(),
-            (None, Some(claims), _) => claims.subject.clone(),
-            (None, None, Some(spec)) => spec.known.reference(),
-            (None, None, None) => "<provider>".to_owned(),
+            (Some(provider), _, _) => Some(provider.clone()),
+            (None, Some(claims), _) => Some(claims.subject.clone()),
+            (None, None, Some(spec)) => Some(spec.known.reference()),
+            (None, None, None) => None,
         };
-        let fix = Some(format!("{} KEY=VALUE", self.put_command(&provider, namespace)));
+        let fix = match provider {
+            Some(provider) => self.put_command(&provider, namespace),
+            None => self.provider_wanted(namespace),
+        };
         Step {
-            fix,
+            fix: Some(fix),
             data: json!({ "error": error.to_string() }),
             ..step("link", Outcome::Fails, why)
         }
     }
 
+    /// Says what is missing where nothing fulfils a contract, which may be misspelt.
+    fn provider_wanted(&self, contract: &str) -> String {
+        let claimed = self.table.all_claims().map(|claims| claims.contract_id.as_str());
+        let built_in = builtin::CATALOGUE.iter().map(|spec| spec.known.contract_id);
+        match similar(contract, claimed.chain(built_in)) {
+            Some(meant) => format!("call it by the contract {meant}, if that is meant"),
+            None => format!("start a provider of {contract}, and link the actor to it"),
+        }
+    }
+
+    /// The contract of the provider that a link leads to, where it is another one than the link's.
+    fn other_contract(&self, link: &LinkDefinition) -> Option<&str> {
+        let built_in = builtin::by_key(&link.provider_id).map(|spec| spec.known.contract_id);
+        let claimed = self.table.claims(&link.provider_id).map(|claims| &*claims.contract_id);
+        let own = built_in.or(claimed)?;
+        (!own.is_empty() && own != link.contract_id).then_some(own)
+    }
+
     fn put_command(&self, provider: &str, contract: &str) -> String {
-        let option = link_option(&self.request.link_name);
-        format!("host link put {} {provider} {contract}{option}", self.request.origin.public_key)
+        let Request { origin, link_name, .. } = self.request;
+        put_command(&origin.public_key, provider, contract, link_name)
     }
 
     fn claim(&self, explanation: &Explanation) -> Step {
@@ -253,8 +274,17 @@ impl Scene<'_> {
             Some(Err(error)) => {
                 let contract = &self.request.namespace;
                 let why = format!("{} is not signed for {contract}", self.named(origin));
+                // A contract that the provider does not fulfil helps nobody who is signed for it.
+                let fix = match &explanation.resolution {
+                    Some(Ok(Resolution::Linked(link))) => self.other_contract(link).map(|own| {
+                        let put = self.put_command(&link.provider_id, own);
+                        let option = link_option(&link.link_name);
+                        format!("host link del {origin} {contract}{option}; {put}")
+                    }),
+                    _ => None,
+                };
                 Step {
-                    fix: Some(sign_command(origin, contract)),
+                    fix: Some(fix.unwrap_or_else(|| sign_command(origin, contract))),
                     data: json!({ "error": error.to_string() }),
                     ..step("claim", Outcome::Fails, why)
                 }
@@ -312,11 +342,7 @@ impl Scene<'_> {
             // It says itself what to do.
             (CallError::NotInForce { .. }, _) => None,
             (CallError::NotLetIn { .. }, target) => {
-                let option = link_option(link_name);
-                Some(format!(
-                    "host link put {} {public_key} {contract_id}{option} KEY=VALUE",
-                    target.public_key
-                ))
+                Some(put_command(&target.public_key, public_key, contract_id, link_name))
             }
             (_, target) if target.is_actor() => Some(sign_command(&target.public_key, contract_id)),
             (_, target) => Some(self.put_command(&target.public_key, &target.contract_id)),
@@ -482,6 +508,16 @@ fn step(name: &str, outcome: Outcome, why: String) -> Step {
     Step { step: name.to_owned(), outcome, why, ..Step::default() }
 }
 
+/// How much alike two contracts must be, of 1, for one to be a slip of the pen.
+const LIKE: f64 = 0.9;
+
+/// Returns the contract that is most like one that nobody fulfils.
+fn similar<'a>(contract: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = known.map(|known| (known, strsim::jaro_winkler(known, contract)));
+    let (found, likeness) = likeness.max_by(|one, other| one.1.total_cmp(&other.1))?;
+    (likeness >= LIKE).then_some(found)
+}
+
 fn sign_command(actor: &str, contract: &str) -> String {
     format!(
         "host claims sign FILE --cap {contract} (with its other contracts too; without --rev it is newer than what runs), then \
@@ -582,4 +618,21 @@ fn runner_data(runner: &Runner) -> Value {
         "host_id": runner.host_id, "silent": runner.is_silent, "direct": runner.is_direct,
         "silence_ms": clock::millis(runner.silence),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_contract_is_answered_with_the_one_that_is_meant() {
+        let known = ["wasmcloud:httpserver", "wasmcloud:keyvalue", "wasmcloud:messaging"];
+        for (contract, meant) in [
+            ("wasmcloud:keyvalu", Some("wasmcloud:keyvalue")),
+            ("wasmcloud:httpsrver", Some("wasmcloud:httpserver")),
+            ("acme:ledger", None),
+        ] {
+            assert_eq!(similar(contract, known.into_iter()), meant, "{contract}");
+        }
+    }
 }
