@@ -24,7 +24,7 @@ use crate::{
 };
 use lattice_client::{
     history::{Found, History, Kept, Range, in_order},
-    lost,
+    names,
 };
 use lattice_dashboard::{Severity, sentence};
 use lattice_protocol::{
