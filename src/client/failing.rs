@@ -178,7 +178,8 @@ mod tests {
         .enumerate()
         {
             let look = Look { edges: vec![edge(caller, id, recent)], ..Look::default() };
-            let found = failing(&[look.clone()], |id| Some(id == "VHERE" || id == "MA"));
+            let found =
+                failing(std::slice::from_ref(&look), |id| Some(id == "VHERE" || id == "MA"));
             assert_eq!(found.first().map(|failing| failing.cause), expected, "{number}");
             // A host that has not told what it runs may run it.
             let cause = expected.map(|cause| cause.max(Cause::Nowhere));

@@ -147,7 +147,9 @@ async fn an_application_whose_link_is_not_taken_on_has_failed_until_it_is() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let file = write(user.dir(), "page.yaml", &page("page", &example("echo"), 1, port));
-    let said = user.fails(1, &["apply", "-f", &file]).await;
+    let applied = user.run(&["apply", "-f", &file]).await;
+    let said = stderr(&applied);
+    assert_eq!(applied.status.code(), Some(1), "{said}");
     assert!(said.contains("page") && said.contains("cannot listen"), "{said}");
     let status = user.json(&["app", "status", "page"]).await.to_string();
     assert!(status.contains("failed") && status.contains("cannot listen"), "{status}");

@@ -176,7 +176,8 @@ async fn a_link_has_one_state_and_a_wrong_contract_of_a_built_in_provider_is_ref
     start_provider(&server, &host, "builtin://keyvalue").await;
     let misspelt = ["link", "put", ECHO, "builtin://keyvalue", "wasmcloud:keyvalu"];
     let said = user.fails(1, &misspelt).await;
-    assert!(said.contains("it fulfils wasmcloud:keyvalue") && said.contains("nothing was stored"));
+    assert!(said.contains("it fulfils wasmcloud:keyvalue"), "{said}");
+    assert!(said.contains("nothing was put"), "{said}");
     // Echo is not signed for this one.
     user.prints(&["link", "put", ECHO, "builtin://keyvalue", "wasmcloud:keyvalue"]).await;
     let links = user.json(&["get", "links"]).await;

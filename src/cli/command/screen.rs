@@ -264,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn a_terminal_that_is_gone_does_not_keep_the_process() {
         let (held, hangs) = std::sync::mpsc::channel::<()>();
-        let reader = std::thread::spawn(move || drop(hangs.recv()));
+        let reader = std::thread::spawn(move || _ = hangs.recv());
         let signals = Signals::listen().unwrap();
         let (_sender, keys) = mpsc::channel(1);
         let begun = Instant::now();

@@ -108,20 +108,11 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     let id = match names::find("running provider", &wanted.provider, &named) {
         Ok(named) => named.id.clone(),
         Err(error) => {
-            // One that was given up has a name still, and its host starts it when it comes back.
-            let given_up = given_up(&lattice, &inventories, &wanted.provider, link_name).await;
-            let provider_ref = given_up.as_ref().map_or(&wanted.provider, |(_, id)| id).clone();
-            let inventories = match &given_up {
-                Some((host, _)) => {
-                    inventories.into_iter().filter(|it| it.host_id == *host).collect()
-                }
-                None => inventories,
-            };
-            let link_name = link_name.to_owned();
-            let stop = control::StopProvider { provider_ref, link_name, ..Default::default() };
-            return match stopped_before_it_runs(&lattice, &inventories, &stop).await {
-                Some(early) => show_stopped_early(terminal, &stop.provider_ref, early),
-                None => match missing_called(&lattice, "provider", &stop.provider_ref).await {
+            let named = wanted.provider.as_str();
+            return match stopped_unfound(&lattice, inventories, named, link_name).await {
+                Some((provider, early)) => show_stopped_early(terminal, &provider, early),
+                // Its host starts it when it comes back.
+                None => match missing_called(&lattice, "provider", named).await {
                     Some(missing) => bail!(missing.comes_back()),
                     None => Err(error),
                 },
@@ -164,6 +155,25 @@ async fn provider(terminal: &Terminal, session: &Session, args: StopProvider) ->
     let members = json!({ "provider_id": id, "link_name": link_name, "contract_id": contract, "host_id": host });
     let text = format!("Provider [{id}] {verb} on host [{host}]");
     show(terminal, text, &id, members, &keeping)
+}
+
+/// Stops a provider that does not run: one that was given up, which has a name still, or that a
+/// host tries to start. Returns what stands for it, and that host with its words.
+async fn stopped_unfound(
+    lattice: &Lattice,
+    mut inventories: Vec<Inventory>,
+    word: &str,
+    link_name: &str,
+) -> Option<(String, (String, Keeping))> {
+    let mut provider_ref = word.to_owned();
+    if let Some((host, id)) = given_up(lattice, &inventories, word, link_name).await {
+        inventories.retain(|inventory| inventory.host_id == host);
+        provider_ref = id;
+    }
+    let link_name = link_name.to_owned();
+    let stop = control::StopProvider { provider_ref, link_name, ..Default::default() };
+    let early = stopped_before_it_runs(lattice, &inventories, &stop).await?;
+    Some((stop.provider_ref, early))
 }
 
 /// Returns the host that gave a provider of this name up, and the public key of that.

@@ -111,14 +111,17 @@ impl<'a> Scene<'a> {
         format!("host link del {} {}{}", self.link.actor_id, self.link.contract_id, self.option())
     }
 
-    /// Says what is wrong with the link, as the page does. A refusal is told by its host.
-    fn judged(&self) -> Option<Finding> {
+    /// Says all that is wrong with the link, of which the page says the worst. A refusal is told by
+    /// its host.
+    fn judged(&self) -> Vec<Finding> {
         let ends = Ends { actor: self.actor, provider: self.provider, ..Ends::default() };
-        match Standing::of(self.link, &ends) {
-            Standing::NotSigned => Some(self.not_signed()),
-            Standing::WrongContract(fulfils) => Some(self.wrong_contract(&fulfils)),
-            _ => self.leads_somewhere(),
-        }
+        let told =
+            Standing::all(self.link, &ends).into_iter().filter_map(|standing| match standing {
+                Standing::NotSigned => Some(self.not_signed()),
+                Standing::WrongContract(fulfils) => Some(self.wrong_contract(&fulfils)),
+                _ => None,
+            });
+        told.chain(self.leads_somewhere()).collect()
     }
 
     fn not_signed(&self) -> Finding {

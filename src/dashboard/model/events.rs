@@ -284,6 +284,7 @@ impl Narrator<'_> {
             _ => {}
         }
         let told = self.about_actor(event).or_else(|| self.about_provider(event));
+        let told = told.or_else(|| self.about_host(event));
         let told = told.or_else(|| self.about_lattice(event));
         let told = told.or_else(|| self.about_rollout(event));
         told.or_else(|| Some((Severity::Info, format!("{} on {}", event.name(), self.host))))
@@ -376,7 +377,7 @@ impl Narrator<'_> {
         })
     }
 
-    fn about_lattice(&self, event: &Event) -> Option<(Severity, String)> {
+    fn about_host(&self, event: &Event) -> Option<(Severity, String)> {
         use Severity::{Error, Good, Info, Warning};
         let host = self.host;
         Some(match event {
@@ -398,6 +399,14 @@ impl Narrator<'_> {
             // These two are only told in the history.
             Event::Other(name) if name == HOST_LOST => (Error, format!("Host {host} is lost")),
             Event::Other(name) if name == HOST_BACK => (Good, format!("Host {host} is back")),
+            _ => return None,
+        })
+    }
+
+    fn about_lattice(&self, event: &Event) -> Option<(Severity, String)> {
+        use Severity::{Error, Good, Info, Warning};
+        let host = self.host;
+        Some(match event {
             Event::LinkdefSet(LinkDefinition {
                 actor_id,
                 provider_id,

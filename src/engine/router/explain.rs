@@ -349,7 +349,7 @@ impl Router {
 
     /// Returns the ids of the other hosts that run the provider of a link.
     pub fn runners_of(&self, link: &LinkDefinition) -> Vec<Arc<str>> {
-        let target = Entity::new(&*link.provider_id, &*link.link_name, &*link.contract_id);
+        let target = Entity::new(&link.provider_id, &link.link_name, &link.contract_id);
         self.0.remote.runners(&target).iter().map(|peer| Arc::clone(&peer.id)).collect()
     }
 

@@ -32,19 +32,25 @@ pub struct Ends<'a> {
 }
 
 impl Standing {
-    /// Judges a link by its ends.
+    /// Judges a link by its ends: the worst that holds.
     pub fn of(link: &LinkDefinition, ends: &Ends<'_>) -> Self {
+        Self::all(link, ends).into_iter().next().unwrap_or(Self::Ok)
+    }
+
+    /// Returns all that is wrong with a link, the worst first; nothing if it is in order.
+    pub fn all(link: &LinkDefinition, ends: &Ends<'_>) -> Vec<Self> {
         let is_signed =
             ends.actor.is_none_or(|claims| claims.capabilities.contains(&link.contract_id));
         let other = fulfilled(link, ends.provider).filter(|of| *of != link.contract_id);
-        match (ends.refusal, other) {
-            (Some(reason), _) => Self::Refused(reason.to_owned()),
-            (_, Some(other)) => Self::WrongContract(other.to_owned()),
-            _ if !is_signed => Self::NotSigned,
-            _ if !ends.actor_runs => Self::ActorMissing,
-            _ if !ends.provider_runs => Self::ProviderMissing,
-            _ => Self::Ok,
-        }
+        let running = match (ends.actor_runs, ends.provider_runs) {
+            (false, _) => Some(Self::ActorMissing),
+            (true, false) => Some(Self::ProviderMissing),
+            (true, true) => None,
+        };
+        let refused = ends.refusal.map(|reason| Self::Refused(reason.to_owned()));
+        let wrong = other.map(|other| Self::WrongContract(other.to_owned()));
+        let unsigned = (!is_signed).then_some(Self::NotSigned);
+        [refused, wrong, unsigned, running].into_iter().flatten().collect()
     }
 
     /// Returns it in a word or two.

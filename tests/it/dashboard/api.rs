@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Dashboard, start, with_dashboard};
 use crate::harness::{
-    ECHO, PONGER, Server, client, eventually, example,
+    ECHO, PONGER, PROVIDER, Server, client, eventually, example,
     guests::{self, Signing},
     host,
     nats::free_port,
@@ -288,7 +288,7 @@ async fn secrets_of_links_stay_where_they_are() {
     let dashboard = Dashboard::start(&server).await;
     let put = |values: Value| {
         json!({
-            "actor_id": ECHO, "provider_id": httpserver::SPEC.known.public_key, "contract_id": "acme:store", "values": values,
+            "actor_id": ECHO, "provider_id": PROVIDER, "contract_id": "acme:store", "values": values,
         })
     };
     dashboard

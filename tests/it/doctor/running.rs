@@ -125,8 +125,9 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     let (http, kv) = (&httpserver::SPEC, &keyvalue::SPEC);
     // The provider runs nowhere.
     client::link(&server, KVCOUNTER, kv.known.public_key, kv.known.contract_id, &[]).await;
-    // The actor is not signed for the contract, which is not the provider's either.
-    client::link(&server, ECHO, http.known.public_key, "acme:web", &[]).await;
+    // The actor is not signed for the contract, which is not the provider's either: a host of
+    // earlier years has let it through.
+    client::store_link_for(&server, ECHO, (http, "acme:web"), &[]).await;
     // A slip of the pen, which a host of earlier years has let through.
     let address = format!("127.0.0.1:{}", free_port());
     client::store_link(&server, ECHO, http, &[("address", &address), ("adress", "x")]).await;

@@ -65,11 +65,21 @@ pub async fn store_link(
     spec: &builtin::Spec,
     values: &[(&str, &str)],
 ) {
+    store_link_for(server, actor, (spec, spec.known.contract_id), values).await;
+}
+
+/// The same for a contract, which may be one that the provider does not fulfil.
+pub async fn store_link_for(
+    server: &Server,
+    actor: &str,
+    (spec, contract): (&builtin::Spec, &str),
+    values: &[(&str, &str)],
+) {
     let link = LinkDefinition {
         actor_id: actor.into(),
         provider_id: spec.known.public_key.into(),
         link_name: "default".into(),
-        contract_id: spec.known.contract_id.into(),
+        contract_id: contract.into(),
         values: values
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
