@@ -32,6 +32,7 @@ use lattice_engine::{
         builtin::{Spec, httpclient, httpserver},
         supervisor::{self as providers, ProviderError},
     },
+    router::LinkStatus,
 };
 use lattice_protocol::{
     desired::kept::Place,
@@ -126,6 +127,7 @@ impl<'a> Application<'a> {
         self.link(&httpclient::SPEC, api).await?;
         self.start_actor().await?;
         self.start_provider(&httpclient::SPEC).await?;
+        self.taken_on(&httpclient::SPEC).await?;
         let mut page = match self.known_page() {
             Some(page) => page,
             None => self.link_page(PORT).await?,
@@ -298,6 +300,25 @@ impl<'a> Application<'a> {
             .with_context(what)?;
         self.host.links().apply(Update::Put(Entry { key, value, revision })).await;
         info!(actor_id = ACTOR, provider_id = spec.known.public_key, "link definition stored");
+        Ok(())
+    }
+
+    /// Waits until a provider has the link with the values that are wanted. By those of an earlier
+    /// run the page would ask an API that is gone, and its calls would count as failed.
+    async fn taken_on(&mut self, spec: &Spec) -> Result<()> {
+        let Some(link) = self.wanted.get(spec.known.contract_id).cloned() else { return Ok(()) };
+        while self.host.router().link_status(&link) != Some(LinkStatus::Up) {
+            // One that is refused ends the start.
+            self.noticed()?;
+            if Instant::now() >= self.deadline {
+                bail!(
+                    "{} has not taken on its link after {} s; the log says how far it came",
+                    spec.known.reference(),
+                    DEADLINE.as_secs()
+                );
+            }
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
         Ok(())
     }
 
