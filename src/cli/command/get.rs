@@ -159,8 +159,13 @@ impl View for Hosts {
                 "actors": actors.len(), "providers": providers.len(),
             })
         });
+        let there = self.there.iter().map(|host| {
+            let mut row = json!(host);
+            row["state"] = json!(host.state.as_deref().unwrap_or("ok"));
+            row
+        });
         json!({
-            "hosts": self.there, "silent_hosts": self.silent, "lost_hosts": lost.collect::<Vec<_>>(),
+            "hosts": there.collect::<Vec<_>>(), "silent_hosts": self.silent, "lost_hosts": lost.collect::<Vec<_>>(),
         })
     }
 
