@@ -38,7 +38,7 @@ const HOSTS_BUCKETS: [(&str, &str); 5] = [
 /// The largest number of copies JetStream keeps.
 const REPLICAS_MAX: u64 = 5;
 
-/// Into a smaller bucket hardly a value fits: each is kept with its key and some bytes of the server.
+/// Into a smaller bucket hardly a value fits: each is kept with its key and bytes of the server.
 const MAX_BYTES_USEFUL: i64 = 64 * 1024;
 
 pub const DOMAIN: Value = Value {
