@@ -5,13 +5,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::sync::OnceCell;
 
 use crate::{
     args::{connect::Connect, flags::SettingArgs},
     context,
-    up::{self, instance},
+    up::{
+        self,
+        instance::{self, Record},
+    },
 };
 use lattice_base::{
     config::{
@@ -139,6 +142,11 @@ impl Session {
             Ok(nats) => return Ok(nats),
             Err(error) => error,
         };
+        if let ConnectError::Unreachable { servers, cause, .. } = &error
+            && let Some(record) = instance::at(&self.dirs, &up::place(&self.config))
+        {
+            return Err(frozen(servers, cause, &record));
+        }
         let hint = match &error {
             ConnectError::Unreachable { .. } => self.elsewhere(),
             _ => None,
@@ -216,4 +224,13 @@ impl Session {
         )
         .with_origin(self.origin()))
     }
+}
+
+/// The error where a `host up` runs at a server that does not answer: one more would not help.
+fn frozen(servers: &str, cause: &str, record: &Record) -> anyhow::Error {
+    anyhow!(
+        "the NATS server at {servers} does not answer ({cause}), although `host up` of {} runs: it may be frozen or overloaded. \
+         `host down` and `host up` there start it anew",
+        record.told()
+    )
 }

@@ -72,6 +72,8 @@ pub struct Found {
     pub twins: Vec<HostReply>,
     /// Errors of hosts that refused to tell who they are; they are not among the others.
     pub refusals: Vec<String>,
+    /// Ids of hosts that others hear and that did not answer in time: they may be frozen.
+    pub silent: Vec<String>,
     /// Whether somebody listens to the question at all.
     pub is_heard: bool,
 }
@@ -156,6 +158,8 @@ impl Lattice {
                 until = until.min(Instant::now() + GRACE.max(began.elapsed() * 2));
             }
         }
+        found.silent = crowd.missing.into_iter().collect();
+        found.silent.sort();
         found
             .hosts
             .sort_by(|a, b| a.friendly_name.cmp(&b.friendly_name).then_with(|| a.id.cmp(&b.id)));
@@ -594,6 +598,7 @@ mod tests {
         let mut crowd = Crowd::default();
         assert!(crowd.take_in(&host("OLD", None, None)) && !crowd.is_complete());
         assert!(crowd.take_in(&host("A", Some(&["B"]), Some(1))) && !crowd.is_complete());
+        assert!(crowd.missing.contains("B"), "one that is frozen is known by the others");
         assert!(crowd.take_in(&host("B", Some(&["A"]), Some(1))) && crowd.is_complete());
         assert!(!crowd.take_in(&host("B", None, None)));
         // A large lattice tells numbers.

@@ -124,6 +124,8 @@ pub struct Chosen {
     /// A word for the others
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub note: String,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 #[derive(ClapArgs, Debug)]

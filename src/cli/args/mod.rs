@@ -119,7 +119,10 @@ pub enum Command {
     )]
     Dashboard(tools::Dashboard),
     /// Tell whether a host runs on this machine: prints pong and exits with 0 if one does
-    Ping,
+    Ping {
+        #[command(flatten)]
+        form: Form,
+    },
     /// `up --detached`, as the scripts of earlier hosts called it
     #[command(hide = true)]
     Daemon(Up),
@@ -131,7 +134,10 @@ pub enum Command {
     Pid,
     /// Print the version
     #[command(hide = true)]
-    Version,
+    Version {
+        #[command(flatten)]
+        form: Form,
+    },
     /// Look at the settings
     Config {
         #[command(subcommand)]
@@ -395,6 +401,8 @@ pub fn in_our_words(
 pub fn form_of(matches: &clap::ArgMatches) -> Form {
     let inner = matches.subcommand().map(|(_, inner)| form_of(inner)).unwrap_or_default();
     let own = matches.try_get_one::<Output>("output").ok().flatten();
+    // A command may stand before another one that has a form too.
+    let own = own.filter(|output| **output != Output::default());
     own.map_or(inner, |output| Form { output: *output })
 }
 
@@ -483,6 +491,20 @@ mod tests {
         }
         for verb in ["daemon", "restart", "pid", "version"] {
             assert!(Cli::try_parse_from(["host", verb]).is_ok(), "{verb}");
+        }
+    }
+
+    #[test]
+    fn the_form_may_stand_behind_every_command_that_shows_something() {
+        for line in [
+            "host ping -o json",
+            "host version -o json",
+            "host attention -o json",
+            "host attention ack 3f2a -o json",
+            "host attention -o json mute 3f2a",
+        ] {
+            let matches = command().try_get_matches_from(line.split(' ')).expect(line);
+            assert_eq!(form_of(&matches).output, Output::Json, "{line}");
         }
     }
 

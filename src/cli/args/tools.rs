@@ -199,7 +199,12 @@ pub struct Signing {
     #[arg(long, env = "SOURCE_DATE_EPOCH", hide_env_values = true, value_name = "SECONDS")]
     pub issued_at: Option<u64>,
     /// Days until it expires; never if not given
-    #[arg(short = 'x', long = "expires", value_name = "DAYS")]
+    #[arg(
+        short = 'x',
+        long = "expires",
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub expires_in_days: Option<u64>,
     /// Days until it counts; at once if not given
     #[arg(short = 'b', long = "nbf", value_name = "DAYS")]

@@ -32,7 +32,7 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
         }
         AttentionCommand::Clear(chosen) => (chosen, None, None),
     };
-    let Chosen { key, note } = chosen;
+    let Chosen { key, note, .. } = chosen;
     let item = find(&report.items, &key)?;
     let mark = MarkAttention { key: item.key.clone(), said, for_ms, note };
     lattice.command(&report.host_id, &mark).await?;

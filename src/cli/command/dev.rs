@@ -167,7 +167,13 @@ fn text(file: &str, told: &Told) -> String {
         Told::ProviderStopped { provider } => format!("{provider} stopped"),
         Told::NotRemoved { what, why } => format!("{what} stays: {why}"),
         Told::Stopped(running) => format!("{} stopped", running.label()),
-        Told::LeftRunning(running) => format!("{} goes on on {}", running.label(), running.place()),
+        Told::LeftRunning(running) => format!(
+            "{} goes on on {} with revision {}; `host stop actor {}` stops it",
+            running.label(),
+            running.place(),
+            running.revision,
+            quoted(running.label())
+        ),
         Told::Sending { bytes, of } => amount(*bytes, *of),
     }
 }

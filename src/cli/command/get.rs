@@ -115,7 +115,7 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
 }
 
 async fn hosts(lattice: &Lattice) -> Result<Looked> {
-    let Found { mut hosts, twins, refusals, .. } = lattice.found_hosts().await?;
+    let Found { mut hosts, twins, refusals, mut silent, .. } = lattice.found_hosts().await?;
     let notes = twins.iter().map(|twin| {
         format!(
             "several hosts answer as {}: they have the same host_seed (WASMCLOUD_HOST_SEED), and commands reach now the \
@@ -125,8 +125,9 @@ async fn hosts(lattice: &Lattice) -> Result<Looked> {
     });
     let notes = notes.collect();
     let lost = lost::lost(lattice, &hosts).await;
+    silent.retain(|id| lost.iter().all(|host| host.id != *id));
     hosts.extend(twins);
-    Ok(Looked { view: Box::new(Hosts { there: hosts, lost }), notes, refusals })
+    Ok(Looked { view: Box::new(Hosts { there: hosts, silent, lost }), notes, refusals })
 }
 
 /// Shows the link definitions of the lattice, with the names of who is linked.
@@ -144,6 +145,8 @@ async fn healths(lattice: &Lattice, ids: Vec<String>) -> Vec<Health> {
 
 struct Hosts {
     there: Vec<HostReply>,
+    /// Ids of those that others hear and that do not answer.
+    silent: Vec<String>,
     lost: Vec<LostHost>,
 }
 
@@ -156,7 +159,14 @@ impl View for Hosts {
                 "actors": actors.len(), "providers": providers.len(),
             })
         });
-        json!({ "hosts": self.there, "lost_hosts": lost.collect::<Vec<_>>() })
+        let there = self.there.iter().map(|host| {
+            let mut row = json!(host);
+            row["state"] = json!(host.state.as_deref().unwrap_or("ok"));
+            row
+        });
+        json!({
+            "hosts": there.collect::<Vec<_>>(), "silent_hosts": self.silent, "lost_hosts": lost.collect::<Vec<_>>(),
+        })
     }
 
     fn text(&self, page: &mut Page) {
@@ -184,6 +194,16 @@ impl View for Hosts {
                 Cell::from(host.js_domain.as_deref().unwrap_or("-")),
                 Cell::from(lattice),
                 Cell::from(&host.issuer),
+            ]);
+        }
+        for id in &self.silent {
+            table.row([
+                Cell::from("-"),
+                state("silent"),
+                Cell::from("-"),
+                Cell::from(""),
+                Cell::from("-"),
+                Cell::from(id),
             ]);
         }
         for host in &self.lost {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::{
@@ -47,7 +47,17 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Inspect) -> Res
         check(&reference, args.digest.as_deref(), world.digest.as_deref())?;
         return terminal.show(&world);
     }
-    let found = inspect::inspect(&registry, &reference, TELL_EVERY, pulling).await?;
+    let inspected = inspect::inspect(&registry, &reference, TELL_EVERY, pulling).await;
+    let found = inspected.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        match reference.contains(['/', ':']) {
+            true => error,
+            // A word alone may be the name of something that runs.
+            false => anyhow!(
+                "{error:#}. This command takes files and references; `host get inventory` has the reference of what runs"
+            ),
+        }
+    })?;
     check(&reference, args.digest.as_deref(), found.digest.as_deref())?;
     if let Some(untimely) = found.what.untimely(now()) {
         terminal.note(format!("note: {untimely}"));

@@ -17,7 +17,7 @@ use lattice_client::{
     links::{self, Refused, Undone, Which},
     names,
 };
-use lattice_engine::providers::builtin;
+use lattice_engine::providers::builtin::{self, httpserver};
 use lattice_protocol::{
     contracts,
     control::types::Inventory,
@@ -83,6 +83,10 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
         terminal.note(&note);
     }
     let LinkDefinition { actor_id, provider_id, link_name, contract_id, .. } = &link;
+    let gone = before.as_ref().map(|before| gone(before, &link)).unwrap_or_default();
+    if let Some(before) = before.as_ref().filter(|_| !gone.is_empty()) {
+        terminal.note(replaced(before, &link, &gone));
+    }
     let (of, to) = (known.called(actor_id), known.called(provider_id));
     let text = match before {
         _ if is_same => {
@@ -99,6 +103,7 @@ async fn put(terminal: &Terminal, session: &Session, args: LinkPut) -> Result<()
     };
     let members = json!({
         "actor_id": actor_id, "provider_id": provider_id, "contract_id": contract_id, "link_name": link_name,
+        "values_gone": gone,
     });
     terminal.show(&Message::new(text, link.id(), members))
 }
@@ -196,6 +201,33 @@ impl Known {
     }
 }
 
+/// Returns the names of the values that a link to the same provider had and has no longer.
+fn gone(before: &LinkDefinition, now: &LinkDefinition) -> Vec<String> {
+    if before.provider_id != now.provider_id {
+        return Vec::new();
+    }
+    before.values.keys().filter(|name| !now.values.contains_key(*name)).cloned().collect()
+}
+
+/// The page of a link to the HTTP server.
+fn page(link: &LinkDefinition) -> Option<String> {
+    let is_page = link.provider_id == lattice_protocol::builtin::HTTPSERVER.public_key;
+    let (scheme, address, path) = is_page.then(|| httpserver::pages(link)).flatten()?;
+    Some(format!("{scheme}://{address}{path}"))
+}
+
+/// Says what a put took away, since it replaces all values, and where a page is that it moved.
+fn replaced(before: &LinkDefinition, now: &LinkDefinition, gone: &[String]) -> String {
+    let moved = match (page(before), page(now)) {
+        (Some(from), Some(to)) if from != to => format!("; the page is at {to} now, not at {from}"),
+        _ => String::new(),
+    };
+    format!(
+        "note: a put replaces all values, and these are gone: {}{moved}. `host link undo` puts them back",
+        gone.join(", ")
+    )
+}
+
 /// Puts the word that the user typed for the actor into the refusal of a link, and into the command
 /// in it.
 fn as_typed(error: anyhow::Error, actor: &str) -> anyhow::Error {
@@ -260,6 +292,33 @@ fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_put_says_what_it_took_away() {
+        let link = |values: &[(&str, &str)]| {
+            let values = values.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            LinkDefinition {
+                actor_id: "M".into(),
+                provider_id: lattice_protocol::builtin::HTTPSERVER.public_key.into(),
+                link_name: "default".into(),
+                contract_id: "wasmcloud:httpserver".into(),
+                values: values.collect(),
+            }
+        };
+        let before = link(&[("address", "127.0.0.1:9000"), ("path", "/a")]);
+        let now = link(&[("path", "/a")]);
+        assert_eq!(
+            (gone(&before, &now).join(","), gone(&now, &before).len()),
+            ("address".into(), 0)
+        );
+        let told = replaced(&before, &now, &gone(&before, &now));
+        assert!(
+            told.contains("at http://127.0.0.1:8000/a now, not at http://127.0.0.1:9000/a"),
+            "{told}"
+        );
+        let elsewhere = LinkDefinition { provider_id: "V".into(), ..link(&[]) };
+        assert!(gone(&before, &elsewhere).is_empty(), "another provider has other values");
+    }
 
     #[test]
     fn the_words_that_were_typed_are_told_and_not_ids() {

@@ -160,3 +160,18 @@ impl View for Starts<'_> {
         started.map(|one| one.missing.id.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_elsewhere_says_that_the_host_may_come_back() {
+        let told = Starts { host: "sleepy-reef", restarted: &[], hosts: &[] }.json();
+        let note = told["note"].as_str().unwrap_or_default();
+        assert!(
+            note.contains("runs twice") && note.contains("--host-id sleepy-reef"),
+            "in data as well: {told}"
+        );
+    }
+}

@@ -56,8 +56,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
-use serde_json::json;
+use anyhow::{Result, anyhow, bail};
+use serde_json::{Value, json};
 
 use crate::{
     args::{
@@ -67,7 +67,7 @@ use crate::{
         lattice::Ctl,
         tools::{Claims, Par, Reg},
     },
-    terminal::{self, Form, Terminal, Text, complain},
+    terminal::{self, Form, Message, Terminal, Text, complain},
 };
 pub(crate) use clock::span;
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
@@ -95,8 +95,11 @@ pub fn run(Cli { command, settings }: Cli, form: Form) -> ExitCode {
         Some(Command::Daemon(own)) => daemon::up(settings, Up { detached: true, ..own }),
         Some(Command::Restart(own)) => daemon::restart(&terminal, settings, own),
         Some(Command::Pid) => pid(),
-        Some(Command::Version) => print(concat!(env!("CARGO_PKG_VERSION"), "\n")),
-        Some(Command::Ping) => ping(),
+        Some(Command::Version { .. }) => {
+            let version = env!("CARGO_PKG_VERSION");
+            word(&terminal, version, json!({ "version": version }))
+        }
+        Some(Command::Ping { .. }) => ping(&terminal),
         Some(Command::Config { command }) => config::run(&terminal, settings, command),
         Some(Command::Bench(args)) => finish(&terminal, bench::run(&terminal, *args)),
         Some(command) => finish(&terminal, operate(&terminal, settings, command)),
@@ -185,11 +188,11 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         | Command::Up(_)
         | Command::Down(_)
         | Command::Bench(_)
-        | Command::Ping
+        | Command::Ping { .. }
         | Command::Config { .. } => {
             unreachable!("these run hosts or ask for settings, and are handled before")
         }
-        Command::Daemon(_) | Command::Restart(_) | Command::Pid | Command::Version => {
+        Command::Daemon(_) | Command::Restart(_) | Command::Pid | Command::Version { .. } => {
             unreachable!("these are other words for those above")
         }
     }
@@ -225,13 +228,18 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// Prints `pong` if a host runs on this machine: a client of 2022 asks that before it starts one.
-fn ping() -> ExitCode {
+fn ping(terminal: &Terminal) -> ExitCode {
     let running = lattice_base::presence::running(&presence::presence_dir(&Dirs::of_process()));
     if running.is_empty() {
-        complain("no host runs on this machine; start one with `host up` or `host foreground`");
-        return ExitCode::FAILURE;
+        let advice = "no host runs on this machine; start one with `host up` or `host foreground`";
+        return finish(terminal, Err(anyhow!(advice)));
     }
-    print("pong\n")
+    word(terminal, "pong", json!({ "result": "pong", "hosts": running }))
+}
+
+/// Prints a word, or the data it stands for.
+fn word(terminal: &Terminal, word: &str, data: Value) -> ExitCode {
+    finish(terminal, terminal.show(&Message { text: word.into(), json: data, name: word.into() }))
 }
 
 /// Prints the process numbers of this user's hosts on this machine, a line each.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
 use super::{
@@ -21,10 +21,15 @@ use lattice_client::{
     commands::{HostCommands, Outcome, START_WAIT},
     names,
 };
-use lattice_protocol::{control::types::Inventory, identity::keys::ActorId};
+use lattice_protocol::{control::types::Inventory, errors::Usage, identity::keys::ActorId};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, scale: Scale) -> Result<()> {
     let Scale::Actor(args) = scale;
+    if let Some(number) = args.old_reference.as_ref().filter(|word| word.parse::<u32>().is_ok()) {
+        bail!(Usage(format!(
+            "{number} is no reference; the number of calls is given with --max-instances {number}"
+        )));
+    }
     let session = Session::open(before, &args.connect)?;
     let lattice = session.lattice().await?;
     let mut progress = terminal.progress();

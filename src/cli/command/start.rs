@@ -31,6 +31,7 @@ use lattice_client::{
     placement::Wanted,
 };
 use lattice_protocol::{
+    builtin::SCHEME,
     control::types::{HostReply, Inventory},
     errors::{Lines, Usage},
     events::Step,
@@ -45,6 +46,12 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, start: Start) -> Resu
 }
 
 async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Result<()> {
+    if args.reference.starts_with(SCHEME) {
+        bail!(Usage(format!(
+            "{0} is a provider that is built in: `host start provider {0}`",
+            args.reference
+        )));
+    }
     let session = Session::open(before, &args.connect)?;
     let lattice = session.lattice().await?;
     let mut progress = terminal.progress();

@@ -56,7 +56,7 @@ pub(super) fn lost(facts: &Facts) -> Found {
 
 fn of_host(name: &str, id: &str, lost_ms: u64, missing: &[Missing], now: u64) -> Finding {
     let gone: Vec<&Missing> = missing.iter().filter(|missing| missing.ran_on(id)).collect();
-    let ago = span(now.saturating_sub(lost_ms / 1000));
+    let ago = span(now.saturating_mul(1000).saturating_sub(lost_ms) / 1000);
     if gone.is_empty() {
         return Finding::ok(format!(
             "all that host {name} ran, which vanished {ago} ago, runs elsewhere; host forget {name} takes it off the list"

@@ -132,10 +132,9 @@ fn missing(facts: &Facts, seen: &Seen) -> Vec<Finding> {
         ));
     }
     for host in &seen.lost {
-        // The others remember it for longer than they listen for it.
-        // The same age as the check of what is lost tells: it counts from when that was noticed.
-        let ago = facts.now.saturating_sub(host.lost_ms / 1000);
-        silent.insert(host.id.clone(), ago * 1000);
+        // The others remember it for longer than they listen for it. Every check tells this age.
+        let ago = facts.now.saturating_mul(1000).saturating_sub(host.lost_ms);
+        silent.insert(host.id.clone(), ago);
     }
     for (id, ms) in silent.iter().filter(|(id, _)| !heard.contains_key(*id)) {
         let known = seen.lost.iter().find(|host| host.id == *id);

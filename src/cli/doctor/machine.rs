@@ -22,6 +22,7 @@ use lattice_base::{
     dirs::Dirs,
     presence::{self, presence_dir},
 };
+use lattice_protocol::control::probe::lost::LostHost;
 
 /// How long the disks may take.
 const LOOK: Duration = Duration::from_secs(5);
@@ -202,15 +203,16 @@ pub(super) fn processes(facts: &Facts) -> Found {
     let up_of = |id: &str| machine.ups.iter().find(|up| up.host_id.as_deref() == Some(id));
     let is_at_this_server =
         |id: &&str| up_of(id).is_some_and(|up| up.address.is_some() && up.address == here);
+    // Hosts of this lattice remember it.
+    let lost_of = |id: &str| lattice.as_ref().ok()?.lost.iter().find(|host| host.id == id);
     let (cut_off, others): (Vec<&str>, Vec<&str>) =
-        elsewhere.into_iter().partition(is_at_this_server);
+        elsewhere.into_iter().partition(|id| is_at_this_server(id) || lost_of(id).is_some());
     found.extend(cut_off.iter().map(|id| {
+        let remembered = lost_of(id).map(LostHost::called);
+        let name = up_of(id).map(|up| up.name.as_str()).or(remembered).unwrap_or(id);
         Finding::warning(
-            format!(
-                "host {} runs on this machine at this NATS server and does not answer",
-                up_of(id).map_or_else(|| (*id).to_owned(), |up| up.name.clone())
-            ),
-            "its log tells why; it may be frozen, or of another lattice at the same server",
+            format!("host {name} runs on this machine and does not answer"),
+            "its log tells why; it may be frozen, connect again, or be of another lattice at the same server",
         )
     }));
     if !others.is_empty() {
@@ -218,7 +220,10 @@ pub(super) fn processes(facts: &Facts) -> Found {
             .iter()
             .map(|id| up_of(id).map_or_else(|| middle(id, ID_MIN), |up| up.name.clone()))
             .collect();
-        found.push(Finding::note(format!("other lattices on this machine: {}", told.join(", "))));
+        found.push(Finding::note(format!(
+            "hosts on this machine that do not answer here, since they are of other lattices or not connected yet: {}",
+            told.join(", ")
+        )));
     }
     if found.is_empty() {
         found.push(Finding::ok(match machine.running.len() {

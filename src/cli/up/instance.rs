@@ -114,6 +114,13 @@ pub fn elsewhere(dirs: &Dirs, place: &str) -> Vec<(String, Record)> {
     others.filter(|(_, record)| record.host_id.is_some()).collect()
 }
 
+/// Returns the record of a running `host up` of this user whose NATS server is at `place`.
+pub fn at(dirs: &Dirs, place: &str) -> Option<Record> {
+    let running = Instance::all(dirs).into_iter().filter(Instance::is_running);
+    let mut records = running.filter_map(|of| of.record());
+    records.find(|record| record.address.as_deref() == Some(place))
+}
+
 /// Why a directory cannot be claimed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {

@@ -40,6 +40,8 @@ use lattice_protocol::{
 const LINK_NAME: &str = LinkName::DEFAULT;
 /// The link value with the address of an HTTP server.
 const ADDRESS: &str = "address";
+/// The address of the built-in HTTP server where a link names none.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
 /// The ports that a page without an address is tried at, one after the other.
 const PORTS: RangeInclusive<u16> = 8080..=8111;
 /// Begins the contracts that hosts fulfil themselves, without a link.
@@ -261,11 +263,8 @@ impl Surroundings {
         started_on: Option<String>,
         told: fn(Linked) -> Told,
     ) -> Told {
-        // Other values may move the page elsewhere.
-        let is_page = link.contract_id == httpserver::CONTRACT && has_address_alone(link);
-        let address = link.values.get(ADDRESS).filter(|_| is_page);
-        let url = address.map(|address| format!("http://{address}/"));
-        if is_page {
+        let url = page(link);
+        if link.contract_id == httpserver::CONTRACT {
             self.url.clone_from(&url);
         }
         told(Linked {
@@ -407,6 +406,24 @@ fn at(link: &LinkDefinition, address: &str) -> LinkDefinition {
     LinkDefinition { values, ..link.clone() }
 }
 
+/// The page of a link, where its values say plainly where it is: a configuration or a certificate
+/// may move it elsewhere.
+fn page(link: &LinkDefinition) -> Option<String> {
+    let value = |name: &str| Some(link.values.get(name)?.trim()).filter(|text| !text.is_empty());
+    let is_elsewhere = |name: &String| name.starts_with("config") || name.starts_with("tls");
+    if link.contract_id != httpserver::CONTRACT || link.values.keys().any(is_elsewhere) {
+        return None;
+    }
+    let is_built_in = link.provider_id == builtin::HTTPSERVER.public_key;
+    let address = match (value(ADDRESS), value("port")) {
+        (Some(address), None) if address.contains(':') => address.to_owned(),
+        (None, Some(port)) => format!("{}:{port}", Ipv4Addr::LOCALHOST),
+        (None, None) if is_built_in => DEFAULT_ADDRESS.to_owned(),
+        _ => return None,
+    };
+    Some(format!("http://{address}{}", value("path").unwrap_or("/")))
+}
+
 /// Says whether a link has no value but the address of a page.
 fn has_address_alone(link: &LinkDefinition) -> bool {
     link.values.keys().all(|key| key == ADDRESS)
@@ -420,6 +437,36 @@ mod tests {
     use crate::dev::Change;
 
     const KEYVALUE: &str = "wasmcloud:keyvalue";
+
+    #[test]
+    fn the_page_of_a_link_is_told_where_its_values_say_it() {
+        for (provider, values, told) in [
+            (
+                builtin::HTTPSERVER.public_key,
+                &[] as &[(&str, &str)],
+                Some("http://127.0.0.1:8000/"),
+            ),
+            (builtin::HTTPSERVER.public_key, &[("port", "81")], Some("http://127.0.0.1:81/")),
+            (
+                builtin::HTTPSERVER.public_key,
+                &[(ADDRESS, "[::1]:82"), ("path", "/a"), ("timeout_ms", "9")],
+                Some("http://[::1]:82/a"),
+            ),
+            (builtin::HTTPSERVER.public_key, &[("config_json", "{}")], None),
+            ("VX", &[(ADDRESS, "127.0.0.1:83")], Some("http://127.0.0.1:83/")),
+            ("VX", &[], None),
+        ] {
+            let values = values.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            let link = LinkDefinition {
+                actor_id: "M".into(),
+                provider_id: provider.into(),
+                link_name: LINK_NAME.into(),
+                contract_id: httpserver::CONTRACT.into(),
+                values: values.collect(),
+            };
+            assert_eq!(page(&link).as_deref(), told, "{:?}", link.values);
+        }
+    }
 
     fn actor() -> Running {
         Running {

@@ -118,6 +118,8 @@ pub(super) struct Member {
 /// The messages of a member that were heard.
 struct HeardOf {
     incarnation: u64,
+    /// The number of the message that began what is known of this start.
+    began: u64,
     counts: Window,
     /// The number of the message that told the current key.
     told_key: u64,
@@ -506,7 +508,8 @@ impl PeerKeys {
 
 impl Member {
     fn new(host: &str, current: PublicKey) -> Result<Self, KeyError> {
-        let heard = HeardOf { incarnation: 0, counts: Window::new(WORDS_WINDOW), told_key: 0 };
+        let heard =
+            HeardOf { incarnation: 0, began: 0, counts: Window::new(WORDS_WINDOW), told_key: 0 };
         Ok(Self {
             id: host.into(),
             key: VerifyingKey::parse(host, Kind::Server)?,
@@ -525,10 +528,17 @@ impl Member {
         {
             let mut heard = self.heard.lock();
             heard.incarnation = said.incarnation;
+            heard.began = said.count;
             heard.counts = Window::after(WORDS_WINDOW, said.count);
             heard.told_key = 0;
         }
         self.learn(said);
+    }
+
+    /// Says whether a message was sent before the one that began what is known of this start: it
+    /// was on its way meanwhile, and tells nothing new.
+    pub(super) fn is_early(&self, said: &Announcement) -> bool {
+        said.count < self.heard.lock().began
     }
 
     /// Takes a message of the known start, each once.

@@ -200,6 +200,8 @@ impl Inner {
                 return Opened::ToConfirm(said);
             }
             member.begin(&said);
+        } else if member.is_early(&said) {
+            return Opened::Ignored;
         } else if let Err(stale) = member.take(&said) {
             return self.refuse(&said, &stale.to_string());
         }

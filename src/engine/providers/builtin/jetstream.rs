@@ -38,6 +38,9 @@ const HOSTS_BUCKETS: [(&str, &str); 5] = [
 /// The largest number of copies JetStream keeps.
 const REPLICAS_MAX: u64 = 5;
 
+/// Into a smaller bucket hardly a value fits: each is kept with its key and bytes of the server.
+const MAX_BYTES_USEFUL: i64 = 64 * 1024;
+
 pub const DOMAIN: Value = Value {
     name: "domain",
     aliases: &["js_domain"],
@@ -97,6 +100,20 @@ impl Placement {
             Some(bytes) => Some(i64::try_from(bytes).unwrap_or(i64::MAX)),
         };
         Ok(Self { domain, replicas, storage, max_bytes })
+    }
+
+    /// Returns remarks about the values above that have no effect, or not the one that is meant.
+    pub fn oddities(&self, values: &Values) -> Vec<String> {
+        let names = [REPLICAS.name, STORAGE.name, MAX_BYTES.name];
+        let made = values
+            .idle(&names, "used only when the bucket is made; one that is there stays as it is");
+        let tiny = self.max_bytes.filter(|bytes| *bytes < MAX_BYTES_USEFUL).map(|bytes| {
+            format!(
+                "link value {} is {bytes} bytes: hardly anything fits into the bucket",
+                MAX_BYTES.name
+            )
+        });
+        made.into_iter().chain(tiny).collect()
     }
 
     /// A context of the domain, with a deadline on every request.

@@ -9,13 +9,15 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use base64::{Engine as _, engine::general_purpose};
 use serde_json::{Map, Value as Json};
 
-use super::{LinkError, SCHEME, Spec};
+use super::{LinkError, SCHEME, Spec, Value};
 use lattice_protocol::links::LinkDefinition;
 
 /// Characters of an unknown name that are shown.
 const SHOWN_CHARS: usize = 80;
 /// How much alike names must be, of 1, to be taken for a slip of the pen.
 const LIKE: f64 = 0.85;
+/// The longest time that a link may ask for; more is a slip of the pen.
+const MILLISECONDS_MAX: u64 = 366 * 24 * 60 * 60 * 1000;
 /// Names that are told one by one in a refusal.
 const REFUSED_TOLD_MAX: usize = 8;
 /// The names of the Redis and S3 providers of earlier years (wasmbus protocol, sections 5.4 and
@@ -46,6 +48,8 @@ pub struct Values {
     json: Map<String, Json>,
     /// Those that the provider does not know. The link is taken on without them, and they are told.
     pub unknown: Vec<Unknown>,
+    /// Those that are given without a text, which count as not given.
+    empty: Vec<&'static Value>,
 }
 
 /// A link value that its provider does not know: a slip of the pen, or meant for another provider.
@@ -128,7 +132,12 @@ fn closest(spec: &Spec, name: &str) -> Option<&'static str> {
 impl Values {
     /// Sorts the values of a link by the names of `spec`.
     pub fn read(spec: &'static Spec, link: &LinkDefinition) -> Result<Self, LinkError> {
-        let mut values = Self { single: BTreeMap::new(), json: Map::new(), unknown: Vec::new() };
+        let mut values = Self {
+            single: BTreeMap::new(),
+            json: Map::new(),
+            unknown: Vec::new(),
+            empty: Vec::new(),
+        };
         for (key, text) in &link.values {
             let documented = spec.values.iter().find(|value| {
                 value.name.eq_ignore_ascii_case(key)
@@ -142,7 +151,7 @@ impl Values {
                         values.single.insert(value.name, text.trim().to_owned());
                     }
                 }
-                Some(_) => {}
+                Some(value) => values.empty.push(value),
                 None => values.unknown.push(Unknown::new(spec, key)),
             }
         }
@@ -181,9 +190,32 @@ impl Values {
         Ok(values)
     }
 
-    /// Returns the remarks about values that the provider does not know, see [`remarks`].
+    /// Returns the remarks about values that the provider does not know, see [`remarks`], and about
+    /// those that are empty.
     pub fn oddities(&self) -> Result<Vec<String>, LinkError> {
-        remarks(&self.unknown)
+        let mut odd = remarks(&self.unknown)?;
+        odd.extend(self.empty_remarks());
+        Ok(odd)
+    }
+
+    /// Returns what counts in place of values that are empty: a user may mean nothing by them, and
+    /// gets the default.
+    pub fn empty_remarks(&self) -> impl Iterator<Item = String> {
+        self.empty.iter().map(|value| {
+            format!(
+                "link value {} is empty and has no effect; the default is {}",
+                value.name, value.default
+            )
+        })
+    }
+
+    /// Returns a remark about those of some values that are given although they count only under a
+    /// condition.
+    pub fn idle(&self, names: &[&str], condition: &str) -> Option<String> {
+        let given: Vec<&str> =
+            names.iter().copied().filter(|name| self.text(name).is_some()).collect();
+        let word = if given.len() == 1 { "value" } else { "values" };
+        (!given.is_empty()).then(|| format!("link {word} {}: {condition}", given.join(", ")))
     }
 
     /// A text: the single value, or the JSON member of that name.
@@ -220,6 +252,9 @@ impl Values {
     pub fn milliseconds(&self, name: &str) -> Result<Option<Duration>, LinkError> {
         match self.number(name)? {
             Some(0) => Err(wrong(name, "0", "milliseconds, at least 1")),
+            Some(long) if long > MILLISECONDS_MAX => {
+                Err(wrong(name, &long.to_string(), "milliseconds, at most those of a year"))
+            }
             number => Ok(number.map(Duration::from_millis)),
         }
     }
@@ -422,6 +457,38 @@ pub(super) mod tests {
         let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "x")).collect();
         let error = values(&many).unwrap().oddities().unwrap_err().to_string();
         assert!(error.contains("1992 more are unknown") && error.len() < 2000, "{error}");
+    }
+
+    #[test]
+    fn values_without_an_effect_are_remarked() {
+        for (provider, given, part) in [
+            ("httpclient", &[("allowed_hosts", "")][..], "allowed_hosts is empty"),
+            ("httpclient", &[("proxy", " ")], "proxy is empty"),
+            ("httpclient", &[("max_body", "0")], "max_body"),
+            ("httpclient", &[("max_body", "1000G")], "max_body"),
+            ("messaging", &[("subscription", "")], "the default is none"),
+            ("messaging", &[("uri", "")], "uri is empty"),
+            ("httpserver", &[("host", "")], "host is empty"),
+            ("blobstore", &[("storage", "disk"), ("bucket", "x")], "bucket, storage: "),
+            ("blobstore", &[("backend", "fs"), ("bucket", "abc")], "backend=nats"),
+            ("blobstore", &[("backend", "nats"), ("root", "/x")], "backend=fs"),
+            ("keyvalue", &[("replicas", "3")], "when the bucket is made"),
+            ("keyvalue", &[("max_bytes", "1")], "hardly anything fits"),
+        ] {
+            let spec = super::super::find(&format!("{SCHEME}{provider}")).unwrap().unwrap();
+            let told = super::super::check(&link(spec, given)).unwrap().join("\n");
+            assert!(told.contains(part), "{provider} {given:?}: {told}");
+        }
+        for (provider, given) in [
+            ("httpclient", &[("allowed_hosts", "a.example"), ("max_body", "10M")][..]),
+            ("blobstore", &[("root", "/x")]),
+            ("keyvalue", &[("bucket", "abc")]),
+        ] {
+            let spec = super::super::find(&format!("{SCHEME}{provider}")).unwrap().unwrap();
+            assert_eq!(super::super::check(&link(spec, given)), Ok(Vec::new()), "{provider}");
+        }
+        let endless = values(&[("timeout_ms", "99999999999999")]).unwrap();
+        assert!(endless.milliseconds("timeout_ms").unwrap_err().to_string().contains("a year"));
     }
 
     #[test]

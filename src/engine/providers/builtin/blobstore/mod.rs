@@ -77,16 +77,24 @@ pub static SPEC: Spec = Spec {
     build,
 };
 
+/// Values that only count where objects are in JetStream.
+const OF_BUCKETS: [&str; 5] = ["bucket", "domain", "replicas", "storage", "max_bytes"];
+
 fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let values = Values::read(&SPEC, link)?;
     let Asked { place, .. } = Asked::read(&values)?;
+    let mut odd = values.oddities()?;
     if place == Place::Nats {
         if let Some(name) = values.text("bucket") {
             jetstream::check_bucket_name(&name, None)?;
         }
-        Placement::read(&values, None)?;
+        let placement = Placement::read(&values, None)?;
+        odd.extend(placement.oddities(&values));
+        odd.extend(values.idle(&["root"], "of use only with backend=fs"));
+    } else {
+        odd.extend(values.idle(&OF_BUCKETS, "of use only with backend=nats"));
     }
-    values.oddities()
+    Ok(odd)
 }
 
 /// The values of a link, as far as both places for objects have them in common.

@@ -79,8 +79,11 @@ pub static SPEC: Spec = Spec {
 fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let values = Values::read(&SPEC, link)?;
     // The sockets of the provider's host are known there.
-    Settings::read(&values, &Bounds::default())?.check_authorities()?;
-    values.oddities()
+    let settings = Settings::read(&values, &Bounds::default())?;
+    settings.check_authorities()?;
+    let mut odd = values.oddities()?;
+    odd.extend(settings.odd_bodies());
+    Ok(odd)
 }
 
 fn build(context: Context) -> Arc<dyn Provider> {

@@ -30,6 +30,8 @@ use lattice_protocol::errors::chain;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes a body may have; it is held in memory as a whole.
 const BODY_MAX: u64 = 64 << 20;
+/// All the memory that a module of 32 bits can have.
+const ACTOR_MEMORY: u64 = 4 << 30;
 /// As many as browsers and the providers of earlier years follow, or half of it.
 const REDIRECTS_MAX: u64 = 10;
 /// More than any client follows.
@@ -222,6 +224,20 @@ impl Settings {
             Some(pem) => certificates(pem.as_bytes(), "link value ca", LinkError::Values).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Returns remarks about limits of bodies that hardly anybody means.
+    pub(super) fn odd_bodies(&self) -> Vec<String> {
+        let limits = [("max_body", self.max_body), ("max_request_body", self.max_request_body)];
+        let odd = limits.into_iter().filter_map(|(name, max)| match max {
+            0 => Some(format!("link value {name} is 0: nothing that has a body passes")),
+            _ if max > ACTOR_MEMORY => Some(format!(
+                "link value {name} is more than the 4G of memory that an actor can have: only a component that takes a body as it \
+                 comes can use it"
+            )),
+            _ => None,
+        });
+        odd.collect()
     }
 
     fn builder(&self) -> ClientBuilder {

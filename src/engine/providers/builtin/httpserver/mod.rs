@@ -82,6 +82,7 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     }
     let Settings { mut warnings, unknown, .. } = Settings::read(&SPEC, link, Duration::ZERO)?;
     warnings.extend(remarks(&unknown)?);
+    warnings.extend(Values::read(&SPEC, link)?.empty_remarks());
     Ok(warnings)
 }
 

@@ -84,8 +84,10 @@ fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     if let Some(name) = values.text("bucket") {
         jetstream::check_bucket_name(&name, None)?;
     }
-    Placement::read(&values, None)?;
-    values.oddities()
+    let placement = Placement::read(&values, None)?;
+    let mut odd = values.oddities()?;
+    odd.extend(placement.oddities(&values));
+    Ok(odd)
 }
 
 /// Sets read at a time for one intersection or union.
