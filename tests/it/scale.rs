@@ -94,14 +94,16 @@ async fn in_a_large_lattice_words_are_few_and_a_killed_host_is_missed_by_all_and
         }
     }
 
+    let known: Vec<String> = site.hosts.iter().map(|host| host.id.clone()).collect();
+    let mut killed = Vec::new();
     for server in [&site.hub, &site.leaf] {
         let dir = TempDir::new().unwrap();
         let mut process = Process::start(&mut member(dir.path(), server));
         process.line("ready");
-        let known: Vec<String> = site.hosts.iter().map(|host| host.id.clone()).collect();
+        let is_new = |id: &String| !known.contains(id) && !killed.contains(id);
         let id = eventually("the others hear of it", || async {
             let others = site.hosts[0].other_hosts();
-            others.into_iter().map(|(id, _)| id).find(|id| !known.contains(id))
+            others.into_iter().map(|(id, _)| id).find(is_new)
         })
         .await;
         site.until("all hear of it", |others| is_lost(others, &id) == Some(false)).await;
@@ -115,6 +117,7 @@ async fn in_a_large_lattice_words_are_few_and_a_killed_host_is_missed_by_all_and
                 .count()
         };
         assert_eq!(site.hosts.iter().map(others_lost).sum::<usize>(), 0);
+        killed.push(id);
     }
 }
 

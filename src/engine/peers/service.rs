@@ -107,6 +107,7 @@ pub async fn spawn(
         inbox,
         asking: JoinSet::new(),
         asked: HashSet::new(),
+        again: HashSet::new(),
         to_ask: VecDeque::new(),
         confirmed: HashMap::new(),
         learning: JoinSet::new(),
@@ -145,6 +146,8 @@ struct Service {
     /// Questions for what others offer, and whom they went to.
     asking: JoinSet<(String, Option<Opened>)>,
     asked: HashSet<String>,
+    /// Those of them that said something meanwhile, which their answers may not know yet.
+    again: HashSet<String>,
     /// Hosts to be asked when there is room.
     to_ask: VecDeque<String>,
     /// The last own roster each peer has confirmed.
@@ -555,6 +558,10 @@ impl Service {
 
     /// Asks a host whether it said what was heard of it. In a large lattice all others ask it too.
     fn ask_to_confirm(&mut self, host: &str) {
+        if self.asked.contains(host) {
+            self.again.insert(host.to_owned());
+            return;
+        }
         let others = self.peers.0.table.others().len();
         self.ask_after(
             host,
@@ -597,6 +604,9 @@ impl Service {
     fn told(&mut self, done: Result<(String, Option<Opened>), tokio::task::JoinError>) {
         let Ok((host, opened)) = done else { return self.asked.clear() };
         self.asked.remove(&host);
+        if self.again.remove(&host) {
+            self.ask(&host);
+        }
         if let Some(next) = self.to_ask.pop_front() {
             self.ask(&next);
         }

@@ -14,11 +14,13 @@ use hashbrown::{Equivalent, HashTable, hash_table::Entry};
 /// Entries per shard on average, beyond which there are twice as many shards.
 const FULL: usize = 128;
 
+type Shard<K, V> = Arc<HashTable<(K, V)>>;
+
 /// A map that shares its entries with its copies.
 #[derive(Clone, Debug)]
 pub struct Shards<K, V> {
     /// As many as a power of two.
-    shards: Arc<[Arc<HashTable<(K, V)>>]>,
+    shards: Arc<[Shard<K, V>]>,
     len: usize,
     hasher: RandomState,
 }

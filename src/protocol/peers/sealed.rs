@@ -53,7 +53,7 @@ pub fn split(payload: &[u8]) -> Sealed<'_> {
     let Some(at) = payload.len().checked_sub(SEAL_BYTES + 1) else { return Sealed::Unsigned };
     let (signed, rest) = payload.split_at(at);
     let text = rest.strip_prefix(SIG).and_then(|rest| rest.strip_suffix(END));
-    match text.and_then(|text| signature(text)) {
+    match text.and_then(signature) {
         Some(signature) => Sealed::Signed(signed, signature),
         None => Sealed::Unsigned,
     }
