@@ -89,7 +89,7 @@ impl Site {
 
     /// The server of a host: every second one is behind the leaf node.
     fn of(&self, number: usize) -> &str {
-        if number % 2 == 0 { &self.hub } else { &self.leaf }
+        if number.is_multiple_of(2) { &self.hub } else { &self.leaf }
     }
 
     /// Bytes on the line so far, both ways together.

@@ -19,10 +19,13 @@ struct Node {
     is_up: bool,
 }
 
+/// A word on its way: to whom, from whom, and whether it is a beat.
+type Letter = (usize, usize, Arc<Announcement>, bool);
+
 struct World {
     nodes: Vec<Node>,
-    /// Words on their way: to whom, from whom, and whether they are beats.
-    mail: BTreeMap<Reverse<(Instant, usize)>, (usize, usize, Arc<Announcement>, bool)>,
+    /// By the time of arrival, and by number.
+    mail: BTreeMap<Reverse<(Instant, usize)>, Letter>,
     sent: usize,
     /// The part of the beats that is lost.
     loss: f64,
