@@ -62,7 +62,7 @@ async fn an_endless_loop_ends_at_the_deadline_while_others_are_served() {
     let (ended, ()) = tokio::join!(loops, assert_healthy(&caller));
     for error in ended {
         let error = error.unwrap_err();
-        assert!(error.contains("deadline of 300 ms"), "{error}");
+        assert!(error.contains("past its deadline"), "{error}");
     }
     assert_healthy(&caller).await;
     host.stop().await;

@@ -315,7 +315,8 @@ async fn a_start_that_fails_says_why_and_ends_with_1() {
     let user = User::of(&server);
     let (_dir, unsigned) = write(&wat::parse_str("(module)").unwrap());
     let error = user.fails(1, &["start", "actor", &unsigned]).await;
-    assert!(error.contains("no claims") && error.contains(&host.id), "{error}");
+    let name = &host.host().state().facts().friendly_name;
+    assert!(error.contains("no claims") && error.contains(name.as_str()), "{error}");
     let error =
         user.fails(1, &["start", "provider", "builtin://nonsense", "--host-id", &host.id]).await;
     assert!(error.contains("nonsense"), "{error}");
@@ -352,7 +353,7 @@ async fn a_start_nobody_hears_of_again_ends_with_3_and_says_how_to_find_out() {
     let error =
         user.fails(3, &["start", "actor", "registry.example/echo:1", "--wait-ms", "300"]).await;
     assert!(
-        error.contains(&format!("host get inventory {id}")) && error.contains("may still start"),
+        error.contains("host get inventory mute-mole-1") && error.contains("may still start"),
         "{error}"
     );
     let taken = user.prints(&["start", "actor", "registry.example/echo:1", "--skip-wait"]).await;

@@ -49,7 +49,8 @@ impl Standing {
         };
         let refused = ends.refusal.map(|reason| Self::Refused(reason.to_owned()));
         let wrong = other.map(|other| Self::WrongContract(other.to_owned()));
-        let unsigned = (!is_signed).then_some(Self::NotSigned);
+        // It need not be signed for a contract that the provider does not fulfil.
+        let unsigned = (!is_signed && wrong.is_none()).then_some(Self::NotSigned);
         [refused, wrong, unsigned, running].into_iter().flatten().collect()
     }
 

@@ -597,11 +597,9 @@ async fn names_are_texts_whatever_is_in_them() {
         Signing { name: Some(HOSTILE.into()), caps: vec![HOSTILE.into()], ..Signing::default() };
     let guest = guests::sign(&guests::wapc("(i32.const 1)"), &signing);
     dashboard.done(Method::POST, "/actors", start(&guest.reference, None)).await;
-    let link = json!({
-        "actor_id": guest.id, "provider_id": httpserver::SPEC.known.public_key, "contract_id": HOSTILE,
-        "values": { HOSTILE: HOSTILE },
-    });
-    dashboard.done(Method::PUT, "/links", link).await;
+    // As a host of another release may have stored it.
+    client::store_link_for(&server, &guest.id, (&httpserver::SPEC, HOSTILE), &[(HOSTILE, HOSTILE)])
+        .await;
     let browser = Browser::start().await;
     dashboard.enter(&browser).await;
     let actor = format!("/actors/{}", guest.id);
