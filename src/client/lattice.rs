@@ -480,8 +480,8 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Unread> {
 /// Hosts that have answered, and hosts that these know.
 #[derive(Default)]
 struct Crowd {
-    /// By id, with the name, which is made up at each start.
-    answered: HashMap<String, String>,
+    /// By id, with the name and the start.
+    answered: HashMap<String, (String, Option<u64>)>,
     /// Known to somebody, and silent until now.
     missing: HashSet<String>,
     /// The most others that one of them knows.
@@ -494,7 +494,7 @@ impl Crowd {
         if self.answered.contains_key(&host.id) {
             return false;
         }
-        self.answered.insert(host.id.clone(), host.friendly_name.clone());
+        self.answered.insert(host.id.clone(), (host.friendly_name.clone(), host.life));
         self.missing.remove(&host.id);
         let others = host.peers.iter().flatten().filter(|id| !self.answered.contains_key(*id));
         self.missing.extend(others.cloned());
@@ -504,7 +504,8 @@ impl Crowd {
 
     /// Whether a host is another one than that which answered with its id.
     fn is_twin(&self, host: &HostReply) -> bool {
-        self.answered.get(&host.id).is_some_and(|name| *name != host.friendly_name)
+        let first = self.answered.get(&host.id);
+        first.is_some_and(|(name, life)| *name != host.friendly_name || *life != host.life)
     }
 
     /// Whether everybody has answered of whom somebody knows. Nobody can tell of hosts that do not

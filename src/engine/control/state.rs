@@ -78,6 +78,8 @@ pub struct HostState {
     facts: Arc<Facts>,
     labels: Arc<ArcSwap<Pairs>>,
     started: Instant,
+    /// A number of this start.
+    life: u64,
     /// When the host began to stop, in milliseconds since 1970.
     stopping: Arc<OnceLock<u64>>,
 }
@@ -88,6 +90,8 @@ impl HostState {
             facts: Arc::new(facts),
             labels: Arc::new(ArcSwap::from_pointee(labels)),
             started: Instant::now(),
+            // One that every JSON reader keeps whole.
+            life: rand::random::<u64>() >> 11,
             stopping: Arc::default(),
         }
     }
@@ -185,6 +189,7 @@ impl HostState {
             peer_count: Some(peers.len()),
             peers: (peers.len() <= PEERS_TOLD_MAX).then_some(peers),
             state: self.readiness().told().map(str::to_owned),
+            life: Some(self.life),
         }
     }
 

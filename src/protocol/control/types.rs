@@ -175,6 +175,10 @@ pub struct HostReply {
     /// at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Which of the starts of the host answers: two processes with one key have one name, too.
+    /// Clients of earlier years do not look at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub life: Option<u64>,
 }
 
 impl HostReply {
