@@ -68,6 +68,10 @@ impl Takings {
                 continue;
             }
             let id = link.id();
+            // Several applications may have the same link.
+            if self.of.contains_key(&id) {
+                continue;
+            }
             let known = before.remove(&id).filter(|it| it.link == link && it.hosts == hosts);
             let mut taking = known.unwrap_or_else(|| Taking::new(link, hosts, now));
             if !taking.is_asked && taking.ask_at <= now {
