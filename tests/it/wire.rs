@@ -579,17 +579,12 @@ async fn garbage_in_the_bucket_harms_nobody() {
     }
     // Later words on the same bucket are heeded.
     let ctl = client::ctl_2024(&server).await;
-    ctl.advertise_link(
-        ECHO,
-        lattice_engine::providers::builtin::httpserver::SPEC.known.public_key,
-        "acme:x",
-        "default",
-        Default::default(),
-    )
-    .await
-    .expect("asked");
+    let provider = nkeys::KeyPair::new_service().public_key();
+    ctl.advertise_link(ECHO, &provider, "acme:x", "default", Default::default())
+        .await
+        .expect("asked");
     eventually("the link is known", || async {
-        ctl.query_links().await.ok()?.into_iter().find(|link| link.contract_id == "acme:x")
+        ctl.query_links().await.ok()?.into_iter().find(|link| link.provider_id == provider)
     })
     .await;
     still_answers(&caller).await;
