@@ -125,13 +125,12 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
     let (http, kv) = (&httpserver::SPEC, &keyvalue::SPEC);
     // The provider runs nowhere.
     client::link(&server, KVCOUNTER, kv.known.public_key, kv.known.contract_id, &[]).await;
-    // The actor is not signed for the contract, which is not the provider's either: a host of
-    // earlier years has let it through.
+    // The contract is not the provider's: a host of earlier years has let it through.
     client::store_link_for(&server, ECHO, (http, "acme:web"), &[]).await;
     // A slip of the pen, which a host of earlier years has let through.
     let address = format!("127.0.0.1:{}", free_port());
     client::store_link(&server, ECHO, http, &[("address", &address), ("adress", "x")]).await;
-    // Nothing of it ever ran here.
+    // The actor is not signed for it, and nothing of the provider ever ran here.
     client::link(&server, ECHO, PROVIDER, "acme:ledger", &[]).await;
     let slip = &["adress", "host inspect builtin://httpserver"];
     Desk::at(&server).diagnosed("links", "warning", slip).await;
@@ -141,7 +140,7 @@ async fn each_fault_of_a_link_is_told_with_what_mends_it() {
         "warning",
         &[KVCOUNTER, "runs on no host", "host start provider builtin://keyvalue"],
     );
-    diagnosis.says("links", "wrong", &[ECHO, "acme:web", "not signed for", "--cap acme:web"]);
+    diagnosis.says("links", "wrong", &[ECHO, "acme:ledger", "not signed for", "--cap acme:ledger"]);
     diagnosis.says("links", "wrong", &["another contract, wasmcloud:httpserver", "host link del"]);
     diagnosis.says("links", "warning", &[PROVIDER, "leads nowhere"]);
     host.stop().await;
