@@ -382,14 +382,16 @@ mod tests {
 
     #[test]
     fn a_ping_reply_has_texts_where_clients_read_texts() {
+        let state = state();
         assert_eq!(
-            serde_json::to_value(state().ping(vec!["NABC".into()])).unwrap(),
+            serde_json::to_value(state.ping(vec!["NABC".into()])).unwrap(),
             json!({"id": HOST, "issuer": "CABC", "labels": {"hostcore.os": "linux"}, "friendly_name": "calm-otter-0042",
                 "uptime_seconds": 0, "uptime_human": "0s", "version": VERSION, "cluster_issuers": "CABC,CDEF",
                 "js_domain": "core", "ctl_host": "127.0.0.1", "prov_rpc_host": "127.0.0.1", "rpc_host": "127.0.0.1",
-                "lattice_prefix": "default", "lattice": "default", "peers": ["NABC"], "peer_count": 1})
+                "lattice_prefix": "default", "lattice": "default", "peers": ["NABC"], "peer_count": 1,
+                "life": state.life})
         );
-        let many = state().ping(vec!["NABC".into(); 1000]);
+        let many = state.ping(vec!["NABC".into(); 1000]);
         assert_eq!((many.peers, many.peer_count), (None, Some(1000)));
     }
 
