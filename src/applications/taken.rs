@@ -36,7 +36,7 @@ pub struct Takings {
     asking: JoinSet<Told>,
 }
 
-/// What is known of one link.
+/// The knowledge about one link.
 struct Taking {
     link: LinkDefinition,
     /// The hosts that run its provider.

@@ -144,7 +144,7 @@ impl LinkNotifier {
                     Some(notices) => {
                         for notice in notices {
                             self.handle(notice).await;
-                            // What follows a delete has its time.
+                            // The things that follow a delete have time.
                             self.send_due().await;
                         }
                     }

@@ -154,7 +154,7 @@ async fn requests_about_one_link_are_carried_out_in_their_order() {
     for link in there.values() {
         assert_eq!(text(link, "/values/value"), last);
     }
-    // What each was before is noted in the same order.
+    // The values of before are noted in the same order.
     let user = User::of(&server);
     user.prints(&["link", "undo", ECHO, PROVIDER, &contract(3)]).await;
     let before = stored(&server, std::iter::once(contract(3))).await;
@@ -176,7 +176,7 @@ async fn links_of_a_file_are_put_together_and_once() {
     assert_eq!((&told["put"], &told["unchanged"]), (&all["put"], &all["unchanged"]));
     assert_eq!(stored(&server, (0..MANY).map(contract)).await.len(), MANY);
 
-    // What the lattice tells is read back; one of them is changed, the others stay.
+    // The answer of the lattice is read back; one of them is changed, the others stay.
     let mut listed = user.json(&["get", "links"]).await;
     listed["links"][0]["values"] = json!({ "value": "y" });
     let listing = user.dir().join("listing.json");
@@ -219,7 +219,7 @@ async fn an_outage_among_many_puts_loses_nothing_that_was_acknowledged() {
     server.resume().await;
     let mut acknowledged = BTreeSet::new();
     for (contract, replies) in &mut inboxes {
-        // What was answered before the end has come with it.
+        // The links that were answered before the end have come with it.
         if let Some(Some(reply)) = futures::FutureExt::now_or_never(replies.next())
             && reply.payload.starts_with(b"{\"accepted\":true")
         {

@@ -47,7 +47,7 @@ use crate::{
 };
 
 const OPERATION: &str = "HttpServer.HandleRequest";
-/// What `ponger` answers, in msgpack.
+/// The answer of `ponger`, in msgpack.
 const PONG: &[u8] = &[53];
 
 /// A host that the test is itself.

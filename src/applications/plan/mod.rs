@@ -53,7 +53,7 @@ pub struct Observed {
     /// The contracts of providers, by public key.
     pub contracts: BTreeMap<String, String>,
     pub links: Vec<LinkDefinition>,
-    /// What built-in providers that run say to these links, by the links' ids.
+    /// The words of built-in providers that run to these links, by the links' ids.
     pub taken: BTreeMap<String, TakenOn>,
 }
 

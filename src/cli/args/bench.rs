@@ -30,7 +30,7 @@ use crate::{bench::row::Group, terminal::Form};
         Exit codes: 0 measured; 1 something could not be started or measured, or a signal ended it; 2 usage."
 )]
 pub struct Bench {
-    /// What to measure: parts, guest, calls, hosts, http, open, or all
+    /// The groups to measure: parts, guest, calls, hosts, http, open, or all
     #[arg(value_name = "GROUP", value_enum)]
     pub groups: Vec<Choice>,
     /// Call this waPC actor or component, signed or not, instead of the built-in one

@@ -1,4 +1,4 @@
-//! What hosts are measured beside, each a process of its own as a host is: an answer over plain
+//! The bare things beside hosts, each a process of its own as a host is: an answer over plain
 //! NATS, bare hyper, and `wasmtime serve`.
 
 use std::{

@@ -77,7 +77,7 @@ fn head(report: &Report) -> String {
     )
 }
 
-/// What the rows of a group are.
+/// Returns what the rows of a group are.
 fn explanation(group: Group) -> &'static str {
     match group {
         Group::Parts => {

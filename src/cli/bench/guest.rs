@@ -1,5 +1,5 @@
-//! What a host adds to a call of its guest: limits, and then the router with its checks, permits
-//! and counts.
+//! The cost that a host adds to a call of its guest: limits, and then the router with its checks,
+//! permits and counts.
 
 use std::sync::Arc;
 

@@ -28,7 +28,7 @@ static ECHO: &[u8] = include_bytes!("../../../examples/actors/signed/echo.wasm")
 /// in `wasmtime serve`.
 static HELLO: &[u8] = include_bytes!("../../../tests/bench/hello.wasm");
 
-/// What every SDK of those years answers by itself.
+/// An operation that every SDK of those years answers by itself.
 const HEALTH: &str = "Actor.HealthRequest";
 /// An empty map.
 const HEALTH_PAYLOAD: Bytes = Bytes::from_static(&[0x80]);
@@ -40,7 +40,7 @@ pub struct Guest {
     pub wasm: Cow<'static, [u8]>,
     pub caps: Vec<String>,
     pub is_component: bool,
-    /// What is called, and with what.
+    /// The operation that is called, and its argument.
     pub operation: &'static str,
     pub payload: Bytes,
 }
@@ -61,7 +61,7 @@ impl Actor {
 /// The actors of a run.
 #[derive(Clone, Debug)]
 pub struct Guests {
-    /// What most rows call.
+    /// The guest that most rows call.
     pub actor: Guest,
     /// A component beside it; none if the actor is one.
     pub component: Option<Guest>,

@@ -96,7 +96,7 @@ impl Target for Http {
             Err(error) => Err(error).context("send the request"),
         };
         let status = answered.inspect_err(|_| {
-            // Whatever still comes belongs to no later request.
+            // Bytes that still come belong to no later request.
             self.connection = None;
         })?;
         ensure!((200..500).contains(&status), "the answer has the status {status}");

@@ -27,7 +27,7 @@ pub struct Amounts {
     pub different: u32,
 }
 
-/// What was seen.
+/// The figures that were seen.
 #[derive(Clone, Debug, Serialize)]
 pub struct Idle {
     /// Bytes of the module.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::bare::find_wasmtime;
 use crate::up::nats_server;
 
-/// What results depend on. What is not known is empty, or zero.
+/// The things that results depend on. Those that are not known are empty, or zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Machine {
     pub cpu: String,

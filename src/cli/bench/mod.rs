@@ -45,7 +45,7 @@ use report::{Measured, Report};
 use row::{Group, Row};
 use stage::Stage;
 
-/// What is to be measured, and how.
+/// The things to measure, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub groups: Vec<Group>,

@@ -142,7 +142,7 @@ fn tokens(sample: &Sample) -> Result<Vec<Row>> {
     ])
 }
 
-/// What a call between hosts has in place of a token: the code of its caller, and what its callee
+/// A call between hosts has this in place of a token: the code of its caller, and what its callee
 /// does with it.
 fn session(sample: &Sample) -> Result<Vec<Row>> {
     let (own, peer) = (OwnKey::generate()?, OwnKey::generate()?);

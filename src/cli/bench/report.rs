@@ -31,7 +31,7 @@ pub struct Report {
     pub rows: Vec<Measured>,
     pub soak: Option<Soak>,
     pub idle: Option<Idle>,
-    /// What is missing, and why.
+    /// The rows that are missing, and why.
     pub notes: Vec<String>,
 }
 

@@ -24,10 +24,10 @@ const WARM_UP: usize = 4;
 const FLAT_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
 const FLAT_P99: f64 = 1.25;
 
-/// What was seen.
+/// The figures that were seen.
 #[derive(Clone, Debug, Serialize)]
 pub struct Soak {
-    /// What was called.
+    /// The name of the load.
     pub name: &'static str,
     pub concurrency: usize,
     pub seconds: f64,

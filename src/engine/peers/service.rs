@@ -132,7 +132,7 @@ struct Service {
     own_beats: String,
     watch: Watch,
     connection: Connection,
-    /// What the hosts say that this one watches, by their ids.
+    /// The beats of the hosts that this one watches, by their ids.
     beats: HashMap<String, Subscriber>,
     /// How often it has said hello, whether anybody answered, and when it says it again.
     hellos: usize,
@@ -208,8 +208,9 @@ impl Service {
         let sessions = self.words.sessions().clone();
         loop {
             tokio::select! {
-                // What is due by the time first, or others could keep this host from it. Words to
-                // all before beats: a host counts its words, and older ones are not taken.
+                // The things that are due come first, or others could keep this host from them.
+                // Words to all before beats: a host counts its words, and older ones are not
+                // taken.
                 biased;
                 () = leave.cancelled() => break,
                 () = tokio::time::sleep_until(self.watch.next()) => self.turn().await,

@@ -147,7 +147,7 @@ pub struct Session {
     seen: Mutex<Window>,
 }
 
-/// What is known of the answers of a host.
+/// The knowledge about the answers of a host.
 pub enum Standing {
     /// It never said that it signs anything.
     Unsigned,

@@ -1,4 +1,4 @@
-//! What proves calls between hosts that know each other, their answers, and questions about them.
+//! The proofs of calls between hosts that know each other, of answers, and of questions.
 //!
 //! A call to a host with which there is a [session](crate::peers::sessions) has a code in the place
 //! of a token, and its answer has one as well. A host that does not know the session, since it was
@@ -53,7 +53,7 @@ pub struct Asked<'a> {
     at: Instant,
 }
 
-/// What an answer proves.
+/// The meaning of the proof of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is that of the callee. The hash is that of a result that travels apart.

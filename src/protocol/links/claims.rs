@@ -1,4 +1,4 @@
-//! What the lattice knows of actors and providers that ran, in the forms of all eras.
+//! Entries about actors and providers that ran, in the forms of all eras.
 
 use std::collections::BTreeMap;
 

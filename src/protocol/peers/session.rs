@@ -7,7 +7,7 @@
 //! for calls, one for their answers. Every call of a session has a counter of its own, and its
 //! receiver takes each counter once ([`Window`]).
 //!
-//! What proves a message is in its header [`SESSION`](super::wire::SESSION), parts with dots
+//! The proof of a message is in its header [`SESSION`](super::wire::SESSION), parts with dots
 //! between:
 //!
 //! ```text
@@ -35,7 +35,7 @@ use super::{
 
 /// The version of all this, the first part of the header.
 const VERSION: &str = "1";
-/// What keys are derived for.
+/// The purpose of the keys that are derived.
 const CONTEXT: &str = "lattice.host 2026-11-30 session of two hosts, version 1";
 /// Begins what is hashed of a call that an answer is signed for.
 const CALL: &[u8] = b"lattice.host/call/1\n";

@@ -441,7 +441,7 @@ impl Collector {
             }
             let snapshot = self.model.snapshot();
             let index = snapshot.index();
-            // What nobody runs is known when every host has told what it runs now.
+            // It is known that nobody runs a target when every host has told what it runs now.
             let mut present = self.hosts.values().filter(|known| known.view.state != State::Lost);
             let is_whole = present.all(Known::has_told);
             let runs = |id: &str| {

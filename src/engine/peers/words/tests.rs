@@ -53,7 +53,7 @@ fn meet(listener: &Words, speaker: &Words, incarnation: u64) {
     assert!(matches!(opened, Opened::Believed(_)), "{opened:?}");
 }
 
-/// What became of a message.
+/// Returns the outcome of a message in a word.
 fn outcome(opened: &Opened) -> &'static str {
     match opened {
         Opened::Believed(_) => "believed",

@@ -56,7 +56,7 @@ pub struct Health {
     /// The tokens it refused; hosts of before do not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenHealth>,
-    /// What was refused since the start because nothing proved whose it is.
+    /// The messages that were refused since the start because nothing proved whose they are.
     pub refused: Refused,
     /// How long ago another process was heard that has the key of this host, in milliseconds;
     /// nothing if none ever was.
