@@ -1,10 +1,11 @@
 //! Tells the web page of `wash` 0.26 what runs: three entries of the bucket `wadm_state` (wadm,
 //! section 3.7), which that page makes itself and watches.
 //!
-//! Where nobody made the bucket, nobody looks, and nothing is asked or written. Hosts that stand
-//! aside write nothing: the bucket is the manager's, which takes what is in it for its own
-//! knowledge. Of several hosts the one with the lowest id writes, every half minute. The page shows
-//! the entries of the lattice `default` whatever lattice it is told.
+//! Where nobody made the bucket, nobody looks, and nothing is asked or written but whether it is
+//! there, every few minutes. Hosts that stand aside write nothing: the bucket is the manager's,
+//! which takes what is in it for its own knowledge. Of several hosts the one with the lowest id
+//! writes, every half minute. The page shows the entries of the lattice `default` whatever lattice
+//! it is told.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -28,8 +29,10 @@ use lattice_protocol::{
 
 /// The bucket, for all lattices.
 pub const BUCKET: &str = "wadm_state";
-/// How often it is written.
+/// How often it is written, and about how often one that nobody made is looked for: hosts that were
+/// started together do not look together.
 const PAUSE: Duration = Duration::from_secs(30);
+const MISSING: Duration = Duration::from_secs(300);
 
 /// Writes the entries of a lattice until stopped.
 pub struct Export {
@@ -50,8 +53,10 @@ impl Export {
 
     /// Ends with the manager that says the role.
     async fn write_again_and_again(&self) {
+        let mut pause = PAUSE;
         loop {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = PAUSE;
             let mut standing = self.standing.clone();
             if standing.wait_for(|standing| may_write(*standing)).await.is_err() {
                 return;
@@ -59,22 +64,24 @@ impl Export {
             tokio::select! {
                 // A manager was met meanwhile.
                 _ = standing.wait_for(|standing| !may_write(*standing)) => {}
-                written = self.write() => if let Err(error) = written {
-                    debug!(%error, "the web page of wash is not told what runs");
+                written = self.write() => match written {
+                    Ok(is_there) => pause = pause_of(is_there, rand::random()),
+                    Err(error) => debug!(%error, "the web page of wash is not told what runs"),
                 },
             }
         }
     }
 
-    async fn write(&self) -> anyhow::Result<()> {
+    /// Writes what runs, if this host is to do so; says whether the bucket is there.
+    async fn write(&self) -> anyhow::Result<bool> {
         if self.bucket.find().await?.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let hosts = self.lattice.hosts().await?;
         // Hosts of other makes do not write; the lowest of ours does.
         let ours = hosts.iter().filter(|host| host.is_ours());
         if ours.map(|host| &host.id).min() != Some(&self.host_id) {
-            return Ok(());
+            return Ok(true);
         }
         let inventories = self.lattice.inventories(&hosts).await;
         let claims = self.lattice.claims().await?;
@@ -87,13 +94,18 @@ impl Export {
         ] {
             self.put(&format!("{kind}_{name}"), &entries).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn put(&self, key: &str, entries: &Map<String, Value>) -> Result<(), DesiredError> {
         let value = Bytes::from(Value::Object(entries.clone()).to_string());
         self.bucket.put(key, value, Expect::Anything).await.map(drop)
     }
+}
+
+/// How long to wait before the next look, by a number of chance from 0 to 1.
+fn pause_of(is_there: bool, chance: f64) -> Duration {
+    if is_there { PAUSE } else { MISSING.mul_f64(0.5 + chance) }
 }
 
 /// Says whether a host in this role writes.
@@ -200,6 +212,15 @@ mod tests {
             (Standing::Off, false),
         ] {
             assert_eq!(may_write(standing), expected, "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_that_nobody_made_is_looked_for_seldom() {
+        for (is_there, chance, seconds) in
+            [(true, 0.0, 30), (true, 1.0, 30), (false, 0.0, 150), (false, 1.0, 450)]
+        {
+            assert_eq!(pause_of(is_there, chance), Duration::from_secs(seconds), "{is_there}");
         }
     }
 

@@ -308,6 +308,8 @@ impl Manager {
         else {
             return;
         };
+        // The news of a moment ago were not heard.
+        self.targets.look();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,

@@ -207,6 +207,9 @@ impl Reconciler {
         while let Some(ended) = self.in_flight.try_join_next() {
             self.on_ended(ended);
         }
+        while let Some(is_new) = self.takings.next().now_or_never() {
+            self.is_changed |= is_new;
+        }
         while self.watching.is_some() {
             let Some(received) = next_event(&mut self.watching).now_or_never() else { return };
             self.on_event(received);
@@ -300,26 +303,26 @@ impl Reconciler {
         let actors = own_links.map(|link| link.actor_id.clone()).collect();
         let Some(Watching { observer, .. }) = &self.watching else { return };
         let Some(mut observed) = observer.observed(&wishes.images, &actors) else { return };
-        let links = self.stored_links(&ready, &wishes, &observed);
-        self.takings.look(links, &mut observed, Instant::now());
-        for target in ready {
-            self.act(target, &wishes, &observed).await;
+        let ready = self.applications(ready, &wishes);
+        let links = stored_links(&ready, &observed);
+        self.takings.overlay(links, &mut observed, Instant::now());
+        for (target, application) in ready {
+            self.act(target, &application, &wishes, &observed).await;
         }
     }
 
-    /// Returns the links of applications that are stored as they are to be now.
-    fn stored_links(
+    /// Returns targets with what is to run of each now.
+    fn applications<'t>(
         &self,
-        targets: &[&Target],
+        targets: Vec<&'t Target>,
         wishes: &Wishes,
-        observed: &Observed,
-    ) -> Vec<LinkDefinition> {
-        let links = targets.iter().flat_map(|target| {
+    ) -> Vec<(&'t Target, Application)> {
+        let applications = targets.into_iter().map(|target| {
             let kept = self.kept.get(&target.name);
             let rollout = kept.and_then(|kept| kept.rollout.rollout.as_ref());
-            plan::stored_links(&wishes.application(target, rollout), observed)
+            (target, wishes.application(target, rollout))
         });
-        links.collect()
+        applications.collect()
     }
 
     /// Returns what the applications of a snapshot ask for.
@@ -374,14 +377,20 @@ impl Reconciler {
     }
 
     /// Plans for one application, sends what is missing, and says how it stands.
-    async fn act(&mut self, target: &Target, wishes: &Wishes, observed: &Observed) {
+    async fn act(
+        &mut self,
+        target: &Target,
+        application: &Application,
+        wishes: &Wishes,
+        observed: &Observed,
+    ) {
         let Some(kept) = self.kept.get_mut(&target.name) else { return };
         let now = Instant::now();
         let rollout = kept.rollout.rollout.as_ref();
         kept.attempts.look(observed, now);
         let expected = kept.attempts.expected(observed);
         let plan = plan::plan(Input {
-            application: &wishes.application(target, rollout),
+            application,
             others: &wishes.others(&target.name),
             observed,
             expected: &expected,
@@ -448,9 +457,7 @@ impl Reconciler {
         kept.looked = Some(Instant::now());
         let Some(rollout) = kept.rollout.rollout.clone() else {
             info!(application = target.name, from = first.from, to = first.to, "a rollout begins");
-            let told = rollouts::changed(target, &first);
-            rollouts.save(&target.name, &mut kept.rollout, first).await?;
-            surroundings.tell(told);
+            surroundings.tell(rollouts.save(target, &mut kept.rollout, first).await?);
             return Ok(());
         };
         watching.observer.look_at_trials();
@@ -468,9 +475,7 @@ impl Reconciler {
         if let Some(mut next) = rollouts::advanced(target, &rollout, verdict) {
             next.judged = Some(rollouts::judged_by(target, &compared));
             info!(application = target.name, step = next.step, state = ?next.state, "the rollout goes on");
-            let told = rollouts::changed(target, &next);
-            rollouts.save(&target.name, &mut kept.rollout, next).await?;
-            surroundings.tell(told);
+            surroundings.tell(rollouts.save(target, &mut kept.rollout, next).await?);
             kept.is_settled = false;
         }
         Ok(())
@@ -548,6 +553,18 @@ fn is_looked_after(target: &Target, now_ms: u64) -> bool {
         State::Undeployed => age < LINGER,
         State::Released => false,
     }
+}
+
+/// Returns the links of applications that are stored as they are to be now.
+fn stored_links(
+    applications: &[(&Target, Application)],
+    observed: &Observed,
+) -> Vec<LinkDefinition> {
+    let there: HashSet<&LinkDefinition> = observed.links.iter().collect();
+    let links = applications
+        .iter()
+        .flat_map(|(_, application)| plan::stored_links(application, observed, &there));
+    links.collect()
 }
 
 /// Returns the record of an application's links after a plan: what is about to be put is in it

@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions of a round that is not the first.
 const ROUND: usize = 8;
 /// An application that nobody has: the cheapest question that is no mistake.
-const NOBODY: &str = "lattice-host-looks-for-a-manager";
+pub(crate) const NOBODY: &str = "lattice-host-looks-for-a-manager";
 
 /// A deployment manager that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -56,18 +56,20 @@ impl Rollouts {
         Ok(Stored { rollout, ..stored })
     }
 
-    /// Writes a rollout, unless somebody else did since it was read.
+    /// Writes the rollout of a target, unless somebody else did since it was read. Returns the
+    /// event that the lattice is to be told.
     pub async fn save(
         &self,
-        application: &str,
+        target: &Target,
         stored: &mut Stored,
         rollout: Rollout,
-    ) -> Result<(), DesiredError> {
-        let (key, expect) = (desired::rollout(application), stored.record.unchanged());
+    ) -> Result<Event, DesiredError> {
+        let told = changed(target, &rollout);
+        let (key, expect) = (desired::rollout(&target.name), stored.record.unchanged());
         let record = &mut stored.record;
         self.desired.put_signed(&self.authority, &key, record, rollout, expect).await?;
         stored.rollout = record.value.take();
-        Ok(())
+        Ok(told)
     }
 }
 
@@ -178,7 +180,7 @@ pub fn judged_by(target: &Target, by_image: &BTreeMap<String, Compared>) -> Judg
 }
 
 /// Returns the event that tells what a rollout is now.
-pub fn changed(target: &Target, rollout: &Rollout) -> Event {
+fn changed(target: &Target, rollout: &Rollout) -> Event {
     let percent = status(target, rollout, &BTreeMap::new()).share();
     Event::RolloutChanged { application: target.name.clone(), rollout: rollout.clone(), percent }
 }

@@ -7,11 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    task::{JoinError, JoinSet},
+    sync::Semaphore,
+    task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 use tracing::error;
@@ -28,12 +30,16 @@ use lattice_protocol::{
 const ASK_SOON: Duration = Duration::from_secs(2);
 /// How soon they are asked again about one that they have.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Links that are asked about at a time.
+const ASKED_MAX: usize = 16;
 
 /// The answers about links, by the links' ids.
 pub struct Takings {
     lattice: Lattice,
     of: BTreeMap<String, Taking>,
     asking: JoinSet<Told>,
+    /// A permit for each question that is on its way.
+    room: Arc<Semaphore>,
 }
 
 /// The knowledge about one link.
@@ -43,7 +49,8 @@ struct Taking {
     hosts: BTreeSet<String>,
     taken: TakenOn,
     ask_at: Instant,
-    is_asked: bool,
+    /// The task that asks.
+    asking: Option<Id>,
 }
 
 /// The answer of some hosts about a link.
@@ -55,12 +62,13 @@ struct Told {
 
 impl Takings {
     pub fn new(lattice: Lattice) -> Self {
-        Self { lattice, of: BTreeMap::new(), asking: JoinSet::new() }
+        let room = Arc::new(Semaphore::new(ASKED_MAX));
+        Self { lattice, of: BTreeMap::new(), asking: JoinSet::new(), room }
     }
 
     /// Lays the answers about these links, which are stored, over what is seen, and asks for those
     /// that are due. Others are forgotten.
-    pub fn look(&mut self, links: Vec<LinkDefinition>, observed: &mut Observed, now: Instant) {
+    pub fn overlay(&mut self, links: Vec<LinkDefinition>, observed: &mut Observed, now: Instant) {
         let mut before = std::mem::take(&mut self.of);
         for link in links {
             let hosts = runners(&link, observed);
@@ -72,12 +80,15 @@ impl Takings {
             if self.of.contains_key(&id) {
                 continue;
             }
-            let known = before.remove(&id).filter(|it| it.link == link && it.hosts == hosts);
-            let mut taking = known.unwrap_or_else(|| Taking::new(link, hosts, now));
-            if !taking.is_asked && taking.ask_at <= now {
-                (taking.is_asked, taking.ask_at) = (true, now + ASK_AGAIN);
+            let mut taking = match before.remove(&id).filter(|it| it.link == link) {
+                Some(known) => known.by(hosts, now),
+                None => Taking::new(link, hosts, now),
+            };
+            if taking.is_due(now) {
                 let (link, hosts) = (taking.link.clone(), taking.hosts.clone());
-                self.asking.spawn(ask(self.lattice.clone(), link, hosts));
+                let asking = ask(self.lattice.clone(), Arc::clone(&self.room), link, hosts);
+                taking.asking = Some(self.asking.spawn(asking).id());
+                taking.ask_at = now + ASK_AGAIN;
             }
             observed.taken.insert(id.clone(), taking.taken.clone());
             self.of.insert(id, taking);
@@ -93,7 +104,7 @@ impl Takings {
 
     /// Whether somebody is to be asked.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.of.values().any(|taking| !taking.is_asked && taking.ask_at <= now)
+        self.of.values().any(|taking| taking.is_due(now))
     }
 
     /// Waits for the next answer and returns whether it says something new; never returns while
@@ -110,6 +121,11 @@ impl Takings {
             Ok(told) => told,
             Err(error) => {
                 error!(%error, "asking for a link panicked; this is a bug");
+                // It is asked about again when that is due.
+                let mut all = self.of.values_mut();
+                if let Some(taking) = all.find(|it| it.asking == Some(error.id())) {
+                    taking.asking = None;
+                }
                 return false;
             }
         };
@@ -117,7 +133,7 @@ impl Takings {
         let Some(taking) = current.filter(|it| it.link == link && it.hosts == hosts) else {
             return false;
         };
-        taking.is_asked = false;
+        taking.asking = None;
         // A refusal that was heard of since the question is asked about at once.
         if taking.ask_at > now {
             let pause = if taken == TakenOn::Yes { ASK_AGAIN } else { ASK_SOON };
@@ -131,7 +147,20 @@ impl Takings {
 
 impl Taking {
     fn new(link: LinkDefinition, hosts: BTreeSet<String>, now: Instant) -> Self {
-        Self { link, hosts, taken: TakenOn::Awaited, ask_at: now, is_asked: false }
+        Self { link, hosts, taken: TakenOn::Awaited, ask_at: now, asking: None }
+    }
+
+    /// Takes the hosts that run the provider now. Others than before are asked at once; what is
+    /// known stays until they have answered.
+    fn by(self, hosts: BTreeSet<String>, now: Instant) -> Self {
+        match self.hosts == hosts {
+            true => self,
+            false => Self { hosts, ask_at: now, asking: None, ..self },
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.asking.is_none() && self.ask_at <= now
     }
 }
 
@@ -147,7 +176,14 @@ fn runners(link: &LinkDefinition, observed: &Observed) -> BTreeSet<String> {
     runs.map(|(id, _)| id.clone()).collect()
 }
 
-async fn ask(lattice: Lattice, link: LinkDefinition, hosts: BTreeSet<String>) -> Told {
+async fn ask(
+    lattice: Lattice,
+    room: Arc<Semaphore>,
+    link: LinkDefinition,
+    hosts: BTreeSet<String>,
+) -> Told {
+    // Never closed, so there is always a permit to wait for.
+    let _permit = room.acquire().await;
     let request = Request { link: link.clone(), is_deleted: false };
     let answers = lattice.ask_each(hosts.iter().cloned().collect(), &request).await;
     Told { link, hosts, taken: taken_on(answers) }
@@ -190,5 +226,28 @@ mod tests {
             let answers = answers.map(|(number, state)| (format!("N{number}"), told(state)));
             assert_eq!(taken_on(answers.collect()), taken);
         }
+    }
+
+    #[test]
+    fn other_hosts_are_asked_at_once_and_the_answer_of_before_stays_until_they_say() {
+        let hosts = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
+        let link = LinkDefinition {
+            actor_id: "MA".into(),
+            provider_id: "VA".into(),
+            link_name: "default".into(),
+            contract_id: "acme:x".into(),
+            values: BTreeMap::new(),
+        };
+        let now = Instant::now();
+        let known = Taking {
+            taken: TakenOn::Yes,
+            ask_at: now + ASK_AGAIN,
+            ..Taking::new(link, hosts(&["N1"]), now)
+        };
+        let same = known.by(hosts(&["N1"]), now);
+        assert!(!same.is_due(now));
+        let other = same.by(hosts(&["N1", "N2"]), now);
+        assert!(other.is_due(now));
+        assert_eq!((other.taken, other.hosts), (TakenOn::Yes, hosts(&["N1", "N2"])));
     }
 }

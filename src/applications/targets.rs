@@ -32,8 +32,11 @@ use lattice_protocol::{
 
 /// Attempts to write what others write too. Of several writers one succeeds in each round.
 const ATTEMPTS_MAX: usize = 16;
-/// How often a bucket that nobody has made yet is looked for.
+/// How soon a bucket is asked for again that did not answer, or that could not be followed on.
 const LOOK: Duration = Duration::from_secs(5);
+/// About how often a bucket that nobody has made yet is looked for: news and a new connection come
+/// before. Hosts that were started together do not look together.
+const MISSING: Duration = Duration::from_secs(60);
 
 /// The wanted state of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,27 +184,27 @@ impl Targets {
     pub async fn run(self, stop: CancellationToken) {
         let mut reconnects = self.0.desired.reconnects();
         loop {
-            tokio::select! {
+            let ended = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.follow() => {}
-            }
+                ended = self.follow() => ended,
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.0.wake.notified() => {}
                 Ok(()) = reconnects.changed() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(pause(ended, rand::random())) => {}
             }
         }
     }
 
     /// Follows the bucket for as long as it can be followed.
-    async fn follow(&self) {
+    async fn follow(&self) -> Ended {
         let bucket = match self.0.desired.find().await {
             Ok(Some(bucket)) => bucket,
-            Ok(None) => return,
+            Ok(None) => return Ended::Missing,
             Err(error) => {
                 debug!(%error, "the bucket of what is to run is not there");
-                return;
+                return Ended::Broken;
             }
         };
         let mut updates = bucket.watch();
@@ -223,6 +226,7 @@ impl Targets {
                 Update::Behind | Update::Current => {}
             }
         }
+        Ended::Broken
     }
 
     /// Takes an entry of the bucket into account, if it counts.
@@ -261,6 +265,23 @@ impl Targets {
             }
             is_new
         });
+    }
+}
+
+/// Why a bucket is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Nobody has made it.
+    Missing,
+    /// It did not answer, or does not any longer.
+    Broken,
+}
+
+/// How long to wait before a bucket is looked for again, by a number of chance from 0 to 1.
+fn pause(ended: Ended, chance: f64) -> Duration {
+    match ended {
+        Ended::Missing => MISSING.mul_f64(0.5 + chance),
+        Ended::Broken => LOOK,
     }
 }
 
@@ -344,6 +365,19 @@ mod tests {
         // An entry that counts again is not listed any more.
         assert_eq!(table.take("shop", Ok((target("shop", "v2"), 6))), Taken::New);
         assert!(!table.rejected.contains_key("shop"));
+    }
+
+    #[test]
+    fn a_bucket_that_nobody_made_is_looked_for_seldom() {
+        for (ended, chance, seconds) in [
+            (Ended::Broken, 0.0, 5),
+            (Ended::Broken, 1.0, 5),
+            (Ended::Missing, 0.0, 30),
+            (Ended::Missing, 0.5, 60),
+            (Ended::Missing, 1.0, 90),
+        ] {
+            assert_eq!(pause(ended, chance), Duration::from_secs(seconds), "{ended:?} {chance}");
+        }
     }
 
     #[test]

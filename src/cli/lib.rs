@@ -6,8 +6,9 @@
 //!   [`session`], found by [`context`] or the settings of the directory, and prints through
 //!   [`terminal`].
 //! * [`up`] starts a NATS server beside a host. [`doctor`] finds out what is wrong with a lattice.
-//!   [`bench`] measures this machine with hosts of its own; [`inspect`] tells what a reference names; [`keyring`] has the keys a developer signs with;
-//!   [`manifests`] reads applications as people write them.
+//!   [`bench`] measures this machine with hosts of its own; [`inspect`] tells what a reference
+//!   names; [`keyring`] has the keys a developer signs with; [`manifests`] reads applications as
+//!   people write them.
 
 #![deny(unsafe_code)]
 // Both panic where their reader is gone; `terminal` prints.
@@ -15,6 +16,7 @@
 
 pub mod args;
 pub mod bench;
+mod clock;
 pub mod command;
 pub mod context;
 pub mod doctor;

@@ -18,7 +18,7 @@ use super::{
     commands::{CONFIGURED, HostCommands, serving},
     lattice::Lattice,
     names::{host_name, or_id},
-    placement::Wanted,
+    placement::{AUCTION_WAIT, Wanted},
     watch::{Observed, Watch, count, groups},
 };
 use lattice_protocol::{
@@ -31,8 +31,6 @@ use lattice_protocol::{
 
 /// How long emptying a host may take unless told otherwise.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(60);
-/// How long hosts may take to offer.
-const AUCTION_WAIT: Duration = Duration::from_secs(2);
 
 /// Something that runs on the host that is to be empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -149,7 +147,7 @@ pub async fn drain(
         drain.items().await?.into_iter().partition(|item| item.application.is_some());
     let mut fates = Vec::with_capacity(own.len() + managed.len());
     for (number, item) in own.iter().enumerate() {
-        tell("moving", format!("{} ({} of {})", item.name, number + 1, own.len()));
+        tell("moving", format!("{} ({} of {})", item.called(), number + 1, own.len()));
         fates.push((item.clone(), drain.empty(item).await));
     }
     if !managed.is_empty() {

@@ -248,40 +248,66 @@ pub fn trust(lattice: &str, hosts: &[HostReply], own: impl IntoIterator<Item = S
 
 /// Orders events by time and tells once what several hosts told: each loss, and each change of a
 /// link.
-pub fn in_order(mut events: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
-    events.sort_by_key(|kept| kept.item.at_ms);
-    // The last telling of each, with those who told it.
-    let mut last: HashMap<(String, String), (u64, HashSet<String>)> = HashMap::new();
-    events.retain(|Kept { host_id, item, .. }| {
+pub fn in_order(events: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
+    Heard::default().news(events)
+}
+
+/// The losses and the changes of links that were heard of lately. Several hosts tell each of them.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// When each was first told, by its event and what that is about, with those who told it.
+    last: HashMap<(String, String), (u64, HashSet<String>)>,
+    /// All that was told long before this is forgotten.
+    forgotten_ms: u64,
+}
+
+impl Heard {
+    /// Orders events by time and leaves out what was heard of.
+    pub fn news(&mut self, mut events: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
+        events.sort_by_key(|kept| kept.item.at_ms);
+        events.retain(|kept| self.is_new(kept));
+        events
+    }
+
+    /// Takes an event in; whether no host has told it before.
+    pub fn is_new(&mut self, Kept { host_id, item, .. }: &Kept<Happened>) -> bool {
         let (about, within_ms, is_once) = match item.name.as_str() {
-            HOST_LOST | HOST_BACK => (item.source.clone(), SAME_LOSS_MS, false),
+            HOST_LOST | HOST_BACK => (&*item.source, SAME_LOSS_MS, false),
+            // A host that tells it again tells another change.
             name if TOLD_BY_ALL.contains(&name) => {
-                let link = item.data["id"].as_str().unwrap_or_default();
-                // A host that tells it again tells another change.
-                (link.to_owned(), SAME_CHANGE_MS, true)
+                (item.data["id"].as_str().unwrap_or_default(), SAME_CHANGE_MS, true)
             }
             _ => return true,
         };
-        let (at_ms, tellers) = last.entry((item.name.clone(), about)).or_default();
+        self.forget(item.at_ms);
+        let key = (item.name.clone(), about.to_owned());
+        let (at_ms, tellers) = self.last.entry(key).or_default();
+        // Hosts write at different times, so one that is older may come later.
         let is_told = !tellers.is_empty()
-            && item.at_ms.saturating_sub(*at_ms) <= within_ms
+            && item.at_ms.abs_diff(*at_ms) <= within_ms
             && !(is_once && tellers.contains(host_id));
         if !is_told {
             (*at_ms, *tellers) = (item.at_ms, HashSet::new());
         }
         tellers.insert(host_id.clone());
         !is_told
-    });
-    events
+    }
+
+    /// Forgets now and then what is too old to be told once more.
+    fn forget(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.forgotten_ms) > SAME_LOSS_MS {
+            self.forgotten_ms = now_ms;
+            self.last.retain(|_, (at_ms, _)| now_ms.saturating_sub(*at_ms) <= SAME_LOSS_MS);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_change_of_a_link_that_every_host_tells_is_one() {
-        let told = |host: &str, link: &str, at_ms| Kept {
+    fn told(host: &str, link: &str, at_ms: u64) -> Kept<Happened> {
+        Kept {
             host_id: host.into(),
             host_name: "calm".into(),
             item: Happened {
@@ -291,7 +317,21 @@ mod tests {
                 data: serde_json::json!({ "id": link }),
                 ..Happened::default()
             },
-        };
+        }
+    }
+
+    #[test]
+    fn what_was_told_before_is_no_news_from_another_host() {
+        let mut heard = Heard::default();
+        assert_eq!(heard.news(vec![told("N1", "A", 1_000)]).len(), 1);
+        assert!(heard.news(vec![told("N2", "A", 1_010), told("N3", "A", 990)]).is_empty());
+        assert_eq!(heard.news(vec![told("N1", "A", 2_000), told("N1", "B", 2_000)]).len(), 2);
+        assert_eq!(heard.news(vec![told("N1", "C", 60_000)]).len(), 1);
+        assert_eq!(heard.last.len(), 1, "the others are forgotten");
+    }
+
+    #[test]
+    fn a_change_of_a_link_that_every_host_tells_is_one() {
         let events = in_order(vec![
             told("N1", "A", 1_000),
             told("N2", "A", 1_020),

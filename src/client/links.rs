@@ -27,7 +27,7 @@ use lattice_protocol::{
         request::{DeleteLink, PutLink},
         types::Ack,
     },
-    errors::OutcomeUnknown,
+    errors::{Lines, OutcomeUnknown},
     links::{LinkChange, LinkDefinition, link_option},
 };
 
@@ -206,11 +206,20 @@ pub async fn undo(
     let until = Instant::now() + AGREED_WITHIN;
     let undone = loop {
         let links = lattice.links_of(actor_id).await.context("ask for the links")?;
-        let now = links.into_iter().find(|link| link.is_of(actor_id, contract_id, link_name));
+        let now = links.iter().find(|link| link.is_of(actor_id, contract_id, link_name)).cloned();
+        if change.is_none() && now.is_none() {
+            let Lines(there) = unknown(&links, actor_id, contract_id, link_name);
+            let head = "no host knows what this link was before:".to_owned();
+            bail!(Lines([vec![head], there].concat()));
+        }
         match back(change.clone(), now) {
             // The host that answers may be about to hear of the change.
             Err(_) if change.is_some() && Instant::now() < until => sleep(AGAIN).await,
-            decided => break decided?,
+            decided => {
+                break decided.with_context(|| {
+                    format!("link of {actor_id} for {contract_id} under link name {link_name}")
+                })?;
+            }
         }
     };
     Ok(match undone {
@@ -223,6 +232,23 @@ pub async fn undo(
             (Undone::Deleted(link), taken)
         }
     })
+}
+
+/// The error for a link that is not there, with the links there are.
+pub fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &str) -> Lines {
+    let mut of_actor: Vec<String> = links
+        .iter()
+        .filter(|link| link.actor_id == actor)
+        .map(|link| format!("  {} ({}) to {}", link.contract_id, link.link_name, link.provider_id))
+        .collect();
+    of_actor.sort();
+    let there = match of_actor.is_empty() {
+        true => "it has none. `host get links` shows all links of the lattice",
+        false => "it has:",
+    };
+    let head =
+        format!("actor {actor} has no link for {contract} under link name {link_name}; {there}");
+    Lines([vec![head], of_actor].concat())
 }
 
 /// Returns the last change of a link that a host of the lattice knows.
@@ -359,6 +385,13 @@ mod tests {
             assert_eq!(back(Some(change.clone()), now).ok(), undone, "{change:?}");
         }
         assert!(back(None, None).unwrap_err().to_string().contains("no host knows"));
+    }
+
+    #[test]
+    fn a_link_that_is_not_there_is_told_with_those_that_are() {
+        let of = |links: &[LinkDefinition]| unknown(links, "M", "acme:other", "default").0;
+        assert!(matches!(of(&[]).as_slice(), [one] if one.contains("it has none")));
+        assert_eq!(of(&[link()])[1..], ["  acme:thing (default) to VX"]);
     }
 
     #[test]

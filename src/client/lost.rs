@@ -13,7 +13,7 @@ use futures::future::join_all;
 
 use super::{
     commands::{CONFIGURED, HostCommands},
-    lattice::{Lattice, ours},
+    lattice::{Found, Lattice, ours},
     names::{self, Named, or_id},
     placement::Wanted,
     watch::groups,
@@ -178,6 +178,18 @@ pub fn missing<'a>(
     all
 }
 
+/// Whether every host has told what it runs; else nobody knows what runs nowhere. One that is
+/// silent may be frozen and run anything, unless it is lost.
+pub fn is_whole(
+    hosts: &[HostReply],
+    silent: &[String],
+    inventories: &[Inventory],
+    lost: &[LostHost],
+) -> bool {
+    inventories.len() >= hosts.len()
+        && silent.iter().all(|id| lost.iter().any(|host| host.id == *id))
+}
+
 /// The lost host that a word means, by its id or its name.
 pub fn find<'a>(word: &str, lost: &'a [LostHost]) -> Result<&'a LostHost> {
     ensure!(
@@ -197,46 +209,76 @@ pub fn find<'a>(word: &str, lost: &'a [LostHost]) -> Result<&'a LostHost> {
     lost.iter().find(|host| host.id == *id).context("the host is in the list")
 }
 
+/// The host that a word means.
+#[derive(Clone, Debug)]
+pub enum Meant {
+    /// It answers; its id.
+    There(String),
+    /// It vanished: what it did and said is kept.
+    Lost(Box<LostHost>),
+}
+
+impl Meant {
+    /// Returns the id of the host.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::There(id) => id,
+            Self::Lost(host) => &host.id,
+        }
+    }
+}
+
+/// Returns the host that a word means among those that answer, or else among those that vanished.
+pub async fn look_up(lattice: &Lattice, word: &str, hosts: &[HostReply]) -> Result<Meant> {
+    let lost = match may_be_lost(word, hosts) {
+        true => lost(lattice, hosts).await,
+        false => Vec::new(),
+    };
+    meant(word, hosts, &lost)
+}
+
+/// Whether a word means none of the hosts that answer, nor several of them.
+fn may_be_lost(word: &str, hosts: &[HostReply]) -> bool {
+    !names::is_like_any(word, &names::hosts(hosts))
+}
+
+/// Decides which host a word means; a word that several hosts that answer resemble means none.
+fn meant(word: &str, hosts: &[HostReply], lost: &[LostHost]) -> Result<Meant> {
+    let unknown = match names::host(word, hosts) {
+        Ok(id) => return Ok(Meant::There(id)),
+        Err(error) => error,
+    };
+    match find(word, lost) {
+        Ok(gone) if may_be_lost(word, hosts) => Ok(Meant::Lost(Box::new(gone.clone()))),
+        _ => Err(unknown),
+    }
+}
+
 /// The host that a word means among those that answer. Where it means one that vanished, the error
 /// says so.
 pub async fn host_there(lattice: &Lattice, word: &str, hosts: &[HostReply]) -> Result<String> {
-    let unknown = match names::host(word, hosts) {
-        Ok(id) => return Ok(id),
-        Err(error) => error,
-    };
-    let gone = vanished(word, &lost(lattice, hosts).await, clock::now_ms());
-    Err(gone.map_or(unknown, anyhow::Error::msg))
+    match look_up(lattice, word, hosts).await? {
+        Meant::There(id) => Ok(id),
+        Meant::Lost(host) => bail!(vanished(&host, clock::now_ms())),
+    }
 }
 
-/// The host that a word means among those that answer, or else among those that vanished: what they
-/// did and said is kept.
-pub async fn host_ever(lattice: &Lattice, word: &str, hosts: &[HostReply]) -> Result<String> {
-    let unknown = match names::host(word, hosts) {
-        Ok(id) => return Ok(id),
-        Err(error) => error,
-    };
-    let lost = lost(lattice, hosts).await;
-    find(word, &lost).map_or(Err(unknown), |gone| Ok(gone.id.clone()))
-}
-
-/// Says that the host that a word means is lost; `None` where the word means no lost host.
-fn vanished(word: &str, lost: &[LostHost], now_ms: u64) -> Option<String> {
-    let host = find(word, lost).ok()?;
+/// Says that a host is lost.
+fn vanished(host: &LostHost, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(host.lost_ms) / 1000;
-    Some(format!(
+    format!(
         "host {} ({}) is lost, gone for {seconds} s, so it can be asked nothing; `host start lost {0}` starts elsewhere what \
          ran only there, `host forget {0}` takes it off the list",
         host.called(),
         host.id
-    ))
+    )
 }
 
 /// Returns what ran only on lost hosts and is called so, of a kind.
 pub async fn missing_called(lattice: &Lattice, kind: &str, word: &str) -> Option<Missing> {
-    let hosts = lattice.some_hosts().await.ok()?;
+    let Found { hosts, silent, .. } = lattice.found_hosts().await.ok()?;
     let (lost, inventories) = tokio::join!(lost(lattice, &hosts), lattice.inventories(&hosts));
-    // Without every inventory nobody knows what runs nowhere.
-    if inventories.len() < hosts.len() {
+    if !is_whole(&hosts, &silent, &inventories, &lost) {
         return None;
     }
     let missing = missing(&lost, &inventories);
@@ -405,13 +447,49 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_host_may_run_anything_unless_it_is_lost() {
+        let hosts = [HostReply { id: "NB".into(), ..HostReply::default() }];
+        let told = [inventory("NB", &[], &[])];
+        let gone = [lost("NA", 1, inventory("NA", &[], &[]))];
+        let silent = |id: &str| [id.to_owned()];
+        assert!(is_whole(&hosts, &[], &told, &[]) && !is_whole(&hosts, &[], &[], &[]));
+        assert!(is_whole(&hosts, &silent("NA"), &told, &gone));
+        assert!(!is_whole(&hosts, &silent("NC"), &told, &gone));
+    }
+
+    #[test]
     fn a_lost_host_is_found_by_its_name() {
         let gone = [lost("NA", 1, inventory("NA", &[], &[]))];
         assert_eq!(find("name of NA", &gone).unwrap().id, "NA");
         assert!(find("other", &gone).is_err());
-        let told = vanished("name of NA", &gone, 5_400).unwrap();
+        let told = vanished(find("name of NA", &gone).unwrap(), 5_400);
         assert!(told.contains("name of NA (NA) is lost, gone for 5 s"), "{told}");
-        assert_eq!((vanished("other", &gone, 5_400), vanished("x", &[], 5_400)), (None, None));
+        assert!(meant("other", &[], &gone).is_err() && meant("x", &[], &[]).is_err());
+    }
+
+    #[test]
+    fn a_word_that_several_hosts_resemble_means_no_lost_one() {
+        let host = |id: &str, name: &str| HostReply {
+            id: id.into(),
+            friendly_name: name.into(),
+            ..HostReply::default()
+        };
+        let hosts = [host("NX", "calm otter"), host("NY", "calm crane")];
+        let mut gone = [lost("NA", 1, inventory("NA", &[], &[]))];
+        gone[0].inventory.friendly_name = "bold mole".into();
+        for (word, id) in [
+            ("otter", Some("NX")),
+            ("mole", Some("NA")),
+            ("bold", Some("NA")),
+            ("calm", None),
+            ("m", None),
+            ("nosuch", None),
+        ] {
+            let meant = meant(word, &hosts, &gone);
+            assert_eq!(meant.as_ref().ok().map(Meant::id), id, "{word}");
+        }
+        let several = meant("m", &hosts, &gone).unwrap_err().to_string();
+        assert!(several.contains("NX") && !several.contains("NA"), "{several}");
     }
 
     #[test]

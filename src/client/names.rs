@@ -20,7 +20,7 @@ use lattice_protocol::{
 /// How many candidates an error lists.
 const LISTED_MAX: usize = 12;
 /// A shorter beginning of an id says too little to be meant as one.
-const PREFIX_MIN: usize = 4;
+pub const PREFIX_MIN: usize = 4;
 
 /// Something with an id that can be called by other names too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,12 @@ pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named>
     }
 }
 
+/// Whether a word may mean one of these things, or several of them.
+pub fn is_like_any(word: &str, among: &[Named]) -> bool {
+    !called(word, among).is_empty()
+        || (!word.is_empty() && among.iter().any(|named| named.resembles(word)))
+}
+
 fn list<'a>(words: String, all: impl ExactSizeIterator<Item = &'a Named>) -> Lines {
     let more = all.len().saturating_sub(LISTED_MAX);
     let mut lines = vec![words];
@@ -100,6 +106,11 @@ pub fn or_id<'a>(name: &'a str, id: &'a str) -> &'a str {
 pub fn host_name<'a>(id: &'a str, hosts: &'a [HostReply]) -> &'a str {
     let host = hosts.iter().find(|host| host.id == id);
     host.map_or(id, |host| or_id(&host.friendly_name, id))
+}
+
+/// A finished text in which words stand for others, as names for ids.
+pub fn in_words<'a>(text: &str, words: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    words.into_iter().fold(text.to_owned(), |text, (id, word)| text.replace(id, word))
 }
 
 /// Hosts by id and friendly name.

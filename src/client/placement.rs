@@ -12,6 +12,9 @@ use lattice_protocol::control::{
     types::{HostReply, Pairs, is_drained},
 };
 
+/// How long hosts may take to offer, unless told otherwise.
+pub const AUCTION_WAIT: Duration = Duration::from_secs(2);
+
 /// The actor or provider that a host is looked for.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {

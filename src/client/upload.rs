@@ -22,7 +22,10 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt as _;
 use tracing::debug;
 
-use super::lattice::Lattice;
+use super::{
+    lattice::{Found, Lattice},
+    lost::{is_whole, lost},
+};
 use lattice_base::{
     budget::Budget,
     config::Config,
@@ -429,9 +432,10 @@ impl Sender {
     /// The references of all that runs, or is to run when its host comes back; an error if a host or
     /// the bucket does not tell.
     pub async fn in_use(&self, readers: &Readers) -> Result<BTreeSet<String>> {
-        let hosts = self.lattice.some_hosts().await?;
-        let inventories = self.lattice.inventories(&hosts).await;
-        if inventories.len() < hosts.len() {
+        let Found { hosts, silent, .. } = self.lattice.found_hosts().await?;
+        let (lost, inventories) =
+            tokio::join!(lost(&self.lattice, &hosts), self.lattice.inventories(&hosts));
+        if !is_whole(&hosts, &silent, &inventories, &lost) {
             bail!("not every host says what it runs");
         }
         let desired =

@@ -53,8 +53,8 @@ const SEND_AFTER: [Duration; 1 + RESEND_AFTER.len()] =
 const DELETE_SETTLES: Duration = Duration::from_secs(2);
 /// Deletes that are kept in mind without being looked through.
 const SETTLING_MIN: usize = 64;
-/// Puts waiting to be sent. Beyond it the first ones are sent at once, and of those to be sent again
-/// the oldest are forgotten; so many links do not change in two seconds.
+/// Puts waiting to be sent. Beyond it the first ones are sent at once, and of those to be sent
+/// again the oldest are forgotten; so many links do not change in two seconds.
 const WAITING_MAX: usize = 16 * 1024;
 
 /// Sends links to providers. Cheap to clone.
@@ -198,11 +198,10 @@ impl LinkNotifier {
     /// Publishes an event when there is room for it: any number of links may change at once. A
     /// server that is away holds up one event, and those after it are lost as all others are.
     async fn publish(&mut self, event: Event) {
-        let is_full = self.events.is_full();
-        if is_full && !self.is_held_up {
-            self.is_held_up = !self.events.has_room().await;
-        } else if !is_full {
+        if !self.events.is_full() {
             self.is_held_up = false;
+        } else if !self.is_held_up {
+            self.is_held_up = !self.events.has_room().await;
         }
         self.events.publish(event);
     }

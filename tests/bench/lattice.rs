@@ -34,6 +34,8 @@ const SETTLE: Duration = Duration::from_secs(90);
 const IDLE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How often all hosts are looked at.
+const LOOK: Duration = Duration::from_millis(200);
 /// A beat of a host to all, a second, as JSON, without the NATS protocol around it.
 const BEAT_BYTES: usize = 130;
 /// The pools that a host reserves for its actors are as small as can be.
@@ -129,7 +131,7 @@ fn name_of(host: usize, target: usize) -> String {
 
 async fn run(hosts: usize) {
     let site = Site::start().await;
-    let each = TARGETS / hosts;
+    let each = (TARGETS / hosts).max(1);
     let before = resident();
     let began = Instant::now();
     let mut machines: Vec<Machine> = stream::iter(0..hosts)
@@ -137,7 +139,13 @@ async fn run(hosts: usize) {
         .buffered(STARTING)
         .collect()
         .await;
-    until(|| machines.iter().all(|machine| knows(machine, hosts - 1, hosts, each))).await;
+    let last = last_names(hosts, each);
+    let mut left: Vec<usize> = (0..machines.len()).collect();
+    let all_know = || {
+        left.retain(|number| !knows(&machines[*number], hosts - 1, &last));
+        left.is_empty()
+    };
+    until_seldom(LOOK, all_know).await;
     println!("{hosts} hosts, {} targets, half of them behind a leaf node", hosts * each);
     line("all started and know each other", format!("{:.1} s", began.elapsed().as_secs_f64()));
     line("memory of each", format!("{:.1} MB", (resident() - before) / hosts as f64));
@@ -166,10 +174,11 @@ async fn idle(site: &Site, hosts: usize) {
 /// Starts one more host; measures how long it takes to know all others and what they offer.
 async fn join(site: &Site, hosts: usize, each: usize) -> Machine {
     let bytes = site.line_bytes().await;
+    let last = last_names(hosts, each);
     let began = Instant::now();
     let machine = start(site, hosts + 1, each).await;
     let ready = began.elapsed();
-    until(|| knows(&machine, hosts, hosts, each)).await;
+    until(|| knows(&machine, hosts, &last)).await;
     let took = began.elapsed();
     line("one more is ready", format!("{:.0} ms", millis(ready)));
     line("  and knows all, and what they offer", format!("{:.0} ms", millis(took)));
@@ -255,12 +264,16 @@ async fn until_lost(machines: &[Machine]) {
     .await;
 }
 
+/// The last target of each host.
+fn last_names(hosts: usize, each: usize) -> Vec<String> {
+    (0..hosts).map(|host| name_of(host, each - 1)).collect()
+}
+
 /// Whether a host has this many others, and knows the last target of each of them.
-fn knows(machine: &Machine, others: usize, hosts: usize, each: usize) -> bool {
+fn knows(machine: &Machine, others: usize, last: &[String]) -> bool {
     let peers = machine.host.peers();
-    let last = (0..hosts).map(|host| name_of(host, each - 1));
     peers.others().len() >= others
-        && last.filter(|name| !peers.runners(name).is_empty()).count() >= others
+        && last.iter().filter(|name| !peers.runners(name).is_empty()).count() >= others
         && peers.others().iter().all(|(_, is_lost)| !is_lost)
 }
 
@@ -268,11 +281,16 @@ fn is_lost(machine: &Machine, id: &str) -> Option<bool> {
     machine.host.peers().known().iter().find(|peer| *peer.id == *id).map(|peer| peer.is_lost())
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
+async fn until(holds: impl FnMut() -> bool) {
+    until_seldom(Duration::from_millis(20), holds).await;
+}
+
+/// Looks so often, where each look costs what it waits for.
+async fn until_seldom(pause: Duration, mut holds: impl FnMut() -> bool) {
     let patience = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < patience, "it never holds");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -384,6 +384,32 @@ async fn a_host_that_does_not_know_a_session_says_so_and_gets_the_call_once_more
 }
 
 #[tokio::test]
+async fn the_refusal_of_a_copied_call_with_a_token_is_not_signed() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    start(&server, &host, &example("echo"), 1).await;
+    let own = Own::new(&server).await;
+    // The host never heard of this one, so the call is made once more with a token.
+    own.meet(&server, &host).await;
+    let subject = server.rpc(format_args!("{ECHO}.{}", host.id));
+    let (nats, mut calls) = overhear(&server, subject.clone()).await;
+    own.call(ECHO, &host, b"one").await.expect("the call works");
+    assert!(session_call(&next(&mut calls).await).is_some());
+    let sent = next(&mut calls).await;
+    assert_eq!(header(&sent, SESSION).and_then(CallProof::read), Some(CallProof::Token));
+    let copy = async_nats::Request::new()
+        .headers(sent.headers.clone().expect("headers"))
+        .payload(sent.payload.clone())
+        .timeout(Some(PATIENCE));
+    let reply = nats.send_request(subject, copy).await.expect("an answer");
+    // Sent to the inbox of the call, it would be an answer that nothing proves.
+    assert_eq!(header(&reply, SESSION), None, "{:?}", reply.headers);
+    let error = codec::decode_response(reply.payload).expect("a response").error;
+    assert!(error.as_ref().is_some_and(|error| error.contains("used before")), "{error:?}");
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn large_payloads_are_proven_both_ways() {
     let server = Server::shared().await;
     let host = host(&server).start().await;

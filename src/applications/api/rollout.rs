@@ -34,21 +34,22 @@ impl Server {
             );
             return Ok(reply(StatusResult::NotFound, message, None));
         };
+        let last = last.and_then(|record| record.status.rollout);
+        let last = last.filter(|last| is_of_step(last, &rollout));
         let next = rollouts::continued(&target, &rollout);
         if let Some(next) = decide(&rollout, action, next)? {
             rollout = next;
             if rollout.is_over() {
-                let told = last.as_ref().and_then(|record| record.status.rollout.as_ref());
-                rollout.judged = told
+                rollout.judged = last
+                    .as_ref()
                     .map(|told| Judged { stable: told.stable.clone(), newer: told.newer.clone() });
             }
-            let saved = self.rollouts.save(name, &mut stored, rollout.clone()).await;
-            saved.map_err(Refusal::NotSaved)?;
-            self.surroundings.tell(rollouts::changed(&target, &rollout));
+            let saved = self.rollouts.save(&target, &mut stored, rollout.clone()).await;
+            self.surroundings.tell(saved.map_err(Refusal::NotSaved)?);
             // The host that acts for it looks at this bucket.
             self.targets.look();
         }
-        let told = told(&target, &rollout, last.and_then(|record| record.status.rollout));
+        let told = told(&target, &rollout, last);
         Ok(reply(StatusResult::Ok, described(&rollout), Some(told)))
     }
 }
@@ -60,12 +61,15 @@ fn reply(result: StatusResult, message: String, rollout: Option<RolloutStatus>) 
 /// Returns a rollout with the numbers that were told last, if those are of the step it is at.
 fn told(target: &Target, rollout: &Rollout, last: Option<RolloutStatus>) -> RolloutStatus {
     let none = rollouts::status(target, rollout, &BTreeMap::new());
-    let is_of_step =
-        |last: &RolloutStatus| (last.rollout.at, last.rollout.step) == (rollout.at, rollout.step);
-    match last.filter(is_of_step) {
+    match last.filter(|last| is_of_step(last, rollout)) {
         Some(RolloutStatus { stable, newer, .. }) => RolloutStatus { stable, newer, ..none },
         None => none,
     }
+}
+
+/// Whether numbers that were told are of the step that a rollout is at.
+fn is_of_step(told: &RolloutStatus, rollout: &Rollout) -> bool {
+    (told.rollout.at, told.rollout.step) == (rollout.at, rollout.step)
 }
 
 /// Decides what an action makes of a rollout, which is `continued` at its next step; `None` if

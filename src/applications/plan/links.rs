@@ -49,10 +49,15 @@ fn wanted(input: Input<'_>, application: &Application) -> Vec<Link> {
     application.links.iter().filter_map(|link| resolve(input.observed, link).ok()).collect()
 }
 
-/// Returns the links of an application that are stored with the values that it wants.
-pub fn stored(application: &Application, observed: &Observed) -> Vec<LinkDefinition> {
+/// Returns the links of an application that are stored with the values that it wants; `there` are
+/// the observed ones.
+pub fn stored(
+    application: &Application,
+    observed: &Observed,
+    there: &HashSet<&LinkDefinition>,
+) -> Vec<LinkDefinition> {
     let links = application.links.iter().filter_map(|link| resolve(observed, link).ok());
-    links.map(LinkDefinition::from).filter(|link| observed.links.contains(link)).collect()
+    links.map(LinkDefinition::from).filter(|link| there.contains(link)).collect()
 }
 
 /// Returns a link with the keys that its images led to; an error says which do not have one yet.

@@ -377,6 +377,7 @@ fn lacking(observed: &Observed, rule: &Rule) -> String {
         rule.requirements.iter().map(|(key, value)| format!("{key}={value}")).collect();
     match (observed.hosts.len(), labels.is_empty()) {
         (0, _) | (_, true) => String::new(),
+        (1, false) => format!(" The only host does not have {}.", labels.join(" and ")),
         (count, false) => {
             format!(" There are {count} hosts, and none has {}.", labels.join(" and "))
         }

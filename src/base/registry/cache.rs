@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! DIR/blobs/sha256/HEX     manifests, layers and uploads, each named by its digest
-//! DIR/tags/HEX             which manifest a name had last: {"image": NAME, "manifest": "sha256:…"}; HEX of the name
+//! DIR/tags/HEX             which manifest a name had last, HEX of the name:
+//!                          {"image": NAME, "manifest": "sha256:…"}
 //! ```
 //!
 //! Content is verified by its name whenever it is read; a damaged file is dropped, and its content

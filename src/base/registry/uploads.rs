@@ -35,6 +35,16 @@ pub fn reference(digest: &Digest) -> String {
     format!("{SCHEME}{digest}")
 }
 
+/// How a reference is named where there is little room.
+pub fn shown(reference: &str) -> String {
+    match reference.rsplit_once("sha256:") {
+        Some((scheme, digest)) if digest.chars().count() > 12 => {
+            format!("{scheme}sha256:{}…", digest.chars().take(12).collect::<String>())
+        }
+        _ => reference.to_owned(),
+    }
+}
+
 /// Returns the references of uploads in a text of whatever form.
 pub fn references_in(text: &str) -> impl Iterator<Item = String> {
     text.split(SCHEME).skip(1).map(|rest| {
@@ -183,6 +193,13 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+
+    #[test]
+    fn a_digest_is_cut_whatever_it_is_made_of() {
+        assert_eq!(shown("lattice://sha256:0123456789abcdef"), "lattice://sha256:0123456789ab…");
+        assert_eq!(shown("x@sha256:éééééééééééééé"), "x@sha256:éééééééééééé…");
+        assert_eq!(shown("registry.example/echo:0.3.4"), "registry.example/echo:0.3.4");
+    }
 
     #[test]
     fn references_are_found_in_texts_of_texts() {

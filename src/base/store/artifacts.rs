@@ -219,14 +219,23 @@ impl Artifacts {
     /// Removes artifacts that nobody sent since they were listed.
     pub async fn delete_unchanged(&self, listed: &[&Stored]) -> Result<usize, Problem> {
         let Some(objects) = self.open().await? else { return Ok(0) };
+        let listed = listed.iter().map(|stored| (name(&stored.digest), stored.state.as_str()));
+        self.remove_unchanged(&objects, listed.collect()).await
+    }
+
+    /// Removes objects, by their names, whose state is still that of a listing; returns how many.
+    async fn remove_unchanged(
+        &self,
+        objects: &Objects,
+        listed: Vec<(String, &str)>,
+    ) -> Result<usize, Problem> {
         let mut removed = 0;
-        for Stored { digest, state, .. } in listed {
+        for (name, state) in listed {
             let is_same = |info: &Result<Info, objects::Error>| {
-                info.as_ref().is_ok_and(|info| state_of(info) == *state)
+                info.as_ref().is_ok_and(|info| state_of(info) == state)
             };
-            removed += usize::from(
-                objects.remove_if(&name(digest), is_same).await.map_err(|e| self.problem(&e))?,
-            );
+            let gone = objects.remove_if(&name, is_same).await;
+            removed += usize::from(gone.map_err(|e| self.problem(&e))?);
         }
         Ok(removed)
     }
@@ -301,10 +310,11 @@ impl Artifacts {
         if !is_same || !objects.is_whole(&info).await.map_err(|e| self.problem(&e))? {
             return Ok(false);
         }
-        if let Err(error) = objects.publish_info(&info.stored_now()).await {
+        // One that was replaced or removed meanwhile is not there any longer.
+        Ok(objects.store_again(info).await.unwrap_or_else(|error| {
             debug!(error = %chain(&objects::Error::from(error)), "upload not marked as used");
-        }
-        Ok(true)
+            true
+        }))
     }
 
     async fn send(

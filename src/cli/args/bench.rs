@@ -133,7 +133,7 @@ fn within(text: &str, least: f64, most: f64, unit: &str) -> Result<f64, String> 
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    let span = crate::command::span(text).and_then(|span| Duration::try_from(span).ok());
+    let span = crate::clock::span(text).and_then(|span| Duration::try_from(span).ok());
     span.filter(|span| !span.is_zero()).ok_or_else(|| {
         format!("{text:?} is no time: write a number with a unit, like 30s, 10m or 2h")
     })

@@ -102,6 +102,10 @@ fn flag(setting: &'static Setting) -> Arg {
     if let Some(short) = setting.short {
         arg = arg.short(short);
     }
+    if matches!(setting.kind, Kind::Integer { .. }) {
+        // It is refused with the range of the setting, and is no other flag.
+        arg = arg.allow_negative_numbers(true);
+    }
     if setting.kind == Kind::Bool {
         // Without `=`, `--ctl-tls run` would take the subcommand for the value.
         arg = arg.num_args(0..=1).default_missing_value("true").require_equals(true);

@@ -78,8 +78,8 @@ pub struct LinkPut {
     /// Values for the provider
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     pub values: Vec<Pair>,
-    /// Put all links of a JSON file, many at a time: what `host get links -o json` prints, or a list of such links; - is
-    /// standard input. Returns when all are stored
+    /// Put all links of a JSON file, many at a time: what `host get links -o json` prints, or a
+    /// list of such links; - is standard input. Returns when all are stored
     #[arg(
         short = 'f',
         long,

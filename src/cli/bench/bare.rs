@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::stage::{Nats, free_port, spawn};
+use crate::up::install::on_path;
 
 /// The subject on which plain requests are answered.
 const ECHO_SUBJECT: &str = "plain.echo";
@@ -104,8 +105,7 @@ pub fn find_wasmtime() -> Option<PathBuf> {
     if let Some(path) = value("WASMTIME") {
         return Some(path.into());
     }
-    let dirs = std::env::split_paths(value("PATH")?);
-    dirs.map(|dir| dir.join("wasmtime")).find(|file| file.is_file())
+    on_path(value("PATH")?, "wasmtime")
 }
 
 /// Answers each plain request with its payload, for as long as the connection lives.

@@ -17,10 +17,19 @@ const PAGE: &str = "BENCHMARKS.md";
 /// The directory of the plots, beside the page.
 const PLOTS: &str = "benchmarks";
 
-/// Writes the page and its plots into a directory.
-pub fn write(report: &Report, dir: &Path) -> Result<()> {
+/// Makes the directories of the page and its plots, and makes sure that files can be written there.
+pub fn prepare(dir: &Path) -> Result<()> {
     let plots_dir = dir.join(PLOTS);
     fs::create_dir_all(&plots_dir).with_context(|| format!("create {}", plots_dir.display()))?;
+    for dir in [dir, &plots_dir] {
+        tempfile::tempfile_in(dir).with_context(|| format!("write into {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes the page and its plots into a directory that was [prepared](prepare).
+pub fn write(report: &Report, dir: &Path) -> Result<()> {
+    let plots_dir = dir.join(PLOTS);
     let plots = plot::all(report)?;
     for (name, svg) in &plots {
         let file = plots_dir.join(name);
@@ -86,9 +95,10 @@ fn explanation(group: Group) -> &'static str {
              means of 16."
         }
         Group::Guest => {
-            "The same call of the same module. wasmtime alone has a pool and bounds nothing; with limits the guest has its memory, \
-             its time and its turn bounded, as an actor has; the router adds claims, permits, counts and the way in and out. A \
-             fresh instance serves one call and is thrown away; an instance that is reused serves 1 000."
+            "The same call of the same module. wasmtime alone has the pool of a host and memories with room, and bounds nothing; \
+             with limits the guest has its memory, its time and its turn bounded, as an actor has; the router adds claims, permits, \
+             counts and the way in and out. A fresh instance serves one call and is thrown away; an instance that is reused serves \
+             1 000."
         }
         Group::Calls => {
             "A client that is no host signs each call; the host verifies it, runs the actor and answers. Plain request and reply \

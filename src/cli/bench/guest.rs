@@ -37,8 +37,6 @@ impl Target for BareFresh {
     async fn exchange(&mut self) -> Result<()> {
         let Request { operation, payload } = &self.request;
         self.bare.instance()?.call(operation, payload)?;
-        // Nothing here waits, and others of this process have their turn.
-        tokio::task::yield_now().await;
         Ok(())
     }
 }
@@ -65,7 +63,6 @@ impl Target for BareReused {
     async fn exchange(&mut self) -> Result<()> {
         let instance = self.instance.as_mut().ok_or_else(|| anyhow!("there is no instance"))?;
         instance.call(self.request.operation, &self.request.payload)?;
-        tokio::task::yield_now().await;
         Ok(())
     }
 }

@@ -145,10 +145,19 @@ impl<T: Target> Load for T {
                 }
             };
             let ended = tokio::time::timeout(duration + GRACE, round).await;
-            ended.with_context(|| {
-                format!("the last calls did not end within {} s", GRACE.as_secs())
-            })?
+            ended.with_context(|| too_late(pace))?
         })
+    }
+}
+
+/// Says that the last calls of a round took too long.
+fn too_late(pace: Pace) -> String {
+    let told = format!("the last calls did not end within {} s", GRACE.as_secs());
+    match pace {
+        Pace::Closed { .. } => told,
+        Pace::Open { rate } => format!(
+            "{told}: it does not keep up with {rate:.0} calls per second; give a lower --rate"
+        ),
     }
 }
 
@@ -169,6 +178,8 @@ async fn closed<T: Target>(callers: Vec<T>, duration: Duration) -> Result<Round>
             let mut sent = Instant::now();
             while sent < until {
                 let result = caller.exchange().await;
+                // A call that waits for nothing lets the other callers have their turn.
+                tokio::task::yield_now().await;
                 let now = Instant::now();
                 round.note(T::CALLS, now - sent, result);
                 sent = now;
@@ -325,6 +336,12 @@ mod tests {
         let closed = Stalls::new(400).round(&plan).await.unwrap();
         let late = closed.latency.count_between(200_000_000, LATENCY_MAX_NS);
         assert!(closed.latency.len() > 1000 && late <= 2, "{late}");
+    }
+
+    #[test]
+    fn a_rate_that_is_too_high_is_named() {
+        assert!(too_late(Pace::Open { rate: 5e4 }).contains("50000 calls per second"));
+        assert!(!too_late(Pace::Closed { callers: 1 }).contains("--rate"));
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use crate::{
         flags::SettingArgs,
         history::{Attention as Args, AttentionCommand, Chosen, Mute},
     },
-    command::clock,
+    clock,
     session::Session,
     terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };

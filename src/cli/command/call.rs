@@ -211,8 +211,8 @@ async fn absence(session: &Session, word: &str, actor: &ActorId) -> Option<anyho
     let name = named.map(|claims| claims.name.as_str()).filter(|name| !name.is_empty());
     let text = absence_text(name.unwrap_or(word), lattice.name(), &explained)?;
     let lost = lost::lost(&lattice, &hosts).await;
-    let named = lost.iter().fold(text, |text, host| text.replace(&host.id, host.called()));
-    Some(anyhow::Error::msg(named))
+    let called = lost.iter().map(|host| (&*host.id, host.called()));
+    Some(anyhow::Error::msg(names::in_words(&text, called)))
 }
 
 /// Says that an actor runs nowhere, where it ran last, and how to start it.

@@ -11,7 +11,7 @@ use super::{keys::find_keyring, pairs_of, sending::sign_saved, sign::note_slips}
 use crate::{
     args::{dev::Dev, flags::SettingArgs},
     session::Session,
-    terminal::{Page, Progress, Terminal, Text, Tone},
+    terminal::{Page, Progress, Terminal, Text, Tone, quoted},
 };
 use lattice_base::shutdown;
 use lattice_client::{
@@ -176,11 +176,6 @@ fn text(file: &str, told: &Told) -> String {
         ),
         Told::Sending { bytes, of } => amount(*bytes, *of),
     }
-}
-
-/// A name as a shell takes it for one word.
-fn quoted(name: &str) -> String {
-    if name.contains(char::is_whitespace) { format!("{name:?}") } else { name.to_owned() }
 }
 
 /// The page of a link, to go on with.

@@ -13,7 +13,10 @@ use crate::{
     session::Session,
     terminal::{Cell, Column, Message, Page, Table, Terminal, Tone, View},
 };
-use lattice_client::drain::{self, DRAIN_WAIT, Fate, ItemKind};
+use lattice_client::{
+    drain::{self, DRAIN_WAIT, Fate, ItemKind},
+    names,
+};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result<()> {
     if let Ok(what) = CacheWhat::from_str(&args.host, true) {
@@ -24,7 +27,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Args) -> Result
     let host = lattice.find_host(&args.host).await?;
     if args.undo {
         drain::undo(&lattice, &host).await?;
-        let text = format!("Host {} takes work again", args.host);
+        let hosts = lattice.hosts().await.unwrap_or_default();
+        let text = format!("Host {} takes work again", names::host_name(&host, &hosts));
         return terminal.show(&Message::new(
             text,
             &host,

@@ -4,8 +4,10 @@
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::clock;
-use crate::terminal::{Page, Terminal, Tone, View};
+use crate::{
+    clock,
+    terminal::{Page, Terminal, Tone, View},
+};
 use lattice_client::{
     failures::{self, Failure},
     lattice::Lattice,

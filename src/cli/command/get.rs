@@ -92,7 +92,7 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
             .with_context(|| format!("ask host {word} what it runs"))?;
         return Ok(Looked::all(Inventories::told(lattice, vec![inventory], Vec::new()).await));
     }
-    let Found { hosts, refusals, .. } = lattice.found_hosts().await?;
+    let Found { hosts, refusals, silent, .. } = lattice.found_hosts().await?;
     let mut inventories = Vec::with_capacity(hosts.len());
     let (mut refused, mut notes) = (refusals, Vec::new());
     for (host, asked) in lattice.asked_inventories(&hosts).await {
@@ -105,9 +105,9 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
             Err(error) => notes.push(format!("host {called} did not tell what it runs: {error}")),
         }
     }
-    // Only who knows what runs everywhere knows what runs nowhere.
-    let missing = match inventories.len() == hosts.len() {
-        true => lost::missing(&lost::lost(lattice, &hosts).await, &inventories),
+    let lost = lost::lost(lattice, &hosts).await;
+    let missing = match lost::is_whole(&hosts, &silent, &inventories, &lost) {
+        true => lost::missing(&lost, &inventories),
         false => Vec::new(),
     };
     let view = Inventories::told(lattice, inventories, missing).await;
@@ -499,13 +499,17 @@ struct Links {
 
 impl Links {
     async fn ask(lattice: &Lattice) -> Result<Self> {
-        let (links, claims, hosts) =
-            tokio::join!(lattice.links(), lattice.claims(), lattice.hosts());
+        let (links, claims, found) =
+            tokio::join!(lattice.links(), lattice.claims(), lattice.ping());
         // Names and states are a courtesy; a host that does not tell them tells links all the same.
-        let hosts = hosts.unwrap_or_default();
+        let Found { hosts, silent, .. } = found.unwrap_or_default();
         let ids = hosts.iter().map(|host| host.id.clone()).collect();
-        let (inventories, healths) =
-            tokio::join!(lattice.inventories(&hosts), healths(lattice, ids));
+        let (inventories, healths, lost) = tokio::join!(
+            lattice.inventories(&hosts),
+            healths(lattice, ids),
+            lost::lost(lattice, &hosts)
+        );
+        let is_whole = lost::is_whole(&hosts, &silent, &inventories, &lost);
         let mut told = Self {
             links: links?,
             claims: claims
@@ -515,7 +519,7 @@ impl Links {
                 .collect(),
             actors: BTreeSet::new(),
             providers: BTreeSet::new(),
-            is_partly_told: hosts.is_empty() || inventories.len() < hosts.len(),
+            is_partly_told: hosts.is_empty() || !is_whole,
             refused: BTreeMap::new(),
         };
         for inventory in &inventories {

@@ -18,16 +18,19 @@ use crate::{
         flags::SettingArgs,
         history::{Audit as AuditArgs, Events as EventArgs, Span},
     },
-    command::clock,
+    clock,
     session::Session,
     terminal::{Output, Terminal, Text, Tone},
 };
+use lattice_base::registry::uploads;
 use lattice_client::{
-    history::{Found, History, Kept, Range, in_order},
+    history::{Found, Heard, History, Kept, Range},
+    lost::{self, Meant},
     names,
 };
 use lattice_dashboard::{Severity, sentence};
 use lattice_protocol::{
+    builtin::{self, Known},
     clock::now_ms,
     control::types::HostReply,
     errors::Usage,
@@ -40,32 +43,28 @@ const AGAIN: Duration = Duration::from_secs(2);
 const CLOCKS_MS: u64 = 60_000;
 /// An entry may come so long after a later one, in milliseconds.
 const LATE_MS: u64 = AGAIN.as_millis() as u64 * 5;
-/// How the references of files that clients have sent begin, and characters of one that tell it
-/// from others.
-const SENT: &str = "lattice://sha256:";
-const SHOWN: usize = SENT.len() + 12;
 /// Entries that are remembered so that none is printed twice.
 const SEEN_MAX: usize = 512;
 
 pub async fn events(terminal: &Terminal, before: SettingArgs, args: EventArgs) -> Result<()> {
     let looking = Looking::begin(before, &args.span.connect, args.host.as_deref()).await?;
-    let rows = Events { args: &args, looking: &looking };
-    looking.show(terminal, &args.span, &rows).await
+    let mut rows = Events { args: &args, looking: &looking, heard: Heard::default() };
+    looking.show(terminal, &args.span, &mut rows).await
 }
 
 pub async fn audit(terminal: &Terminal, before: SettingArgs, args: AuditArgs) -> Result<()> {
     let looking = Looking::begin(before, &args.span.connect, args.host.as_deref()).await?;
-    let rows = Commands { args: &args, looking: &looking };
-    looking.show(terminal, &args.span, &rows).await
+    let mut rows = Commands { args: &args, looking: &looking };
+    looking.show(terminal, &args.span, &mut rows).await
 }
 
 /// The lattice that is looked at.
 struct Looking {
     history: History,
-    /// Whether a host answered, who says whom to believe.
-    has_hosts: bool,
     /// Names of hosts, actors and providers by their ids.
     names: HashMap<String, String>,
+    /// The hosts that answer.
+    hosts: Vec<HostReply>,
     /// The only host that is wanted.
     host: Option<Wanted>,
 }
@@ -77,8 +76,10 @@ trait Rows {
     /// The name of an entry, in the singular.
     const WORD: &'static str;
 
-    /// Orders the entries that were read.
-    fn order(&self, entries: Vec<Kept<Self::Item>>) -> Vec<Kept<Self::Item>>;
+    /// Orders the entries that were read, without those that tell what earlier ones told.
+    fn order(&mut self, entries: Vec<Kept<Self::Item>>) -> Vec<Kept<Self::Item>>;
+    /// Whether an entry is of a host with a name.
+    fn is_of(kept: &Kept<Self::Item>, name: &str) -> bool;
     /// When it happened, in milliseconds since 1970.
     fn at_ms(&self, item: &Self::Item) -> u64;
     /// Tells it from the others of its host.
@@ -98,7 +99,13 @@ impl Looking {
             false => lattice.claims().await.unwrap_or_default(),
         };
         let history = session.history(&hosts).await?;
-        let host = host.map(|word| Wanted::of(word, &hosts));
+        let host = match host {
+            Some(word) => {
+                let found = lost::look_up(&lattice, word, &hosts).await.ok();
+                Some(Wanted::of(word, found.as_ref().map(Meant::id), &hosts))
+            }
+            None => None,
+        };
         let of_hosts = hosts.iter().map(|host| (host.id.clone(), host.friendly_name.clone()));
         let of_claims = claims.into_iter().map(|claims| (claims.subject, claims.name));
         // The hash of a file that was sent says nothing to people.
@@ -108,15 +115,14 @@ impl Looking {
         };
         let actors = inventories.into_iter().flat_map(|inventory| inventory.actors);
         let of_files = actors
-            .filter(|actor| actor.image_ref.starts_with(SENT))
+            .filter(|actor| actor.image_ref.starts_with(uploads::SCHEME))
             .map(|actor| (actor.image_ref, actor.name));
         let names = of_hosts.chain(of_claims).chain(of_files).collect();
-        let has_hosts = hosts.iter().any(HostReply::is_ours);
-        Ok(Self { history, has_hosts, names, host })
+        Ok(Self { history, names, hosts, host })
     }
 
     /// Prints what is kept, and what comes if that is wanted.
-    async fn show<R: Rows>(&self, terminal: &Terminal, span: &Span, rows: &R) -> Result<()> {
+    async fn show<R: Rows>(&self, terminal: &Terminal, span: &Span, rows: &mut R) -> Result<()> {
         let range = range(span)?;
         ensure!(
             self.history.is_there().await?,
@@ -125,6 +131,7 @@ impl Looking {
         );
         let Found { entries, is_cut, rejected } =
             self.history.read::<R::Item>(R::KIND, None, range, usize::MAX).await?;
+        self.require_host::<R>(&entries)?;
         let at_ms = entries.iter().map(|kept| rows.at_ms(&kept.item));
         let begin_ms = begin_ms(at_ms.filter(|at_ms| range.has(*at_ms)).max(), range, now_ms());
         // Also those that are not printed, because another host told the same.
@@ -163,7 +170,7 @@ impl Looking {
     async fn follow<R: Rows>(
         &self,
         terminal: &Terminal,
-        rows: &R,
+        rows: &mut R,
         mut seen: Vec<String>,
         begin_ms: u64,
     ) -> Result<()> {
@@ -180,7 +187,8 @@ impl Looking {
                     seen.extend(new.iter().map(|kept| key(rows, kept)));
                     seen.drain(..seen.len().saturating_sub(seen_max));
                     since_ms = now_ms().saturating_sub(5_000);
-                    print(terminal, self.wanted(terminal, rows, &rows.order(new)))?;
+                    let new = rows.order(new);
+                    print(terminal, self.wanted(terminal, rows, &new))?;
                     if terminal.is_closed() {
                         return Ok(());
                     }
@@ -201,8 +209,19 @@ impl Looking {
         entries.iter().filter_map(|kept| rows.told(kept, is_wide)).collect()
     }
 
+    /// Fails where the name of the host that is wanted is no name of one that is there, nor of one
+    /// in these entries.
+    fn require_host<R: Rows>(&self, entries: &[Kept<R::Item>]) -> Result<()> {
+        let Some(Wanted::Name(word)) = &self.host else { return Ok(()) };
+        match entries.iter().any(|kept| R::is_of(kept, word)) {
+            true => Ok(()),
+            false => names::host(word, &self.hosts).map(drop),
+        }
+    }
+
     fn about_strangers(&self, rejected: u64) -> String {
-        let advice = match self.has_hosts {
+        // One that is ours says whom to believe.
+        let advice = match self.hosts.iter().any(HostReply::is_ours) {
             true => "somebody who is no host of this lattice wrote them",
             false => {
                 "no host answers who could say whom to believe: name the clusters with --cluster-issuers, or use the settings \
@@ -218,7 +237,9 @@ impl Looking {
     }
 
     fn known(&self, id: &str) -> Option<String> {
-        self.names.get(id).filter(|name| !name.is_empty()).cloned()
+        let named = self.names.get(id).filter(|name| !name.is_empty()).cloned();
+        // One that never ran has no claims.
+        named.or_else(|| builtin::by_key(id).map(Known::reference))
     }
 
     fn takes_host(&self, id: &str, name: &str) -> bool {
@@ -236,14 +257,18 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn of(word: &str, hosts: &[HostReply]) -> Self {
-        let is_id = word.len() >= 4
+    /// The host that was found for a word, or else one of which only the history knows: by the
+    /// beginning of its id if no host that answers has one like it, or by its name.
+    fn of(word: &str, found: Option<&str>, hosts: &[HostReply]) -> Self {
+        let is_id = word.len() >= names::PREFIX_MIN
             && word.starts_with('N')
             && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
-        match names::host(word, hosts) {
-            Ok(id) => Self::Id(id),
-            Err(_) if is_id => Self::Id(word.to_owned()),
-            Err(_) => Self::Name(word.to_owned()),
+        match found {
+            Some(id) => Self::Id(id.to_owned()),
+            None if is_id && !names::is_like_any(word, &names::hosts(hosts)) => {
+                Self::Id(word.to_owned())
+            }
+            None => Self::Name(word.to_owned()),
         }
     }
 
@@ -257,9 +282,9 @@ impl Wanted {
 
 /// Shortens the references of sent files that nobody has a name for.
 fn shortened(words: &str) -> String {
-    let each = words.split(' ').map(|word| match word.get(..SHOWN) {
-        Some(begin) if begin.starts_with(SENT) && begin.len() < word.len() => format!("{begin}…"),
-        _ => word.to_owned(),
+    let each = words.split(' ').map(|word| match word.starts_with(uploads::SCHEME) {
+        true => uploads::shown(word),
+        false => word.to_owned(),
     });
     each.collect::<Vec<_>>().join(" ")
 }
@@ -315,6 +340,7 @@ fn has(text: Option<&String>, all: &str) -> bool {
 struct Events<'a> {
     args: &'a EventArgs,
     looking: &'a Looking,
+    heard: Heard,
 }
 
 impl Rows for Events<'_> {
@@ -322,8 +348,12 @@ impl Rows for Events<'_> {
     const KIND: Kind = Kind::Events;
     const WORD: &'static str = "event";
 
-    fn order(&self, entries: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
-        in_order(entries)
+    fn order(&mut self, entries: Vec<Kept<Happened>>) -> Vec<Kept<Happened>> {
+        self.heard.news(entries)
+    }
+
+    fn is_of(kept: &Kept<Happened>, name: &str) -> bool {
+        kept.host_name == name || kept.host_then() == Some(name)
     }
 
     fn at_ms(&self, item: &Happened) -> u64 {
@@ -383,9 +413,13 @@ impl Rows for Commands<'_> {
     const KIND: Kind = Kind::Audit;
     const WORD: &'static str = "command";
 
-    fn order(&self, mut entries: Vec<Kept<Audit>>) -> Vec<Kept<Audit>> {
+    fn order(&mut self, mut entries: Vec<Kept<Audit>>) -> Vec<Kept<Audit>> {
         entries.sort_by_key(|kept| kept.item.at_ms);
         entries
+    }
+
+    fn is_of(kept: &Kept<Audit>, name: &str) -> bool {
+        kept.host_name == name
     }
 
     fn at_ms(&self, item: &Audit) -> u64 {
@@ -482,15 +516,18 @@ mod tests {
             friendly_name: name.into(),
             ..HostReply::default()
         };
-        let hosts = [host("NLIVE", "calm-otter-0042")];
+        let hosts = [host("NLIVE", "calm-otter-0042"), host("NLIVE2", "bold-mole-0001")];
         for (word, wanted) in [
+            // Both may be meant.
+            ("NLIV", Wanted::Name("NLIV".into())),
             ("NABC2", Wanted::Id("NABC2".into())),
             ("calm-otter", Wanted::Id("NLIVE".into())),
             ("bold-crane-0001", Wanted::Name("bold-crane-0001".into())),
         ] {
-            assert_eq!(Wanted::of(word, &hosts), wanted);
+            let found = names::host(word, &hosts).ok();
+            assert_eq!(Wanted::of(word, found.as_deref(), &hosts), wanted);
         }
-        let gone = Wanted::of("bold-crane-0001", &hosts);
+        let gone = Wanted::of("bold-crane-0001", None, &hosts);
         assert!(gone.takes("NABC2", "bold-crane-0001") && !gone.takes("NABC2", "calm-otter-0042"));
     }
 }

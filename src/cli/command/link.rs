@@ -10,7 +10,7 @@ use crate::{
         link::{Link, LinkDel, LinkPut, LinkUndo},
     },
     session::Session,
-    terminal::{Message, Terminal},
+    terminal::{Message, Terminal, quoted},
 };
 use lattice_client::{
     lattice::Lattice,
@@ -165,7 +165,9 @@ async fn delete(terminal: &Terminal, session: &Session, args: LinkDel) -> Result
     let link = links.iter().find(|link| {
         link.actor_id == actor_id && link.contract_id == contract_id && link.link_name == link_name
     });
-    let Some(link) = link else { bail!(unknown(&links, &actor_id, &contract_id, &link_name)) };
+    let Some(link) = link else {
+        bail!(links::unknown(&links, &actor_id, &contract_id, &link_name))
+    };
     links::delete(&lattice, link, args.rest.wait.duration(links::LINK_WAIT)).await?;
     let text = format!("Deleted link for {actor_id} on {contract_id} ({link_name}) successfully");
     let members =
@@ -232,14 +234,14 @@ fn replaced(before: &LinkDefinition, now: &LinkDefinition, gone: &[String]) -> S
 /// in it.
 fn as_typed(error: anyhow::Error, actor: &str) -> anyhow::Error {
     match error.downcast::<Refused>() {
-        Ok(refused) => anyhow!(refused.to_string().replace(&refused.link.actor_id, &quoted(actor))),
+        Ok(Refused { mut link, host, why, is_former_up }) => {
+            let word = quoted(actor);
+            let why = names::in_words(&why, [(&*link.actor_id, &*word)]);
+            link.actor_id = word;
+            Refused { link, host, why, is_former_up }.into()
+        }
         Err(error) => error,
     }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    if word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
 }
 
 pub(super) fn is_id(word: &str) -> bool {
@@ -272,21 +274,6 @@ fn doubts(link: &LinkDefinition, claims: &[Claims]) -> Vec<String> {
         doubts.push(format!("note: this provider fulfils {contract}, not {}", link.contract_id));
     }
     doubts
-}
-
-/// The error for a link that is not there, with the links there are.
-fn unknown(links: &[LinkDefinition], actor: &str, contract: &str, link_name: &str) -> String {
-    let mut of_actor: Vec<String> = links
-        .iter()
-        .filter(|link| link.actor_id == actor)
-        .map(|link| format!("  {} ({}) to {}", link.contract_id, link.link_name, link.provider_id))
-        .collect();
-    of_actor.sort();
-    let there = match of_actor.is_empty() {
-        true => "it has none. `host get links` shows all links of the lattice".to_owned(),
-        false => format!("it has:\n{}", of_actor.join("\n")),
-    };
-    format!("actor {actor} has no link for {contract} under link name {link_name}; {there}")
 }
 
 #[cfg(test)]
@@ -339,7 +326,9 @@ mod tests {
         };
         let (host, why) = ("N".to_owned(), "it is taken".to_owned());
         let refused = Refused { link, host, why, is_former_up: false };
-        let told = as_typed(refused.into(), "echo").to_string();
+        let told = as_typed(refused.into(), "echo");
+        assert!(told.is::<Refused>());
+        let told = told.to_string();
         assert!(told.contains("`host link undo echo builtin://keyvalue "), "{told}");
     }
 }

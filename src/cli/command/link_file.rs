@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::link::{Known, is_id};
 use crate::terminal::{Message, Terminal};
@@ -33,32 +33,80 @@ const BYTES_MAX: u64 = 256 << 20;
 const TOLD_MAX: usize = 10;
 
 /// A link of a file, with ids or names.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 struct Given {
-    #[serde(alias = "actor")]
     actor_id: String,
-    #[serde(alias = "provider")]
     provider_id: String,
-    #[serde(alias = "contract")]
     contract_id: String,
-    #[serde(default)]
     link_name: String,
-    #[serde(default)]
-    values: Option<HashMap<String, String>>,
+    values: Vec<(String, String)>,
+}
+
+impl Given {
+    /// Reads a link. No error quotes a value, which may be a password.
+    fn read(link: &Value) -> Result<Self> {
+        let link = link.as_object().context("it is no object")?;
+        Ok(Self {
+            actor_id: needed(link, "actor_id", "actor")?,
+            provider_id: needed(link, "provider_id", "provider")?,
+            contract_id: needed(link, "contract_id", "contract")?,
+            link_name: text(link, "link_name")?.unwrap_or_default(),
+            values: values(link)?,
+        })
+    }
+}
+
+/// Reads a member that has to be there under one of two names.
+fn needed(link: &Map<String, Value>, name: &str, short: &str) -> Result<String> {
+    match (text(link, name)?, text(link, short)?) {
+        (Some(_), Some(_)) => bail!("{name} is given twice"),
+        (Some(text), None) | (None, Some(text)) => Ok(text),
+        (None, None) => bail!("{name} is missing"),
+    }
+}
+
+fn text(link: &Map<String, Value>, name: &str) -> Result<Option<String>> {
+    match link.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => bail!("{name} is no text"),
+    }
+}
+
+fn values(link: &Map<String, Value>) -> Result<Vec<(String, String)>> {
+    let values = match link.get("values") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(values)) => values,
+        Some(_) => bail!("values is no object"),
+    };
+    let mut read = Vec::with_capacity(values.len());
+    for (name, value) in values {
+        let text = value.as_str().with_context(|| format!("value {name} is no text"))?;
+        read.push((name.clone(), text.to_owned()));
+    }
+    Ok(read)
 }
 
 /// The content of a file: the listing of links, or the links alone.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Content {
-    Listing { links: Vec<Given> },
-    Links(Vec<Given>),
+    Listing { links: Vec<Value> },
+    Links(Vec<Value>),
+}
+
+impl Content {
+    fn links(self) -> Vec<Value> {
+        match self {
+            Self::Listing { links } | Self::Links(links) => links,
+        }
+    }
 }
 
 pub async fn put(terminal: &Terminal, lattice: &Lattice, file: &str) -> Result<()> {
     let given = read(file)?;
-    let needs_names =
-        given.iter().any(|link| !is_id(&link.actor_id) || !is_known(&link.provider_id));
+    let mut readable = given.iter().flatten();
+    let needs_names = readable.any(|link| !is_id(&link.actor_id) || !is_known(&link.provider_id));
     let known = if needs_names { Known::ask(lattice, "", "?").await? } else { Known::default() };
     let wanted = resolved(given, &known)?;
     let there: HashMap<String, LinkDefinition> = if wanted.is_empty() {
@@ -101,7 +149,8 @@ fn told(NotPut { link, error }: &NotPut) -> String {
     format!("{contract_id} ({link_name}) of {actor_id} to {}: {error:#}", name_of(provider_id))
 }
 
-fn read(file: &str) -> Result<Vec<Given>> {
+/// Reads the links of a file, each by itself.
+fn read(file: &str) -> Result<Vec<Result<Given>>> {
     let mut text = String::new();
     let (place, taken) = if file == "-" {
         if std::io::stdin().is_terminal() {
@@ -116,24 +165,32 @@ fn read(file: &str) -> Result<Vec<Given>> {
     if text.len() as u64 > BYTES_MAX {
         bail!("{place} is larger than {BYTES_MAX} bytes; put the links in parts");
     }
-    match serde_json::from_str(&text) {
-        Ok(Content::Listing { links } | Content::Links(links)) => Ok(links),
+    let links = match serde_json::from_str(&text).map(Content::links) {
+        Ok(links) => links,
         // The error's own text may quote a value, and values may be passwords.
         Err(error) if !error.is_data() => {
             bail!("{place} is no JSON (line {} column {})", error.line(), error.column())
         }
-        Err(_) => bail!(
-            "{place} has no links: it has to be what `host get links -o json` prints, or a list of links with actor_id, \
-             provider_id, contract_id and, if need be, link_name and values"
-        ),
+        Err(_) => bail!(no_links(place)),
+    };
+    if !links.is_empty() && !links.iter().any(Value::is_object) {
+        bail!(no_links(place));
     }
+    Ok(links.iter().map(Given::read).collect())
+}
+
+fn no_links(place: &str) -> String {
+    format!(
+        "{place} has no links: it has to be what `host get links -o json` prints, or a list of links with actor_id, \
+         provider_id, contract_id and, if need be, link_name and values"
+    )
 }
 
 /// The links with the ids of what they name. All mistakes are told together.
-fn resolved(given: Vec<Given>, known: &Known) -> Result<Vec<LinkDefinition>> {
+fn resolved(given: Vec<Result<Given>>, known: &Known) -> Result<Vec<LinkDefinition>> {
     let (mut links, mut mistakes, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for (number, link) in given.into_iter().enumerate() {
-        let checked = resolve(link, known).and_then(|link| {
+        let checked = link.and_then(|link| resolve(link, known)).and_then(|link| {
             builtin::check(&link).map_err(|error| {
                 anyhow!("{} does not take it on: {error}", name_of(&link.provider_id))
             })?;
@@ -144,13 +201,21 @@ fn resolved(given: Vec<Given>, known: &Known) -> Result<Vec<LinkDefinition>> {
         });
         match checked {
             Ok(link) => links.push(link),
-            Err(error) => mistakes.push(format!("link {}: {error:#}", number + 1)),
+            Err(error) => mistakes.push(format!("link {}: {}", number + 1, in_one_line(error))),
         }
     }
     if mistakes.is_empty() {
         return Ok(links);
     }
     bail!(some_of("nothing was put:".to_owned(), mistakes.into_iter()))
+}
+
+/// An error as part of a line; one may have several lines of its own.
+fn in_one_line(error: anyhow::Error) -> String {
+    match error.downcast::<Lines>() {
+        Ok(Lines(lines)) => lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
+        Err(error) => format!("{error:#}"),
+    }
 }
 
 fn resolve(given: Given, known: &Known) -> Result<LinkDefinition> {
@@ -161,7 +226,7 @@ fn resolve(given: Given, known: &Known) -> Result<LinkDefinition> {
         provider_id: names::provider(&provider_id, &known.claims, &known.inventories)?,
         link_name,
         contract_id,
-        values: values.unwrap_or_default().into_iter().collect(),
+        values: values.into_iter().collect(),
     })
 }
 
@@ -191,6 +256,26 @@ mod tests {
         let list = of(&format!("[{one},{two}]")).unwrap();
         assert_eq!(list, of(&format!(r#"{{"links":[{one},{two}],"states":{{}}}}"#)).unwrap());
         assert_eq!((list.len(), list[0].link_name.as_str()), (2, "default"));
+    }
+
+    #[test]
+    fn each_link_tells_what_is_wrong_with_it() {
+        let good = link("a:b");
+        for (bad, told) in [
+            (good.replace("contract_id", "contact"), "link 2: contract_id is missing"),
+            (good.replace("contract_id", "contract\":\"c\",\"contract_id"), "given twice"),
+            (good.replace("null", r#"{"address":8080}"#), "link 2: value address is no text"),
+            (good.replace("null", r#""hunter2""#), "link 2: values is no object"),
+            (good.replace("a:b", "c").replace(r#""c""#, "7"), "link 2: contract_id is no text"),
+            (good.replace(ACTOR, "no\\nbody"), "link 2: no actor is called"),
+            ("7".to_owned(), "link 2: it is no object"),
+        ] {
+            let error = of(&format!("[{good},{bad}]")).unwrap_err().to_string();
+            assert!(error.contains(told) && !error.contains("hunter2"), "{error}");
+            assert_eq!(error.lines().count(), 2, "{error}");
+        }
+        let named = in_one_line(Lines(vec!["there are:".into(), "  MA (Echo)".into()]).into());
+        assert_eq!(named, "there are: MA (Echo)");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, t
 
 use crate::{
     args::{flags::SettingArgs, lattice::Logs as Args},
-    command::clock,
+    clock,
     session::Session,
     terminal::{Terminal, Text, Tone},
 };
@@ -26,7 +26,8 @@ use lattice_client::{
     history::{ArchivedLine, History, Range},
     lattice::{Events, Lattice},
     logs::{Logs, News},
-    lost, names,
+    lost::{self, Meant},
+    names,
 };
 use lattice_protocol::{
     control::types::HostReply,
@@ -94,8 +95,8 @@ impl<'a> Reading<'a> {
     async fn begin(terminal: &'a Terminal, session: &Session, args: &Args) -> Result<Self> {
         let lattice = session.lattice().await?;
         let found = lattice.some_hosts().await?;
-        let only = match &args.host_id {
-            Some(word) => Some(lost::host_ever(&lattice, word, &found).await?),
+        let meant = match &args.host_id {
+            Some(word) => Some(lost::look_up(&lattice, word, &found).await?),
             None => None,
         };
         let (claims, inventories) = tokio::join!(lattice.claims(), lattice.inventories(&found));
@@ -103,26 +104,30 @@ impl<'a> Reading<'a> {
         let logs = Logs::open(&lattice, &entity, args.tail.into(), args.follow).await?;
         // Before anybody is asked, so that no host comes in between.
         let events = if args.follow { Some(lattice.events().await?) } else { None };
-        let (hosts, held) = (HashMap::new(), Vec::new());
         let history = session.history(&found).await?;
         let mut reading = Self {
             terminal,
             lattice,
             entity,
-            only,
-            hosts,
+            only: meant.as_ref().map(|host| host.id().to_owned()),
+            hosts: HashMap::new(),
             logs,
             events,
-            held,
+            held: Vec::new(),
             is_any: false,
             lives: HashSet::new(),
             history,
             tail: usize::try_from(args.tail).unwrap_or(usize::MAX),
         };
         reading.ask(found).await?;
-        if let Some(only) = reading.only.clone() {
+        match meant {
             // It may be slow to answer a ping.
-            reading.logs.ask(&only).await?;
+            Some(Meant::There(id)) => reading.logs.ask(&id).await?,
+            Some(Meant::Lost(host)) => {
+                terminal.note(format!("{} is lost; these are lines that it left", host.called()));
+                reading.hosts.insert(host.id.clone(), host.called().to_owned());
+            }
+            None => {}
         }
         Ok(reading)
     }

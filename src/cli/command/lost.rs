@@ -16,6 +16,7 @@ use crate::{
 };
 use lattice_client::{
     commands::START_WAIT,
+    lattice::Found,
     lost::{self, Missing, Restarted},
     names,
 };
@@ -27,11 +28,11 @@ use lattice_protocol::{
 /// Starts what ran only on a lost host on others.
 pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -> Result<()> {
     let lattice = Session::open(before, &args.connect)?.lattice().await?;
-    let hosts = lattice.some_hosts().await?;
+    let Found { hosts, silent, .. } = lattice.found_hosts().await?;
     let (lost, inventories) =
         tokio::join!(lost::lost(&lattice, &hosts), lattice.inventories(&hosts));
     let host = lost::find(&args.host, &lost)?;
-    if inventories.len() < hosts.len() {
+    if !lost::is_whole(&hosts, &silent, &inventories, &lost) {
         bail!(
             "not every host tells what it runs, so nobody knows what runs nowhere; `host doctor` looks at them"
         );

@@ -19,7 +19,7 @@ use crate::{
         flags::SettingArgs,
         lattice::Query,
     },
-    manifests,
+    clock, manifests,
     session::Session,
     terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
 };
@@ -217,9 +217,19 @@ fn status_row(name: &str, what: &str, part: &Value, version: &str) -> [Cell; 6] 
         what.into(),
         toned(text(info, "type")),
         version.into(),
-        text(info, "message").into(),
+        message(part).into(),
         text(part, "id").into(),
     ]
+}
+
+/// The message of a part of an application, with the moment when hosts try again what failed.
+fn message(part: &Value) -> String {
+    let message = part.get("status").map(|info| text(info, "message")).unwrap_or_default();
+    let Some(at_ms) = part.get("next_at").and_then(Value::as_u64) else {
+        return message.to_owned();
+    };
+    let next = format!("hosts try again at {} UTC", clock::second_of(clock::of_ms(at_ms)));
+    if message.is_empty() { next } else { format!("{message}; {next}") }
 }
 
 /// How the state of something is shown.
@@ -380,6 +390,17 @@ mod tests {
             assert_eq!(deployed(&app), listed);
         }
         assert_eq!(deployed(&json!({ "deployed_version": "v2" })), "v2");
+    }
+
+    #[test]
+    fn a_part_that_failed_says_when_it_is_tried_again() {
+        let part = |why: &str| json!({ "status": { "type": "failed", "message": why } });
+        assert_eq!(message(&part("no host")), "no host");
+        let mut failed = part("no host");
+        failed["next_at"] = json!(1_000);
+        let told = "hosts try again at 1970-01-01 00:00:01 UTC";
+        assert_eq!(message(&failed), format!("no host; {told}"));
+        assert_eq!(message(&json!({ "next_at": 1_000 })), told);
     }
 
     #[tokio::test]

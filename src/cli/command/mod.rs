@@ -10,7 +10,6 @@ mod attention;
 mod bench;
 mod cache;
 mod call;
-mod clock;
 pub mod completions;
 mod config;
 mod contexts;
@@ -69,7 +68,6 @@ use crate::{
     },
     terminal::{self, Form, Message, Terminal, Text, complain},
 };
-pub(crate) use clock::span;
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
 use lattice_protocol::{
     control::types::{Inventory, Pairs},

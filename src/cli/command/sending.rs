@@ -59,8 +59,8 @@ impl Resolved {
             Ok(lattice) => lattice.hosts().await.unwrap_or_default(),
             Err(_) => Vec::new(),
         };
-        let text = named_once(&format!("{error:#}"), &self.reference, word)
-            .replace(host, names::host_name(host, &hosts));
+        let text = named_once(&format!("{error:#}"), &self.reference, word);
+        let text = names::in_words(&text, [(host, names::host_name(host, &hosts))]);
         match error.is::<OutcomeUnknown>() {
             true => OutcomeUnknown(text).into(),
             false => anyhow::Error::msg(text),

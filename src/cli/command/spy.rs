@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     args::{flags::SettingArgs, lattice::Spy as Args},
-    command::clock,
+    clock,
     session::Session,
     terminal::{Page, Terminal, Tone, table::middle},
 };

@@ -31,7 +31,7 @@ use lattice_client::{
     placement::Wanted,
 };
 use lattice_protocol::{
-    builtin::SCHEME,
+    builtin::{self, SCHEME},
     control::types::{HostReply, Inventory},
     errors::{Lines, Usage},
     events::Step,
@@ -113,6 +113,7 @@ async fn actor(terminal: &Terminal, before: SettingArgs, args: StartActor) -> Re
 }
 
 async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider) -> Result<()> {
+    require_known(&args.reference)?;
     let session = Session::open(before, &args.connect)?;
     let lattice = session.lattice().await?;
     let mut progress = terminal.progress();
@@ -176,6 +177,14 @@ async fn provider(terminal: &Terminal, before: SettingArgs, args: StartProvider)
         resolved.tidy().await;
     }
     Ok(())
+}
+
+/// Fails where a reference names a built-in provider that no host has.
+fn require_known(reference: &str) -> Result<()> {
+    match builtin::find(reference) {
+        Some(Err(unknown)) => bail!(unknown),
+        _ => Ok(()),
+    }
 }
 
 /// Adds to the members of an answer where the start is kept, or why not.

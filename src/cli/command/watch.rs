@@ -9,12 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use super::{
-    clock,
-    screen::{Screen, Wish, exit_by, filled},
-};
+use super::screen::{Screen, Wish, exit_by, filled};
 use crate::{
     args::lattice::Watch,
+    clock,
     terminal::{Output, Page, Terminal, Tone, View},
 };
 use lattice_protocol::errors::Usage;

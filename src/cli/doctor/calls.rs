@@ -16,7 +16,7 @@ const NAMED_MAX: usize = 12;
 
 /// The calls that fail now, as the page says it.
 pub(super) fn failing_now(seen: &Seen) -> Vec<Failing> {
-    let is_whole = seen.inventories.len() >= seen.hosts.len();
+    let is_whole = seen.is_whole();
     failing(&seen.looks, |id| (is_whole || seen.runs(id)).then(|| seen.runs(id)))
 }
 
@@ -39,8 +39,7 @@ pub(super) fn calls(facts: &Facts) -> Found {
 
 pub(super) fn lost(facts: &Facts) -> Found {
     let seen = inhabited(facts)?;
-    // Without every inventory nobody knows what runs nowhere.
-    if seen.inventories.len() < seen.hosts.len() {
+    if !seen.is_whole() {
         return Err(Finding::skipped("not every host tells what it runs (hosts)"));
     }
     if seen.lost.is_empty() {

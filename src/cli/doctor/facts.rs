@@ -152,6 +152,8 @@ pub struct Seen {
     pub hosts: Vec<HostReply>,
     /// Further ones that answer as one of these.
     pub twins: Vec<HostReply>,
+    /// Ids of hosts that others hear and that did not answer.
+    pub silent: Vec<String>,
     /// By host of our kind.
     pub health: BTreeMap<String, Result<Told, Untold>>,
     pub inventories: Vec<Inventory>,
@@ -170,6 +172,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Whether every host has told what it runs.
+    pub fn is_whole(&self) -> bool {
+        lost::is_whole(&self.hosts, &self.silent, &self.inventories, &self.lost)
+    }
+
     /// Whether an actor or a provider runs anywhere.
     pub fn runs(&self, id: &str) -> bool {
         self.inventories.iter().any(|inventory| {
@@ -395,7 +402,7 @@ async fn server(nats: &Nats) -> Server {
 
 /// Asks hosts who they are, then all that they and the lattice know.
 async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
-    let Found { hosts, twins, refusals, .. } =
+    let Found { hosts, twins, refusals, silent, .. } =
         lattice.ping().await.map_err(|error| format!("{error:#}"))?;
     if hosts.is_empty() && refusals.is_empty() {
         let others = timeout(LISTEN * 2, other_lattices(lattice)).await.unwrap_or_default();
@@ -425,6 +432,7 @@ async fn seen(lattice: &Lattice) -> Result<Seen, Unknown> {
         others: Vec::new(),
         hosts,
         twins,
+        silent,
     })
 }
 

@@ -156,8 +156,8 @@ impl<'a> Scene<'a> {
     }
 
     fn leads_somewhere(&self) -> Option<Finding> {
-        // Without every inventory nobody knows.
-        if self.seen.inventories.len() < self.seen.hosts.len() {
+        // Else nobody knows.
+        if !self.seen.is_whole() {
             return None;
         }
         let providers = self.seen.inventories.iter().flat_map(|inventory| &inventory.providers);

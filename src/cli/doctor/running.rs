@@ -7,6 +7,7 @@ use super::{
     facts::{Facts, Told, named},
     hosts::{inhabited, telling},
 };
+use lattice_base::registry::uploads;
 use lattice_client::expiry::{self, Expiring};
 use lattice_protocol::{
     control::{
@@ -18,8 +19,6 @@ use lattice_protocol::{
 
 /// The message of the supervisor of providers when it stops restarting one.
 const GIVEN_UP: &str = "given up after";
-/// How references to files that clients have sent begin.
-const SENT: &str = "lattice://";
 /// How a refusal to load a file begins.
 const NO_FILES: &str = "files are not loaded";
 
@@ -49,7 +48,7 @@ pub(super) fn starts(facts: &Facts) -> Found {
 fn start_again(host: &HostReply, failure: &Failure) -> String {
     let Failure { kind, reference, link_name, .. } = failure;
     // The content of a sent file stays the same under its reference.
-    let reference: &str = if reference.starts_with(SENT) { "FILE" } else { reference };
+    let reference: &str = if reference.starts_with(uploads::SCHEME) { "FILE" } else { reference };
     format!(
         "mend the cause, then: host start {kind} {reference}{} --host-id {}",
         link_option(link_name),

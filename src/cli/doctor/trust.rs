@@ -8,6 +8,7 @@ use super::{
     facts::{Facts, Told, named},
     hosts::{TELL_NOTHING, inhabited, telling},
 };
+use lattice_client::names::host_name;
 use lattice_protocol::{
     control::{
         probe::health::{Refused, TokenHealth},
@@ -84,11 +85,15 @@ pub(super) fn sessions(facts: &Facts) -> Found {
     let without = heard.filter(|peer| !peer.is_silent && !peer.has_session);
     let without: BTreeSet<&str> = without.map(|peer| peer.host_id.as_str()).collect();
     if !without.is_empty() {
-        let ids: Vec<&str> = without.into_iter().collect();
+        let seen = inhabited(facts)?;
+        let called: Vec<&str> = without.iter().map(|id| host_name(id, &seen.hosts)).collect();
+        let (of, which) = match called.len() {
+            1 => ("it", "a host of an earlier release, or one"),
+            _ => ("them", "hosts of earlier releases, or such"),
+        };
         found.push(Finding::note(format!(
-            "calls to {} have tokens, and answers of it prove nothing: a host of an earlier release, or one that no trusted \
-             cluster certified",
-            ids.join(", ")
+            "calls to {} have tokens, and answers of {of} prove nothing: {which} that no trusted cluster certified",
+            called.join(", ")
         )));
     }
     if found.is_empty() {

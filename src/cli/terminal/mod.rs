@@ -33,7 +33,7 @@ use lattice_protocol::escape;
 pub use page::{Page, Tone};
 pub use progress::Progress;
 pub use table::{Cell, Column, Columns, Table};
-pub use text::Text;
+pub use text::{Text, quoted};
 
 /// Narrower terminals are taken for this wide: nothing readable fits.
 const WIDTH_MIN: usize = 24;

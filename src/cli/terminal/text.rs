@@ -59,10 +59,28 @@ impl<T: Into<Text>> Add<T> for Text {
     }
 }
 
+/// A word as a shell takes it for one.
+pub fn quoted(word: &str) -> String {
+    match word.contains(char::is_whitespace) {
+        true if word.contains('\'') => format!("{word:?}"),
+        true => format!("'{word}'"),
+        false => word.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::terminal::Tone;
+
+    #[test]
+    fn a_word_with_blanks_is_quoted() {
+        for (word, told) in
+            [("echo", "echo"), ("KV counter", "'KV counter'"), ("it's me", "\"it's me\"")]
+        {
+            assert_eq!(quoted(word), told);
+        }
+    }
 
     #[test]
     fn only_our_own_codes_reach_a_terminal() {

@@ -238,7 +238,8 @@ fn binary_in(installation: &Path) -> PathBuf {
     installation.join("bin").join(executable("nats-server"))
 }
 
-fn on_path(path: &str, program: &str) -> Option<PathBuf> {
+/// The first program of a name on a path.
+pub(crate) fn on_path(path: &str, program: &str) -> Option<PathBuf> {
     std::env::split_paths(path)
         .map(|dir| dir.join(executable(program)))
         .find(|candidate| is_program(candidate))

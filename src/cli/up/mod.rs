@@ -23,7 +23,7 @@ pub mod demo;
 pub mod detached;
 pub mod down;
 pub mod hub;
-mod install;
+pub(crate) mod install;
 pub mod instance;
 pub(crate) mod login;
 pub mod nats_server;

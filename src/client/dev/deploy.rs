@@ -11,6 +11,7 @@ use super::{ANNOTATION, Change, Running, Settings, Told};
 use crate::{
     lattice::Lattice,
     names,
+    placement::AUCTION_WAIT,
     upload::{Artifact, Readers, Sender, Verified},
     watch::{Observed, WaitError, Watch},
 };
@@ -29,8 +30,6 @@ use lattice_protocol::{
 
 /// How long a start or an update that took too long is heard of all the same.
 const LATE_TIME: Duration = Duration::from_secs(15 * 60);
-/// How long hosts may take to offer.
-const AUCTION_TIME: Duration = Duration::from_secs(2);
 /// How long the actor may take to stop.
 const STOP_TIME: Duration = Duration::from_secs(15);
 /// Pause between two looks whether it has.
@@ -297,7 +296,7 @@ impl Deployment {
             let lattice = &self.sender.lattice;
             let auction =
                 AuctionActor { actor_ref: reference.to_owned(), constraints: Pairs::new() };
-            let bid = lattice.first_bid(&auction, AUCTION_TIME, |host| readers.has(host)).await?;
+            let bid = lattice.first_bid(&auction, AUCTION_WAIT, |host| readers.has(host)).await?;
             let host = bid.context(
                 "no host offers to run it; look at `host get hosts`, or name one with --host-id",
             )?;

@@ -1,6 +1,6 @@
 //! Items that begin or cease to need attention, from one look to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,8 @@ const FOUND: u32 = 2;
 const MISSED: u32 = 3;
 /// Things that are remembered as told.
 const OPEN_MAX: usize = 256;
+/// Items that begin in one look, and as many that end: the queue of the webhook has room for few.
+const NEWS_MAX: usize = 25;
 
 /// Items that begin or end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,35 +38,48 @@ pub struct Differ {
 }
 
 impl Differ {
-    /// Takes a look, and changes what was told. Something that is muted is not told; that it ends
-    /// is told of what had been told before.
+    /// Takes a look at items, the most pressing first, and changes what was told. Something that is
+    /// muted is not told; that it ends is told of what had been told before. Of many news the rest
+    /// is told by the next looks.
     pub fn look(&mut self, told: &mut Told, items: &[Item]) -> Vec<Change> {
-        let now: BTreeMap<&str, &Item> = items.iter().map(|item| (&*item.key, item)).collect();
-        self.found.retain(|key, _| now.contains_key(key.as_str()));
-        self.missed.retain(|key, _| told.open.contains_key(key) && !now.contains_key(key.as_str()));
+        let mut now: BTreeSet<&str> = items.iter().map(|item| &*item.key).collect();
+        self.found.retain(|key, _| now.contains(key.as_str()));
+        self.missed.retain(|key, _| told.open.contains_key(key) && !now.contains(key.as_str()));
         let mut changes = Vec::new();
-        for (key, item) in now {
+        for item in items {
+            // Each key once; of several items with the same the first is the most pressing.
+            if !now.remove(&*item.key) {
+                continue;
+            }
             let is_muted = item.mark.as_ref().is_some_and(|mark| mark.said == Said::Mute);
-            let times = self.found.entry(key.to_owned()).or_default();
+            let times = self.found.entry(item.key.clone()).or_default();
             *times += 1;
-            let is_news = *times >= FOUND && !is_muted && !told.open.contains_key(key);
-            if is_news && told.open.len() < OPEN_MAX {
-                told.open.insert(key.to_owned(), item.clone());
+            let is_news = *times >= FOUND && !is_muted && !told.open.contains_key(&item.key);
+            if is_news && told.open.len() < OPEN_MAX && changes.len() < NEWS_MAX {
+                told.open.insert(item.key.clone(), item.clone());
                 changes.push(Change::Began(item.clone()));
             }
         }
+        changes.extend(self.ended(told));
+        changes
+    }
+
+    /// Returns what ended by the look that was taken.
+    fn ended(&mut self, told: &mut Told) -> Vec<Change> {
         let gone: Vec<String> =
             told.open.keys().filter(|key| !self.found.contains_key(*key)).cloned().collect();
+        let mut ends = Vec::new();
         for key in gone {
             let times = self.missed.entry(key.clone()).or_default();
             *times += 1;
             if *times >= MISSED
+                && ends.len() < NEWS_MAX
                 && let Some(item) = told.open.remove(&key)
             {
-                changes.push(Change::Ended(item));
+                ends.push(Change::Ended(item));
             }
         }
-        changes
+        ends
     }
 }
 
@@ -93,6 +108,21 @@ mod tests {
         assert!(look(&[]).is_empty() && look(&[]).is_empty());
         assert_eq!(look(&[]), [Change::Ended(item("a"))]);
         assert!(look(&[]).is_empty());
+    }
+
+    #[test]
+    fn of_many_news_the_most_pressing_are_told_first_and_each_once() {
+        let (mut differ, mut told) = (Differ::default(), Told::default());
+        let mut items: Vec<Item> =
+            (0..2 * NEWS_MAX).rev().map(|number| item(&format!("{number:03}"))).collect();
+        items.push(items[0].clone());
+        assert!(differ.look(&mut told, &items).is_empty());
+        let began = |part: &[Item]| part.iter().cloned().map(Change::Began).collect::<Vec<_>>();
+        assert_eq!(differ.look(&mut told, &items), began(&items[..NEWS_MAX]));
+        assert_eq!(differ.look(&mut told, &items), began(&items[NEWS_MAX..2 * NEWS_MAX]));
+        assert!(differ.look(&mut told, &items).is_empty());
+        let ends = [(); 5].map(|()| differ.look(&mut told, &[]).len());
+        assert_eq!(ends, [0, 0, NEWS_MAX, NEWS_MAX, 0]);
     }
 
     #[test]

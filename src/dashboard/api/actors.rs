@@ -1,6 +1,6 @@
 //! Actors: the list over all hosts, one of them, and what can be done with it.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json,
@@ -27,18 +27,19 @@ use crate::{
     auth::Access,
     model::{
         ActorSum, Collection, HostView, State as HostState,
-        events::{replicas, short},
+        events::replicas,
+        names::short,
         rates::{Of, Rate, Rates, Series, percentile_us},
     },
     operations::{End, NewOperation, OperationHandle},
 };
-use lattice_base::registry::reference::Reference;
+use lattice_base::registry::{reference::Reference, uploads::shown};
 use lattice_client::{
     calls,
     commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
     lattice::Lattice,
     lost::Missing,
-    placement,
+    placement::{self, AUCTION_WAIT},
     upload::{Readers, Sender},
     watch::instances,
 };
@@ -57,8 +58,6 @@ use lattice_protocol::{
 const ASKED_MAX: usize = 16;
 /// Hosts that a row of the list names.
 const NAMED_MAX: usize = 8;
-/// How long an auction takes.
-const AUCTION: Duration = Duration::from_secs(2);
 
 /// An actor on all hosts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -391,16 +390,6 @@ pub async fn start(
     }))
 }
 
-/// How a reference is named where there is little room.
-pub fn shown(reference: &str) -> String {
-    match reference.rsplit_once("sha256:") {
-        Some((scheme, digest)) if digest.chars().count() > 12 => {
-            format!("{scheme}sha256:{}…", digest.chars().take(12).collect::<String>())
-        }
-        _ => reference.to_owned(),
-    }
-}
-
 /// Where something is to run.
 pub struct Place {
     dashboard: Dashboard,
@@ -448,7 +437,7 @@ impl Place {
         let constraints = &self.constraints;
         let wanted =
             placement::Wanted { reference, link_name, constraints, readers: readers.as_ref() };
-        let bid = wanted.first(&self.lattice, AUCTION).await?;
+        let bid = wanted.first(&self.lattice, AUCTION_WAIT).await?;
         let host = match bid {
             Some(host) => host,
             None => {
@@ -649,16 +638,4 @@ async fn running(
     })?;
     let name = if actor.name.is_empty() { short(id) } else { actor.name };
     Ok((name, view.name.clone(), actor.image_ref))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_digest_is_cut_whatever_it_is_made_of() {
-        assert_eq!(shown("lattice://sha256:0123456789abcdef"), "lattice://sha256:0123456789ab…");
-        assert_eq!(shown("x@sha256:éééééééééééééé"), "x@sha256:éééééééééééé…");
-        assert_eq!(shown("registry.example/echo:0.3.4"), "registry.example/echo:0.3.4");
-    }
 }

@@ -9,11 +9,11 @@ use axum::{
 use super::{
     Refusal,
     hosts::present,
-    operations::{Accepted, accepted},
+    operations::{Accepted, begin_on_host},
 };
 use crate::{
     Dashboard,
-    operations::{End, NewOperation},
+    operations::{End, OperationHandle},
 };
 use lattice_client::drain::{self, DRAIN_WAIT, Drained, Fate};
 use lattice_protocol::control::types::Pairs;
@@ -30,14 +30,12 @@ pub async fn drain(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
     let title = format!("Drain host {}", dashboard.model().snapshot().host_name(&id));
-    let operation = NewOperation { kind: "drain", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(operation, |handle| async move {
+    begin_on_host(&dashboard, ("drain", title), &id, |handle, lattice, host| async move {
         handle.stage("command", "");
-        let tell = |_: &'static str, about: String| handle.stage("move", about);
-        let drained = drain::drain(&lattice, &host, &Pairs::new(), DRAIN_WAIT, tell).await?;
+        let told = |word, about| tell(&handle, word, about);
+        let drained = drain::drain(&lattice, &host, &Pairs::new(), DRAIN_WAIT, told).await?;
         Ok(End { text: outcome(&drained)?, ..End::default() })
-    }))
+    })
 }
 
 /// Lets a host take work again
@@ -49,14 +47,16 @@ pub async fn undrain(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = present(&dashboard, &id).await?;
     let title = format!("Let host {} take work again", dashboard.model().snapshot().host_name(&id));
-    let operation =
-        NewOperation { kind: "undrain", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(operation, |handle| async move {
+    begin_on_host(&dashboard, ("undrain", title), &id, |handle, lattice, host| async move {
         handle.stage("command", "");
         drain::undo(&lattice, &host).await?;
         Ok(End { text: "The host takes work again".to_owned(), ..End::default() })
-    }))
+    })
+}
+
+/// Tells what is moved now, or what is waited for.
+fn tell(handle: &OperationHandle, word: &'static str, about: String) {
+    handle.stage("move", if about.is_empty() { word.to_owned() } else { about });
 }
 
 /// Says how emptying a host ended; an error names what runs on, with the reasons.

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::{
     Body, ErrorBody, Query, Refusal,
     lost::{RunsNowhere, missing_with},
-    operations::{Accepted, accepted},
+    operations::{Accepted, begin_on_host},
     page::{Page, Row, Wanted, name, rate},
     providers::ProviderRun,
 };
@@ -30,7 +30,7 @@ use crate::{
         Collection, HostView, Snapshot, State as HostState, collector,
         rates::{Of, Rate, Rates, Series},
     },
-    operations::{End, NewOperation},
+    operations::End,
 };
 use lattice_client::{
     commands::{HostCommands, STOP_WAIT},
@@ -499,15 +499,12 @@ pub async fn put_label(
     let id = present(&dashboard, &id).await?;
     let title =
         format!("Label {} with {key}={}", dashboard.model().snapshot().host_name(&id), label.value);
-    let operation =
-        NewOperation { kind: "put_label", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(operation, |handle| async move {
+    begin_on_host(&dashboard, ("put_label", title), &id, |handle, lattice, host| async move {
         handle.stage("command", "");
         let text = format!("The host has the label {key}={}", label.value);
         lattice.command(&host, &PutLabel { key, value: label.value }).await?;
         Ok(End { text, ..End::default() })
-    }))
+    })
 }
 
 /// Deletes a label of a host
@@ -520,15 +517,12 @@ pub async fn delete_label(
     let id = present(&dashboard, &id).await?;
     let title =
         format!("Delete the label {key} of {}", dashboard.model().snapshot().host_name(&id));
-    let operation =
-        NewOperation { kind: "delete_label", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(operation, |handle| async move {
+    begin_on_host(&dashboard, ("delete_label", title), &id, |handle, lattice, host| async move {
         handle.stage("command", "");
         let text = format!("The host has no label {key} any more");
         lattice.command(&host, &DeleteLabel { key, value: None }).await?;
         Ok(End { text, ..End::default() })
-    }))
+    })
 }
 
 /// How a host is to stop.
@@ -551,14 +545,11 @@ pub async fn stop(
     let timeout =
         stop.timeout_ms.map_or(STOP_TIMEOUT, Duration::from_millis).min(Duration::from_secs(60));
     let title = format!("Stop host {}", dashboard.model().snapshot().host_name(&id));
-    let operation =
-        NewOperation { kind: "stop_host", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(operation, |handle| async move {
+    begin_on_host(&dashboard, ("stop_host", title), &id, |handle, lattice, host| async move {
         handle.stage("command", "");
         HostCommands::new(&lattice, &host, Some(STOP_WAIT + timeout)).stop_host(timeout).await?;
         Ok(End { text: "The host has stopped".to_owned(), ..End::default() })
-    }))
+    })
 }
 
 /// The id of a host that is in the lattice.

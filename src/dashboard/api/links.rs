@@ -20,7 +20,7 @@ use crate::{
     mask::{Mask, hide},
     model::{
         Collection, Snapshot, attention,
-        events::{name_or_short, short},
+        names::{name_or_short, short},
         rates::{Rate, Rates, Sum},
     },
     operations::{End, NewOperation},

@@ -1,7 +1,5 @@
 //! Hosts that vanished: what ran only there, starting that elsewhere, and forgetting the host.
 
-use std::time::Duration;
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -13,20 +11,18 @@ use utoipa::ToSchema;
 use super::{
     Refusal,
     hosts::present,
-    operations::{Accepted, accepted},
+    operations::{Accepted, begin_on_host},
 };
 use crate::{
     Dashboard,
     model::{Snapshot, State as HostState},
-    operations::{End, NewOperation},
+    operations::End,
 };
 use lattice_client::{
     commands::START_WAIT,
     lost::{self, Missing},
+    placement::AUCTION_WAIT,
 };
-
-/// How long hosts may take to offer.
-const AUCTION: Duration = Duration::from_secs(2);
 
 /// Something that ran only on lost hosts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -71,28 +67,30 @@ pub async fn start_elsewhere(
     let snapshot = dashboard.model().snapshot();
     let missing: Vec<Missing> = missing_with(&snapshot, &id).cloned().collect();
     let title = format!("Start elsewhere what ran on {}", snapshot.host_name(&id));
-    let operation =
-        NewOperation { kind: "start_elsewhere", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, lost_host) = (dashboard.lattice().clone(), id.clone());
-    accepted(dashboard.operations().begin(operation, |handle| async move {
-        handle.stage("auction", "");
-        let wait = (AUCTION, START_WAIT);
-        let all = lost::start_elsewhere(&lattice, &lost_host, missing, wait).await;
-        let failed = all.iter().filter_map(|one| {
-            Some(format!("{}: {:#}", one.missing.called(), one.outcome.as_ref().err()?))
-        });
-        let failed: Vec<String> = failed.collect();
-        let count = all.len() - failed.len();
-        if !failed.is_empty() {
-            anyhow::bail!("{count} of {} run elsewhere; {}", all.len(), failed.join("; "));
-        }
-        let text = match count {
-            0 => "Nothing is left to start: all of it runs elsewhere".to_owned(),
-            1 => "It runs elsewhere".to_owned(),
-            count => format!("All {count} run elsewhere"),
-        };
-        Ok(End { text, ..End::default() })
-    }))
+    begin_on_host(
+        &dashboard,
+        ("start_elsewhere", title),
+        &id,
+        |handle, lattice, lost_host| async move {
+            handle.stage("auction", "");
+            let wait = (AUCTION_WAIT, START_WAIT);
+            let all = lost::start_elsewhere(&lattice, &lost_host, missing, wait).await;
+            let failed = all.iter().filter_map(|one| {
+                Some(format!("{}: {:#}", one.missing.called(), one.outcome.as_ref().err()?))
+            });
+            let failed: Vec<String> = failed.collect();
+            let count = all.len() - failed.len();
+            if !failed.is_empty() {
+                anyhow::bail!("{count} of {} run elsewhere; {}", all.len(), failed.join("; "));
+            }
+            let text = match count {
+                0 => "Nothing is left to start: all of it runs elsewhere".to_owned(),
+                1 => "It runs elsewhere".to_owned(),
+                count => format!("All {count} run elsewhere"),
+            };
+            Ok(End { text, ..End::default() })
+        },
+    )
 }
 
 /// Takes a lost host off the lists of all hosts
@@ -104,16 +102,18 @@ pub async fn forget(
 ) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     let id = absent(&dashboard, &id).await?;
     let title = format!("Forget host {}", dashboard.model().snapshot().host_name(&id));
-    let operation =
-        NewOperation { kind: "forget_host", title, host_id: &id, ..NewOperation::default() };
-    let (lattice, lost_host) = (dashboard.lattice().clone(), id.clone());
     let model = dashboard.model().clone();
-    accepted(dashboard.operations().begin(operation, |handle| async move {
-        handle.stage("command", "");
-        lost::forget(&lattice, &lattice.hosts().await?, &lost_host).await?;
-        model.forget_lost(&lost_host);
-        Ok(End { text: "The lattice has forgotten the host".to_owned(), ..End::default() })
-    }))
+    begin_on_host(
+        &dashboard,
+        ("forget_host", title),
+        &id,
+        |handle, lattice, lost_host| async move {
+            handle.stage("command", "");
+            lost::forget(&lattice, &lattice.hosts().await?, &lost_host).await?;
+            model.forget_lost(&lost_host);
+            Ok(End { text: "The lattice has forgotten the host".to_owned(), ..End::default() })
+        },
+    )
 }
 
 /// The id of a host that is lost.

@@ -8,8 +8,9 @@ use super::Refusal;
 use crate::{
     Dashboard,
     auth::Access,
-    operations::{Busy, Operation},
+    operations::{Busy, End, NewOperation, Operation, OperationHandle},
 };
+use lattice_client::lattice::Lattice;
 
 /// The answer to a change: it has begun.
 pub type Accepted = Operation;
@@ -33,4 +34,19 @@ pub async fn list(
 /// Answers with an operation that has begun.
 pub fn accepted(begun: Result<Operation, Busy>) -> Result<(StatusCode, Json<Accepted>), Refusal> {
     Ok((StatusCode::ACCEPTED, Json(begun?)))
+}
+
+/// Begins an operation that a host is changed by, and answers with it.
+pub fn begin_on_host<F>(
+    dashboard: &Dashboard,
+    (kind, title): (&'static str, String),
+    id: &str,
+    work: impl FnOnce(OperationHandle, Lattice, String) -> F,
+) -> Result<(StatusCode, Json<Accepted>), Refusal>
+where
+    F: Future<Output = anyhow::Result<End>> + Send + 'static,
+{
+    let operation = NewOperation { kind, title, host_id: id, ..NewOperation::default() };
+    let (lattice, host) = (dashboard.lattice().clone(), id.to_owned());
+    accepted(dashboard.operations().begin(operation, |handle| work(handle, lattice, host)))
 }

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{
     Body, ErrorBody, Query, Refusal,
-    actors::{OperationRow, Place, operations, shown},
+    actors::{OperationRow, Place, operations},
     claims::{self, Claims, or_claimed},
     hosts::host_id,
     links::{Link, Links, default_link_name},
@@ -26,11 +26,12 @@ use crate::{
     mask::{Mask, hide},
     model::{
         Collection, HostView, ProviderState, ProviderSum, State as HostState,
-        events::short,
+        names::short,
         rates::{Of, Rate, Rates, Series},
     },
     operations::{End, NewOperation},
 };
+use lattice_base::registry::uploads::shown;
 use lattice_client::{
     commands::{HostCommands, Outcome, START_WAIT, STOP_WAIT},
     lost::Missing,

@@ -69,6 +69,10 @@ pub fn without_reference(reference: &str, said: &str) -> String {
 
 /// Replaces a reference in a text, where it is not the end of a longer one.
 fn with_it_for(reference: &str, text: &str) -> String {
+    // An empty one is found everywhere, for ever.
+    if reference.is_empty() {
+        return text.to_owned();
+    }
     let mut told = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(reference) {
@@ -98,6 +102,8 @@ mod tests {
             assert_eq!(without_reference("file:///x.wasm", said), expected);
         }
         assert_eq!(without_reference("", "no room"), "no room");
+        let said = without_reference("file://", "start file://: relative path");
+        assert_eq!(said, "relative path");
         let said = "image docker.io/library/nosuch:1.0 not pulled; nosuch:1.0 is unknown";
         assert_eq!(
             without_reference("nosuch:1.0", said),

@@ -8,6 +8,8 @@
 //! Invariant: an instance that trapped, ran out of time or was dropped in the middle of a call is
 //! never used again.
 
+mod outward;
+
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,16 +23,11 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     artifact::{Artifact, Code, ModuleCode},
-    background, capabilities,
-    component::{
-        self, Prepared, Reuse,
-        config::{Configuration, Unreadable, Values},
-        http::worker::Visit,
-    },
+    component::{self, Prepared, Reuse, config::Configuration, http::worker::Visit},
     engine::Engine,
     guest,
     idle::{Idle, Instance},
-    inbound::{Ended, HostCall, Inbound, Outcome, Outward},
+    inbound::{Ended, Inbound, Outcome},
     permits::{Permit, Permits, Refused},
     sink::{Level, Sink},
     trial::{Trial, Version, has_failed},
@@ -40,11 +37,11 @@ use super::{
 use crate::{
     control::named_config::NamedConfig,
     journal::Journal,
-    meter::{self, Target, edges::Caller},
+    meter::{Target, edges::Caller},
     policy::Verified,
-    router::{self, Admitted, LinkEnd, Local, Route, Router, TargetStatus},
+    router::{self, Admitted, Local, Router, TargetStatus},
     rpc::{
-        call::{Call, CallError, Chain},
+        call::{Call, CallError},
         server::Handler,
     },
 };
@@ -53,8 +50,9 @@ use lattice_protocol::{
         claims::{ActorClaims, now},
         keys::ActorId,
     },
-    rpc::invocation::{Entity, TraceContext},
+    rpc::invocation::Entity,
 };
+use outward::OutwardOf;
 
 /// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
 /// instances, the rest runs calls.
@@ -294,7 +292,10 @@ impl Actor {
         CallError::NotAdmitted { actor_id: self.id.to_string(), reason: refused.to_string() }
     }
 
+    /// Notes that a call ran past its deadline, and returns that as its error. `limit` is the time
+    /// that it had.
     fn out_of_time(&self, limit: Duration) -> CallError {
+        self.sink.note(Level::Error, "a call ran past its deadline and was ended");
         let limit_ms = limit.as_micros().div_ceil(1000);
         CallError::Deadline { actor_id: self.id.to_string(), limit_ms }
     }
@@ -328,7 +329,8 @@ impl Actor {
     ) -> Result<Bytes, CallError> {
         // The guest looks at its deadline in its own code only. This is for all that it can wait
         // for in the host, and for a core.
-        let (chain, deadline, began) = (call.chain.clone(), call.deadline, Instant::now());
+        let (chain, deadline) = (call.chain.clone(), call.deadline);
+        let limit = deadline.saturating_duration_since(Instant::now());
         let turn = self.turns.turn(chain.waiting());
         let ended = match &artifact.code {
             Code::Component(prepared)
@@ -336,35 +338,22 @@ impl Actor {
                     && !turn.is_deep()
                     && prepared.can_share(&call.operation) =>
             {
-                let running = self.run_shared((call, turn), permit, (&artifact, prepared));
+                let running = self.run_shared((call, turn, limit), permit, (&artifact, prepared));
                 chain.within(deadline, running).await
             }
             _ => {
-                let running = Arc::clone(&self).run_alone((call, turn), permit, artifact);
+                let running = Arc::clone(&self).run_alone((call, turn, limit), permit, artifact);
                 let carried = self.turns.carry(Box::pin(running));
                 let ended = chain.within(deadline, carried).await;
                 ended.map(|result| result.unwrap_or_else(|| Err(self.ended_by_host())))
             }
         };
-        let limit = deadline.saturating_duration_since(began);
-        match ended {
-            // Only here it is known how long the call was to take.
-            Some(Err(CallError::Deadline { .. })) => Err(self.out_of_time(limit)),
-            None => {
-                self.note_late();
-                Err(self.out_of_time(limit))
-            }
-            Some(result) => result,
-        }
+        ended.unwrap_or_else(|| Err(self.out_of_time(limit)))
     }
 
     fn ended_by_host(&self) -> CallError {
         let reason = "the host ended it".to_owned();
         CallError::Trap { actor_id: self.id.to_string(), reason }
-    }
-
-    fn note_late(&self) {
-        self.sink.note(Level::Error, "a call ran past its deadline and was ended");
     }
 
     /// Makes of a call what an instance of an artifact gets.
@@ -389,12 +378,12 @@ impl Actor {
     /// Runs a call in an instance that may serve others, and that computes in a task of its own.
     async fn run_shared(
         self: &Arc<Self>,
-        (call, turn): (Call, Turn),
+        (call, turn, limit): (Call, Turn, Duration),
         _permit: Permit,
         (artifact, prepared): (&Arc<Artifact>, &Arc<Prepared>),
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
-        let place = (call.depth, call.ends_at());
+        let place = (call.depth, call.ends_at(), limit);
         let memory_max = self.shared.engine.memory_max_bytes();
         let visit = Visit::new(self.inbound(call, artifact, turn), memory_max)?;
         self.run_beside_others((artifact, prepared), visit, place).await
@@ -403,7 +392,7 @@ impl Actor {
     /// Runs a call in an instance of its own.
     async fn run_alone(
         self: Arc<Self>,
-        (call, turn): (Call, Turn),
+        (call, turn, limit): (Call, Turn, Duration),
         _permit: Permit,
         artifact: Arc<Artifact>,
     ) -> Result<Bytes, CallError> {
@@ -434,24 +423,25 @@ impl Actor {
                     let (ModuleCode { pre, abi }, idle) =
                         (&**code, idle.and_then(Instance::module));
                     let ran = guest::run(pre, abi, &self.sink, memory_max, idle, inbound).await;
-                    self.result_of(ran, &artifact, Instance::Module)
+                    self.result_of((ran, limit), &artifact, Instance::Module)
                 }
                 Code::Component(prepared) => {
                     let (place, idle) =
                         ((&self.sink, memory_max), idle.and_then(Instance::component));
                     // Boxed: the state of a component is ten times that of a module.
                     let ran = Box::pin(component::run(prepared, place, idle, reuse, inbound)).await;
-                    self.result_of(ran, &artifact, Instance::Component)
+                    self.result_of((ran, limit), &artifact, Instance::Component)
                 }
             }
         });
         turn.watch(running).await
     }
 
-    /// Makes the result of a call of how its instance ended, and keeps one that may serve again.
+    /// Makes the result of a call of how its instance ended and how long it might take, and keeps
+    /// an instance that may serve again.
     pub(super) fn result_of<I>(
         &self,
-        outcome: Outcome<I>,
+        (outcome, limit): (Outcome<I>, Duration),
         artifact: &Arc<Artifact>,
         kept: fn(I) -> Instance,
     ) -> Result<Bytes, CallError> {
@@ -462,10 +452,7 @@ impl Actor {
                 }
                 result
             }
-            Outcome::Ended(Ended::PastDeadline) => {
-                self.note_late();
-                Err(self.out_of_time(Duration::ZERO))
-            }
+            Outcome::Ended(Ended::PastDeadline) => Err(self.out_of_time(limit)),
             Outcome::Ended(Ended::Trap(reason)) => {
                 tracing::warn!(actor_id = %self.id, error = %reason, "actor trapped, the call failed");
                 self.sink
@@ -528,91 +515,5 @@ impl Handler for Actor {
     fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         let router = self.shared.router.clone();
         Box::pin(async move { router.receive(self, call).await })
-    }
-}
-
-/// Where the outward calls of one inbound call go.
-struct OutwardOf {
-    actor: Arc<Actor>,
-    /// Those of the code that runs, which an update may have replaced.
-    claims: Arc<ActorClaims>,
-    trace: TraceContext,
-    deadline: Instant,
-    depth: u8,
-    chain: Chain,
-}
-
-impl OutwardOf {
-    /// Counts a call that was refused before it went anywhere.
-    fn refused(
-        &self,
-        (binding, namespace): (&str, &str),
-        operation: &str,
-        error: CallError,
-    ) -> CallError {
-        let router = &self.actor.shared.router;
-        let edge = self.actor.made.to(&router.meant(self.actor.id.as_str(), binding, namespace));
-        edge.begin(operation).end(meter::Outcome::Refused);
-        router.record_failure(&edge, operation, &error, None);
-        error
-    }
-}
-
-impl Outward for OutwardOf {
-    fn ends_at(&self) -> std::time::Instant {
-        self.chain.ends_at(self.deadline).into_std()
-    }
-
-    fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        Box::pin(async move {
-            background::leave().await;
-            let router = &self.actor.shared.router;
-            // The text before a slash is an addressing form of later hosts; peers send the part
-            // after it.
-            let operation =
-                lattice_protocol::rpc::invocation::dispatch_operation(&request.operation);
-            let HostCall { binding, namespace, .. } = &request;
-            let target = match router.decide(&self.claims, binding, namespace) {
-                Ok(Route::Builtin(builtin)) => {
-                    return capabilities::call(
-                        builtin,
-                        &self.actor.sink,
-                        operation,
-                        &request.payload,
-                    );
-                }
-                Ok(Route::Entity(target)) => target,
-                Err(error) => return Err(self.refused((binding, namespace), operation, error)),
-            };
-            let edge = self.actor.made.to(&target);
-            let (deadline, chain) = match &request.exchange {
-                Some(_) => (self.deadline, self.chain.next_with_pieces()),
-                None => (self.deadline + self.chain.prolonged(), self.chain.next()),
-            };
-            let call = Call {
-                origin: Entity::actor(&self.claims.subject),
-                target,
-                operation: operation.to_owned(),
-                payload: request.payload,
-                exchange: request.exchange,
-                trace: self.trace.clone(),
-                deadline,
-                depth: self.depth.saturating_add(1),
-                chain,
-            };
-            let made = router.call_resolved(call, &request.namespace);
-            router.accounted(&edge, operation, made).await
-        })
-    }
-
-    fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd {
-        self.actor.shared.router.link_end(self.claims.subject.as_str(), contract, link_name)
-    }
-
-    fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, Unreadable>> {
-        Box::pin(async move {
-            background::leave().await;
-            self.actor.config.read().await
-        })
     }
 }

@@ -394,7 +394,8 @@ pub(super) fn common_pool(slots: u32, memory_max_bytes: usize) -> PoolingAllocat
     pool
 }
 
-fn pooled_config(memory_max_bytes: usize, slots: u32) -> Config {
+/// The configuration of the engine with a pool.
+pub(super) fn pooled_config(memory_max_bytes: usize, slots: u32) -> Config {
     let mut pool = common_pool(slots, memory_max_bytes);
     pool.total_core_instances(slots)
         .total_tables(slots * TABLES_PER_MODULE)

@@ -66,21 +66,28 @@ impl Instance {
     }
 }
 
-/// The guests of this repository: modules, and the modules with a memory inside of components.
-fn guests() -> Vec<(String, Vec<u8>, bool)> {
+/// The guests of this repository, with the names of their files.
+pub(super) fn guest_files() -> Vec<(String, Vec<u8>)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut guests = Vec::new();
     for dir in ["examples/actors/signed", "tests/bench"] {
         for file in std::fs::read_dir(root.join(dir)).expect("a directory").flatten() {
             let path = file.path();
             if path.extension().is_some_and(|extension| extension == "wasm") {
-                let name = path.display().to_string();
-                let wasm = std::fs::read(&path).expect("a file");
-                match wasmparser::Parser::is_component(&wasm) {
-                    true => guests.extend(inside(&wasm).map(|module| (name.clone(), module, true))),
-                    false => guests.push((name, wasm, false)),
-                }
+                guests.push((path.display().to_string(), std::fs::read(&path).expect("a file")));
             }
+        }
+    }
+    guests
+}
+
+/// The guests that are modules, and the modules with a memory inside of components.
+fn guests() -> Vec<(String, Vec<u8>, bool)> {
+    let mut guests = Vec::new();
+    for (name, wasm) in guest_files() {
+        match wasmparser::Parser::is_component(&wasm) {
+            true => guests.extend(inside(&wasm).map(|module| (name.clone(), module, true))),
+            false => guests.push((name, wasm, false)),
         }
     }
     assert!(guests.iter().filter(|(.., is_inside)| *is_inside).count() >= 2);

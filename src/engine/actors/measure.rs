@@ -1,6 +1,7 @@
 //! One guest called directly, for those who measure what a host adds to it.
 //!
-//! * [`Bare`] is a module in wasmtime alone: a pool, and nothing that bounds the guest.
+//! * [`Bare`] is a module in wasmtime alone: the pool of a host and memories with room, and nothing
+//!   that bounds the guest.
 //! * [`Bounded`] is the same module as an actor has it: its memory, its time and its turns are
 //!   bounded. Permits, claims and the router are not there.
 //!
@@ -15,8 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use wasmtime::{
-    Caller, Config, InstanceAllocationStrategy, InstancePre, Linker, Memory, Module,
-    PoolingAllocationConfig, Store, TypedFunc, bail, error::Context as _,
+    Caller, InstancePre, Linker, Memory, Module, Store, TypedFunc, bail, error::Context as _,
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     engine::{self, Engine},
     guest::{self, Abi, Entry, Guest},
     inbound::{Ended, HostCall, Inbound, Outcome, Outward},
+    room::with_room,
     sink::Sink,
     turns::ActorTurns,
     weight::Weight,
@@ -32,9 +33,6 @@ use crate::{journal::Journal, router::LinkEnd, rpc::call::CallError};
 
 /// Memory that one instance may have, in bytes: what a host gives without settings.
 const MEMORY_MAX_BYTES: usize = 256 * 1024 * 1024;
-/// Memory of a slot that stays from call to call, in bytes, as the guide of wasmtime for fast
-/// instantiation has it.
-const KEEP_RESIDENT_BYTES: usize = 2 * 1024 * 1024;
 /// Time of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Under this name the guest logs.
@@ -68,18 +66,10 @@ impl Bare {
     }
 
     fn load(wasm: &[u8], instances: u32) -> wasmtime::Result<Self> {
-        let mut pool = PoolingAllocationConfig::new();
-        pool.total_memories(instances)
-            .total_core_instances(instances)
-            .total_tables(instances)
-            .max_memory_size(MEMORY_MAX_BYTES)
-            .max_unused_warm_slots(instances)
-            .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
-            .pagemap_scan(wasmtime::Enabled::Auto);
-        let mut config = Config::new();
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let mut config = engine::pooled_config(MEMORY_MAX_BYTES, instances);
+        config.epoch_interruption(false);
         let engine = wasmtime::Engine::new(&config)?;
-        let module = Module::new(&engine, wasm)?;
+        let module = Module::new(&engine, with_room(wasm, MEMORY_MAX_BYTES))?;
         let Entry::Wapc { initialisers } = Abi::of(&module)?.entry else {
             bail!("it has no waPC interface")
         };

@@ -5,8 +5,8 @@
 //! bounded by memory, time and permits. A trap ends that call and nothing else. Components of WASI
 //! 0.3 are made to serve several calls by one instance, which share its memory and its end.
 //!
-//! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock. [`code`] is what was
-//!   compiled, here or by another host.
+//! * [`engine`] is the one home of wasmtime's configuration: pool, epoch clock. [`code`] is what
+//!   was compiled, here or by another host.
 //! * `room` gives memories room to grow into without a system call.
 //! * [`artifact`] is a verified and compiled module or component.
 //! * [`weight`] bounds what is compiled, before it is.

@@ -1,8 +1,8 @@
 //! The instances of an actor that serve several calls at a time.
 //!
 //! A call that finds one with room joins it, and needs no slot of the pool. Else it waits for room
-//! in one of them, or for a slot, and with that takes an idle instance or a new one. Calls that many
-//! others wait for stay by themselves: such chains run by turns (see [`turns`](super::turns)).
+//! in one of them, or for a slot, and with that takes an idle instance or a new one. Calls that
+//! many others wait for stay by themselves: such chains run by turns (see [`turns`](super::turns)).
 //!
 //! Invariants:
 //! * An instance that a call left before its end takes no further calls: a task of a guest cannot
@@ -10,7 +10,7 @@
 //! * An instance with a slot for calls from outside is joined by all calls, every other one only by
 //!   calls of actors: those slots are kept for them.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -207,7 +207,7 @@ impl Actor {
         self: &Arc<Self>,
         (artifact, prepared): (&Arc<Artifact>, &Arc<Prepared>),
         visit: Visit,
-        (depth, ends_at): (u8, Instant),
+        (depth, ends_at, limit): (u8, Instant, Duration),
     ) -> Result<Bytes, CallError> {
         let calls_max = self.idle.calls_max(artifact);
         loop {
@@ -227,7 +227,7 @@ impl Actor {
             place.left = Left::AtItsEnd;
             drop(place);
             if let Fate::Done(outcome) = fate {
-                return self.result_of(outcome, artifact, |never| match never {});
+                return self.result_of((outcome, limit), artifact, |never| match never {});
             }
         }
     }

@@ -176,8 +176,9 @@ impl Server {
                 "{name} does not take this link on, and nothing was stored: {error}"
             )));
         }
-        let (server, turn) = (Arc::clone(self), self.turns.take(&link.id()));
-        async move { encode(&Ack::from(server.change_link(link, turn).await)) }.boxed()
+        let id = link.id();
+        let (server, turn) = (Arc::clone(self), self.turns.take(&id));
+        async move { encode(&Ack::from(server.change(&id, Some(link), turn).await)) }.boxed()
     }
 
     /// Whether a link has sizes that a host takes, and the lattice has room for it.
@@ -195,7 +196,7 @@ impl Server {
             return now(&Ack::accepted());
         }
         let (server, turn) = (Arc::clone(self), self.turns.take(&id));
-        async move { encode(&Ack::from(server.drop_link(&id, turn).await)) }.boxed()
+        async move { encode(&Ack::from(server.change(&id, None, turn).await)) }.boxed()
     }
 
     /// A link that has this id and is not that of the three: an id is a hash of them run together,
@@ -210,36 +211,35 @@ impl Server {
         (!link.is_of(actor_id, contract_id, link_name)).then(|| Arc::clone(link))
     }
 
-    /// Stores a link when its turn has come, and notes what it was before.
-    async fn change_link(&self, link: LinkDefinition, mut turn: Turn) -> Result<(), Error> {
+    /// Stores the link with an id when its turn has come, or deletes it if there is none after the
+    /// change; and notes what it was before.
+    async fn change(
+        &self,
+        id: &str,
+        after: Option<LinkDefinition>,
+        mut turn: Turn,
+    ) -> Result<(), Error> {
         let deadline = Instant::now() + NOTED_WITHIN;
         let write = async {
-            let is_refused = self.is_stored_refused(&link.id()).await;
-            Ok((is_refused, self.store_link(&link).await?))
+            let is_refused = self.is_stored_refused(id, after.as_ref()).await;
+            let stored = match &after {
+                Some(link) => self.store_link(link).await?,
+                None => self.remove_link(id).await?,
+            };
+            Ok((is_refused, stored))
         };
         let (is_refused, stored) = self.in_time(&mut turn, write).await?;
-        self.take_in(stored, is_refused, Some(link), deadline).await;
+        self.take_in(stored, is_refused, after, deadline).await;
         Ok(())
     }
 
-    /// Deletes a link when its turn has come, and notes what it was.
-    async fn drop_link(&self, id: &str, mut turn: Turn) -> Result<(), Error> {
-        let deadline = Instant::now() + NOTED_WITHIN;
-        let write = async {
-            let is_refused = self.is_stored_refused(id).await;
-            Ok((is_refused, self.remove_link(id).await?))
-        };
-        let (is_refused, stored) = self.in_time(&mut turn, write).await?;
-        self.take_in(stored, is_refused, None, deadline).await;
-        Ok(())
-    }
-
-    /// Whether the link that is stored under an id is one that its provider does not take on.
-    async fn is_stored_refused(&self, id: &str) -> bool {
+    /// Whether the link that is stored under an id is one that its provider does not take on. That
+    /// of the same link again is of no use, and is not asked for.
+    async fn is_stored_refused(&self, id: &str, after: Option<&LinkDefinition>) -> bool {
         let link = stored(&self.parts.context.links.table(), id);
         match link {
-            Some(link) => self.is_refused(&link).await,
-            None => false,
+            Some(link) if Some(&link) != after => self.is_refused(&link).await,
+            _ => false,
         }
     }
 
@@ -276,7 +276,7 @@ impl Server {
         tokio::join!(shown, self.link_changes.note((before, is_refused), after, deadline));
     }
 
-    /// Stores a link; returns the one in whose place it is.
+    /// Stores a link; returns the change, with the link in whose place it is.
     async fn store_link(&self, link: &LinkDefinition) -> Result<Stored, Error> {
         let id = link.id();
         let key = keys::link(&id);
@@ -311,7 +311,8 @@ impl Server {
         }
     }
 
-    /// Deletes a link and returns it. One that is not there is as good as deleted.
+    /// Deletes a link; returns the change, with the link. One that is not there is as good as
+    /// deleted.
     async fn remove_link(&self, id: &str) -> Result<Stored, Error> {
         let key = keys::link(id);
         let mut attempts = 0;

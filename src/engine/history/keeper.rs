@@ -68,7 +68,7 @@ pub struct Keeper {
     hears_since: Option<Instant>,
     /// Since when the server of one of the connections is away.
     away_since: Option<Instant>,
-    /// How often both connections came back.
+    /// How often the connections came back, added up, when both were there last.
     reconnects: u64,
     /// When the lines were cut to their bound, in minutes since 1970.
     cut_at: u64,
@@ -157,7 +157,9 @@ impl Keeper {
     }
 
     async fn write(&mut self) {
-        self.tell_losses();
+        let is_up = self.is_up();
+        self.tell_return(is_up);
+        self.tell_losses(is_up);
         let events = std::mem::take(&mut self.events);
         self.prepare(Kind::Events, events);
         let audits = std::mem::take(&mut self.audits);
@@ -188,13 +190,14 @@ impl Keeper {
         said.collect()
     }
 
+    /// Whether both connections are there.
+    fn is_up(&self) -> bool {
+        let HostContext { ctl, rpc, .. } = &*self.context;
+        [ctl, rpc].iter().all(|nats| nats.client.connection_state() == Connected)
+    }
+
     /// Adds the losses of other hosts to the events.
-    fn tell_losses(&mut self) {
-        let context = &self.context;
-        let is_up = [&context.ctl, &context.rpc]
-            .iter()
-            .all(|nats| nats.client.connection_state() == Connected);
-        self.tell_return(is_up);
+    fn tell_losses(&mut self, is_up: bool) {
         let context = &self.context;
         let hears_since = match is_up && !context.suspend.is_stale() {
             true => Some(self.hears_since.unwrap_or_else(Instant::now)),
@@ -226,8 +229,9 @@ impl Keeper {
         }
         let HostContext { ctl, rpc, events, .. } = &*self.context;
         let reconnects = [ctl, rpc].iter().map(|nats| *nats.reconnects.borrow()).sum();
-        let away_ms = self.away_since.take().map_or(0, |since| clock::millis(since.elapsed()));
+        // A return may be counted a moment after the connection is there.
         if std::mem::replace(&mut self.reconnects, reconnects) < reconnects {
+            let away_ms = self.away_since.take().map_or(0, |since| clock::millis(since.elapsed()));
             events.publish(Event::NatsReturned { away_ms });
         }
     }

@@ -241,7 +241,6 @@ impl Copied {
                 Err(cause) => brought = not_brought(&entry.key, &cause),
             }
         }
-        drop(writes);
         if lost.is_empty() { brought } else { brought.max(self.note_lost(lost, bucket).await) }
     }
 

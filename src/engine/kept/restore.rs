@@ -81,10 +81,8 @@ impl Inner {
                         return;
                     }
                     failures += 1;
-                    let pause = match backoff.next_pause() {
-                        _ if failures > FAILURES_SOON => RETRY_SELDOM,
-                        pause => pause,
-                    };
+                    let pause =
+                        if failures > FAILURES_SOON { RETRY_SELDOM } else { backoff.next_pause() };
                     let pause_ms = pause.as_millis();
                     // One line for each cause, not for each attempt.
                     if cause == told {

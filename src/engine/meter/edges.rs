@@ -24,7 +24,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{Common, Counted, InWork, OTHER, Target, Targets};
+use super::{Common, Counted, Counters, InWork, OTHER, Target};
 use lattice_protocol::{
     clock,
     control::probe::calls::{HttpClasses, Recent},
@@ -43,7 +43,7 @@ pub const RECENT: Duration = Duration::from_secs(10);
 /// Bytes of what an edge that leads nowhere was to lead to; guests write it.
 const NAMESPACE_BYTES_MAX: usize = 128;
 
-impl Targets<Caller> {
+impl Counters<Caller> {
     pub(super) fn read(&self) -> Vec<EdgeCounts> {
         let known = self.known.load_full();
         let edges = known.values().flatten().flat_map(|caller| Vec::clone(&caller.edges.load()));
@@ -93,18 +93,27 @@ impl Caller {
     }
 
     fn find(&self, target: &Entity) -> Option<Arc<Edge>> {
+        self.leading_to([&target.public_key, &target.link_name, &target.contract_id])
+    }
+
+    /// The edge of all targets that are not counted by themselves.
+    fn other(&self) -> Option<Arc<Edge>> {
+        self.leading_to([OTHER, "", ""])
+    }
+
+    fn leading_to(&self, target: [&str; 3]) -> Option<Arc<Edge>> {
         self.edges.load().iter().find(|edge| edge.leads_to(target)).cloned()
     }
 
     fn add(&self, target: &Entity) -> Arc<Edge> {
-        let other = Entity::new(OTHER, "", "");
         // Where there is no room, no call waits for another.
         if !self.has_room(target)
-            && let Some(edge) = self.find(&other)
+            && let Some(edge) = self.other()
         {
             return edge;
         }
         let _growing = self.growing.lock();
+        let other = Entity::new(OTHER, "", "");
         let target = if self.has_room(target) { target } else { &other };
         if let Some(edge) = self.find(target) {
             return edge;
@@ -169,10 +178,11 @@ impl Edge {
         }
     }
 
-    fn leads_to(&self, target: &Entity) -> bool {
-        *self.target.id == *target.public_key
-            && *self.target.link_name == *target.link_name
-            && *self.contract_id == *target.contract_id
+    /// Whether it leads to the target of a public key, a link name and a contract.
+    fn leads_to(&self, [public_key, link_name, contract_id]: [&str; 3]) -> bool {
+        *self.target.id == *public_key
+            && *self.target.link_name == *link_name
+            && *self.contract_id == *contract_id
     }
 
     /// Begins to count a call.

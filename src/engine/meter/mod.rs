@@ -102,9 +102,9 @@ impl Outcome {
 pub struct Meter(Arc<Inner>);
 
 struct Inner {
-    served: Targets<Target>,
-    called: Targets<Target>,
-    callers: Targets<Caller>,
+    served: Counters<Target>,
+    called: Counters<Target>,
+    callers: Counters<Caller>,
     common: Arc<Common>,
 }
 
@@ -122,7 +122,7 @@ impl Default for Meter {
         let (counted, edges) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let common = Arc::new(Common { began: Instant::now(), counted, edges });
         let (served, called, callers) =
-            (Targets::default(), Targets::default(), Targets::default());
+            (Counters::default(), Counters::default(), Counters::default());
         Self(Arc::new(Inner { served, called, callers, common }))
     }
 }
@@ -212,8 +212,8 @@ enum Room {
     IfFree,
 }
 
-/// Everything of one kind that is counted.
-struct Targets<T> {
+/// All targets of one kind that are counted, or all callers.
+struct Counters<T> {
     known: ArcSwap<ByKey<T>>,
     /// When there was no room for another one last, in seconds of the meter's life.
     full_at: AtomicU64,
@@ -221,13 +221,13 @@ struct Targets<T> {
     growing: Mutex<()>,
 }
 
-impl<T> Default for Targets<T> {
+impl<T> Default for Counters<T> {
     fn default() -> Self {
         Self { known: ArcSwap::default(), full_at: AtomicU64::new(0), growing: Mutex::default() }
     }
 }
 
-impl<T: Counted> Targets<T> {
+impl<T: Counted> Counters<T> {
     fn find(&self, id: &str, link_name: &str) -> Option<Arc<T>> {
         self.known.load().get(id)?.iter().find(|target| target.link_name() == link_name).cloned()
     }
@@ -271,7 +271,7 @@ impl<T: Counted> Targets<T> {
     }
 }
 
-impl Targets<Target> {
+impl Counters<Target> {
     fn read(&self) -> Vec<TargetCounts> {
         let known = self.known.load_full();
         let mut all: Vec<TargetCounts> =

@@ -47,6 +47,28 @@ impl<V: Clone> Index<V> {
         });
     }
 
+    /// Returns a value for which this holds, looking at one part of the map after the other.
+    pub fn find(&self, is_it: impl Fn(&V) -> bool) -> Option<V> {
+        self.shards
+            .iter()
+            .find_map(|shard| shard.load().values().find(|value| is_it(value)).cloned())
+    }
+
+    /// Takes out the names that do not stay, which may be asked for more than once.
+    pub fn retain(&self, stays: impl Fn(&str) -> bool) {
+        for shard in &self.shards {
+            if shard.load().keys().all(|name| stays(name)) {
+                continue;
+            }
+            shard.rcu(|before| {
+                let staying = before.iter().filter(|(name, _)| stays(name));
+                staying
+                    .map(|(name, value)| (Arc::clone(name), value.clone()))
+                    .collect::<HashMap<_, _>>()
+            });
+        }
+    }
+
     fn shard(&self, name: &str) -> &Shard<V> {
         // The remainder is below the number of shards.
         let place = self.hasher.hash_one(name) % SHARDS as u64;
@@ -75,5 +97,10 @@ mod tests {
             [Some(6), Some(8), None]
         );
         assert_eq!(index.get("M1000"), None);
+        let find = |wanted: usize| index.find(|number| *number == wanted);
+        assert_eq!([6, 7, 8, 999].map(find), [Some(6), None, Some(8), Some(999)]);
+        index.retain(|name| name.len() < 3);
+        assert_eq!([6, 7, 8, 999].map(find), [Some(6), None, Some(8), None]);
+        assert_eq!([&names[9], &names[10]].map(|name| index.get(name)), [Some(9), None]);
     }
 }

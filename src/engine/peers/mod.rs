@@ -14,7 +14,8 @@
 //!   known of one host, [`table`] has all hosts, and chooses one for a call;
 //! * [`ring`] says who watches whom and how often each speaks, [`watch`] who is lost;
 //! * [`lost`] remembers hosts that vanished, and what they ran;
-//! * [`sessions`] has the hosts that proved to belong to the lattice, and the keys shared with them;
+//! * [`sessions`] has the keys shared with the hosts that proved to belong to the lattice, and
+//!   `members` what those told; [`refusals`] counts what nothing proved;
 //! * [`words`] seals and opens the messages;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
@@ -27,8 +28,12 @@
 //! as well: see [`Peers::twins`].
 
 pub mod index;
+mod inventories;
 pub mod lost;
+mod members;
 pub mod peer;
+mod questions;
+pub mod refusals;
 pub mod ring;
 pub mod service;
 pub mod sessions;

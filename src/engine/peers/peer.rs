@@ -216,6 +216,14 @@ impl Peer {
         self.load.cost(now)
     }
 
+    /// Returns whether an announcement changes its targets by nothing but the change in it.
+    pub(super) fn takes_change(&self, announcement: &Announcement) -> bool {
+        let state = self.state.load();
+        announcement.offers.is_none()
+            && announcement.incarnation == state.incarnation
+            && announcement.change.as_ref().is_some_and(|change| change.from == state.roster)
+    }
+
     /// Takes in an announcement of it.
     pub(super) fn apply(&self, announcement: &Announcement) -> News {
         let now = Instant::now();

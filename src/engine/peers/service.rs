@@ -6,9 +6,8 @@
 //! those that call this host confirm it. Changes that come close together are told together.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     future::poll_fn,
-    hash::Hasher,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -16,9 +15,9 @@ use std::{
 
 use async_nats::{Client, HeaderMap, Message, Subject, Subscriber, connection::State};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, coop::unconstrained},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -26,12 +25,15 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
     Peers,
-    lost::{INVENTORY_BYTES_MAX, KEEPERS, is_chosen},
+    inventories::Inventories,
+    lost::is_chosen,
     peer::Peer,
-    ring::{FEW, Fnv, spread},
-    table::{Heard, PEERS_MAX},
+    questions::{End, Questions, Told},
+    ring::{BEAT, FEW, spread},
+    sessions::Sessions,
+    table::Heard,
     watch::{AT_CHARS, SILENT, Turn, Watch},
-    words::{self, Opened, Words},
+    words::{Opened, Words},
 };
 use crate::host_context::HostContext;
 use lattice_base::{
@@ -40,7 +42,6 @@ use lattice_base::{
 };
 use lattice_protocol::{
     clock,
-    control::types::Inventory,
     lattice::subject::Subjects,
     peers::wire::{Announcement, INVENTORY, Known, ROSTER},
 };
@@ -49,17 +50,15 @@ use lattice_protocol::{
 const GONE: Duration = Duration::from_secs(60);
 /// The shortest time between two changes that are told.
 const TELL: Duration = Duration::from_millis(20);
-/// How long a peer may take to tell what it offers.
-const ASK: Duration = Duration::from_secs(2);
-/// How long after a change a host is asked once more what it runs: it may still be at it.
-const RUNS_SOON: Duration = Duration::from_millis(1500);
-/// How often it is asked without a change: how many calls actors take is no change of its offers.
-const RUNS_AGAIN: Duration = Duration::from_secs(30);
-/// Questions that may be under way.
-const ASKING_MAX: usize = 64;
+/// Messages that are taken in, at the most, before it is judged which hosts are silent.
+const CATCH_UP_MAX: usize = 1024;
+/// How long after a new key could not be made it is tried again.
+const KEY_AGAIN: Duration = Duration::from_secs(60);
 /// Hosts of a large lattice that answer one that has just come, and hosts in one answer of theirs.
 const WELCOMERS: usize = 3;
 const KNOWN_MAX: usize = 1000;
+/// Newcomers that get such an answer in a second: it is far larger than their question.
+const WELCOMES_MAX: u32 = 32;
 /// How long one that has just come waits for an answer before it says hello again, and how often.
 const HELLO_AGAIN: Duration = Duration::from_millis(1500);
 const HELLOS_MAX: usize = 3;
@@ -105,13 +104,12 @@ pub async fn spawn(
         questions: client.subscribe(subjects.host(&own)).await?,
         answers: client.subscribe(format!("{inbox}.>")).await?,
         inbox,
-        asking: JoinSet::new(),
-        asked: HashSet::new(),
-        again: HashSet::new(),
-        to_ask: VecDeque::new(),
+        asked: Questions::new(client.clone(), subjects.clone()),
+        inventories: Inventories::new(peers.clone(), client.clone(), subjects.clone()),
         confirmed: HashMap::new(),
-        learning: JoinSet::new(),
-        learnt: HashMap::new(),
+        removed: 0,
+        welcomes: (Instant::now(), 0),
+        key_at: Instant::now(),
         is_changed: false,
         tell_at: Instant::now(),
     };
@@ -143,19 +141,16 @@ struct Service {
     /// Confirmations of own announcements, on subjects below `inbox`.
     answers: Subscriber,
     inbox: String,
-    /// Questions for what others offer, and whom they went to.
-    asking: JoinSet<(String, Option<Opened>)>,
-    asked: HashSet<String>,
-    /// Those of them that said something meanwhile, which their answers may not know yet.
-    again: HashSet<String>,
-    /// Hosts to be asked when there is room.
-    to_ask: VecDeque<String>,
+    asked: Questions,
+    inventories: Inventories,
     /// The last own roster each peer has confirmed.
     confirmed: HashMap<String, u64>,
-    /// Questions for what others run, and whom they went to.
-    learning: JoinSet<(String, Option<Inventory>)>,
-    /// The hosts that were asked what they run.
-    learnt: HashMap<String, Learnt>,
+    /// How many hosts had been taken out when those that are gone were forgotten here.
+    removed: u64,
+    /// The second in which the last newcomer got a list of hosts, and how many did in it.
+    welcomes: (Instant, u32),
+    /// No new key is made before.
+    key_at: Instant,
     /// A change is to be told, and when the next one may be.
     is_changed: bool,
     tell_at: Instant,
@@ -178,17 +173,6 @@ impl Connection {
     fn at(&self) -> String {
         self.server_id.chars().take(AT_CHARS).collect()
     }
-}
-
-/// When a host was asked what it runs.
-struct Learnt {
-    incarnation: u64,
-    roster: u64,
-    runs: Option<u32>,
-    /// When it is asked again without a change.
-    due: Instant,
-    /// It is asked once more then in any case.
-    is_again: bool,
 }
 
 impl Service {
@@ -214,17 +198,17 @@ impl Service {
                 biased;
                 () = leave.cancelled() => break,
                 () = tokio::time::sleep_until(self.watch.next()) => self.turn().await,
+                () = key_due(&sessions, self.key_at) => self.renew_key().await,
+                hosts = sessions.wanted() => hosts.iter().for_each(|host| self.asked.ask(host)),
                 Some(message) = self.announcements.next() => self.handle_announcement(message).await,
                 Some(message) = self.questions.next() => self.answer(message).await,
                 Some(message) = self.answers.next() => self.take_answer(&message),
                 message = next_of(&mut self.beats) => self.take_beat(&message),
-                Some(done) = self.asking.join_next(), if !self.asking.is_empty() => self.told(done),
-                Some(done) = self.learning.join_next(), if !self.learning.is_empty() => self.learn(done),
+                Some(told) = self.asked.next() => self.told(told),
+                Some(done) = self.inventories.next() => self.inventories.learn(done),
                 () = peers.0.changed.notified() => self.is_changed = true,
                 () = tokio::time::sleep_until(self.tell_at), if self.is_changed => self.tell().await,
                 () = tokio::time::sleep_until(self.hello_at), if self.may_greet() => self.hello().await,
-                hosts = sessions.wanted() => hosts.iter().for_each(|host| self.ask(host)),
-                () = sessions.key_due() => self.renew_key().await,
             }
         }
         let announcement = Announcement { goodbye: true, ..self.peers.0.table.own_beat() };
@@ -251,10 +235,12 @@ impl Service {
     async fn renew_key(&mut self) {
         if let Err(error) = self.words.sessions().renew_key() {
             warn!(%error, "no new key for the sessions with other hosts was made");
-            tokio::time::sleep(TELL).await;
+            self.key_at = Instant::now() + KEY_AGAIN;
+            return;
         }
         let word = self.watch.stamp(self.peers.0.table.own_beat(), Instant::now());
-        self.say(&self.words.with_key(word), None).await;
+        let payload = self.words.seal_with_key(&word, self.client.max_payload());
+        self.publish_sealed(self.hosts.clone(), HeaderMap::new(), payload, None).await;
     }
 
     /// Does what is due by the time.
@@ -265,24 +251,46 @@ impl Service {
             self.watch.rejoin(connection.at(), now);
             self.connection = connection;
         }
-        let Turn { word, beat, lost, listen } = self.watch.turn(&self.peers.0.table, now);
         // While it catches up after a pause it would only refuse what others sent it.
-        let is_stale = self.suspend.is_stale();
-        if is_stale && word.is_some() {
-            self.watch.postpone(now);
+        if self.suspend.is_stale() {
+            return self.watch.postpone(now);
         }
-        if let Some(mut word) = word.filter(|_| !is_stale) {
-            word.runs = (word.interval_ms > 0).then(|| self.own_runs()).flatten();
+        self.catch_up().await;
+        let Turn { word, beat, lost, listen } = self.watch.turn(&self.peers.0.table, now);
+        if let Some(mut word) = word {
+            word.runs = (word.interval_ms > 0).then(|| self.inventories.own_runs()).flatten();
             self.say(&word, None).await;
         }
-        if let Some(beat) = beat.filter(|_| !is_stale) {
+        if let Some(beat) = beat {
             self.publish(self.own_beats.clone(), HeaderMap::new(), &beat, None).await;
         }
         warn_of(&lost);
+        for peer in lost.iter().filter(|_| !self.watch.is_small()) {
+            // Perhaps only this host did not hear it, whose next word is far.
+            self.asked.ask_after(&peer.id, self.by_chance());
+        }
         if let Some(listen) = listen {
             self.listen(listen).await;
             self.look();
         }
+    }
+
+    /// Takes in what has come already: what lies here was not silent.
+    async fn catch_up(&mut self) {
+        for _ in 0..CATCH_UP_MAX {
+            if let Some(Some(message)) = unconstrained(self.announcements.next()).now_or_never() {
+                self.handle_announcement(message).await;
+            } else if let Some(message) = unconstrained(next_of(&mut self.beats)).now_or_never() {
+                self.take_beat(&message);
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A part of the time in which all hosts of this lattice may do something, one after the other.
+    fn by_chance(&self) -> Duration {
+        spread(self.peers.0.table.count()).mul_f64(rand::random())
     }
 
     /// Listens to the beats of these hosts, and of no others.
@@ -304,14 +312,16 @@ impl Service {
     fn take_answer(&mut self, message: &Message) {
         let announcement = match self.words.open(&message.payload) {
             Opened::Believed(announcement) => announcement,
-            Opened::ToConfirm(announcement) => return self.ask_to_confirm(&announcement.host),
+            Opened::ToConfirm(announcement) => return self.ask_to_confirm(&announcement),
             Opened::Ignored => return,
         };
         self.take(&announcement, false);
-        self.is_welcome = true;
+        // In a large lattice only a list of hosts is an answer to the hello.
+        let is_small = clock::millis(BEAT) >= announcement.interval_ms;
+        self.is_welcome |= is_small || !announcement.known.is_empty();
         for Known(host, incarnation, roster) in &announcement.known {
             if !self.peers.0.table.knows(host, *incarnation, *roster) {
-                self.ask(host);
+                self.asked.ask(host);
             }
         }
         let roster =
@@ -319,22 +329,23 @@ impl Service {
         if let Some(roster) = roster {
             let last = self.confirmed.entry(announcement.host).or_default();
             *last = roster.max(*last);
+            self.settle();
         }
-        self.settle();
     }
 
     /// Finds out what every peer has heard that may call this host.
     fn settle(&mut self) {
         let table = &self.peers.0.table;
+        if table.removed() != self.removed {
+            self.removed = table.removed();
+            self.confirmed.retain(|host, _| table.find(host).is_some());
+            self.inventories.retain(|host| table.find(host).is_some());
+            self.words.retain(|host| table.find(host).is_some());
+        }
         let others = table.others();
-        self.confirmed.retain(|host, _| table.find(host).is_some());
-        self.learnt.retain(|host, _| table.find(host).is_some());
-        self.words.retain(|host| table.find(host).is_some());
-        let may_call = |peer: &&Arc<Peer>| {
-            !peer.is_lost() && (others.len() <= FEW || peer.calls_within(CALLS))
-        };
-        let confirmed = |peer: &Arc<Peer>| self.confirmed.get(&*peer.id).copied().unwrap_or(0);
-        let heard = others.iter().filter(may_call).map(confirmed).min();
+        let may_call = others.iter().filter(|peer| may_call(peer, others.len()));
+        let confirmed = may_call.map(|peer| self.confirmed.get(&*peer.id).copied().unwrap_or(0));
+        let heard = confirmed.min();
         let heard = heard.unwrap_or_else(|| table.own_beat().roster);
         self.peers.0.heard.send_if_modified(|last| {
             let is_news = heard > *last;
@@ -353,7 +364,7 @@ impl Service {
                 announcement
             }
             Opened::ToConfirm(announcement) => {
-                self.ask_to_confirm(&announcement.host);
+                self.ask_to_confirm(&announcement);
                 if !announcement.hello {
                     return;
                 }
@@ -367,17 +378,20 @@ impl Service {
             return self.welcome(&announcement, reply, question).await;
         }
         let table = &self.peers.0.table;
-        let is_caller =
-            || table.find(&announcement.host).is_some_and(|peer| peer.is_called_within(CALLED));
         let is_old = announcement.at.is_empty();
-        if is_old || table.others().len() <= CONFIRM_ALL || is_caller() {
+        if is_old || table.count() <= CONFIRM_ALL || self.calls(&announcement.host) {
             self.send(reply, &self.watch.sign(table.own_beat()), question).await;
         }
     }
 
+    /// Whether this host called another one lately.
+    fn calls(&self, host: &str) -> bool {
+        self.peers.0.table.find(host).is_some_and(|peer| peer.is_called_within(CALLED))
+    }
+
     /// Answers a host that has just come. Hosts of before know nobody but those that answer.
     async fn welcome(
-        &self,
+        &mut self,
         newcomer: &Announcement,
         reply: &Subject,
         question: Option<&HeaderMap>,
@@ -390,7 +404,8 @@ impl Service {
         }
         let there: Vec<_> = others.iter().filter(|peer| !peer.is_lost()).collect();
         let ids = there.iter().map(|peer| &*peer.id);
-        if !is_chosen(table.own_id(), &newcomer.host, ids, WELCOMERS) {
+        let is_chosen = is_chosen(table.own_id(), &newcomer.host, ids, WELCOMERS);
+        if !is_chosen || !takes_one_more(&mut self.welcomes, Instant::now()) {
             return;
         }
         let known: Vec<Known> = there.iter().map(|peer| peer.known()).collect();
@@ -404,7 +419,7 @@ impl Service {
     fn take_beat(&mut self, message: &Message) {
         match self.words.open(&message.payload) {
             Opened::Believed(announcement) => _ = self.take(&announcement, true),
-            Opened::ToConfirm(announcement) => self.ask_to_confirm(&announcement.host),
+            Opened::ToConfirm(announcement) => self.ask_to_confirm(&announcement),
             Opened::Ignored => {}
         }
     }
@@ -412,7 +427,7 @@ impl Service {
     async fn answer(&self, message: Message) {
         let Some(reply) = message.reply else { return };
         if &*message.payload == INVENTORY
-            && let Some(inventory) = self.own_inventory()
+            && let Some(inventory) = self.inventories.own_inventory()
         {
             return self.send_bytes(&reply, inventory).await;
         }
@@ -425,9 +440,14 @@ impl Service {
     /// Applies an announcement to the table; says whether it was one of another host. `is_beat`
     /// says that only those that watch it heard it.
     fn take(&mut self, announcement: &Announcement, is_beat: bool) -> bool {
-        let heard = self.peers.0.table.apply(announcement);
-        self.watch.hear(announcement, &heard, is_beat, Instant::now());
-        self.follow(announcement, heard)
+        let table = &self.peers.0.table;
+        let heard = table.apply(announcement);
+        self.watch.hear(table, announcement, &heard, is_beat, Instant::now());
+        let is_taken = self.follow(announcement, heard);
+        if is_taken && !is_beat {
+            self.inventories.ask_what_runs(announcement);
+        }
+        is_taken
     }
 
     /// Does what follows from an announcement that was applied.
@@ -447,6 +467,8 @@ impl Service {
             Heard::Left => {
                 self.peers.0.memory.forget(host_id);
                 info!(%host_id, "a host left the lattice");
+                // A word of it that comes late would bring it back.
+                self.settle();
                 return true;
             }
             Heard::Ask => {}
@@ -458,175 +480,44 @@ impl Service {
         let offers_unknown =
             matches!(heard, Heard::Ask | Heard::New { ask: true } | Heard::Back { ask: true });
         if offers_unknown || self.peers.0.table.wants_proof(host_id) {
-            self.ask(host_id);
+            self.asked.ask(host_id);
         }
-        self.ask_what_runs(announcement);
         true
     }
 
-    /// Asks a host what it runs, if this host is to remember that and it may have changed.
-    fn ask_what_runs(&mut self, announcement: &Announcement) {
-        let Announcement { host, incarnation, roster, runs, .. } = announcement;
-        let now = Instant::now();
-        let asked = self.learnt.get(host);
-        let is_same =
-            asked.is_some_and(|asked| (asked.incarnation, asked.roster) == (*incarnation, *roster));
-        // Of those that say when it is something else, words without a number tell nothing.
-        let is_fresh = is_same
-            && asked.is_some_and(|asked| match runs {
-                Some(_) => asked.runs == *runs,
-                None => announcement.interval_ms > 0 || now < asked.due,
-            });
-        if is_fresh || self.learning.len() >= ASKING_MAX {
-            return;
-        }
-        let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
-        let runs = runs.or_else(|| asked.and_then(|asked| asked.runs));
-        let (incarnation, roster, is_again) = (*incarnation, *roster, !is_same);
-        self.learnt.insert(host.clone(), Learnt { incarnation, roster, runs, due, is_again });
-        self.ask_inventory(host);
-    }
-
-    /// Asks once more what those run that changed a moment ago.
-    fn ask_again(&mut self) {
-        let now = Instant::now();
-        let due = self.learnt.iter_mut().filter(|(_, learnt)| learnt.is_again && now >= learnt.due);
-        let hosts: Vec<String> = due
-            .take(ASKING_MAX.saturating_sub(self.learning.len()))
-            .map(|(host, learnt)| {
-                (learnt.is_again, learnt.due) = (false, now + RUNS_AGAIN);
-                host.clone()
-            })
-            .collect();
-        for host in hosts {
-            self.ask_inventory(&host);
-        }
-    }
-
-    fn ask_inventory(&mut self, host: &str) {
-        if !self.keeps(host) {
-            return;
-        }
-        let (client, subject, host) =
-            (self.client.clone(), self.subjects.host(host), host.to_owned());
-        self.learning.spawn(async move {
-            let question = client.request(subject, Bytes::from_static(INVENTORY));
-            let answer = tokio::time::timeout(ASK, question).await;
-            let answer = answer
-                .ok()
-                .and_then(Result::ok)
-                .filter(|answer| answer.payload.len() <= INVENTORY_BYTES_MAX);
-            let inventory = answer.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
-            (host, inventory)
-        });
-    }
-
-    /// Whether this host is one of those that remember what another one runs.
-    fn keeps(&self, host: &str) -> bool {
-        let (own, others) = (self.peers.0.table.own_id(), self.peers.0.table.others());
-        let there = others.iter().filter(|peer| !peer.is_lost()).map(|peer| &*peer.id);
-        is_chosen(own, host, there, KEEPERS)
-    }
-
-    /// A number that is another when this host runs something else.
-    fn own_runs(&self) -> Option<u32> {
-        let inventory = self.peers.0.inventory.get()?();
-        let timeless = Inventory { uptime_human: String::new(), uptime_seconds: 0, ..inventory };
-        let mut hasher = Fnv::default();
-        hasher.write(&serde_json::to_vec(&timeless).ok()?);
-        u32::try_from(hasher.finish() >> 32).ok()
-    }
-
-    fn learn(&mut self, done: Result<(String, Option<Inventory>), tokio::task::JoinError>) {
-        let Ok((host, inventory)) = done else { return };
-        match inventory {
-            // A host that does not know the question answers with what it says of itself.
-            Some(inventory) if inventory.host_id.is_empty() || inventory.host_id == host => {
-                self.peers.0.memory.learn(&host, inventory);
-            }
-            Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
-            // Its next beat makes us ask again.
-            None => _ = self.learnt.remove(&host),
-        }
-    }
-
-    /// The inventory of this host, if it fits into a message.
-    fn own_inventory(&self) -> Option<Bytes> {
-        let inventory = self.peers.0.inventory.get()?();
-        let json = serde_json::to_vec(&inventory).ok()?;
-        (json.len() <= INVENTORY_BYTES_MAX.min(self.client.max_payload())).then(|| json.into())
-    }
-
     /// Asks a host whether it said what was heard of it. In a large lattice all others ask it too.
-    fn ask_to_confirm(&mut self, host: &str) {
-        if self.asked.contains(host) {
-            self.again.insert(host.to_owned());
-            return;
-        }
-        let others = self.peers.0.table.others().len();
-        self.ask_after(
-            host,
-            match self.watch.is_small() {
-                true => Duration::ZERO,
-                false => spread(others).mul_f64(rand::random()),
-            },
-        );
+    fn ask_to_confirm(&mut self, said: &Announcement) {
+        let pause = if self.watch.is_small() { Duration::ZERO } else { self.by_chance() };
+        self.asked.ask_to_confirm(&said.host, said.count, pause);
     }
 
-    /// Asks a host for what it offers, unless it is being asked; later if too many are.
-    fn ask(&mut self, host: &str) {
-        self.ask_after(host, Duration::ZERO);
-    }
-
-    fn ask_after(&mut self, host: &str, pause: Duration) {
-        if self.asked.contains(host) {
-            return;
-        }
-        if self.asking.len() >= ASKING_MAX {
-            if self.to_ask.len() < PEERS_MAX && !self.to_ask.iter().any(|other| other == host) {
-                self.to_ask.push_back(host.to_owned());
-            }
-            return;
-        }
-        self.asked.insert(host.to_owned());
-        let (client, subject, host) =
-            (self.client.clone(), self.subjects.host(host), host.to_owned());
-        let words = self.words.clone();
-        self.asking.spawn(async move {
-            tokio::time::sleep(pause).await;
-            let nonce = words::nonce();
-            let request = Bytes::from_static(ROSTER);
-            let asked = client.request_with_headers(subject, words::question(&nonce), request);
-            let answer = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
-            (host, answer.map(|answer| words.open_answer(&answer.payload, &nonce)))
-        });
-    }
-
-    fn told(&mut self, done: Result<(String, Option<Opened>), tokio::task::JoinError>) {
-        let Ok((host, opened)) = done else { return self.asked.clear() };
-        self.asked.remove(&host);
-        if self.again.remove(&host) {
-            self.ask(&host);
-        }
-        if let Some(next) = self.to_ask.pop_front() {
-            self.ask(&next);
-        }
-        match opened {
-            Some(Opened::Believed(announcement)) if announcement.host == host => {
+    /// Takes what a host answered that was asked for what it offers.
+    fn told(&mut self, (host, answer): Told) {
+        let Some((payload, nonce)) = answer else {
+            debug!(host_id = %host, "a host does not tell what it offers");
+            return self.asked.end(&host, End::Silence);
+        };
+        match self.words.open_answer(&payload, &nonce) {
+            Opened::Believed(announcement) if announcement.host == host => {
                 // Asked again at once, a host that does not tell would be asked without end.
-                let heard = self.peers.0.table.apply_answer(&announcement);
-                self.watch.hear(&announcement, &heard, false, Instant::now());
+                let table = &self.peers.0.table;
+                let heard = table.apply_answer(&announcement);
+                self.watch.hear(table, &announcement, &heard, false, Instant::now());
                 let heard = match heard {
                     Heard::New { .. } => Heard::New { ask: false },
                     Heard::Back { .. } => Heard::Back { ask: false },
                     Heard::Ask => Heard::Known,
                     heard => heard,
                 };
-                self.follow(&announcement, heard);
+                if self.follow(&announcement, heard) {
+                    self.inventories.ask_what_runs(&announcement);
+                }
+                self.asked.end(&host, End::Answered(announcement.count));
             }
-            Some(_) => debug!(host_id = %host, "the answer to a question is not that of the host"),
-            // Its next beat makes us ask again.
-            None => debug!(host_id = %host, "a host does not tell what it offers"),
+            _ => {
+                debug!(host_id = %host, "the answer to a question is not that of the host");
+                self.asked.end(&host, End::GivenUp);
+            }
         }
     }
 
@@ -640,7 +531,9 @@ impl Service {
         }
         // A host that is lost or has left is waited for no longer.
         self.settle();
-        self.ask_again();
+        self.words.sessions().forget_former();
+        self.asked.ask_due();
+        self.inventories.ask_again();
     }
 
     async fn say(&self, announcement: &Announcement, reply: Option<String>) {
@@ -655,6 +548,16 @@ impl Service {
         reply: Option<String>,
     ) {
         let payload = self.words.seal(announcement, self.client.max_payload());
+        self.publish_sealed(subject, headers, payload, reply).await;
+    }
+
+    async fn publish_sealed(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+        reply: Option<String>,
+    ) {
         let client = &self.client;
         let sending = async {
             match reply {
@@ -688,6 +591,26 @@ impl Service {
             debug!(%error, "an answer to another host was not sent");
         }
     }
+}
+
+/// Whether what this host takes back waits for a peer, one of so many.
+fn may_call(peer: &Peer, others: usize) -> bool {
+    !peer.is_lost() && (others <= FEW || peer.calls_within(CALLS))
+}
+
+/// Counts one more in this second, if that many may be.
+fn takes_one_more((second, count): &mut (Instant, u32), now: Instant) -> bool {
+    if now.saturating_duration_since(*second) >= Duration::from_secs(1) {
+        (*second, *count) = (now, 0);
+    }
+    *count += 1;
+    *count <= WELCOMES_MAX
+}
+
+/// Waits until another key is due, and at least until then. Safe to drop.
+async fn key_due(sessions: &Sessions, at: Instant) {
+    tokio::time::sleep_until(at).await;
+    sessions.key_due().await;
 }
 
 /// Waits for a message of one of these; for ever if there is none.

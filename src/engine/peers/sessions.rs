@@ -5,11 +5,13 @@
 //! codes, and nothing unproven is taken in its name. Members come and go with the table of peers.
 //!
 //! A session belongs to a key of this host and one of a member, and is made when it is first
-//! needed. It lives as long as the key of this host: its window says which calls came before, so it
-//! must not be forgotten while the keys still count. A key is used for an hour, and counts for two
-//! minutes more.
+//! needed. It lives until one of the keys counts no longer: its window says which calls came
+//! before, so it must not be forgotten sooner. A key is used for an hour, and counts for two
+//! minutes more. The key of a member that is not there any more may come back with it, so its
+//! sessions stay.
 //!
-//! Calls read all this without a lock; the window of a session has one of its own.
+//! Calls read all this without a lock; the window of a session has one of its own. The members and
+//! their messages are in `members`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,8 +28,12 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
-use tracing::warn;
 
+use super::{
+    index::Index,
+    members::Member,
+    refusals::{Refusal, Refusals},
+};
 use lattice_protocol::{
     clock,
     identity::{
@@ -36,7 +42,7 @@ use lattice_protocol::{
     },
     peers::{
         sealed::{Signature, SignedAnswer},
-        session::{End, KeyPair, OwnKey, PublicKey, Refused, SessionCall, Stale, Window},
+        session::{Bytes32, End, KeyPair, OwnKey, PublicKey, Refused, SessionCall, Stale, Window},
         wire::{Announcement, Certificate, SessionKey},
     },
 };
@@ -46,7 +52,7 @@ const KEY_LIFE: Duration = Duration::from_secs(60 * 60);
 /// Calls of one session after which another key is made.
 const CALLS_OF_A_KEY: u64 = 1 << 30;
 /// How long a former key counts.
-const FORMER: Duration = Duration::from_secs(120);
+pub(super) const FORMER: Duration = Duration::from_secs(120);
 /// How long calls still go out under the former key: others have to hear of the new one.
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long a certificate counts: hosts whose clocks differ by a day know each other.
@@ -54,12 +60,8 @@ const CERTIFIED: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 /// Calls of a peer that may overtake one of them: half a minute of all that a machine does. Calls
 /// to a busy actor wait while those to others go on.
 const CALLS_WINDOW: u64 = 1 << 20;
-/// Messages of a host that may overtake one of them; it answers others in between.
-const WORDS_WINDOW: u64 = 1 << 12;
 /// Hosts whose keys are to be asked for.
 const WANTED_MAX: usize = 256;
-/// The log tells of refused messages of one kind at most this often.
-const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// The sessions of a host. Cheap to clone.
 #[derive(Clone)]
@@ -74,7 +76,8 @@ pub struct Settings {
     pub cluster: SigningKey,
     /// The clusters whose hosts are trusted.
     pub issuers: Vec<ClusterKey>,
-    /// Nothing unsigned is taken from anybody (`require_signed_answers`).
+    /// No word and no answer without a signature is taken from anybody
+    /// (`require_signed_answers`).
     pub requires_signed: bool,
 }
 
@@ -82,10 +85,10 @@ struct Inner {
     settings: Settings,
     issuers: HashMap<String, VerifyingKey>,
     own: ArcSwap<OwnKeys>,
-    members: ArcSwap<HashMap<Arc<str>, Arc<Member>>>,
+    members: Index<Arc<Member>>,
     /// By the ids of the own and the other key.
-    sessions: ArcSwap<HashMap<(u64, u64), Arc<Session>>>,
-    // These are held for lines, never across an await. The first one while sessions or members
+    sessions: ArcSwap<SessionMap>,
+    // These are held for lines, never across an await. The first one while own keys or sessions
     // change.
     changing: Mutex<()>,
     wanted: Mutex<HashSet<Arc<str>>>,
@@ -98,7 +101,10 @@ struct Inner {
     refusals: Refusals,
 }
 
+type SessionMap = HashMap<(u64, u64), Arc<Session>>;
+
 /// The own keys that count.
+#[derive(Clone)]
 struct OwnKeys {
     current: Arc<OwnKey>,
     since: Instant,
@@ -106,40 +112,12 @@ struct OwnKeys {
     certificate: Certificate,
 }
 
-/// A host that proved to belong to the lattice.
-pub(super) struct Member {
-    pub(super) id: Arc<str>,
-    pub(super) key: VerifyingKey,
-    // Held for lines, by the service alone.
-    heard: Mutex<HeardOf>,
-    keys: ArcSwap<PeerKeys>,
-}
-
-/// The messages of a member that were heard.
-struct HeardOf {
-    incarnation: u64,
-    /// The number of the message that began what is known of this start.
-    began: u64,
-    counts: Window,
-    /// The number of the message that told the current key.
-    told_key: u64,
-}
-
-/// The session keys of a member.
-#[derive(Clone)]
-struct PeerKeys {
-    current: PublicKey,
-    /// The member did not know this session lately, so its key has to be asked for.
-    is_doubtful: bool,
-    former: Option<(PublicKey, Instant)>,
-}
-
 /// The keys that this host shares with another one, and the calls so far.
 pub struct Session {
     /// The other host.
     pub host: Arc<str>,
     own_key: u64,
-    peer_key: u64,
+    peer_key: PublicKey,
     pub keys: KeyPair,
     /// The counter of the last own call.
     last: AtomicU64,
@@ -155,29 +133,6 @@ pub enum Standing {
     Member(Option<Arc<Session>>),
 }
 
-/// Messages that were refused because nothing proved them.
-#[derive(Default)]
-struct Refusals {
-    words: Counted,
-    calls: Counted,
-    answers: Counted,
-}
-
-/// Refused messages of one kind.
-#[derive(Default)]
-struct Counted {
-    count: AtomicU64,
-    logged: Mutex<Option<Instant>>,
-}
-
-/// The kinds of messages that are refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    Word,
-    Call,
-    Answer,
-}
-
 impl Sessions {
     /// Makes the first key of this start.
     pub fn new(settings: Settings) -> Result<Self, SessionsError> {
@@ -188,13 +143,14 @@ impl Sessions {
         let issuers = issuers.collect::<Result<_, KeyError>>()?;
         let own_id: Arc<str> = settings.host_key.public_key().into();
         let own = OwnKeys::new(&settings, None)?;
-        let own_member = Member::new(&own_id, *own.current.public())?;
-        let members = HashMap::from([(own_id, Arc::new(own_member))]);
+        let own_member = Arc::new(Member::new(&own_id, *own.current.public())?);
+        let members = Index::default();
+        members.change(&own_id, |_| Some(Arc::clone(&own_member)));
         Ok(Self(Arc::new(Inner {
             settings,
             issuers,
             own: ArcSwap::from_pointee(own),
-            members: ArcSwap::from_pointee(members),
+            members,
             sessions: ArcSwap::default(),
             changing: Mutex::default(),
             wanted: Mutex::default(),
@@ -215,46 +171,42 @@ impl Sessions {
         &self.0.settings
     }
 
-    /// Says whether nothing unsigned is taken from anybody.
+    /// Says whether no word and no answer without a signature is taken from anybody.
     pub fn requires_signed(&self) -> bool {
         self.0.settings.requires_signed
     }
 
     /// Returns how a host proves its answers, and the session for calls to it.
     pub fn standing(&self, host: &str) -> Standing {
-        let Some(member) = self.0.members.load().get(host).cloned() else {
-            return Standing::Unsigned;
-        };
-        let keys = member.keys.load();
-        if keys.is_doubtful {
-            return Standing::Member(None);
-        }
+        let Some(member) = self.0.members.get(host) else { return Standing::Unsigned };
         let own = self.0.own.load();
-        Standing::Member(self.0.session(own.outgoing(), &member, &keys.current))
+        let key = member.current_key();
+        Standing::Member(key.and_then(|key| self.0.session(own.outgoing(), &member, &key)))
     }
 
     /// Says whether a host proved to belong to the lattice.
     pub fn is_member(&self, host: &str) -> bool {
-        self.0.members.load().contains_key(host)
+        self.0.members.get(host).is_some()
     }
 
     /// Returns the session that a call or a question names; nothing if one of its keys is unknown.
-    pub fn find(&self, call: &SessionCall) -> Option<Arc<Session>> {
+    /// A call says which host makes it, and has to prove it then; a question does not.
+    pub fn find(&self, call: &SessionCall, host: Option<&str>) -> Option<Arc<Session>> {
         let own = self.0.own.load().find(call.callee_key)?;
         let ids = (call.callee_key, call.caller_key);
         if let Some(session) = self.0.sessions.load().get(&ids) {
             return Some(Arc::clone(session));
         }
-        let members = self.0.members.load();
-        let found = members.values().find_map(|member| {
-            member.keys.load().find(call.caller_key).map(|key| (Arc::clone(member), key))
-        });
-        let (member, key) = found?;
+        let member = match host {
+            Some(host) => self.0.members.get(host)?,
+            None => self.0.members.find(|member| member.key_with(call.caller_key).is_some())?,
+        };
+        let key = member.key_with(call.caller_key)?;
         self.0.session(&own, &member, &key)
     }
 
     /// Returns the number of the next own call in a session.
-    pub fn next(&self, session: &Session) -> u64 {
+    pub fn next_counter(&self, session: &Session) -> u64 {
         let counter = session.last.fetch_add(1, Ordering::Relaxed) + 1;
         if counter == CALLS_OF_A_KEY {
             self.0.used_up.notify_one();
@@ -265,11 +217,8 @@ impl Sessions {
     /// Notes that a member does not know a session: until its key is known, calls to it have
     /// tokens.
     pub fn doubt(&self, session: &Session) {
-        if let Some(member) = self.0.members.load().get(&session.host) {
-            member.keys.rcu(|keys| {
-                let is_doubtful = keys.is_doubtful || keys.current.id == session.peer_key;
-                PeerKeys { is_doubtful, ..PeerKeys::clone(keys) }
-            });
+        if let Some(member) = self.0.members.get(&session.host) {
+            member.doubt(&session.peer_key);
         }
         self.want(&session.host);
     }
@@ -306,28 +255,45 @@ impl Sessions {
         let inner = &self.0;
         let _changing = inner.changing.lock();
         let before = inner.own.load_full();
-        let own = OwnKeys::new(&inner.settings, Some(Arc::clone(&before.current)))?;
-        if let Some(member) = inner.members.load().get(self.own_id()) {
-            member.keys.store(Arc::new(member.keys.load().replaced(*own.current.public())));
+        let own = OwnKeys::new(&inner.settings, Some(Arc::clone(&before.current)))
+            .inspect_err(|_| inner.used_up.notify_one())?;
+        if let Some(member) = inner.members.get(self.own_id()) {
+            member.replace_key(*own.current.public());
         }
-        let count = [own.current.public().id, before.current.public().id];
+        inner.forget_sessions(&own);
         inner.own.store(Arc::new(own));
-        inner.sessions.rcu(|sessions| {
-            let live = sessions.iter().filter(|((own, _), _)| count.contains(own));
-            live.map(|(ids, session)| (*ids, Arc::clone(session))).collect::<HashMap<_, _>>()
-        });
         Ok(())
     }
 
-    /// Signs an answer.
-    pub fn sign(&self, answer: &SignedAnswer<'_>) -> Signature {
-        self.0.settings.host_key.sign(&answer.message())
+    /// Forgets the former key when it counts no longer, and the sessions of keys that do not.
+    pub(super) fn forget_former(&self) {
+        let inner = &self.0;
+        let _changing = inner.changing.lock();
+        let own = inner.own.load_full();
+        if own.former.is_some() && own.since.elapsed() >= FORMER {
+            inner.own.store(Arc::new(OwnKeys { former: None, ..OwnKeys::clone(&own) }));
+        }
+        inner.forget_sessions(&own);
     }
 
-    /// Says whether a member signed an answer.
-    pub fn is_signed(&self, host: &str, answer: &SignedAnswer<'_>, by: &Signature) -> bool {
-        let member = self.0.members.load().get(host).cloned();
-        member.is_some_and(|member| member.key.verify(&answer.message(), by))
+    /// Signs the answer to the call with this hash; `fields` are those of its header.
+    pub fn sign(&self, call: &Bytes32, fields: &str, body: &[u8]) -> Signature {
+        self.0.settings.host_key.sign(&self.signed(call, fields, body))
+    }
+
+    /// Says whether a member signed this answer: the hash of its call, its fields and its body.
+    pub fn is_signed(
+        &self,
+        host: &str,
+        (call, fields, body): (&Bytes32, &str, &[u8]),
+        by: &Signature,
+    ) -> bool {
+        let member = self.0.members.get(host);
+        member.is_some_and(|member| member.key.verify(&self.signed(call, fields, body), by))
+    }
+
+    fn signed(&self, call: &Bytes32, header: &str, body: &[u8]) -> Vec<u8> {
+        SignedAnswer { lattice: self.lattice(), call, header, body }.message()
     }
 
     /// Returns the lattice.
@@ -343,36 +309,18 @@ impl Sessions {
     /// Counts a message that was refused because nothing proved it, and says so in the log once in
     /// a while.
     pub fn refuse(&self, kind: Refusal, host: &str, why: &str) {
-        let refused = self.0.refusals.of(kind);
-        let count = refused.count.fetch_add(1, Ordering::Relaxed) + 1;
-        {
-            let mut logged = refused.logged.lock();
-            if logged.is_some_and(|at| at.elapsed() < LOG_PAUSE) {
-                return;
-            }
-            *logged = Some(Instant::now());
-        }
-        // The name may be anything that somebody sent.
-        let host: String = host.chars().take(64).collect();
-        warn!(
-            host_id = ?host,
-            count,
-            why,
-            "{} refused; somebody may be pretending to be a host of this lattice",
-            kind.name()
-        );
+        self.0.refusals.refuse(kind, host, why);
     }
 
     /// Returns how many messages of a kind were refused since the start.
     pub fn refused(&self, kind: Refusal) -> u64 {
-        self.0.refusals.of(kind).count.load(Ordering::Relaxed)
+        self.0.refusals.count(kind)
     }
 
     /// Gives an own message its number and the key of this host: the whole key and the certificate
-    /// with what this host offers, to newcomers, and where they are there already.
-    pub(super) fn complete(&self, announcement: &Announcement) -> Announcement {
-        let tells_key =
-            announcement.offers.is_some() || announcement.hello || announcement.session.is_some();
+    /// with what this host offers, to newcomers, and where it `tells_key` in any case.
+    pub(super) fn complete(&self, announcement: &Announcement, tells_key: bool) -> Announcement {
+        let tells_key = tells_key || announcement.offers.is_some() || announcement.hello;
         let own = self.0.own.load();
         let mut key = own.current.public().tell();
         if !tells_key {
@@ -387,7 +335,7 @@ impl Sessions {
     }
 
     pub(super) fn member(&self, host: &str) -> Option<Arc<Member>> {
-        self.0.members.load().get(host).cloned()
+        self.0.members.get(host)
     }
 
     /// Returns the session key that a message tells, if a trusted cluster certified its host.
@@ -403,28 +351,14 @@ impl Sessions {
     pub(super) fn admit(&self, said: &Announcement, key: PublicKey) -> bool {
         let Ok(member) = Member::new(&said.host, key) else { return false };
         member.begin(said);
-        let (member, _changing) = (Arc::new(member), self.0.changing.lock());
-        self.0.members.rcu(|members| {
-            let mut more = HashMap::clone(members);
-            more.insert(Arc::clone(&member.id), Arc::clone(&member));
-            more
-        });
+        let member = Arc::new(member);
+        self.0.members.change(&member.id, |_| Some(Arc::clone(&member)));
         true
     }
 
     /// Forgets the members that are not there any more.
     pub(super) fn retain(&self, is_there: impl Fn(&str) -> bool) {
-        let stays = |host: &str| host == self.own_id() || is_there(host);
-        if self.0.members.load().keys().all(|host| stays(host)) {
-            return;
-        }
-        let _changing = self.0.changing.lock();
-        self.0.members.rcu(|members| {
-            let there = members.iter().filter(|(host, _)| stays(host));
-            there
-                .map(|(host, member)| (Arc::clone(host), Arc::clone(member)))
-                .collect::<HashMap<_, _>>()
-        });
+        self.0.members.retain(|host| host == self.own_id() || is_there(host));
     }
 }
 
@@ -438,32 +372,53 @@ pub enum SessionsError {
 }
 
 impl Inner {
-    /// Returns the session of two keys, which is made once.
+    /// Returns the session of two keys, which is made once; nothing if another member has a key of
+    /// the same id, which it chooses itself.
     fn session(&self, own: &OwnKey, member: &Member, peer: &PublicKey) -> Option<Arc<Session>> {
         let ids = (own.public().id, peer.id);
-        if let Some(session) = self.sessions.load().get(&ids) {
-            return Some(Arc::clone(session));
+        if let Some(found) = self.sessions.load().get(&ids) {
+            return found.is_with(member, peer).then(|| Arc::clone(found));
         }
         let _changing = self.changing.lock();
-        if let Some(session) = self.sessions.load().get(&ids) {
-            return Some(Arc::clone(session));
+        let sessions = self.sessions.load_full();
+        if let Some(found) = sessions.get(&ids) {
+            return found.is_with(member, peer).then(|| Arc::clone(found));
         }
+        // It may have been forgotten since the keys were read, and does not begin anew then.
+        self.own.load().find(ids.0)?;
+        self.members.get(&member.id).filter(|known| known.has_key(peer))?;
         let own_host = self.settings.host_key.public_key();
         let keys = own.agree(own_host, End { host: &member.id, key: peer }).ok()?;
         let session = Arc::new(Session {
             host: Arc::clone(&member.id),
             own_key: ids.0,
-            peer_key: ids.1,
+            peer_key: *peer,
             keys,
             last: AtomicU64::new(0),
             seen: Mutex::new(Window::new(CALLS_WINDOW)),
         });
-        self.sessions.rcu(|sessions| {
-            let mut more = HashMap::clone(sessions);
-            more.insert(ids, Arc::clone(&session));
-            more
-        });
+        let mut more = SessionMap::clone(&sessions);
+        more.insert(ids, Arc::clone(&session));
+        self.sessions.store(Arc::new(more));
         Some(session)
+    }
+
+    /// Forgets the sessions of keys that count no longer. `changing` is held.
+    fn forget_sessions(&self, own: &OwnKeys) {
+        let sessions = self.sessions.load_full();
+        if sessions.values().all(|session| self.counts(session, own)) {
+            return;
+        }
+        let live = sessions.iter().filter(|(_, session)| self.counts(session, own));
+        let live = live.map(|(ids, session)| (*ids, Arc::clone(session)));
+        self.sessions.store(Arc::new(live.collect()));
+    }
+
+    /// Says whether both keys of a session count. One of a host that is not there may come back.
+    fn counts(&self, session: &Session, own: &OwnKeys) -> bool {
+        let member = self.members.get(&session.host);
+        own.find(session.own_key).is_some()
+            && member.is_none_or(|member| member.has_key(&session.peer_key))
     }
 }
 
@@ -494,105 +449,18 @@ impl OwnKeys {
     }
 }
 
-impl PeerKeys {
-    fn replaced(&self, current: PublicKey) -> Self {
-        Self { current, is_doubtful: false, former: Some((self.current, Instant::now())) }
-    }
-
-    /// Returns the key with this id, if it counts.
-    fn find(&self, id: u64) -> Option<PublicKey> {
-        let former = self.former.iter().filter(|(_, since)| since.elapsed() < FORMER);
-        former.map(|(key, _)| *key).chain([self.current]).find(|key| key.id == id)
-    }
-}
-
-impl Member {
-    fn new(host: &str, current: PublicKey) -> Result<Self, KeyError> {
-        let heard =
-            HeardOf { incarnation: 0, began: 0, counts: Window::new(WORDS_WINDOW), told_key: 0 };
-        Ok(Self {
-            id: host.into(),
-            key: VerifyingKey::parse(host, Kind::Server)?,
-            heard: Mutex::new(heard),
-            keys: ArcSwap::from_pointee(PeerKeys { current, is_doubtful: false, former: None }),
-        })
-    }
-
-    /// Says whether a message is of the start that is known of it.
-    pub(super) fn is_of_this_start(&self, said: &Announcement) -> bool {
-        self.heard.lock().incarnation == said.incarnation
-    }
-
-    /// Begins anew with the message of another start.
-    pub(super) fn begin(&self, said: &Announcement) {
-        {
-            let mut heard = self.heard.lock();
-            heard.incarnation = said.incarnation;
-            heard.began = said.count;
-            heard.counts = Window::after(WORDS_WINDOW, said.count);
-            heard.told_key = 0;
-        }
-        self.learn(said);
-    }
-
-    /// Says whether a message was sent before the one that began what is known of this start: it
-    /// was on its way meanwhile, and tells nothing new.
-    pub(super) fn is_early(&self, said: &Announcement) -> bool {
-        said.count < self.heard.lock().began
-    }
-
-    /// Takes a message of the known start, each once.
-    pub(super) fn take(&self, said: &Announcement) -> Result<(), Stale> {
-        self.heard.lock().counts.take(said.count)
-    }
-
-    /// Takes the session key out of a message; says whether the member has to be asked for it.
-    pub(super) fn learn(&self, said: &Announcement) -> bool {
-        let Some(told) = &said.session else { return false };
-        let mut heard = self.heard.lock();
-        let keys = self.keys.load();
-        if said.count < heard.told_key || (keys.current.id == told.id && !keys.is_doubtful) {
-            return false;
-        }
-        let Some(key) = PublicKey::read(told) else { return true };
-        heard.told_key = said.count;
-        let news = match keys.current == key {
-            true => PeerKeys { is_doubtful: false, ..PeerKeys::clone(&keys) },
-            false => keys.replaced(key),
-        };
-        self.keys.store(Arc::new(news));
-        false
-    }
-}
-
 impl Session {
     /// Returns the key ids of this host's end and of the other one.
     pub fn key_ids(&self) -> (u64, u64) {
-        (self.own_key, self.peer_key)
+        (self.own_key, self.peer_key.id)
     }
 
-    /// Takes a call that the other host made, each once. Its code must be right.
-    pub fn take(&self, counter: u64) -> Result<(), Stale> {
+    fn is_with(&self, member: &Member, key: &PublicKey) -> bool {
+        self.host == member.id && self.peer_key == *key
+    }
+
+    /// Accepts a call that the other host made, each once. Its code must be right.
+    pub fn accept(&self, counter: u64) -> Result<(), Stale> {
         self.seen.lock().take(counter)
-    }
-}
-
-impl Refusals {
-    fn of(&self, kind: Refusal) -> &Counted {
-        match kind {
-            Refusal::Word => &self.words,
-            Refusal::Call => &self.calls,
-            Refusal::Answer => &self.answers,
-        }
-    }
-}
-
-impl Refusal {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Word => "a message in the name of a host was",
-            Self::Call => "a call in the name of a host was",
-            Self::Answer => "an answer in the name of a host was",
-        }
     }
 }

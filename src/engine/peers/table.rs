@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -82,6 +82,9 @@ pub struct Table {
     own: Arc<Peer>,
     peers: ArcSwap<Vec<Arc<Peer>>>,
     peers_max: usize,
+    named_max: usize,
+    /// Peers that were taken out since the start.
+    removed: AtomicU64,
     by_id: Index<Arc<Peer>>,
     /// The peers that run a target, however it is reached.
     by_target: Index<Arc<[Arc<Peer>]>>,
@@ -125,6 +128,8 @@ impl Table {
             peers: ArcSwap::from_pointee(vec![Arc::clone(&own)]),
             own,
             peers_max,
+            named_max: NAMED_MAX,
+            removed: AtomicU64::new(0),
             by_id: Index::default(),
             by_target: Index::default(),
             named: AtomicUsize::new(0),
@@ -205,6 +210,17 @@ impl Table {
         self.others().into_iter().filter(is_called).collect()
     }
 
+    /// The number of the other hosts.
+    pub fn count(&self) -> usize {
+        self.peers.load().len() - 1
+    }
+
+    /// How many hosts were taken out since the start: what is kept of hosts beside this table is
+    /// looked through when it grows.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
+    }
+
     /// All hosts but this one.
     pub fn others(&self) -> Vec<Arc<Peer>> {
         self.peers.load().iter().filter(|peer| !peer.is_own).cloned().collect()
@@ -235,22 +251,23 @@ impl Table {
     }
 
     fn change_own(&self, roster: u64, change: &Change) {
-        self.track(&self.own, || self.own.change_offers(roster, change));
+        self.track(&self.own, Some(change), || self.own.change_offers(roster, change));
     }
 
-    /// Changes what a peer runs, and the lists of those that run a target with it.
-    fn track<R>(&self, peer: &Arc<Peer>, change: impl FnOnce() -> R) -> R {
+    /// Changes what a peer runs, and the lists of those that run a target with it. Only the targets
+    /// of `named` can be others afterwards, if it is given.
+    fn track<R>(&self, peer: &Arc<Peer>, named: Option<&Change>, change: impl FnOnce() -> R) -> R {
         let before = peer.targets();
         let result = change();
         let after = peer.targets();
         if before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)) {
             return result;
         }
-        let names = |sets: &[Arc<HashSet<Arc<str>>>; 2]| {
-            sets.iter().flat_map(|set| set.iter().cloned()).collect::<HashSet<_>>()
+        let (added, removed) = match named {
+            Some(named) => (among(named, &after, &before), among(named, &before, &after)),
+            None => (only_in(&after, &before), only_in(&before, &after)),
         };
-        let (before, after) = (names(&before), names(&after));
-        for name in after.difference(&before) {
+        for name in &added {
             self.by_target.change(name, |peers| {
                 Some(
                     peers
@@ -262,15 +279,15 @@ impl Table {
                 )
             });
         }
-        self.named.fetch_add(after.len(), Ordering::Relaxed);
-        for name in before.difference(&after) {
+        self.named.fetch_add(added.len(), Ordering::Relaxed);
+        for name in &removed {
             self.by_target.change(name, |peers| {
                 let others = peers?.iter().filter(|other| !Arc::ptr_eq(other, peer));
                 let others: Arc<[_]> = others.cloned().collect();
                 (!others.is_empty()).then_some(others)
             });
         }
-        self.named.fetch_sub(before.len(), Ordering::Relaxed);
+        self.named.fetch_sub(removed.len(), Ordering::Relaxed);
         result
     }
 
@@ -360,16 +377,18 @@ impl Table {
         }
     }
 
-    /// Applies an announcement to a peer, without its targets if there are too many.
+    /// Applies an announcement to a peer, without further targets if there are too many: those that
+    /// are known of it stay as long as it has them, and it is not asked for the others.
     fn take_in(&self, peer: &Arc<Peer>, announcement: &Announcement) -> News {
         let added = announcement.change.as_ref().map(|change| &change.added);
         let named = announcement.offers.as_ref().or(added).map_or(0, Offers::len);
-        let room = if peer.is_proven() { NAMED_MAX } else { NAMED_MAX / 2 };
+        let room = if peer.is_proven() { self.named_max } else { self.named_max / 2 };
         if named > 0 && self.named.load(Ordering::Relaxed) + named > room {
-            let without = Announcement { offers: None, change: None, ..announcement.clone() };
-            return peer.apply(&without);
+            let without = without_news(announcement, &peer.targets());
+            return self.track(peer, None, || peer.apply(&without));
         }
-        self.track(peer, || peer.apply(announcement))
+        let change = announcement.change.as_ref().filter(|_| peer.takes_change(announcement));
+        self.track(peer, change, || peer.apply(announcement))
     }
 
     /// Tells an announcement of this host, which comes back to it, from that of a twin. A number of
@@ -416,8 +435,9 @@ impl Table {
     }
 
     fn remove(&self, peer: &Arc<Peer>) {
-        self.track(peer, || peer.clear_offers());
+        self.track(peer, None, || peer.clear_offers());
         self.by_id.change(&peer.id, |_| None);
+        self.removed.fetch_add(1, Ordering::Relaxed);
         self.peers.rcu(|peers| {
             peers.iter().filter(|other| !Arc::ptr_eq(other, peer)).cloned().collect::<Vec<_>>()
         });
@@ -430,6 +450,43 @@ impl Offered {
         let bounded = |names: &[String]| names.iter().take(TARGETS_MAX).cloned().collect();
         Offers { direct: bounded(&self.offers.direct), group: bounded(&self.offers.group) }
     }
+}
+
+/// The targets of a host: those that are called directly, and the others.
+type Targets = [Arc<HashSet<Arc<str>>>; 2];
+
+/// The name of a target, if it is there.
+fn found<'a>(targets: &'a Targets, name: &str) -> Option<&'a Arc<str>> {
+    targets.iter().find_map(|set| set.get(name))
+}
+
+/// The targets that are in these and not in those.
+fn only_in(these: &Targets, those: &Targets) -> HashSet<Arc<str>> {
+    let names = these.iter().flat_map(|set| set.iter());
+    names.filter(|name| found(those, name).is_none()).cloned().collect()
+}
+
+/// The same of the targets that a change names.
+fn among(change: &Change, these: &Targets, those: &Targets) -> HashSet<Arc<str>> {
+    let names = [&change.added, &change.removed].into_iter();
+    let names = names.flat_map(|offers| offers.direct.iter().chain(&offers.group));
+    let names = names.filter(|name| found(those, name).is_none());
+    names.filter_map(|name| found(these, name)).cloned().collect()
+}
+
+/// An announcement whose offers are only those that are known already.
+fn without_news(announcement: &Announcement, known: &Targets) -> Announcement {
+    let staying = |names: &[String]| {
+        names.iter().filter(|name| found(known, name).is_some()).cloned().collect()
+    };
+    let only_known =
+        |offers: &Offers| Offers { direct: staying(&offers.direct), group: staying(&offers.group) };
+    let change = announcement
+        .change
+        .as_ref()
+        .map(|change| Change { added: only_known(&change.added), ..change.clone() });
+    let offers = announcement.offers.as_ref().map(only_known);
+    Announcement { offers, change, ..announcement.clone() }
 }
 
 /// The targets that one roster has and the other one has not.

@@ -6,7 +6,8 @@
 //! these hear nothing of it for [`SUSPECT`] they *call* it, in a word to all: it answers at once,
 //! to all, or everybody takes it for lost. A host whose calls of actors got no answer is called as
 //! well. Of a site that was cut off, the whole group is called at once; a host that loses many, or
-//! hears again of some after it had lost many, calls all, and they answer spread over a while.
+//! hears again of some after it had lost many, calls all, and they answer spread over a while that
+//! the call says.
 //!
 //! Everything here is decided from the table and the time; [`service`](super::service) sends and
 //! listens.
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     peer::Peer,
-    ring::{BEAT, Duty, FEW, Place, duty, interval, place, spread},
+    ring::{BEAT, BEAT_MAX, Duty, FEW, Place, duty, interval, place, spread},
     table::{Heard, Table},
 };
 use lattice_protocol::{
@@ -32,6 +33,8 @@ use lattice_protocol::{
 /// Silent for this long, a host that speaks every second counts as lost: two beats and what the
 /// network may add. With [`LOOK`] within three seconds.
 pub const SILENT: Duration = Duration::from_millis(2500);
+/// Where only words to all are heard, which come at any time, so many times as long.
+const SELDOM: u32 = 4;
 /// Silent for this long, a host that is watched is called. With [`LOOK`] and [`ANSWER`] within
 /// three seconds as well.
 const SUSPECT: Duration = Duration::from_millis(2100);
@@ -73,6 +76,8 @@ pub struct Watch {
     beat_at: Instant,
     looked: Instant,
     look_at: Instant,
+    /// It does nothing before.
+    rests_until: Instant,
     /// Calls of hosts and groups, its own among them.
     calls: Vec<Call>,
     to_call: Vec<String>,
@@ -82,9 +87,10 @@ pub struct Watch {
     losses: VecDeque<Instant>,
     /// The hosts it listens for, and since when.
     listens: HashMap<String, Instant>,
-    /// Other hosts that are known, and those of them that are lost.
+    /// Other hosts that are known, those of them that are lost, and the groups of all.
     known: usize,
     lost: usize,
+    groups: HashSet<Arc<str>>,
 }
 
 /// A call of a host, a group or all.
@@ -122,6 +128,7 @@ impl Watch {
             beat_at: now,
             looked: now,
             look_at: now + LOOK,
+            rests_until: now,
             calls: Vec::new(),
             to_call: Vec::new(),
             all_at: None,
@@ -129,11 +136,16 @@ impl Watch {
             listens: HashMap::new(),
             known: 0,
             lost: 0,
+            groups: HashSet::new(),
         }
     }
 
     /// Returns when the next turn is due.
     pub fn next(&self) -> Instant {
+        self.due().max(self.rests_until)
+    }
+
+    fn due(&self) -> Instant {
         if !self.to_call.is_empty() {
             return self.looked;
         }
@@ -158,13 +170,25 @@ impl Watch {
         self.sign(word)
     }
 
-    /// Notes that the last word was not sent.
+    /// Puts off all that is due for a moment, since this host cannot judge others now. If that takes
+    /// long it gives them the time to be heard again.
     pub fn postpone(&mut self, now: Instant) {
-        (self.spoke_at, self.speak_at) = (None, now + BEAT);
+        self.rests_until = now + LOOK;
     }
 
-    /// Takes in a word of another host: one to all, or a beat to those that watch it.
-    pub fn hear(&mut self, word: &Announcement, heard: &Heard, is_beat: bool, now: Instant) {
+    /// Takes in a word of another host that the table has taken: one to all, or a beat to those that
+    /// watch it.
+    pub fn hear(
+        &mut self,
+        table: &Table,
+        word: &Announcement,
+        heard: &Heard,
+        is_beat: bool,
+        now: Instant,
+    ) {
+        if matches!(heard, Heard::Ignored | Heard::Twin { .. } | Heard::Left) {
+            return;
+        }
         if matches!(heard, Heard::Back { .. }) && !self.is_small() {
             if self.lost >= SEVERAL {
                 self.plan_all(now);
@@ -173,18 +197,43 @@ impl Watch {
                 self.call(&word.host, now);
             }
         }
+        let within = match word.within_ms {
+            0 => self.spread(),
+            within_ms => Duration::from_millis(within_ms).min(BEAT_MAX),
+        };
         for name in word.call.iter().take(CALLED_MAX) {
-            self.take_call(name, now);
+            if self.is_known(table, name) {
+                self.take_call(name, within, now);
+            }
         }
+    }
+
+    /// Whether a name in a call is that of all, of a host or of a group.
+    fn is_known(&self, table: &Table, name: &str) -> bool {
+        let is_own = name == ALL || name == &*self.own || name == self.at;
+        is_own || self.groups.contains(name) || table.find(name).is_some()
     }
 
     /// Notes that this host is connected anew, perhaps elsewhere: it may have missed something.
     pub fn rejoin(&mut self, at: String, now: Instant) {
         self.at = at;
-        self.speak_at = now;
+        self.speak_soon(now);
         if !self.is_small() {
             self.plan_all(now);
         }
+    }
+
+    /// Says to all that it is there, of many hosts not all at the same time.
+    fn speak_soon(&mut self, now: Instant) {
+        self.speak_at = match self.is_small() {
+            true => now,
+            false => self.speak_at.min(now + self.spread().mul_f64(rand::random())),
+        };
+    }
+
+    /// The time over which the answers of all are spread, by the hosts that are known here.
+    fn spread(&self) -> Duration {
+        spread(self.known + 1)
     }
 
     /// Does what is due.
@@ -200,11 +249,15 @@ impl Watch {
         }
         let names = self.to_call.len().min(CALLED_MAX);
         let call: Vec<String> = self.to_call.drain(..names).collect();
+        let within = self.spread();
         for name in &call {
-            self.take_call(name, now);
+            self.take_call(name, within, now);
         }
         if !call.is_empty() || now >= self.speak_at {
-            turn.word = Some(self.stamp(Announcement { call, ..table.own_beat() }, now));
+            let calls_all = call.iter().any(|name| name == ALL);
+            let within_ms = if calls_all { clock::millis(within) } else { 0 };
+            let word = Announcement { call, within_ms, ..table.own_beat() };
+            turn.word = Some(self.stamp(word, now));
         }
         if self.told > BEAT && now >= self.beat_at {
             self.beat_at = now + BEAT;
@@ -228,12 +281,13 @@ impl Watch {
             table.reset_timers();
             self.listens.values_mut().for_each(|since| *since = now);
             self.calls.clear();
-            self.speak_at = now;
+            self.speak_soon(now);
             return;
         }
         let others = table.others();
         self.count(&others, now);
-        turn.lost.extend(silent(&others, now).into_iter().filter(|peer| peer.lose_silent(now)));
+        let silent = silent(&others, &self.listens, now);
+        turn.lost.extend(silent.into_iter().filter(|peer| peer.lose_silent(now)));
         let duty = self.duty(&others);
         self.listen(table, &duty, now, turn);
         for host in &duty.hosts {
@@ -259,6 +313,7 @@ impl Watch {
     fn count(&mut self, others: &[Arc<Peer>], now: Instant) {
         self.known = others.len();
         self.lost = others.iter().filter(|peer| peer.is_lost()).count();
+        self.groups = others.iter().map(|peer| Arc::clone(&peer.state().at)).collect();
         let is_any_old = others.iter().any(|peer| !peer.is_lost() && peer.state().at.is_empty());
         // Hosts of before expect all to speak every second.
         let there = self.known - self.lost + 1;
@@ -269,7 +324,7 @@ impl Watch {
 
     /// Returns the hosts and groups that this host watches.
     fn duty(&self, others: &[Arc<Peer>]) -> Duty {
-        if others.iter().all(|peer| peer.state().interval <= BEAT) {
+        if others.iter().all(|peer| speaks_often(peer)) {
             return Duty::default();
         }
         let states: Vec<_> = others.iter().map(|peer| (peer, peer.state())).collect();
@@ -291,7 +346,7 @@ impl Watch {
     fn listen(&mut self, table: &Table, duty: &Duty, now: Instant, turn: &mut Turn) {
         let voices = duty.groups.iter().flat_map(|(_, voices)| voices);
         let speaks_seldom =
-            |host: &&String| table.find(host).is_some_and(|peer| peer.state().interval > BEAT);
+            |host: &&String| table.find(host).is_some_and(|peer| !speaks_often(&peer));
         let listen: HashSet<String> =
             duty.hosts.iter().chain(voices).filter(speaks_seldom).cloned().collect();
         self.listens.retain(|host, _| listen.contains(host));
@@ -328,13 +383,13 @@ impl Watch {
         self.calls.iter().any(|call| call.name == name && now < call.over_at())
     }
 
-    /// Notes a call, and answers if it is for this host.
-    fn take_call(&mut self, name: &str, now: Instant) {
+    /// Notes a call, and answers if it is for this host: within this time if it is for all.
+    fn take_call(&mut self, name: &str, within: Duration, now: Instant) {
         if name.is_empty() || self.is_called(name, now) || self.calls.len() >= CALLS_MAX {
             return;
         }
         let within = match name {
-            ALL => spread(self.known + 1),
+            ALL => within,
             name if is_host(name) => Duration::ZERO,
             _ => GROUP_SPREAD,
         };
@@ -390,16 +445,31 @@ fn is_host(name: &str) -> bool {
 pub const AT_CHARS: usize = 10;
 
 /// Returns those of which too long nothing was heard. If that is so of all, the cause is with this
-/// host, and none is heard before the others.
-fn silent(others: &[Arc<Peer>], now: Instant) -> Vec<Arc<Peer>> {
-    let there = || others.iter().filter(|peer| !peer.is_lost());
-    let is_cut_off = there().all(|peer| peer.state().unheard(now) >= SILENT);
-    let is_silent = |peer: &&Arc<Peer>| {
-        let state = peer.state();
-        let patience = if state.interval > BEAT { state.interval * 5 / 2 } else { SILENT };
-        state.unheard(now) >= patience
-    };
-    there().filter(|peer| is_cut_off || is_silent(peer)).cloned().collect()
+/// host, and none is heard before the others. Where it should hear nobody every second, the words
+/// to all may keep away for longer by chance.
+fn silent(
+    others: &[Arc<Peer>],
+    listens: &HashMap<String, Instant>,
+    now: Instant,
+) -> Vec<Arc<Peer>> {
+    let there: Vec<_> = others.iter().filter(|peer| !peer.is_lost()).collect();
+    let is_steady = there.iter().any(|peer| speaks_often(peer) || listens.contains_key(&*peer.id));
+    let patience = if is_steady { SILENT } else { SILENT * SELDOM };
+    let is_cut_off = there.iter().all(|peer| peer.state().unheard(now) >= patience);
+    let silent = there.into_iter().filter(|peer| is_cut_off || is_silent(peer, now));
+    silent.cloned().collect()
+}
+
+/// Whether a host says to all every second that it is there.
+fn speaks_often(peer: &Peer) -> bool {
+    peer.state().interval <= BEAT
+}
+
+/// Whether too long nothing was heard of one host.
+fn is_silent(peer: &Peer, now: Instant) -> bool {
+    let state = peer.state();
+    let patience = if state.interval > BEAT { state.interval * 5 / 2 } else { SILENT };
+    state.unheard(now) >= patience
 }
 
 #[cfg(test)]

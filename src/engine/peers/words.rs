@@ -12,7 +12,7 @@
 //!   `require_signed_answers` is set.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +25,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::sessions::{Refusal, Sessions, Settings};
+use super::{
+    refusals::Refusal,
+    sessions::{Sessions, Settings},
+    table::PEERS_MAX,
+};
 use lattice_protocol::{
     identity::{keys::Kind, signature::VerifyingKey},
     peers::{
@@ -38,6 +42,8 @@ use lattice_protocol::{
 const NONCE_CHARS_MAX: usize = 64;
 /// How long the answers to a hello may take.
 const HELLO: Duration = Duration::from_secs(5);
+/// The last hellos, whose answers count.
+const HELLOS_KEPT: usize = 4;
 
 /// Seals and opens the messages of hosts. Cheap to clone.
 #[derive(Clone)]
@@ -47,16 +53,16 @@ struct Inner {
     sessions: Sessions,
     /// The start of this host.
     incarnation: AtomicU64,
-    hello: Hello,
-    // Held for lines, by the service alone.
+    // These are held for lines, by the service alone.
+    hellos: Mutex<VecDeque<Hello>>,
     /// Hosts that sign without a certificate that counts here, and their starts.
     strangers: Mutex<HashMap<String, u64>>,
 }
 
-/// The question that goes to all.
+/// A question that went to all.
 struct Hello {
     nonce: String,
-    began: Instant,
+    at: Instant,
 }
 
 /// A message that was opened.
@@ -71,9 +77,9 @@ pub enum Opened {
 
 impl Words {
     pub fn new(sessions: Sessions) -> Self {
-        let (incarnation, strangers) = (AtomicU64::new(0), Mutex::default());
-        let hello = Hello { nonce: nonce(), began: Instant::now() };
-        Self(Arc::new(Inner { sessions, incarnation, hello, strangers }))
+        let incarnation = AtomicU64::new(0);
+        let (hellos, strangers) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { sessions, incarnation, hellos, strangers }))
     }
 
     pub fn sessions(&self) -> &Sessions {
@@ -82,11 +88,7 @@ impl Words {
 
     /// Encodes an announcement of this host for a server with this `max_payload`, in bytes.
     pub fn seal(&self, announcement: &Announcement, max_payload: usize) -> Bytes {
-        let Settings { lattice, host_key, .. } = self.0.sessions.settings();
-        self.0.incarnation.store(announcement.incarnation, Ordering::Relaxed);
-        let complete = self.0.sessions.complete(announcement);
-        let json = complete.encode(max_payload.saturating_sub(SEAL_BYTES));
-        sealed::seal(&json, lattice, host_key)
+        self.0.seal(announcement, false, max_payload)
     }
 
     /// The same for an answer to the question with these headers.
@@ -101,14 +103,21 @@ impl Words {
         self.seal(&Announcement { to, ..announcement.clone() }, max_payload)
     }
 
-    /// Returns an announcement with the whole session key, to be told at once.
-    pub fn with_key(&self, announcement: Announcement) -> Announcement {
-        Announcement { session: Some(Default::default()), ..announcement }
+    /// The same for one that tells the whole session key, which is new.
+    pub fn seal_with_key(&self, announcement: &Announcement, max_payload: usize) -> Bytes {
+        self.0.seal(announcement, true, max_payload)
     }
 
-    /// Returns the headers of the hello.
+    /// Returns the headers of a hello that is sent now.
     pub fn hello(&self) -> HeaderMap {
-        question(&self.0.hello.nonce)
+        let nonce = nonce();
+        let headers = question(&nonce);
+        let mut hellos = self.0.hellos.lock();
+        if hellos.len() == HELLOS_KEPT {
+            hellos.pop_front();
+        }
+        hellos.push_back(Hello { nonce, at: Instant::now() });
+        headers
     }
 
     /// Opens a message that its host sent by itself, or that answers the hello.
@@ -124,7 +133,10 @@ impl Words {
     /// Forgets the hosts that are not there any more.
     pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
         self.0.sessions.retain(&is_there);
-        self.0.strangers.lock().retain(|host, _| is_there(host));
+        // Where they are refused they are never there, and would be asked without end.
+        if !self.0.sessions.requires_signed() {
+            self.0.strangers.lock().retain(|host, _| is_there(host));
+        }
     }
 }
 
@@ -150,6 +162,14 @@ pub fn is_answer_of(sessions: &Sessions, host: &str, payload: &[u8], nonce: &str
 }
 
 impl Inner {
+    fn seal(&self, announcement: &Announcement, tells_key: bool, max_payload: usize) -> Bytes {
+        let Settings { lattice, host_key, .. } = self.sessions.settings();
+        self.incarnation.store(announcement.incarnation, Ordering::Relaxed);
+        let complete = self.sessions.complete(announcement, tells_key);
+        let json = complete.encode(max_payload.saturating_sub(SEAL_BYTES));
+        sealed::seal(&json, lattice, host_key)
+    }
+
     fn open(&self, payload: &[u8], nonce: Option<&str>) -> Opened {
         let Ok(said) = serde_json::from_slice::<Announcement>(payload) else {
             return Opened::Ignored;
@@ -213,14 +233,11 @@ impl Inner {
 
     /// Opens a signed message of a host that is no member.
     fn of_unknown(&self, said: Announcement, answers: bool) -> Opened {
-        let answers = answers
-            || said.to.as_ref() == Some(&self.hello.nonce) && self.hello.began.elapsed() < HELLO;
+        let answers = answers || self.answers_hello(&said);
         let key = self.sessions.certified(&said);
         match (answers, key) {
             (true, Some(key)) if self.sessions.admit(&said, key) => return Opened::Believed(said),
-            (true, _) => {
-                self.strangers.lock().insert(said.host.clone(), said.incarnation);
-            }
+            (true, _) => self.note_stranger(&said),
             // Its certificate may count now: its clock was put right.
             (false, Some(_)) => return Opened::ToConfirm(said),
             (false, None) => {
@@ -233,6 +250,21 @@ impl Inner {
             return self.refuse(&said, "no trusted cluster certified that host");
         }
         Opened::Believed(said)
+    }
+
+    fn answers_hello(&self, said: &Announcement) -> bool {
+        let hellos = self.hellos.lock();
+        let fresh = hellos.iter().filter(|hello| hello.at.elapsed() < HELLO);
+        fresh.map(|hello| &hello.nonce).any(|nonce| said.to.as_ref() == Some(nonce))
+    }
+
+    fn note_stranger(&self, said: &Announcement) {
+        let mut strangers = self.strangers.lock();
+        if strangers.len() >= PEERS_MAX && !strangers.contains_key(&said.host) {
+            // They are asked once more.
+            strangers.clear();
+        }
+        strangers.insert(said.host.clone(), said.incarnation);
     }
 
     fn refuse(&self, said: &Announcement, why: &str) -> Opened {

@@ -6,6 +6,9 @@
 //! A call ends in one of four ways: the callee's result, the callee's error, nobody listening, or
 //! the deadline. No wait is without one.
 
+mod answered;
+mod headers;
+
 use std::{
     sync::{
         Arc,
@@ -25,14 +28,17 @@ use super::{
     call::{Call, CallError, Chain, TRANSFERS_MAX},
     chunking::{ChunkError, Chunks, PayloadName, Reader},
     exchange::{self, Body},
-    limits::{Limits, told_transfers},
+    limits::Limits,
     pieces::{self, Form, Inlet},
     proof::{Proof, Question, Verdict},
 };
 use crate::peers::{
-    sessions::{Refusal, Sessions, Standing},
+    refusals::Refusal,
+    sessions::{Sessions, Standing},
     words,
 };
+use answered::{Answered, Sent, read, with_error};
+use headers::headers;
 use lattice_protocol::{
     identity::{
         claims::now,
@@ -43,16 +49,13 @@ use lattice_protocol::{
     rpc::{
         antiforgery::Signer,
         codec,
-        invocation::{Entity, Invocation, TraceContext},
+        invocation::{Entity, Invocation},
     },
 };
 
 /// How long to wait for a sign that somebody listens for a call with a large payload; that nobody
 /// does is known at once.
 const LISTENER_TIMEOUT: Duration = Duration::from_millis(250);
-
-/// The beginning of an error that nothing proves, in bytes.
-const UNPROVEN_BYTES_MAX: usize = 200;
 
 /// Sends calls to actors and providers anywhere in the lattice. Cheap to clone.
 #[derive(Clone)]
@@ -389,17 +392,20 @@ impl Inner {
         if !matches!(outgoing.proof, Proof::Session(_)) {
             self.sign(outgoing);
         }
-        if let Some(answered) = self.send(way, outgoing).await? {
-            return Ok(answered);
-        }
-        if let Proof::Session(session) = &outgoing.proof {
+        loop {
+            let session = match self.send(way, outgoing).await? {
+                Sent::Answered(answered) => return Ok(answered),
+                Sent::NotDone(session) => session,
+            };
             debug!(host_id = %session.host, subject = way.subject, "a call is made again with a token: its session is unknown there");
+            if let Some(sessions) = &self.sessions {
+                sessions.doubt(&session);
+            }
+            // To a call with a token nobody can say that its session is unknown.
             outgoing.proof = Proof::SignedAnswer(Some(Arc::clone(&session.host)));
+            outgoing.takes_pieces = false;
+            self.sign(outgoing);
         }
-        outgoing.takes_pieces = false;
-        self.sign(outgoing);
-        let answered = self.send(way, outgoing).await?;
-        answered.ok_or_else(|| self.unproven(way.subject, outgoing, "it answers another call"))
     }
 
     /// Gives a call its token, unless it has one.
@@ -412,13 +418,8 @@ impl Inner {
         }
     }
 
-    /// Sends a call and waits for its answer; nothing if the callee has done nothing, since it does
-    /// not know the session.
-    async fn send(
-        &self,
-        way: &Way<'_>,
-        outgoing: &Outgoing,
-    ) -> Result<Option<Answered>, CallError> {
+    /// Sends a call and waits for its answer.
+    async fn send(&self, way: &Way<'_>, outgoing: &Outgoing) -> Result<Sent, CallError> {
         let Way { subject, ends_at, sent } = *way;
         let Outgoing { invocation, payload, chunked, limits, takes_pieces, proof } = outgoing;
         let began = Instant::now();
@@ -451,20 +452,20 @@ impl Inner {
                 });
             }
         };
-        let hash = match asked.map(|asked| asked.judge(&reply)) {
-            None => None,
-            Some(Verdict::Proven(hash)) => hash,
-            Some(Verdict::NotDone) => {
-                if let (Proof::Session(session), Some(sessions)) = (proof, &self.sessions) {
-                    sessions.doubt(session);
-                }
-                return Ok(None);
+        let hash = match (asked.map(|asked| asked.judge(&reply)), proof) {
+            (None, _) => None,
+            (Some(Verdict::Proven(hash)), _) => hash,
+            (Some(Verdict::NotDone), Proof::Session(session)) => {
+                return Ok(Sent::NotDone(Arc::clone(session)));
             }
-            Some(Verdict::Unproven(why)) => {
+            (Some(Verdict::NotDone), _) => {
+                return Err(self.unproven(subject, outgoing, "it answers another call"));
+            }
+            (Some(Verdict::Unproven(why)), _) => {
                 return Err(self.unproven(subject, outgoing, &with_error(why, reply.payload)));
             }
         };
-        read(reply, subject, invocation, hash).map(Some)
+        read(reply, subject, invocation, hash).map(Sent::Answered)
     }
 
     /// The error of a call whose answer nothing proves to be the callee's. What became of the call
@@ -559,87 +560,8 @@ struct Outgoing {
     proof: Proof,
 }
 
-/// Adds the error in an answer that nothing proves to the reason why it is none.
-fn with_error(why: &str, answer: Bytes) -> String {
-    match codec::decode_response(answer).ok().and_then(|said| said.error) {
-        Some(said) => {
-            let end = said.floor_char_boundary(UNPROVEN_BYTES_MAX);
-            format!("{why}; it says: {}", &said[..end])
-        }
-        None => why.to_owned(),
-    }
-}
-
-/// Reads an answer that was proven, if it had to be.
-fn read(
-    reply: Message,
-    subject: &str,
-    invocation: &Invocation,
-    hash: Option<Bytes32>,
-) -> Result<Answered, CallError> {
-    let response = codec::decode_response(reply.payload)
-        .map_err(|e| CallError::Transport(format!("undecodable reply on {subject}: {e}")))?;
-    let error = response.error.filter(|error| !error.is_empty());
-    if error.is_none()
-        && !response.invocation_id.is_empty()
-        && response.invocation_id != invocation.id
-    {
-        return Err(CallError::Transport(format!(
-            "the reply on {subject} belongs to another invocation"
-        )));
-    }
-    let transfers = told_transfers(&response.trace_context);
-    let form = Form::read(&response.trace_context);
-    let (msg, content_length) = (response.msg, response.content_length);
-    Ok(Answered { msg, error, content_length, transfers, form, hash })
-}
-
-/// An answer, of which the result may have to be fetched.
-struct Answered {
-    msg: Bytes,
-    /// The callee's report of its failure.
-    error: Option<String>,
-    content_length: u64,
-    /// How long the callee's transfers took, if it says so.
-    transfers: Option<Duration>,
-    /// How its body comes, if it is an HTTP response.
-    form: Option<Form>,
-    /// The hash of a result that has to be fetched, if the callee proved it.
-    hash: Option<Bytes32>,
-}
-
 /// Whether the callee of a call is told its [`Limits`]: hosts are, for calls that others wait for.
 /// A provider of other makers has no use for them.
 fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
     chain.waiting() > 0 && (target.is_actor() || host.is_some())
-}
-
-/// The trace of a call as headers: older hosts read them there, providers in the invocation. The
-/// limits of a call go with it, and whether its answer may come in pieces.
-fn headers(trace: &TraceContext, limits: Option<Limits>, takes_pieces: bool) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if takes_pieces {
-        headers.insert(wire::PIECES, "1");
-    }
-    if let Some(limits) = limits {
-        limits.write(&mut headers);
-    }
-    for (key, value) in trace.iter() {
-        if is_header_safe(key) && is_header_safe(value) && !is_reserved(key) {
-            headers.insert(key, value);
-        }
-    }
-    headers
-}
-
-/// Tells whether a key means something to NATS or to hosts; such a key is no trace.
-fn is_reserved(key: &str) -> bool {
-    ["nats-", "lattice-"]
-        .iter()
-        .any(|prefix| key.get(..prefix.len()).is_some_and(|k| k.eq_ignore_ascii_case(prefix)))
-}
-
-/// A trace context may come from a guest; it must not break the protocol's lines.
-fn is_header_safe(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber, connection::State};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use lattice_base::lattice::connection::confirm;
@@ -33,7 +33,8 @@ const MARGIN: u64 = 64;
 /// see how much arrives, then one that is reached soon and still beyond all that can be on its way;
 /// both once more if less arrives than it seemed, as long as anything does.
 /// Where nothing arrives, hardly anything can be on its way, and draining is good enough. Without a
-/// connection nothing is on its way at all, and nobody is there to agree with.
+/// connection nothing is on its way at all, and nobody is there to agree with: the client forgets
+/// the subscription, or it would be made again with the connection and nobody would read it.
 pub async fn leave(
     nats: &async_nats::Client,
     subscription: &mut Subscriber,
@@ -41,7 +42,9 @@ pub async fn leave(
     mut take_on: impl FnMut(Message),
 ) {
     if nats.connection_state() != State::Connected {
-        while let Some(Some(message)) = subscription.next().now_or_never() {
+        // It ends after the messages that have come. Without a client there is nothing to end.
+        let _ = subscription.unsubscribe().await;
+        while let Some(message) = subscription.next().await {
             take_on(message);
         }
         return;

@@ -3,10 +3,10 @@
 //!
 //! They travel as headers of the message, which peers of other makes ignore: `Lattice-Time-Left` in
 //! milliseconds, since clocks differ, and `Lattice-Waiting`. The code of a call in a session covers
-//! them. Beside a token nothing signs them, and nothing has to: a callee has never more time or more
-//! depth than without them. The trace context of an answer
-//! says how long its transfers through the object store took, `lattice-transfers-ms`; a caller
-//! believes no more of it than the time it waited.
+//! them. Beside a token nothing signs them, and nothing has to: a callee has never more time or
+//! more depth than without them. The trace context of an answer says how long its transfers through
+//! the object store took, `lattice-transfers-ms`; a caller believes no more of it than the time it
+//! waited.
 
 use std::{str::FromStr, time::Duration};
 

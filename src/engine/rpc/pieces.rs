@@ -205,8 +205,22 @@ struct Asker {
 
 /// A question for a piece, and its proof.
 pub struct Asked {
+    /// The invocation.
+    id: String,
     message: Message,
     proven: Option<Proven>,
+}
+
+impl Asked {
+    /// Answers with a piece. One that is lost is asked for again.
+    async fn answer(&self, context: &HostContext, piece: Bytes) {
+        let Self { id, message, proven } = self;
+        let Some(reply) = &message.reply else { return };
+        let seal = proven.as_ref().map_or(Seal::Plain, Proven::seal);
+        let headers = seal.headers(&context.sessions, id, None, &piece);
+        let HostContext { rpc, answers, .. } = context;
+        let _ = answers.send_with(&rpc.client, reply, headers, piece, REPLY_TIMEOUT).await;
+    }
 }
 
 impl Outlets {
@@ -232,7 +246,8 @@ impl Outlets {
         };
         if is_its_own {
             // One that finds no room is asked again.
-            let _ = questions.try_send(Asked { message: message.clone(), proven });
+            let _ =
+                questions.try_send(Asked { id: id.to_owned(), message: message.clone(), proven });
         }
         true
     }
@@ -286,17 +301,11 @@ impl Outlet {
             match number_of(&question.message) {
                 Some(number) if number == next => {}
                 Some(number) if number.checked_add(1) == Some(next) => {
-                    send(&self.context, &self.questions.id, &question, last.clone()).await;
+                    question.answer(&self.context, last.clone()).await;
                     continue;
                 }
                 _ => {
-                    send(
-                        &self.context,
-                        &self.questions.id,
-                        &question,
-                        Bytes::from_static(wire::UNKNOWN),
-                    )
-                    .await;
+                    question.answer(&self.context, Bytes::from_static(wire::UNKNOWN)).await;
                     continue;
                 }
             }
@@ -306,14 +315,13 @@ impl Outlet {
             }
             let piece = match timeout(QUIET_MAX, self.piece(&mut unsent, piece_max)).await {
                 Err(_) => {
-                    send(&self.context, &self.questions.id, &question, Bytes::from_static(&[MORE]))
-                        .await;
+                    question.answer(&self.context, Bytes::from_static(&[MORE])).await;
                     continue;
                 }
                 Ok(piece) => piece,
             };
             (last, next) = (piece, next + 1);
-            send(&self.context, &self.questions.id, &question, last.clone()).await;
+            question.answer(&self.context, last.clone()).await;
             if last.first() != Some(&MORE) {
                 return self.end(next, last).await;
             }
@@ -363,7 +371,7 @@ impl Outlet {
             while let Some(question) = questions.received.recv().await {
                 let number = number_of(&question.message);
                 if number.and_then(|number| number.checked_add(1)) == Some(next) {
-                    send(&context, &questions.id, &question, last.clone()).await;
+                    question.answer(&context, last.clone()).await;
                 }
             }
         };
@@ -371,16 +379,6 @@ impl Outlet {
             debug!(%error, "a call failed after its answer");
         }
     }
-}
-
-async fn send(context: &HostContext, id: &str, question: &Asked, piece: Bytes) {
-    let Asked { message, proven } = question;
-    let Some(reply) = &message.reply else { return };
-    let seal = proven.as_ref().map_or(Seal::Plain, Proven::seal);
-    let headers = seal.headers(&context.sessions, id, None, &piece);
-    let HostContext { rpc, answers, .. } = context;
-    // A piece that is lost is asked for again.
-    let _ = answers.send_with(&rpc.client, reply, headers, piece, REPLY_TIMEOUT).await;
 }
 
 pub fn number_of(question: &Message) -> Option<u64> {

@@ -21,7 +21,7 @@ use crate::peers::sessions::{Session, Sessions, Standing};
 use lattice_protocol::{
     clock,
     peers::{
-        sealed::SignedAnswer,
+        sealed::Signature,
         session::{AnswerProof, Bytes32, CallParts, CallProof, SessionCall, Stale, hash_of_call},
         wire::{self, SESSION},
     },
@@ -89,7 +89,7 @@ impl Proof {
             Self::Token => return None,
             Self::SignedAnswer(_) => (CallProof::Token.to_string(), 0),
             Self::Session(session) => {
-                let (counter, hash) = (sessions.next(session), hash());
+                let (counter, hash) = (sessions.next_counter(session), hash());
                 let parts = parts(Some(headers), (counter, hash.as_ref()), body);
                 let code = session.keys.outgoing.call(&parts);
                 (proof_of(session, counter, code, hash), counter)
@@ -120,35 +120,32 @@ impl Asked<'_> {
                 Proof::Session(session),
                 AnswerProof::Unknown { host, runs_ms, signed, signature },
             ) => {
-                let call = hash_of_call(&self.header, self.id, &self.body);
                 let waited = self.at.elapsed();
                 let was_there = runs_ms >= clock::millis(waited) && waited < UNKNOWN_WITHIN;
-                let lattice = self.sessions.lattice();
-                let answer = SignedAnswer { lattice, call: &call, header: signed, body };
-                if host == &*session.host
-                    && was_there
-                    && self.sessions.is_signed(host, &answer, &signature)
-                {
-                    Verdict::NotDone
-                } else {
-                    Unproven("it says that its host knows nothing, and that is not proven")
+                let is_callee = host == &*session.host && was_there;
+                match is_callee && self.is_signed(host, signed, body, &signature) {
+                    true => Verdict::NotDone,
+                    false => {
+                        Unproven("it says that its host knows nothing, and that is not proven")
+                    }
                 }
             }
             (Proof::SignedAnswer(expected), AnswerProof::Signed { host, signature, hash }) => {
-                let call = hash_of_call(&self.header, self.id, &self.body);
-                let header = AnswerProof::signed_fields(hash.as_ref());
-                let lattice = self.sessions.lattice();
-                let answer = SignedAnswer { lattice, call: &call, header: &header, body };
-                if expected.as_ref().is_none_or(|expected| &**expected == host)
-                    && self.sessions.is_signed(host, &answer, &signature)
-                {
-                    Proven(hash)
-                } else {
-                    Unproven("its signature is wrong")
+                let fields = AnswerProof::signed_fields(hash.as_ref());
+                let is_callee = expected.as_ref().is_none_or(|expected| &**expected == host);
+                match is_callee && self.is_signed(host, &fields, body, &signature) {
+                    true => Proven(hash),
+                    false => Unproven("its signature is wrong"),
                 }
             }
             _ => Unproven("its proof is of another kind"),
         }
+    }
+
+    /// Says whether a host signed this answer to the call.
+    fn is_signed(&self, host: &str, fields: &str, body: &[u8], by: &Signature) -> bool {
+        let call = hash_of_call(&self.header, self.id, &self.body);
+        self.sessions.is_signed(host, (&call, fields, body), by)
     }
 }
 
@@ -180,7 +177,6 @@ impl Seal {
         hash: Option<&Bytes32>,
         body: &[u8],
     ) -> HeaderMap {
-        let lattice = sessions.lattice();
         let header = match self {
             Self::Plain => return HeaderMap::new(),
             Self::Code { session, counter } => {
@@ -188,14 +184,12 @@ impl Seal {
                 AnswerProof::code(code.as_bytes(), hash)
             }
             Self::Signature { call } => {
-                let header = AnswerProof::signed_fields(hash);
-                let answer = SignedAnswer { lattice, call, header: &header, body };
-                AnswerProof::signed(sessions.own_id(), &sessions.sign(&answer), hash)
+                let signature = sessions.sign(call, &AnswerProof::signed_fields(hash), body);
+                AnswerProof::signed(sessions.own_id(), &signature, hash)
             }
             Self::Unknown { call } => {
                 let signed = format!("{}.{}", sessions.own_id(), sessions.runs_ms());
-                let answer = SignedAnswer { lattice, call, header: &signed, body };
-                AnswerProof::unknown(&signed, &sessions.sign(&answer))
+                AnswerProof::unknown(&signed, &sessions.sign(call, &signed, body))
             }
         };
         let mut headers = HeaderMap::new();
@@ -227,20 +221,13 @@ pub struct Proven {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotProven {
     #[error(
-        "the code of the call is wrong: it was changed, or made by somebody who has not the keys of its host"
+        "the code of the call is wrong: it was changed, or made by somebody without the keys of its host"
     )]
     Code,
     #[error("the call is in the session of another host")]
     Host,
     #[error("the call was made before and is not made twice: {0}")]
     Stale(#[from] Stale),
-}
-
-impl Proven {
-    /// Returns the seal of the answer.
-    pub fn seal(&self) -> Seal {
-        Seal::Code { session: Arc::clone(&self.session), counter: self.counter }
-    }
 }
 
 impl Claim {
@@ -261,7 +248,7 @@ impl Claim {
                 Ok(Self::Token(Seal::Signature { call: hash_of_call(header, id, body) }))
             }
             Some(CallProof::Session(call)) => {
-                let Some(session) = sessions.find(&call) else {
+                let Some(session) = sessions.find(&call, Some(host_id)) else {
                     // It may be new here.
                     sessions.want(host_id);
                     let call = hash_of_call(header, id, body);
@@ -275,7 +262,7 @@ impl Claim {
                 if *session.host != *host_id {
                     return Err(NotProven::Host);
                 }
-                session.take(counter)?;
+                session.accept(counter)?;
                 Ok(Self::Proven(Proven { session, counter, hash }))
             }
         }
@@ -283,6 +270,11 @@ impl Claim {
 }
 
 impl Proven {
+    /// Returns the seal of the answer.
+    pub fn seal(&self) -> Seal {
+        Seal::Code { session: Arc::clone(&self.session), counter: self.counter }
+    }
+
     /// Reads and checks the proof of a question about the invocation with this id, or for the piece
     /// of its answer with this number; nothing if it has none.
     pub fn of_question(
@@ -293,12 +285,12 @@ impl Proven {
         let Some(CallProof::Session(call)) = CallProof::read(headers.get(SESSION)?.as_str()) else {
             return None;
         };
-        let session = sessions.find(&call)?;
+        let session = sessions.find(&call, None)?;
         let counter = call.counter;
         if session.keys.incoming.question(counter, number, id) != call.code {
             return None;
         }
-        session.take(counter).ok()?;
+        session.accept(counter).ok()?;
         Some(Self { session, counter, hash: None })
     }
 }
@@ -318,7 +310,7 @@ impl Question {
         headers: &mut HeaderMap,
         (id, number): (&str, Option<u64>),
     ) -> Self {
-        let counter = sessions.next(&session);
+        let counter = sessions.next_counter(&session);
         let code = session.keys.outgoing.question(counter, number, id);
         headers.insert(SESSION, proof_of(&session, counter, code, None));
         Self { session, counter }
@@ -485,6 +477,9 @@ mod tests {
         let of_another =
             message(seal.headers(stranger.sessions(), ID, Some(&hash), &refusal), &refusal);
         assert!(matches!(asked.judge(&of_another), Verdict::Unproven(_)));
+        // As the refusal of a copy.
+        let plain = message(Seal::Plain.headers(callee, ID, None, &refusal), &refusal);
+        assert!(matches!(asked.judge(&plain), Verdict::Unproven(_)));
     }
 
     #[tokio::test]

@@ -40,7 +40,11 @@ use lattice_base::lattice::connection::{ConfirmError, confirm};
 use lattice_protocol::{
     lattice::subject::Subjects,
     peers::wire,
-    rpc::{antiforgery::Verifier, codec, invocation::InvocationResponse},
+    rpc::{
+        antiforgery::Verifier,
+        codec,
+        invocation::{Invocation, InvocationResponse},
+    },
 };
 
 /// Calls of one subscription that may be in work at a time, waiting ones included. Beyond it the
@@ -280,17 +284,15 @@ impl Dispatcher {
         let is_remembered = self.way == Way::Own || has(&message, wire::SESSION);
         let remembered =
             invocation.as_ref().ok().filter(|call| is_remembered && is_usual(&call.id));
-        if let Some(call) = remembered.filter(|_| self.way == Way::Own) {
-            inner.parts.context.peers.note_caller(&call.host_id);
-        }
-        let in_flight = remembered.map(|call| InFlight::new(&inner, &call.id));
+        let mut in_flight = remembered.map(|call| InFlight::new(&inner, &call.id));
         let (target, handler) = (Arc::clone(&self.target), Arc::clone(&self.handler));
         let way = self.way;
         self.work.spawn(async move {
             let paid_for = admitted;
             let answer = match invocation {
                 Ok(invocation) => {
-                    inner.take_in(invocation, refusal, &message, &target, (way, handler)).await
+                    let arrived = Arrived { message: &message, way, in_flight: &mut in_flight };
+                    inner.take_in(invocation, refusal, arrived, &target, handler).await
                 }
                 Err(error) => Some(unreadable(&target, &error).into()),
             };
@@ -397,7 +399,22 @@ impl Drop for InFlight {
     }
 }
 
+/// A call as it came.
+struct Arrived<'a> {
+    message: &'a Message,
+    way: Way,
+    /// Taken out when nothing proves the call: a stranger does not say what is in work.
+    in_flight: &'a mut Option<InFlight>,
+}
+
 impl Inner {
+    /// Notes which host makes calls over the subjects of this host alone.
+    fn note_caller(&self, way: Way, invocation: &Invocation) {
+        if way == Way::Own && is_usual(&invocation.id) {
+            self.parts.context.peers.note_caller(&invocation.host_id);
+        }
+    }
+
     fn is_in_flight(&self, id: &str) -> bool {
         self.in_flight.lock().contains_key(id)
     }

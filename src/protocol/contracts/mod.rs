@@ -33,7 +33,12 @@ const SLIPS_MAX: usize = 2;
 /// for a contract that is known here, or like none.
 pub fn meant(contract: &str) -> Option<&'static str> {
     let built_in = crate::builtin::CATALOGUE.iter().map(|known| known.contract_id);
-    let known = built_in.chain([LOGGING, NUMBERGEN]);
+    nearest(contract, built_in.chain([LOGGING, NUMBERGEN]))
+}
+
+/// Returns the one of the contracts that another one is most likely to be a slip of the pen of;
+/// nothing for one that is among them, or like none.
+pub fn nearest<'a>(contract: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let (slips, found) = known.map(|known| (strsim::osa_distance(contract, known), known)).min()?;
     (1..=SLIPS_MAX).contains(&slips).then_some(found)
 }
@@ -107,6 +112,18 @@ mod tests {
             ("acme:ledger", None),
         ] {
             assert_eq!(meant(contract), expected, "{contract}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_contract_is_answered_with_the_one_that_is_meant() {
+        let known = ["wasmcloud:httpserver", "wasmcloud:keyvalue", "wasmcloud:messaging"];
+        for (contract, meant) in [
+            ("wasmcloud:keyvalu", Some("wasmcloud:keyvalue")),
+            ("wasmcloud:httpsrver", Some("wasmcloud:httpserver")),
+            ("acme:ledger", None),
+        ] {
+            assert_eq!(nearest(contract, known.into_iter()), meant, "{contract}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The knowledge of the lattice, in its pure form.
 //!
 //! * [`table`] is a snapshot with its lookups, and the JSON forms of its entries.
+//! * [`definition`] is a link.
 //! * [`shards`] is the map it is made of, of which copies cost next to nothing.
 //! * [`claims`] is an entry about an actor or a provider.
 //! * [`contest`] words how the claims of two actors to one call alias meet.
@@ -10,6 +11,7 @@
 pub mod change;
 pub mod claims;
 pub mod contest;
+pub mod definition;
 pub mod shards;
 pub mod standing;
 pub mod table;
@@ -17,6 +19,7 @@ pub mod table;
 pub use change::LinkChange;
 pub use claims::Claims;
 pub use contest::{Claimant, Contest};
+pub use definition::{LinkDefinition, link_option, other_values, put_command};
 pub use shards::Shards;
 pub use standing::{Ends, Standing};
-pub use table::{LinkDefinition, Table, link_option, other_values, put_command};
+pub use table::Table;

@@ -1,8 +1,8 @@
 //! A map of which a copy costs next to nothing, for tables that are published after each change.
 //!
-//! The entries lie in shards, each behind an [`Arc`]. A copy shares all of them; the first change of
-//! a shard after that copies this one only. So a table of 100 000 entries that is published after
-//! each of them copies some hundred entries each time, and not all.
+//! The entries lie in shards, each behind an [`Arc`]. A copy shares all of them; the first change
+//! of a shard after that copies this one only. So a table of 100 000 entries that is published
+//! after each of them copies some hundred entries each time, and not all.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -72,18 +72,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
     where
         V: Default,
     {
-        self.make_room();
-        let (hash, hasher) = (self.hasher.hash_one(&key), self.hasher.clone());
-        let len = &mut self.len;
-        let count = self.shards.len();
-        let shard = Arc::make_mut(&mut Arc::make_mut(&mut self.shards)[place(hash, count)]);
-        let entry =
-            shard.entry(hash, |(known, _)| *known == key, |(known, _)| hasher.hash_one(known));
-        let found = entry.or_insert_with(|| {
-            *len += 1;
-            (key, V::default())
-        });
-        &mut found.into_mut().1
+        if self.get(&key).is_none() {
+            self.insert(key.clone(), V::default());
+        }
+        self.get_mut(&key).expect("it was put just now")
     }
 
     /// Puts a value; returns the one in whose place it is. The key is replaced as well.

@@ -41,7 +41,7 @@ impl Standing {
     pub fn all(link: &LinkDefinition, ends: &Ends<'_>) -> Vec<Self> {
         let is_signed =
             ends.actor.is_none_or(|claims| claims.capabilities.contains(&link.contract_id));
-        let other = fulfilled(link, ends.provider).filter(|of| *of != link.contract_id);
+        let other = other_contract(link, ends.provider);
         let running = match (ends.actor_runs, ends.provider_runs) {
             (false, _) => Some(Self::ActorMissing),
             (true, false) => Some(Self::ProviderMissing),
@@ -69,6 +69,12 @@ impl Standing {
     pub fn is_wrong(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::WrongContract(_) | Self::NotSigned)
     }
+}
+
+/// Returns the contract that the provider of a link fulfils, where it is another one than the
+/// link's.
+pub fn other_contract<'a>(link: &LinkDefinition, provider: Option<&'a Claims>) -> Option<&'a str> {
+    fulfilled(link, provider).filter(|contract| *contract != link.contract_id)
 }
 
 /// Returns the contract that the provider of a link fulfils, if that is known.

@@ -16,25 +16,21 @@
 //! knows yet has the one it is to replace, or 0.
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    hash::{Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use hashbrown::Equivalent;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::{Claims, shards::Shards};
-use crate::{
-    builtin::{self, name_of},
-    identity::keys::LinkName,
-    serde_null::null_as_default,
-    store::{
-        Entry,
-        keys::{self, Key},
-    },
+use super::{
+    Claims,
+    definition::{ByThree, LinkDefinition, Three},
+    shards::Shards,
+};
+use crate::store::{
+    Entry,
+    keys::{self, Key},
 };
 
 /// How long a provider may go on calling an actor after its link was moved or deleted: requests
@@ -42,78 +38,6 @@ use crate::{
 const LET_GO: Duration = Duration::from_secs(10);
 /// Former links that are kept in mind.
 const FORMER_MAX: usize = 4096;
-
-/// Connects an actor to a provider for one contract under one link name.
-///
-/// The member order is that of the wire form providers receive.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct LinkDefinition {
-    pub actor_id: String,
-    pub provider_id: String,
-    pub link_name: String,
-    pub contract_id: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub values: BTreeMap<String, String>,
-}
-
-/// ` --link-name NAME`, for commands about what has this link name; nothing for the default.
-pub fn link_option(name: &str) -> String {
-    if matches!(name, "" | LinkName::DEFAULT) {
-        String::new()
-    } else {
-        format!(" --link-name {name}")
-    }
-}
-
-/// The command that puts a link, as it can be copied. A built-in provider is named by its reference
-/// and needs no values.
-pub fn put_command(actor: &str, provider: &str, contract: &str, link_name: &str) -> String {
-    format!("host link put {actor} {} {contract}{}", name_of(provider), link_option(link_name))
-}
-
-/// Words that advise to put a link with other values. A command alone would be copied as it is, and
-/// refused.
-pub fn other_values(actor: &str, provider: &str, contract: &str, link_name: &str) -> String {
-    let command = put_command(actor, provider, contract, link_name);
-    let names = match builtin::by_key(provider) {
-        Some(known) => format!("`host inspect {}` lists them", known.reference()),
-        None => "its provider says which it takes".to_owned(),
-    };
-    format!("{command}, with other values after that ({names})")
-}
-
-/// A link definition with its id, as bucket and events show it.
-#[derive(Serialize)]
-pub struct IdentifiedLink<'a> {
-    pub id: String,
-    #[serde(flatten)]
-    pub link: &'a LinkDefinition,
-}
-
-impl LinkDefinition {
-    /// The hash that is this link's id and the tail of its key.
-    pub fn id(&self) -> String {
-        keys::link_hash(&self.actor_id, &self.contract_id, &self.link_name)
-    }
-
-    /// Whether this is the link of the three, letter by letter.
-    pub fn is_of(&self, actor_id: &str, contract_id: &str, link_name: &str) -> bool {
-        self.three() == Three { actor_id, contract_id, link_name }
-    }
-
-    fn three(&self) -> Three<'_> {
-        Three {
-            actor_id: &self.actor_id,
-            contract_id: &self.contract_id,
-            link_name: &self.link_name,
-        }
-    }
-
-    /// The link together with its id.
-    pub fn identified(&self) -> IdentifiedLink<'_> {
-        IdentifiedLink { id: self.id(), link: self }
-    }
-}
 
 /// A link definition and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,38 +55,6 @@ struct Former {
     since: Instant,
 }
 
-/// The texts of which there is one link definition.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Three<'a> {
-    actor_id: &'a str,
-    contract_id: &'a str,
-    link_name: &'a str,
-}
-
-/// A link definition that is found by its three.
-#[derive(Clone, Debug)]
-struct ByThree(Arc<LinkDefinition>);
-
-impl Hash for ByThree {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.three().hash(state);
-    }
-}
-
-impl PartialEq for ByThree {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.three() == other.0.three()
-    }
-}
-
-impl Eq for ByThree {}
-
-impl Equivalent<ByThree> for Three<'_> {
-    fn equivalent(&self, key: &ByThree) -> bool {
-        *self == key.0.three()
-    }
-}
-
 /// One moment of the lattice's metadata.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -177,6 +69,8 @@ pub struct Table {
     claimants: Shards<String, Vec<Arc<str>>>,
     /// Links that were moved or deleted a moment ago, by their id.
     former: Shards<Arc<str>, Former>,
+    /// While there is no room for more of them, until when none of them is over.
+    former_full_until: Option<Instant>,
     /// Key of an image reference to public key.
     references: Shards<Arc<str>, (Arc<str>, u64)>,
     /// Public key to the keys of the image references that lead to it.
@@ -436,6 +330,7 @@ impl Table {
     /// were there a moment ago.
     pub fn keep_since(&mut self, old: &Self) {
         self.former.clone_from(&old.former);
+        self.former_full_until = old.former_full_until;
         for (hash, before) in old.links.iter() {
             let now = self.links.get_mut(&**hash);
             let stays =
@@ -626,15 +521,27 @@ impl Table {
 
     /// Remembers a link that is there no longer, for [`LET_GO`].
     fn keep_in_mind(&mut self, hash: &str, link: &Arc<LinkDefinition>) {
+        let now = Instant::now();
         if self.former.len() >= FORMER_MAX {
-            let over = self.former.iter().filter(|(_, former)| former.since.elapsed() >= LET_GO);
-            let over: Vec<Arc<str>> = over.map(|(hash, _)| Arc::clone(hash)).collect();
-            over.iter().for_each(|hash| drop(self.former.remove(&**hash)));
+            // Each look goes through all of them, and any number of links may be deleted at once.
+            if self.former_full_until.is_some_and(|until| now < until) {
+                return;
+            }
+            self.forget_former(now);
         }
         if self.former.len() < FORMER_MAX {
-            self.former
-                .insert(hash.into(), Former { link: Arc::clone(link), since: Instant::now() });
+            self.former.insert(hash.into(), Former { link: Arc::clone(link), since: now });
         }
+    }
+
+    /// Forgets the former links whose time is over, and notes when that of the next one is.
+    fn forget_former(&mut self, now: Instant) {
+        let over = self.former.iter();
+        let over = over.filter(|(_, former)| now.duration_since(former.since) >= LET_GO);
+        let over: Vec<Arc<str>> = over.map(|(hash, _)| Arc::clone(hash)).collect();
+        over.iter().for_each(|hash| drop(self.former.remove(&**hash)));
+        let first = self.former.values().map(|former| former.since).min();
+        self.former_full_until = first.map(|since| since + LET_GO);
     }
 }
 

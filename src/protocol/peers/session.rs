@@ -400,7 +400,7 @@ pub struct Window {
     /// How far a counter may be behind; a multiple of 64.
     width: u64,
     highest: u64,
-    /// A ring of bits, made when it is first used.
+    /// A ring of bits. It grows with the highest counter until it has its width.
     seen: Vec<u64>,
 }
 
@@ -431,8 +431,10 @@ impl Window {
         if counter == 0 || self.highest.saturating_sub(counter) >= self.width {
             return Err(Stale::TooOld);
         }
-        if self.seen.is_empty() {
-            self.seen = vec![0; (self.width / 64) as usize];
+        // Below the width, a counter has its place where it would be in the whole ring.
+        let words = (self.highest.max(counter) / 64 + 1).min(self.width / 64) as usize;
+        if self.seen.len() < words {
+            self.seen.resize(words, 0);
         }
         if counter > self.highest {
             if counter - self.highest >= self.width {

@@ -124,6 +124,14 @@ pub struct Announcement {
     /// connected to (as in `at`), or [`ALL`]. One that stays silent is lost.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub call: Vec<String>,
+    /// Within how many milliseconds those answer that are called with [`ALL`]; 0 where nobody says.
+    #[serde(
+        rename = "within",
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_zero"
+    )]
+    pub within_ms: u64,
     /// A part of the hosts that are there, for one that has just come.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<Known>,
@@ -261,6 +269,7 @@ mod tests {
             interval_ms: 62_000,
             runs: Some(7),
             call: vec![ALL.to_owned()],
+            within_ms: 2000,
             known: vec![Known("NB".into(), 1, 2)],
             change: Some(Change { from: 3, added: one("M"), removed: Offers::default() }),
             ..Announcement::default()
@@ -268,7 +277,7 @@ mod tests {
         let encoded = serde_json::to_string(&word).unwrap();
         assert_eq!(
             encoded,
-            r#"{"host":"NABC","life":0,"roster":0,"at":"NSERVER","every":62000,"runs":7,"call":["*"],"known":[["NB",1,2]],"change":{"from":3,"added":{"direct":["M"],"group":[]}}}"#
+            r#"{"host":"NABC","life":0,"roster":0,"at":"NSERVER","every":62000,"runs":7,"call":["*"],"within":2000,"known":[["NB",1,2]],"change":{"from":3,"added":{"direct":["M"],"group":[]}}}"#
         );
         assert_eq!(serde_json::from_str::<Announcement>(&encoded).unwrap(), word);
     }

@@ -80,6 +80,16 @@ async fn the_pages_of_others_tell_the_same_after_the_host_of_a_page_was_killed()
     // A host that comes later knows nothing of what was before but by the history.
     let fourth = Dashboard::start(&server).await;
     fourth.until("/events", |told| ids(told).is_superset(&ids(&events)).then_some(())).await;
+    let stopped_id = json!(third.host.id);
+    third.host.stop().await;
+    second
+        .until("/events", |told| {
+            let mut items = told["items"].as_array()?.iter();
+            let is_told = items
+                .any(|event| event["name"] == "host_stopped" && event["host_id"] == stopped_id);
+            is_told.then_some(())
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

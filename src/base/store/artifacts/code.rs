@@ -5,8 +5,8 @@
 //! tells whether a note is true: the engine verifies it before it uses a byte.
 //!
 //! Code can be made again, so it never takes room from uploads that a bounded bucket needs, and
-//! what nobody used for [`KEPT_FOR`] goes ([`expired`]), after each put of a host. A host that
-//! takes code says so once in a while ([`Artifacts::mark_code`]).
+//! what no host took for [`KEPT_FOR`] goes ([`expired`]), after each put of a host. A host that
+//! takes code says so once in a while ([`CodeObject::mark`]).
 
 use std::{collections::HashMap, time::Duration};
 
@@ -36,6 +36,34 @@ pub struct CodeObject {
     /// Says what it is, signed by the host that left it; not verified.
     pub note: String,
     info: Info,
+    objects: Objects,
+}
+
+impl CodeObject {
+    /// Says that code is used, unless that was said not long ago, or it was replaced meanwhile. It
+    /// is a favour: a failure only means that the code goes earlier.
+    pub async fn mark(self) {
+        let age = self.info.time().map(|time| OffsetDateTime::now_utc() - time);
+        if age.is_some_and(|age| age < MARK_AGE) {
+            return;
+        }
+        match self.objects.store_again(self.info).await {
+            Ok(true) => {}
+            Ok(false) => debug!("compiled code was replaced or removed, it is not marked as used"),
+            Err(error) => {
+                let error = objects::Error::from(error);
+                debug!(%error, "compiled code not marked as used");
+            }
+        }
+    }
+
+    /// Removes code that is not what its key says, unless it has been replaced meanwhile.
+    pub async fn remove(&self) {
+        let is_it = |found: &Result<Info, objects::Error>| {
+            found.as_ref().is_ok_and(|found| found.nuid == self.info.nuid)
+        };
+        remove_if(&self.objects, &self.info.name, is_it).await;
+    }
 }
 
 /// Why code was not read.
@@ -80,30 +108,27 @@ impl Artifacts {
     /// Looks for code with this key.
     pub async fn code(&self, key: &str) -> Result<Option<CodeObject>, CodeError> {
         let Some(objects) = self.open().await.map_err(unavailable)? else { return Ok(None) };
-        let info = match objects.info(&name(key)).await {
+        let name = name(key);
+        let info = match objects.info(&name).await {
             Ok(Some(info)) => info,
             Ok(None) => return Ok(None),
             Err(objects::Error::Unreadable { cause, .. }) => {
-                self.remove_code_if(&objects, key, |found| found.is_err()).await;
+                remove_if(&objects, &name, |found| found.is_err()).await;
                 return Err(CodeError::Damaged(cause));
             }
             Err(error) => return Err(self.unavailable(&error)),
         };
         let note = info.metadata.as_ref().and_then(|members| members.get(NOTE));
         let note = note.filter(|note| note.len() <= NOTE_BYTES_MAX).cloned().unwrap_or_default();
-        Ok(Some(CodeObject { note, info }))
+        Ok(Some(CodeObject { note, info, objects }))
     }
 
     /// Reads the packed bytes of code, and pays for them out of the budget.
     pub async fn read_code(&self, code: &CodeObject) -> Result<Bytes, CodeError> {
-        let info = &code.info;
+        let CodeObject { info, objects, .. } = code;
         if info.size > ARTIFACT_BYTES_MAX {
             return Err(CodeError::Damaged(format!("it says that it has {} bytes", info.size)));
         }
-        let objects = self.open().await.map_err(unavailable)?;
-        let Some(objects) = objects else {
-            return Err(CodeError::Unavailable("the bucket is gone".into()));
-        };
         // Pieces that are not there would be waited for.
         if !objects.is_whole(info).await.map_err(|error| self.unavailable(&error))? {
             return Err(CodeError::Damaged("some of its pieces are not there".into()));
@@ -115,28 +140,6 @@ impl Artifacts {
             WholeError::Damaged(cause) => CodeError::Damaged(cause),
             WholeError::Failed(cause) => CodeError::Unavailable(cause),
         })
-    }
-
-    /// Says that code is used, unless that was said not long ago. It is a favour: a failure only
-    /// means that the code goes earlier.
-    pub async fn mark_code(&self, code: CodeObject) {
-        let age = code.info.time().map(|time| OffsetDateTime::now_utc() - time);
-        if age.is_some_and(|age| age < MARK_AGE) {
-            return;
-        }
-        let Ok(Some(objects)) = self.open().await else { return };
-        if let Err(error) = objects.publish_info(&code.info.stored_now()).await {
-            debug!(error = %objects::Error::from(error), "compiled code not marked as used");
-        }
-    }
-
-    /// Removes code that is not what its key says, unless it has been replaced meanwhile.
-    pub async fn remove_code(&self, key: &str, code: &CodeObject) {
-        let Ok(Some(objects)) = self.open().await else { return };
-        let is_it = |found: &Result<Info, objects::Error>| {
-            found.as_ref().is_ok_and(|found| found.nuid == code.info.nuid)
-        };
-        self.remove_code_if(&objects, key, is_it).await;
     }
 
     /// Stores packed code from a file with its note, unless some with this key is there; says
@@ -161,14 +164,14 @@ impl Artifacts {
         info.metadata = Some(HashMap::from([(NOTE.to_owned(), note)]));
         let mut writer = Writer::new(objects.clone(), info);
         let sent = async {
-            let mut piece = vec![0; objects.piece_bytes()];
+            let piece_bytes = objects.piece_bytes();
             loop {
-                let length = fill(&mut packed, &mut piece).await.map_err(broken)?;
-                if length == 0 {
+                let mut piece = Vec::with_capacity(piece_bytes);
+                let mut part = (&mut packed).take(piece_bytes as u64);
+                if part.read_to_end(&mut piece).await.map_err(broken)? == 0 {
                     break;
                 }
-                let piece = Bytes::copy_from_slice(&piece[..length]);
-                writer.piece(piece).await.map_err(|e| storage(&e))?;
+                writer.piece(piece.into()).await.map_err(|e| storage(&e))?;
             }
             writer.confirm().await.map_err(|e| storage(&e))?;
             // Another host may have been faster; who reads its pieces is to find them.
@@ -190,7 +193,7 @@ impl Artifacts {
         }
     }
 
-    /// Removes the code that nobody used for long, and pieces of what was never whole.
+    /// Removes the code that no host took for long, and pieces of what was never whole.
     pub async fn tidy_code(&self) -> Result<usize, Problem> {
         let Some(objects) = self.open().await? else { return Ok(0) };
         objects.sweep().await.map_err(|e| self.problem(&e))?;
@@ -202,26 +205,9 @@ impl Artifacts {
             is_code.then_some(Listed { name, bytes, used: stored, state })
         };
         let bound = bytes_max(bound_of(&objects));
-        let mut removed = 0;
-        for code in expired(all.into_iter().filter_map(listed).collect(), bound) {
-            let is_same = |info: &Result<Info, objects::Error>| {
-                info.as_ref().is_ok_and(|info| state_of(info) == code.state)
-            };
-            let gone = objects.remove_if(&code.name, is_same).await;
-            removed += usize::from(gone.map_err(|e| self.problem(&e))?);
-        }
-        Ok(removed)
-    }
-
-    async fn remove_code_if(
-        &self,
-        objects: &Objects,
-        key: &str,
-        is_it: impl Fn(&Result<Info, objects::Error>) -> bool,
-    ) {
-        if let Err(error) = objects.remove_if(&name(key), is_it).await {
-            debug!(%error, "damaged code not removed");
-        }
+        let old = expired(all.into_iter().filter_map(listed).collect(), bound);
+        let old = old.iter().map(|code| (code.name.clone(), code.state.as_str()));
+        self.remove_unchanged(&objects, old.collect()).await
     }
 
     fn unavailable(&self, error: &objects::Error) -> CodeError {
@@ -231,6 +217,16 @@ impl Artifacts {
 
 fn name(key: &str) -> String {
     format!("{NAME}{key}")
+}
+
+async fn remove_if(
+    objects: &Objects,
+    name: &str,
+    is_it: impl Fn(&Result<Info, objects::Error>) -> bool,
+) {
+    if let Err(error) = objects.remove_if(name, is_it).await {
+        debug!(%error, "damaged code not removed");
+    }
 }
 
 fn unavailable(problem: Problem) -> CodeError {
@@ -260,18 +256,6 @@ fn check_room(objects: &Objects, bytes: u64) -> Result<(), Problem> {
     Err(Problem::Broken(format!(
         "its bucket has {used} of {bound} bytes, and the other half is for what clients send"
     )))
-}
-
-/// Fills a piece from a file as far as it goes.
-async fn fill(file: &mut File, piece: &mut [u8]) -> std::io::Result<usize> {
-    let mut length = 0;
-    while length < piece.len() {
-        match file.read(&mut piece[length..]).await? {
-            0 => break,
-            read => length += read,
-        }
-    }
-    Ok(length)
 }
 
 #[cfg(test)]

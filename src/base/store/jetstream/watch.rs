@@ -364,8 +364,8 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// Reads
-    /// `$JS.ACK.[domain.account.]stream.consumer.delivered.stream_seq.consumer_seq.time.pending[.token]`.
+    /// Reads `$JS.ACK.[domain.account.]` and then
+    /// `stream.consumer.delivered.stream_seq.consumer_seq.time.pending[.token]`.
     fn read(message: &Message) -> Option<Self> {
         let reply = message.reply.as_ref()?.as_str();
         let before = match reply.split('.').count() {

@@ -213,6 +213,17 @@ impl Objects {
 
     /// Writes metadata, and removes the pieces of what it replaces.
     pub async fn publish_info(&self, info: &Info) -> Result<(), Unpublished> {
+        self.publish_over(Over::Anything, info).await?;
+        Ok(())
+    }
+
+    /// Says that an object was stored at this time, unless it was replaced or removed since its
+    /// metadata was read; whether it said so.
+    pub async fn store_again(&self, info: Info) -> Result<bool, Unpublished> {
+        self.publish_over(Over::Itself, &info.stored_now()).await
+    }
+
+    async fn publish_over(&self, over: Over, info: &Info) -> Result<bool, Unpublished> {
         let refused = |error| Unpublished::Refused(error);
         let json =
             serde_json::to_vec(info).map_err(|e| refused(self.error("write", e.to_string())))?;
@@ -221,7 +232,10 @@ impl Objects {
             let (sequence, before) = self.state(&info.name).await.map_err(refused)?;
             // It was stored, and the answer came from a bucket of the same name in another domain.
             if attempt > 0 && before.as_ref().is_some_and(|before| is(before, info)) {
-                return Ok(());
+                return Ok(true);
+            }
+            if !over.may_replace(before.as_ref(), info) {
+                return Ok(false);
             }
             let mut headers = HeaderMap::new();
             headers.insert(NATS_ROLLUP, "sub");
@@ -253,7 +267,7 @@ impl Objects {
             {
                 self.purge_pieces(&before.nuid).await;
             }
-            return Ok(());
+            return Ok(true);
         }
         Err(refused(self.error("write", format!("others write {:?} without a pause", info.name))))
     }
@@ -427,6 +441,25 @@ impl Objects {
     }
 }
 
+/// The thing that metadata may be written over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// Whatever is there, or nothing.
+    Anything,
+    /// The metadata of the same object only: its pieces are named by no other.
+    Itself,
+}
+
+impl Over {
+    fn may_replace(self, before: Option<&Result<Info, Error>>, info: &Info) -> bool {
+        match (self, before) {
+            (Self::Anything, _) => true,
+            (Self::Itself, Some(Ok(before))) => before.nuid == info.nuid,
+            (Self::Itself, None | Some(Err(_))) => false,
+        }
+    }
+}
+
 fn is(found: &Result<Info, Error>, info: &Info) -> bool {
     found.as_ref().is_ok_and(|found| found.nuid == info.nuid && found.mtime == info.mtime)
 }
@@ -435,4 +468,29 @@ fn is(found: &Result<Info, Error>, info: &Info) -> bool {
 /// the server.
 pub fn piece_bytes(client: &async_nats::Client) -> usize {
     PIECE_BYTES.min(client.max_payload().saturating_sub(ENVELOPE_BYTES)).max(PIECE_BYTES_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_is_stored_again_replaces_that_of_the_same_object_only() {
+        let info = || Info::new("name".into(), "bucket".into());
+        let (marked, other) = (info(), info());
+        let unreadable = || Error::Unreadable {
+            name: "name".into(),
+            bucket: "bucket".into(),
+            cause: "why".into(),
+        };
+        for (before, may_replace) in [
+            (Some(Ok(marked.clone())), true),
+            (Some(Ok(other)), false),
+            (Some(Err(unreadable())), false),
+            (None, false),
+        ] {
+            assert_eq!(Over::Itself.may_replace(before.as_ref(), &marked), may_replace);
+            assert!(Over::Anything.may_replace(before.as_ref(), &marked), "{before:?}");
+        }
+    }
 }

@@ -40,6 +40,12 @@ fn every_setting_has_a_flag_that_reaches_it() {
 }
 
 #[test]
+fn a_negative_number_is_the_value_of_a_flag() {
+    let expected = [("token_window_secs", "-1".to_owned())];
+    assert_eq!(parse(&["--token-window-secs", "-1"]).values, expected);
+}
+
+#[test]
 fn flags_of_the_later_host_are_known() {
     let flags = "log-level structured-log-level nats-host nats-port nats-jwt nats-seed lattice lattice-prefix \
         host-seed cluster-seed cluster-issuers provider-shutdown-delay allow-latest allowed-insecure js-domain \

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lattice_base::registry::uploads;
 use lattice_client::watch;
 use lattice_protocol::{
     applications::{
@@ -115,7 +116,7 @@ pub fn bound_to_here(manifest: &Manifest) -> Vec<String> {
         let (name, image) = (&component.name, component.properties.image());
         let why = if image.starts_with("file://") {
             "a file, which other machines cannot read"
-        } else if image.starts_with("lattice://") {
+        } else if image.starts_with(uploads::SCHEME) {
             "an upload, which other lattices do not have"
         } else {
             continue;

@@ -22,8 +22,8 @@ use crate::{
         flags::SettingArgs,
         lattice::{Top as Args, TopOrder},
     },
+    clock,
     command::{
-        clock,
         screen::{Screen, Wish, exit_by, filled},
         watch,
     },

@@ -280,8 +280,8 @@ export function useResource(url, collections = []) {
 }
 
 /**
- * Fetches a path of the API again and again, as long as the page is seen. The data of before stays until the new is
- * there; a null url fetches nothing and keeps it.
+ * Fetches a path of the API again and again, as long as the page is seen. Data stays until newer has come, also that
+ * of another url; a null url fetches nothing and keeps it.
  * @param {string|null} url below /api/v1
  * @param {number} ms from an answer to the next question
  * @returns {{data: any, error: Error|null}}

@@ -1,7 +1,7 @@
 //! Links that somebody should look at, and how each stands.
 
-use super::{Attention, Fix, Grade, Rank, name_or_short};
-use crate::model::Index;
+use super::{Attention, Grade, Rank};
+use crate::model::{Index, fix::Fix, names::name_or_short};
 use lattice_protocol::{
     identity::keys::LinkName,
     links::{Ends, LinkDefinition, Standing, Table, link_option},
@@ -14,12 +14,11 @@ pub fn standing(
     index: &Index,
     refusal: Option<&str>,
 ) -> Standing {
-    let provider = (link.provider_id.clone(), link.link_name.clone());
     let ends = Ends {
         actor: table.claims(&link.actor_id).map(|claims| &**claims),
         provider: table.claims(&link.provider_id).map(|claims| &**claims),
         actor_runs: index.actors.contains_key(&link.actor_id),
-        provider_runs: index.providers.contains_key(&provider),
+        provider_runs: index.runs(&link.provider_id, &link.link_name),
         refusal,
     };
     Standing::of(link, &ends)
@@ -59,31 +58,36 @@ pub(super) fn of_link(
     table: &Table,
     standing: &Standing,
 ) -> Option<Attention> {
-    let severity = if standing.is_wrong() { Grade::Error } else { Grade::Warning };
-    let text = problem(link, table, standing)?;
-    let name = name_or_short(table, &link.actor_id);
-    let item = || {
-        let mut item = Attention::new(severity, "link", &link.actor_id, text).about(&name);
-        item.link_name.clone_from(&link.link_name);
-        item.rank(Rank::Configuration)
-    };
     let LinkDefinition { actor_id, provider_id, contract_id, .. } = link;
-    let option = link_option(&link.link_name);
-    Some(match standing {
-        Standing::NotSigned => {
-            item().advice(format!("Sign it with `host claims sign --cap {contract_id}`."))
-        }
-        Standing::WrongContract(fulfils) => item().advice(format!(
-            "Delete it, `host link del {actor_id} {contract_id}{option}`, and put it for {fulfils}: `host link put {actor_id} \
-             {provider_id} {fulfils}{option} KEY=VALUE`"
-        )),
-        Standing::ProviderMissing => item()
-            .mended_by(Fix::of_absent(link))
-            .advice("Start the provider, or delete the link."),
+    let (advice, fix) = match standing {
         // A link of what does not run yet waits for it; that is how applications are prepared. A
         // refusal is told with its host.
         Standing::ActorMissing | Standing::Refused(_) | Standing::Ok => return None,
-    })
+        Standing::NotSigned => {
+            (format!("Sign it with `host claims sign --cap {contract_id}`."), None)
+        }
+        Standing::WrongContract(fulfils) => {
+            let option = link_option(&link.link_name);
+            let advice = format!(
+                "Delete it, `host link del {actor_id} {contract_id}{option}`, and put it for {fulfils}: `host link put {actor_id} \
+                 {provider_id} {fulfils}{option} KEY=VALUE`"
+            );
+            (advice, None)
+        }
+        Standing::ProviderMissing => {
+            let advice = "Start the provider, or delete the link.".to_owned();
+            (advice, Some(Fix::of_absent(link)))
+        }
+    };
+    let severity = if standing.is_wrong() { Grade::Error } else { Grade::Warning };
+    let text = problem(link, table, standing)?;
+    let mut item = Attention::new(severity, "link", actor_id, text)
+        .about(&name_or_short(table, actor_id))
+        .advice(advice)
+        .rank(Rank::Configuration);
+    item.link_name.clone_from(&link.link_name);
+    item.fix = fix;
+    Some(item)
 }
 
 #[cfg(test)]

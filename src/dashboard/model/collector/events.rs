@@ -5,10 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Collector, HOSTS_MAX, ask::says_the_same};
-use crate::model::{
-    Collection, Pull, State,
-    events::{Entry, short},
-};
+use crate::model::{Collection, Pull, State, events::Entry, names::short};
 use lattice_engine::control::state::Readiness;
 use lattice_protocol::{
     clock,

@@ -26,10 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use utoipa::ToSchema;
 
-use super::{
-    Collection, Model,
-    events::{Entry, short},
-};
+use super::{Collection, Model, events::Entry, names::short};
 use crate::{
     Dashboard,
     mask::{HIDDEN, Mask},
@@ -39,7 +36,7 @@ use lattice_client::history::{ArchivedLine, History, Kept, Range, SAME_LOSS_MS, 
 use lattice_engine::history::Status;
 use lattice_protocol::{
     clock,
-    history::{Audit, Happened, Kind, figures::MINUTE_MS},
+    history::{Audit, HOST_BACK, HOST_LOST, Happened, Kind, TOLD_BY_ALL, figures::MINUTE_MS},
 };
 
 /// Entries of each kind that are kept in memory: the newest.
@@ -403,13 +400,21 @@ fn merge(entries: &mut Vec<Entry>, live: impl Iterator<Item = Entry>) {
                 let at_ms = entries[*at].at_ms;
                 entries[*at] = entry.at(at_ms);
             }
-            None if entries.iter().any(|other| is_same_loss(other, &entry)) => {}
-            None if entries.iter().any(|other| other.is_same_change(&entry)) => {}
+            None if is_told_by_others(&entry) && entries.iter().any(|it| is_same(it, &entry)) => {}
             None => more.push(entry),
         }
     }
     entries.extend(more);
     entries.sort_by_key(|entry| std::cmp::Reverse((entry.at_ms, entry.seq)));
+}
+
+/// Whether several hosts may tell what an entry tells.
+fn is_told_by_others(entry: &Entry) -> bool {
+    matches!(&*entry.name, HOST_LOST | HOST_BACK) || TOLD_BY_ALL.contains(&&*entry.name)
+}
+
+fn is_same(a: &Entry, b: &Entry) -> bool {
+    is_same_loss(a, b) || a.is_same_change(b)
 }
 
 /// Whether two entries tell the same loss, or the same return, of a host.

@@ -26,6 +26,7 @@ use super::{
 use lattice_base::{
     cached::{remove, touch, trim},
     dirs::UNFINISHED,
+    trusted::create_dir,
 };
 
 /// Bytes that are kept. Code of a JavaScript guest has 60 MB, that of a module some megabytes.
@@ -143,11 +144,16 @@ fn hash(path: &Path) -> io::Result<Digest> {
 /// Makes a directory that only this user may write to, or sees that it is one.
 #[cfg(unix)]
 fn own_directory(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    use std::os::unix::fs::MetadataExt as _;
 
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    create_dir(dir)?;
     let found = fs::metadata(dir)?;
-    if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other(
+            "it belongs to another user; remove it, or set another cache directory",
+        ));
+    }
+    if found.mode() & 0o022 != 0 {
         return Err(io::Error::other(
             "other users may write there; give it to this user alone (chmod go-w)",
         ));
@@ -157,7 +163,7 @@ fn own_directory(dir: &Path) -> io::Result<()> {
 
 #[cfg(not(unix))]
 fn own_directory(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)
+    create_dir(dir)
 }
 
 #[cfg(test)]
@@ -199,6 +205,21 @@ mod tests {
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(Files::open(&open).is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_advice_that_helps() {
+        // Only root can make one.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(65_534), None).unwrap();
+        let error = own_directory(&theirs).unwrap_err().to_string();
+        assert!(error.contains("another user") && !error.contains("chmod"), "{error}");
     }
 
     #[test]

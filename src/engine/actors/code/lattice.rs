@@ -75,7 +75,7 @@ pub struct Giver {
 enum Work {
     Give(Offer),
     /// Say that it is used.
-    Mark(CodeObject),
+    Mark(Box<CodeObject>),
 }
 
 /// Code that was taken.
@@ -189,7 +189,7 @@ impl Lattice {
         let image = unpacked(&packed, &note, files).and_then(|draft| files.finish(draft, key));
         let image = image.map_err(Miss::Disk)?;
         // Nothing is lost if there is no room.
-        let _ = self.work.try_send(Work::Mark(object));
+        let _ = self.work.try_send(Work::Mark(Box::new(object)));
         Ok(Some(Taken { image, note, fetched, packed_bytes }))
     }
 
@@ -205,7 +205,8 @@ impl Lattice {
             Ok((note, packed)) => Ok(Some((object, note, packed))),
             Err(miss) => {
                 if miss.is_damage() {
-                    self.artifacts.remove_code(&name, &object).await;
+                    // A favour to others, for which this host does not wait long.
+                    let _ = timeout(LOOK_TIMEOUT, object.remove()).await;
                 }
                 Err(miss)
             }
@@ -266,7 +267,7 @@ impl Giver {
         match work {
             Work::Give(offer) => self.give(offer).await,
             Work::Mark(object) => {
-                self.artifacts.mark_code(object).await;
+                object.mark().await;
                 Ok(())
             }
         }

@@ -1,7 +1,8 @@
 //! The one place where bytes become code that runs.
 //!
 //! wasmtime believes what it maps, so this is unsafe for bytes of anybody else. Only [`Image`]s are
-//! mapped, and only [`files`](super::files) makes those.
+//! mapped. They are made by [`files`](super::files), of the output of this host's compiler, or as a
+//! copy of one.
 
 use std::path::Path;
 

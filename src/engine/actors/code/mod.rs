@@ -9,7 +9,8 @@
 //! Always true: bytes are mapped that this host's compiler made, or whose signed note and hashes
 //! were verified; code with another [`key`] than that of the module, the compiler and the processor
 //! is never looked at; no failure here keeps a module from being compiled. All of it is mapped from
-//! files, so the kernel takes back the memory of code that nobody runs.
+//! files where there is a directory from which code may be run, so the kernel takes back the memory
+//! of code that nobody runs.
 
 mod files;
 mod key;

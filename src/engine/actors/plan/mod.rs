@@ -183,8 +183,8 @@ impl<M: Module, R> Plan<M, R> {
         }
     }
 
-    /// Returns the reference of a running actor, or of the newer revision beside it if these are the
-    /// claims of that; empty for others.
+    /// Returns the reference of a running actor, or of the newer revision beside it if these are
+    /// the claims of that; empty for others.
     pub fn reference_of(&self, id: &ActorId, claims: &ActorClaims) -> &str {
         let Some(running) = self.running.get(id) else { return "" };
         match &running.trial {
@@ -407,8 +407,8 @@ impl<M: Module, R> Plan<M, R> {
         }
     }
 
-    /// Changes the group that a start is about; returns the change, or nothing if the actor does not
-    /// run.
+    /// Changes the group that a start is about; returns the change, or nothing if the actor does
+    /// not run.
     fn set_group(
         &mut self,
         module: &M,

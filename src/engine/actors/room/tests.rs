@@ -1,8 +1,6 @@
-use std::path::PathBuf;
-
 use wasmtime::{Engine, Instance, Module, Store};
 
-use super::*;
+use super::{super::isolation::guest_files, *};
 
 const MEMORY_MAX_BYTES: usize = 64 * 64 * 1024;
 
@@ -114,21 +112,13 @@ fn modules_inside_of_components_get_room() {
 
 #[test]
 fn guests_of_real_toolchains_are_valid_with_room() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut seen = 0;
-    for dir in ["examples/actors/signed", "tests/bench"] {
-        for file in std::fs::read_dir(root.join(dir)).expect("a directory").flatten() {
-            let path = file.path();
-            if path.extension().is_some_and(|extension| extension == "wasm") {
-                let wasm = std::fs::read(&path).expect("a file");
-                let changed = with_room(&wasm, MEMORY_MAX_BYTES);
-                assert!(matches!(changed, Cow::Owned(_)), "{}", path.display());
-                wasmparser::validate(&changed).expect("it is valid");
-                seen += 1;
-            }
-        }
+    let guests = guest_files();
+    for (name, wasm) in &guests {
+        let changed = with_room(wasm, MEMORY_MAX_BYTES);
+        assert!(matches!(changed, Cow::Owned(_)), "{name}");
+        wasmparser::validate(&changed).expect("it is valid");
     }
-    assert!(seen >= 11, "{seen}");
+    assert!(guests.len() >= 11, "{}", guests.len());
 }
 
 #[test]

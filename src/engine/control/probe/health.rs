@@ -17,10 +17,7 @@ use crate::{
         state::VERSION,
     },
     events::troubles::{GivenUp, Kind, Trouble},
-    peers::{
-        Peer,
-        sessions::{Refusal, Sessions},
-    },
+    peers::{Peer, refusals::Refusal, sessions::Sessions},
     policy::AskError,
     providers::{
         external::health,

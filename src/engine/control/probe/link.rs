@@ -8,7 +8,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt, future::join_all};
+use futures::{
+    FutureExt,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -60,16 +63,22 @@ impl Server {
         }
         let Ok(payload) = serde_json::to_vec(&request).map(Bytes::from) else { return false };
         let runners = self.parts.router.runners_of(link).into_iter().take(RUNNERS_MAX);
-        let told = join_all(runners.map(|host| self.told_by(host, payload.clone())));
-        let told = timeout(RUNNERS_WITHIN, told).await.unwrap_or_default();
-        told.into_iter().flatten().any(|answered| answered.state == State::Refused)
+        let told = runners.map(|host| self.told_by(host, payload.clone()));
+        let mut told: FuturesUnordered<_> = told.collect();
+        while let Some(answered) = told.next().await {
+            if answered.is_some_and(|answered| answered.state == State::Refused) {
+                return true;
+            }
+        }
+        false
     }
 
-    /// Asks another host for a link.
+    /// Asks another host for a link. One that is mute holds up none of the others.
     async fn told_by(&self, host: Arc<str>, payload: Bytes) -> Option<Answered> {
         let context = &self.parts.context;
         let subject = context.subjects.control(&Request::subject(host.to_string()));
-        let reply = context.ctl.client.request(subject, payload).await.ok()?;
+        let asked = timeout(RUNNERS_WITHIN, context.ctl.client.request(subject, payload));
+        let reply = asked.await.ok()?.ok()?;
         serde_json::from_slice(&reply.payload).ok()
     }
 

@@ -257,3 +257,50 @@ fn words_of_nobody_are_ignored() {
         assert_eq!(table.apply(&announcement(host, 1, &["M"])), Heard::Ignored, "{host}");
     }
 }
+
+#[test]
+fn where_there_is_no_room_a_host_keeps_the_targets_that_are_known_and_is_not_asked_again() {
+    let (mut table, a) = (Table::new(OWN), host());
+    // Half of it is for hosts that have not answered yet.
+    table.named_max = 8;
+    assert_eq!(table.apply(&announcement(&a, 1, &["A", "B"])), Heard::New { ask: false });
+    assert_eq!(table.apply(&announcement(&a, 2, &["A", "C"])), Heard::Known);
+    let beat = Announcement { host: a.clone(), roster: 2, ..Announcement::default() };
+    assert_eq!(table.apply(&beat), Heard::Known);
+    let known = |table: &Table| ["A", "B", "C"].map(|name| chosen(table, name).is_some());
+    assert_eq!(known(&table), [true, false, false]);
+    let direct = |names: &[&str]| Offers {
+        direct: names.iter().map(|name| (*name).to_owned()).collect(),
+        group: Vec::new(),
+    };
+    let change = Change { from: 2, added: direct(&["B", "C", "D"]), removed: direct(&["A"]) };
+    let word = Announcement { roster: 3, change: Some(change), ..beat.clone() };
+    assert_eq!(table.apply(&word), Heard::Known);
+    assert_eq!(known(&table), [false; 3]);
+    // There is room again.
+    let change = Change { from: 3, added: direct(&["B"]), removed: direct(&["A"]) };
+    let word = Announcement { roster: 4, change: Some(change), ..beat };
+    assert_eq!(table.apply(&word), Heard::Known);
+    assert_eq!(known(&table), [false, true, false]);
+    assert_eq!(table.named.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_host_that_was_started_again_has_nothing_of_before_whatever_it_changes() {
+    let (table, a) = (Table::new(OWN), host());
+    table.apply(&Announcement { incarnation: 1, ..announcement(&a, 5, &["A"]) });
+    let added = Offers { direct: vec!["B".into()], group: Vec::new() };
+    let change = Change { from: 5, added, removed: Offers::default() };
+    let word = Announcement {
+        host: a.clone(),
+        incarnation: 2,
+        roster: 6,
+        change: Some(change),
+        ..Announcement::default()
+    };
+    assert_eq!(table.apply(&word), Heard::Back { ask: true });
+    assert!(["A", "B", "V.p"].iter().all(|name| table.runners(name).is_empty()));
+    assert_eq!((table.count(), table.removed()), (1, 0));
+    table.apply(&Announcement { host: a, goodbye: true, ..Announcement::default() });
+    assert_eq!((table.count(), table.removed()), (0, 1));
+}

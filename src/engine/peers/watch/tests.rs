@@ -90,7 +90,7 @@ impl World {
             if self.nodes[to].is_up && self.is_joined(from, to) {
                 let node = &mut self.nodes[to];
                 let heard = node.table.apply(&word);
-                node.watch.hear(&word, &heard, is_beat, now);
+                node.watch.hear(&node.table, &word, &heard, is_beat, now);
             }
         }
         for number in 0..self.nodes.len() {

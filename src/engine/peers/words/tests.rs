@@ -1,8 +1,12 @@
 use super::*;
 use crate::peers::sessions::Standing;
 use lattice_protocol::{
+    clock,
     identity::{keys::ClusterKey, samples, signature::SigningKey},
-    peers::wire::Offers,
+    peers::{
+        session::{OwnKey, PublicKey, SessionCall},
+        wire::{Certificate, Offers, SessionKey},
+    },
 };
 
 /// A host with a key of its own.
@@ -134,6 +138,10 @@ async fn a_host_that_no_trusted_cluster_certified_is_believed_like_those_that_si
         assert_eq!(outcome(&listener.open(&said(&stranger, &beat(&stranger, 2)))), "to confirm");
         assert_eq!(outcome(&listener.open(&unsigned)), expected);
         assert!(!listener.sessions().is_member(id(&stranger)));
+        // A refused one is in no table; it is not asked again all the same.
+        listener.retain(|_| false);
+        let expected = if requires_signed { "ignored" } else { "to confirm" };
+        assert_eq!(outcome(&listener.open(&said(&stranger, &beat(&stranger, 1)))), expected);
     }
 }
 
@@ -145,6 +153,11 @@ async fn the_hello_is_a_question_that_is_answered_soon() {
     assert_eq!(outcome(&listener.open(&answered(&soon))), "believed");
     tokio::time::advance(HELLO).await;
     assert_eq!(outcome(&listener.open(&answered(&late))), "to confirm");
+    // The next one has a nonce of its own, and its time begins anew.
+    let hello = listener.hello();
+    assert_eq!(outcome(&listener.open(&answered(&late))), "to confirm");
+    let answer = late.seal_answer(&roster(&late, 1), Some(&hello), 1 << 20);
+    assert_eq!(outcome(&listener.open(&answer)), "believed");
 }
 
 #[tokio::test]
@@ -193,7 +206,7 @@ async fn a_key_is_renewed_without_a_call_that_fails() {
     // A beat only names the key; the host is asked for it.
     assert_eq!(outcome(&b.open(&said(&a, &beat(&a, 1)))), "believed");
     assert!(b.sessions().wanted().await.contains(id(&a)));
-    assert_eq!(outcome(&b.open(&said(&a, &a.with_key(beat(&a, 1))))), "believed");
+    assert_eq!(outcome(&b.open(&a.seal_with_key(&beat(&a, 1), 1 << 20))), "believed");
     let renewed = session(&b, &a).unwrap().key_ids().1;
     assert_ne!(renewed, own);
     tokio::time::advance(Duration::from_secs(3)).await;
@@ -209,4 +222,71 @@ async fn hosts_that_left_are_forgotten() {
     assert!(!listener.sessions().is_member(id(&speaker)));
     assert!(listener.sessions().is_member(id(&listener)), "it calls itself as well");
     assert_eq!(outcome(&listener.open(&recorded)), "to confirm");
+}
+
+/// The answer of a host to a question with a nonce, with a session key that may be another one's.
+fn answer_with_key(host_key: &SigningKey, session: SessionKey, nonce: &str) -> Bytes {
+    let cluster = SigningKey::from_seed(samples::CLUSTER.seed).unwrap();
+    let until = (clock::unix_time() + Duration::from_secs(60)).as_secs();
+    let host = host_key.public_key();
+    let said = Announcement {
+        host: host.to_owned(),
+        incarnation: 1,
+        count: 1,
+        session: Some(session),
+        cert: Some(Certificate::issue(&cluster, "default", host, until)),
+        to: Some(nonce.to_owned()),
+        ..Announcement::default()
+    };
+    sealed::seal(&serde_json::to_vec(&said).unwrap(), "default", host_key)
+}
+
+#[tokio::test]
+async fn a_member_that_takes_the_key_id_of_another_gets_no_session_of_it() {
+    let (listener, other) = (host(), host());
+    meet(&listener, &other, 1);
+    let first = session(&listener, &other).unwrap();
+    let (host_key, _) = SigningKey::generate(Kind::Server).unwrap();
+    let own = OwnKey::generate().unwrap();
+    let told = PublicKey { id: first.key_ids().1, ..*own.public() }.tell();
+    let nonce = nonce();
+    let answer = answer_with_key(&host_key, told, &nonce);
+    assert_eq!(outcome(&listener.open_answer(&answer, &nonce)), "believed");
+    let standing = listener.sessions().standing(host_key.public_key());
+    assert!(matches!(standing, Standing::Member(None)));
+    assert!(std::sync::Arc::ptr_eq(&first, &session(&listener, &other).unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_forgotten_when_one_of_their_keys_counts_no_longer() {
+    let (a, b) = (host(), host());
+    meet(&a, &b, 1);
+    meet(&b, &a, 1);
+    let (of_a, of_b) = session(&a, &b).unwrap().key_ids();
+    assert!(session(&b, &a).is_some());
+    let call = |caller_key, callee_key| SessionCall {
+        caller_key,
+        callee_key,
+        counter: 1,
+        code: [0; 32],
+        hash: None,
+    };
+    let knows = || {
+        let (at_a, at_b) = (call(of_b, of_a), call(of_a, of_b));
+        [a.sessions().find(&at_a, None), b.sessions().find(&at_b, Some(id(&a)))]
+            .map(|found| found.is_some())
+    };
+    a.sessions().renew_key().unwrap();
+    assert_eq!(outcome(&b.open(&a.seal_with_key(&beat(&a, 1), 1 << 20))), "believed");
+    let forget = || [&a, &b].iter().for_each(|words| words.sessions().forget_former());
+    forget();
+    assert_eq!(knows(), [true, true], "a former key counts for a while");
+    tokio::time::advance(Duration::from_secs(120)).await;
+    forget();
+    assert_eq!(knows(), [false, false]);
+    let renewed = session(&a, &b).unwrap().key_ids();
+    assert_eq!(session(&b, &a).unwrap().key_ids(), (renewed.1, renewed.0));
+    assert_eq!((renewed.0 == of_a, renewed.1), (false, of_b));
+    forget();
+    assert!(session(&a, &b).is_some() && session(&b, &a).is_some());
 }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Handler, Inner, Way, has, is_usual, not_admitted};
+use super::{Arrived, Handler, Inner, Way, has, is_usual, not_admitted};
 use crate::{
     host_context::HostContext,
-    peers::sessions,
+    peers::refusals,
     rpc::{
         call::{Call, CallError, Chain},
         chunking::{BadName, ChunkError, PayloadName, Reader},
@@ -189,14 +189,17 @@ impl Inner {
         &self,
         invocation: Invocation,
         refusal: Option<Cow<'static, str>>,
-        message: &Message,
+        Arrived { message, way, in_flight }: Arrived<'_>,
         target: &str,
-        to: (Way, Arc<dyn Handler>),
+        handler: Arc<dyn Handler>,
     ) -> Option<Answer> {
         let (sessions, id) = (&self.parts.context.sessions, &invocation.id);
         let (seal, proven) = match Claim::of_call(sessions, message, (id, &invocation.host_id)) {
             Ok(Claim::Token(seal)) => (seal, None),
-            Ok(Claim::Proven(proven)) => (proven.seal(), Some(proven)),
+            Ok(Claim::Proven(proven)) => {
+                self.note_caller(way, &invocation);
+                (proven.seal(), Some(proven))
+            }
             // One that has it in work knows it well.
             Ok(Claim::Unknown(_)) if self.is_repeated(id) => return None,
             Ok(Claim::Unknown(seal)) => {
@@ -205,21 +208,28 @@ impl Inner {
                 return Some(Answer { seal, ..response.into() });
             }
             Err(why) => {
+                drop(in_flight.take());
                 let (host, why) = (&invocation.host_id, why.to_string());
-                sessions.refuse(sessions::Refusal::Call, host, &why);
+                sessions.refuse(refusals::Refusal::Call, host, &why);
                 // Without a proof, or somebody could end the call that this one is a copy of.
                 return Some(InvocationResponse::failure(id, why).into());
             }
         };
         if let Some(refusal) = refusal {
-            let seal = match proven.is_none() && self.is_repeated(id) {
-                true => Seal::Plain,
-                false => seal,
-            };
+            let seal = self.seal_of_refusal(seal, proven.as_ref(), id);
             let response = not_admitted(target, invocation.id, refusal);
             return Some(Answer { seal, ..response.into() });
         }
-        Some(self.perform(invocation, message, target, to, (seal, proven)).await)
+        Some(self.perform(invocation, message, target, (way, handler), (seal, proven)).await)
+    }
+
+    /// Returns how the refusal of a call is proven: not at all where the call has a token and is in
+    /// work a second time, or the refusal of a copy would be taken for the answer to the real one.
+    fn seal_of_refusal(&self, seal: Seal, proven: Option<&Proven>, id: &str) -> Seal {
+        match proven.is_none() && self.is_repeated(id) {
+            true => Seal::Plain,
+            false => seal,
+        }
     }
 
     async fn perform(
@@ -235,12 +245,17 @@ impl Inner {
         let limits = Limits::read(message.headers.as_ref());
         // The headers of a session are proven as far as they matter; its trace is in the call.
         let trace = if proven.is_none() { trace_of(message) } else { TraceContext::default() };
-        let verified =
-            self.verified(invocation, proven.as_ref(), target, trace, (limits, received));
-        let mut call = match verified.await {
+        let (times, callee) = ((limits, received), (target, way));
+        let mut call = match self.verified(invocation, proven.as_ref(), callee, trace, times).await
+        {
             Ok(call) => call,
             Err(reason) => {
                 warn!(actor_id = target, invocation_id = %id, %reason, "invocation refused");
+                let seal = match reason {
+                    // The real call may be done, and its answer still on its way.
+                    Refusal::Untimely(Untimely::Repeated) => Seal::Plain,
+                    _ => self.seal_of_refusal(seal, proven.as_ref(), &id),
+                };
                 let response = InvocationResponse::failure(id, reason.to_string());
                 return Answer { seal, ..response.into() };
             }
@@ -305,14 +320,18 @@ impl Inner {
         &self,
         invocation: Invocation,
         proven: Option<&Proven>,
-        target: &str,
+        (target, way): (&str, Way),
         from_headers: TraceContext,
         (limits, received): (Limits, Instant),
     ) -> Result<Call, Refusal> {
         let context = &self.parts.context;
         let checked = match proven {
             Some(_) => None,
-            None => Some(self.parts.verifier.verify_claims(&invocation, now())?),
+            None => {
+                let checked = self.parts.verifier.verify_claims(&invocation, now())?;
+                self.note_caller(way, &invocation);
+                Some(checked)
+            }
         };
         check_target(&invocation, target)?;
         let deadline = limits.deadline(received, context.rpc_timeout);

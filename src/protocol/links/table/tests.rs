@@ -142,15 +142,19 @@ fn of_several_references_the_one_that_led_there_last_is_named() {
 }
 
 #[test]
-fn a_command_to_put_a_link_can_be_copied() {
-    let built_in = crate::builtin::KEYVALUE;
-    let (key, contract) = (built_in.public_key, built_in.contract_id);
-    let copied = "host link put M builtin://keyvalue wasmcloud:keyvalue";
-    assert_eq!(put_command("M", key, contract, "default"), copied);
-    assert_eq!(put_command("M", "V", "acme:x", "two"), "host link put M V acme:x --link-name two");
-    let told = other_values("M", key, contract, "");
-    assert!(
-        told.starts_with(copied) && told.contains("`host inspect builtin://keyvalue`"),
-        "{told}"
-    );
+fn former_links_that_fill_the_table_make_room_when_their_time_is_over() {
+    let mut table = Table::default();
+    table.put(&link_entry("V1", 5)).unwrap();
+    let link = Arc::clone(table.links().next().unwrap());
+    for number in 0..=FORMER_MAX {
+        table.keep_in_mind(&number.to_string(), &link);
+    }
+    assert_eq!(table.former.len(), FORMER_MAX);
+    let until = table.former_full_until.expect("it is full");
+    table.former.get_mut("7").unwrap().since = Instant::now().checked_sub(LET_GO).unwrap();
+    table.keep_in_mind("next", &link);
+    assert!(table.former.get("next").is_none(), "it does not look before {until:?}");
+    table.former_full_until = Some(Instant::now());
+    table.keep_in_mind("next", &link);
+    assert!(table.former.get("next").is_some() && table.former.get("7").is_none());
 }

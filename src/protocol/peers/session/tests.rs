@@ -162,6 +162,20 @@ fn each_counter_is_taken_once_in_any_order_within_the_window() {
 }
 
 #[test]
+fn the_ring_grows_with_the_counters_and_forgets_none() {
+    let mut window = Window::new(256);
+    for (counter, words) in [(1, 1), (63, 1), (64, 2), (2, 2), (200, 4), (300, 4), (10_000, 4)] {
+        assert_eq!(window.take(counter), Ok(()), "{counter}");
+        assert_eq!(window.seen.len(), words, "{counter}");
+        assert_eq!(window.take(counter), Err(Stale::Seen), "{counter}");
+    }
+    let mut window = Window::new(256);
+    (1..=1000).for_each(|counter| assert_eq!(window.take(counter), Ok(()), "{counter}"));
+    (745..=1000).for_each(|counter| assert_eq!(window.take(counter), Err(Stale::Seen)));
+    assert_eq!(window.take(744), Err(Stale::TooOld));
+}
+
+#[test]
 fn a_window_that_begins_late_takes_nothing_of_before() {
     let mut window = Window::after(64, 1000);
     for (counter, is_taken) in

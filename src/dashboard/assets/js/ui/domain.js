@@ -30,7 +30,8 @@ const ACTOR_STATES = {
   running: ["good", "running", "It runs, and no call of it failed just now."],
   failing: ["error", "errors", "Calls of it fail now."],
   refused: ["error", "link refused", "A provider does not take one of its links on."],
-  dangling: ["warning", "link not usable", "One of its links has no provider, or its claims do not allow it."],
+  dangling: ["warning", "link not usable",
+    "One of its links leads to a provider that runs nowhere or has another contract, or it was not signed for it."],
   not_running: ["muted", "not running", "No host that is heard runs it."],
 };
 

@@ -13,9 +13,9 @@ use crate::{
     rpc::{call::CallError, repeat::Repeat},
 };
 use lattice_protocol::{
-    clock,
+    clock, contracts,
     control::probe::explain::{Explained, Outcome, Request, Step},
-    links::{LinkDefinition, Table, link_option, other_values, put_command},
+    links::{LinkDefinition, Table, link_option, other_values, put_command, standing},
     rpc::invocation::Entity,
 };
 
@@ -236,8 +236,9 @@ impl Scene<'_> {
     /// Says what is missing where nothing fulfils a contract, which may be misspelt.
     fn provider_wanted(&self, contract: &str) -> String {
         let claimed = self.table.all_claims().map(|claims| claims.contract_id.as_str());
+        let claimed = claimed.filter(|contract| !contract.is_empty());
         let built_in = builtin::CATALOGUE.iter().map(|spec| spec.known.contract_id);
-        match similar(contract, claimed.chain(built_in)) {
+        match contracts::nearest(contract, claimed.chain(built_in)) {
             Some(meant) => format!("call it by the contract {meant}, if that is meant"),
             None => format!("start a provider of {contract}, and link the actor to it"),
         }
@@ -245,10 +246,8 @@ impl Scene<'_> {
 
     /// The contract of the provider that a link leads to, where it is another one than the link's.
     fn other_contract(&self, link: &LinkDefinition) -> Option<&str> {
-        let built_in = builtin::by_key(&link.provider_id).map(|spec| spec.known.contract_id);
-        let claimed = self.table.claims(&link.provider_id).map(|claims| &*claims.contract_id);
-        let own = built_in.or(claimed)?;
-        (!own.is_empty() && own != link.contract_id).then_some(own)
+        let provider = self.table.claims(&link.provider_id);
+        standing::other_contract(link, provider.map(|claims| &**claims))
     }
 
     fn put_command(&self, provider: &str, contract: &str) -> String {
@@ -508,16 +507,6 @@ fn step(name: &str, outcome: Outcome, why: String) -> Step {
     Step { step: name.to_owned(), outcome, why, ..Step::default() }
 }
 
-/// How much alike two contracts must be, of 1, for one to be a slip of the pen.
-const LIKE: f64 = 0.9;
-
-/// Returns the contract that is most like one that nobody fulfils.
-fn similar<'a>(contract: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = known.map(|known| (known, strsim::jaro_winkler(known, contract)));
-    let (found, likeness) = likeness.max_by(|one, other| one.1.total_cmp(&other.1))?;
-    (likeness >= LIKE).then_some(found)
-}
-
 fn sign_command(actor: &str, contract: &str) -> String {
     format!(
         "host claims sign FILE --cap {contract} (with its other contracts too; without --rev it is newer than what runs), then \
@@ -618,21 +607,4 @@ fn runner_data(runner: &Runner) -> Value {
         "host_id": runner.host_id, "silent": runner.is_silent, "direct": runner.is_direct,
         "silence_ms": clock::millis(runner.silence),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_contract_is_answered_with_the_one_that_is_meant() {
-        let known = ["wasmcloud:httpserver", "wasmcloud:keyvalue", "wasmcloud:messaging"];
-        for (contract, meant) in [
-            ("wasmcloud:keyvalu", Some("wasmcloud:keyvalue")),
-            ("wasmcloud:httpsrver", Some("wasmcloud:httpserver")),
-            ("acme:ledger", None),
-        ] {
-            assert_eq!(similar(contract, known.into_iter()), meant, "{contract}");
-        }
-    }
 }

@@ -78,7 +78,13 @@ pub static SPEC: Spec = Spec {
 };
 
 /// Values that only count where objects are in JetStream.
-const OF_BUCKETS: [&str; 5] = ["bucket", "domain", "replicas", "storage", "max_bytes"];
+const OF_BUCKETS: [&str; 5] = [
+    "bucket",
+    jetstream::DOMAIN.name,
+    jetstream::REPLICAS.name,
+    jetstream::STORAGE.name,
+    jetstream::MAX_BYTES.name,
+];
 
 fn check(link: &LinkDefinition) -> Result<Vec<String>, LinkError> {
     let values = Values::read(&SPEC, link)?;

@@ -1,0 +1,110 @@
+//! The way out of a guest of an actor: its calls, its links and its configuration.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        background, capabilities,
+        component::config::{Unreadable, Values},
+        inbound::{HostCall, Outward},
+    },
+    Actor,
+};
+use crate::{
+    meter,
+    router::{LinkEnd, Route},
+    rpc::call::{Call, CallError, Chain},
+};
+use lattice_protocol::{
+    identity::claims::ActorClaims,
+    rpc::invocation::{self, Entity, TraceContext},
+};
+
+/// Where the outward calls of one inbound call go.
+pub(super) struct OutwardOf {
+    pub actor: Arc<Actor>,
+    /// Those of the code that runs, which an update may have replaced.
+    pub claims: Arc<ActorClaims>,
+    pub trace: TraceContext,
+    pub deadline: Instant,
+    pub depth: u8,
+    pub chain: Chain,
+}
+
+impl OutwardOf {
+    /// Counts a call that was refused before it went anywhere.
+    fn refused(
+        &self,
+        (binding, namespace): (&str, &str),
+        operation: &str,
+        error: CallError,
+    ) -> CallError {
+        let router = &self.actor.shared.router;
+        let edge = self.actor.made.to(&router.meant(self.actor.id.as_str(), binding, namespace));
+        edge.begin(operation).end(meter::Outcome::Refused);
+        router.record_failure(&edge, operation, &error, None);
+        error
+    }
+}
+
+impl Outward for OutwardOf {
+    fn ends_at(&self) -> std::time::Instant {
+        self.chain.ends_at(self.deadline).into_std()
+    }
+
+    fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            background::leave().await;
+            let router = &self.actor.shared.router;
+            // The text before a slash is an addressing form of later hosts; peers send the part
+            // after it.
+            let operation = invocation::dispatch_operation(&request.operation);
+            let HostCall { binding, namespace, .. } = &request;
+            let target = match router.decide(&self.claims, binding, namespace) {
+                Ok(Route::Builtin(builtin)) => {
+                    return capabilities::call(
+                        builtin,
+                        &self.actor.sink,
+                        operation,
+                        &request.payload,
+                    );
+                }
+                Ok(Route::Entity(target)) => target,
+                Err(error) => return Err(self.refused((binding, namespace), operation, error)),
+            };
+            let edge = self.actor.made.to(&target);
+            let (deadline, chain) = match &request.exchange {
+                Some(_) => (self.deadline, self.chain.next_with_pieces()),
+                None => (self.deadline + self.chain.prolonged(), self.chain.next()),
+            };
+            let call = Call {
+                origin: Entity::actor(&self.claims.subject),
+                target,
+                operation: operation.to_owned(),
+                payload: request.payload,
+                exchange: request.exchange,
+                trace: self.trace.clone(),
+                deadline,
+                depth: self.depth.saturating_add(1),
+                chain,
+            };
+            let made = router.call_resolved(call, &request.namespace);
+            router.accounted(&edge, operation, made).await
+        })
+    }
+
+    fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd {
+        self.actor.shared.router.link_end(self.claims.subject.as_str(), contract, link_name)
+    }
+
+    fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, Unreadable>> {
+        Box::pin(async move {
+            background::leave().await;
+            self.actor.config.read().await
+        })
+    }
+}

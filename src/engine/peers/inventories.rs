@@ -1,0 +1,164 @@
+//! Asks some of the other hosts what they run, to remember it if they are lost
+//! ([`lost`](super::lost)), and tells what this host runs.
+
+use std::{collections::HashMap, hash::Hasher, time::Duration};
+
+use async_nats::Client;
+use bytes::Bytes;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
+use tracing::debug;
+
+use super::{
+    Peers,
+    lost::{INVENTORY_BYTES_MAX, KEEPERS, is_chosen},
+    questions::{ASK, ASKING_MAX},
+    ring::Fnv,
+};
+use lattice_protocol::{
+    control::types::Inventory,
+    lattice::subject::Subjects,
+    peers::wire::{Announcement, INVENTORY},
+};
+
+/// How long after a change a host is asked once more what it runs: it may still be at it.
+const RUNS_SOON: Duration = Duration::from_millis(1500);
+/// How often it is asked without a change: how many calls actors take is no change of its offers.
+const RUNS_AGAIN: Duration = Duration::from_secs(30);
+
+/// The inventories of hosts.
+pub struct Inventories {
+    peers: Peers,
+    client: Client,
+    subjects: Subjects,
+    /// Questions for what others run, and whom they went to.
+    learning: JoinSet<(String, Option<Inventory>)>,
+    /// The hosts that were asked what they run.
+    learnt: HashMap<String, Learnt>,
+}
+
+/// The end of a question.
+pub type Done = Result<(String, Option<Inventory>), JoinError>;
+
+/// When a host was asked what it runs.
+struct Learnt {
+    incarnation: u64,
+    roster: u64,
+    runs: Option<u32>,
+    /// When it is asked again without a change.
+    due: Instant,
+    /// It is asked once more then in any case.
+    is_again: bool,
+}
+
+impl Inventories {
+    pub fn new(peers: Peers, client: Client, subjects: Subjects) -> Self {
+        Self { peers, client, subjects, learning: JoinSet::new(), learnt: HashMap::new() }
+    }
+
+    /// Asks a host what it runs after a word of it to all, if this host is to remember that and it
+    /// may have changed.
+    pub fn ask_what_runs(&mut self, word: &Announcement) {
+        let Announcement { host, incarnation, roster, runs, .. } = word;
+        let now = Instant::now();
+        let asked = self.learnt.get(host);
+        let is_same =
+            asked.is_some_and(|asked| (asked.incarnation, asked.roster) == (*incarnation, *roster));
+        // Of those that say when it is something else, words without a number tell nothing.
+        let is_fresh = is_same
+            && asked.is_some_and(|asked| match runs {
+                Some(_) => asked.runs == *runs,
+                None => word.interval_ms > 0 || now < asked.due,
+            });
+        if is_fresh || self.learning.len() >= ASKING_MAX || !self.keeps(host) {
+            return;
+        }
+        let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
+        let runs = runs.or_else(|| asked.and_then(|asked| asked.runs));
+        let (incarnation, roster, is_again) = (*incarnation, *roster, !is_same);
+        self.learnt.insert(host.clone(), Learnt { incarnation, roster, runs, due, is_again });
+        self.ask_inventory(host);
+    }
+
+    /// Asks once more what those run that changed a moment ago.
+    pub fn ask_again(&mut self) {
+        let now = Instant::now();
+        let due = self.learnt.iter_mut().filter(|(_, learnt)| learnt.is_again && now >= learnt.due);
+        let hosts: Vec<String> = due
+            .take(ASKING_MAX.saturating_sub(self.learning.len()))
+            .map(|(host, learnt)| {
+                (learnt.is_again, learnt.due) = (false, now + RUNS_AGAIN);
+                host.clone()
+            })
+            .collect();
+        for host in hosts {
+            if self.keeps(&host) {
+                self.ask_inventory(&host);
+            }
+        }
+    }
+
+    fn ask_inventory(&mut self, host: &str) {
+        let (client, subject, host) =
+            (self.client.clone(), self.subjects.host(host), host.to_owned());
+        self.learning.spawn(async move {
+            let question = client.request(subject, Bytes::from_static(INVENTORY));
+            let answer = tokio::time::timeout(ASK, question).await;
+            let answer = answer
+                .ok()
+                .and_then(Result::ok)
+                .filter(|answer| answer.payload.len() <= INVENTORY_BYTES_MAX);
+            let inventory = answer.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
+            (host, inventory)
+        });
+    }
+
+    /// Whether this host is one of those that remember what another one runs.
+    fn keeps(&self, host: &str) -> bool {
+        let (own, others) = (self.peers.0.table.own_id(), self.peers.0.table.others());
+        let there = others.iter().filter(|peer| !peer.is_lost()).map(|peer| &*peer.id);
+        is_chosen(own, host, there, KEEPERS)
+    }
+
+    /// Waits for the end of a question; nothing where nobody is asked. Safe to drop.
+    pub async fn next(&mut self) -> Option<Done> {
+        self.learning.join_next().await
+    }
+
+    /// Remembers what a host answered.
+    pub fn learn(&mut self, done: Done) {
+        let Ok((host, inventory)) = done else { return };
+        match inventory {
+            // A host that does not know the question answers with what it says of itself.
+            Some(inventory) if inventory.host_id.is_empty() || inventory.host_id == host => {
+                self.peers.0.memory.learn(&host, inventory);
+            }
+            Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
+            // Its next word makes us ask again.
+            None => _ = self.learnt.remove(&host),
+        }
+    }
+
+    /// Forgets which hosts were asked that are not there any more.
+    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.learnt.retain(|host, _| is_there(host));
+    }
+
+    /// A number that is another when this host runs something else.
+    pub fn own_runs(&self) -> Option<u32> {
+        let inventory = self.peers.0.inventory.get()?();
+        let timeless = Inventory { uptime_human: String::new(), uptime_seconds: 0, ..inventory };
+        let mut hasher = Fnv::default();
+        hasher.write(&serde_json::to_vec(&timeless).ok()?);
+        u32::try_from(hasher.finish() >> 32).ok()
+    }
+
+    /// The inventory of this host, if it fits into a message.
+    pub fn own_inventory(&self) -> Option<Bytes> {
+        let inventory = self.peers.0.inventory.get()?();
+        let json = serde_json::to_vec(&inventory).ok()?;
+        (json.len() <= INVENTORY_BYTES_MAX.min(self.client.max_payload())).then(|| json.into())
+    }
+}
