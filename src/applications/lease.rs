@@ -5,6 +5,9 @@
 //! the other hosts, and it renews a key of its own every [`RENEWAL`]. So what is written in steady
 //! state grows with the hosts that act, not with the applications.
 //!
+//! A lease that was written a moment ago counts even if its host is not heard of yet: after a cut,
+//! hosts find each other at different times, and would take it from each other.
+//!
 //! A lease whose host is gone is taken by the host that a rendezvous hash puts first of those that
 //! are there; the next one takes it when that does not, see [`turn`]. Where it is, it stays: a host
 //! that comes back takes nothing away from others.
@@ -27,6 +30,8 @@ pub const RENEWAL: Duration = Duration::from_secs(2);
 pub const ACTS_FOR: Duration = Duration::from_secs(5);
 /// How long the others wait for a renewal, unless they know sooner that the host is gone.
 pub const STALE_AFTER: Duration = Duration::from_secs(8);
+/// How long the others wait to hear of a host that took a lease.
+pub const HEARD_AFTER: Duration = Duration::from_secs(4);
 /// When the key of a host that is gone and does not renew is deleted.
 pub const GONE_AFTER: Duration = Duration::from_secs(3600);
 /// How long each next host waits for the one before it to take a free lease.
@@ -40,6 +45,8 @@ const TURNS_MAX: u32 = 4;
 pub struct Seen {
     pub owner: String,
     pub revision: u64,
+    /// When it was written, if this host saw that.
+    pub written: Option<Instant>,
 }
 
 /// The knowledge that a decision needs.
@@ -73,7 +80,7 @@ pub fn decide(
 ) -> Step {
     match seen {
         Some(seen) if seen.owner == view.me => Step::Act,
-        Some(seen) if is_held(&seen.owner, view) => Step::Leave,
+        Some(seen) if is_held(seen, view) => Step::Leave,
         other => {
             let waited = free_since.map_or(Duration::ZERO, |since| view.now - since);
             let place = turn(application, view.me, view.live);
@@ -87,12 +94,13 @@ pub fn decide(
 }
 
 /// Whether the host that has a lease is there.
-pub fn is_held(owner: &str, view: View<'_>) -> bool {
-    let is_fresh = view
-        .renewed
-        .get(owner)
-        .is_some_and(|renewed| view.now.saturating_duration_since(*renewed) < STALE_AFTER);
-    view.live.contains(owner) && is_fresh
+pub fn is_held(seen: &Seen, view: View<'_>) -> bool {
+    let was_within = |moment: Option<&Instant>, time| {
+        moment.is_some_and(|moment| view.now.saturating_duration_since(*moment) < time)
+    };
+    let is_there =
+        view.live.contains(&seen.owner) || was_within(seen.written.as_ref(), HEARD_AFTER);
+    is_there && was_within(view.renewed.get(&seen.owner), STALE_AFTER)
 }
 
 /// Returns a host whose key nobody needs any more.
@@ -129,7 +137,29 @@ mod tests {
     }
 
     fn seen(owner: &str) -> Seen {
-        Seen { owner: owner.into(), revision: 7 }
+        Seen { owner: owner.into(), revision: 7, written: None }
+    }
+
+    #[test]
+    fn a_lease_that_was_written_a_moment_ago_is_left_to_a_host_that_is_not_heard_of_yet() {
+        let (now, nobody) = (Instant::now(), BTreeSet::new());
+        let renewed = BTreeMap::from([("A".to_owned(), now)]);
+        let second = Duration::from_secs(1);
+        for (owner, written, after, step) in [
+            ("A", Some(now), Duration::ZERO, Step::Leave),
+            ("A", Some(now), HEARD_AFTER - second, Step::Leave),
+            ("A", Some(now), HEARD_AFTER, Step::Take(7)),
+            // Nobody knows when: it was read with all others.
+            ("A", None, Duration::ZERO, Step::Take(7)),
+            // It never renewed.
+            ("B", Some(now), Duration::ZERO, Step::Take(7)),
+            // It was given back.
+            ("", Some(now), Duration::ZERO, Step::Take(7)),
+        ] {
+            let view = View { me: "C", live: &nobody, renewed: &renewed, now: now + after };
+            let seen = Seen { written, ..seen(owner) };
+            assert_eq!(decide("shop", Some(&seen), Some(now), view), step, "{seen:?} {after:?}");
+        }
     }
 
     #[test]

@@ -125,10 +125,10 @@ impl Leases {
         match update {
             Update::Snapshot(entries) => {
                 self.0.table.lock().keep_only(entries);
-                entries.iter().for_each(|entry| self.take_in(entry));
+                entries.iter().for_each(|entry| self.take_in(entry, None));
                 self.0.changed.notify_one();
             }
-            Update::Put(entry) => self.take_in(entry),
+            Update::Put(entry) => self.take_in(entry, Some(Instant::now())),
             Update::Delete { key, .. } => match Key::parse(key) {
                 Key::Lease(name) => {
                     self.0.table.lock().leases.remove(name);
@@ -141,11 +141,11 @@ impl Leases {
         }
     }
 
-    fn take_in(&self, entry: &Entry) {
+    fn take_in(&self, entry: &Entry, written: Option<Instant>) {
         match Key::parse(&entry.key) {
             Key::Lease(name) => {
                 let Ok(Lease { owner }) = serde_json::from_slice(&entry.value) else { return };
-                let seen = Seen { owner, revision: entry.revision };
+                let seen = Seen { owner, revision: entry.revision, written };
                 if self.0.table.lock().take(name, seen) {
                     self.0.changed.notify_one();
                 }
@@ -158,21 +158,21 @@ impl Leases {
     }
 
     /// Returns those of the applications that this host acts for, and takes the leases whose turn
-    /// it is. `live` are the other hosts that are there.
+    /// it is; each with the revision of its lease, which is another one if others had it meanwhile.
+    /// `live` are the other hosts that are there.
     pub async fn mine<'a>(
         &self,
         applications: impl Iterator<Item = &'a str>,
         live: &BTreeSet<String>,
-    ) -> BTreeSet<String> {
-        let mut mine = BTreeSet::new();
+    ) -> BTreeMap<String, u64> {
+        let mut mine = BTreeMap::new();
         for application in applications {
-            match self.step(application, live) {
-                Step::Act => _ = mine.insert(application.to_owned()),
-                Step::Take(revision) if self.take(application, revision).await => {
-                    _ = mine.insert(application.to_owned());
-                }
-                Step::Take(_) | Step::Leave => {}
-            }
+            let revision = match self.step(application, live) {
+                Step::Act => self.revision(application),
+                Step::Take(revision) => self.take(application, revision).await,
+                Step::Leave => None,
+            };
+            mine.extend(revision.map(|revision| (application.to_owned(), revision)));
         }
         self.0.table.lock().is_acting = !mine.is_empty();
         if !mine.is_empty() && !self.may_act() && !self.renew().await {
@@ -186,6 +186,10 @@ impl Leases {
 
     fn may_act(&self) -> bool {
         self.0.table.lock().may_act()
+    }
+
+    fn revision(&self, application: &str) -> Option<u64> {
+        self.0.table.lock().leases.get(application).map(|seen| seen.revision)
     }
 
     /// Whether the bucket has confirmed after a moment that this host acts; it is asked if it has
@@ -249,9 +253,8 @@ impl Leases {
         let mut table = self.0.table.lock();
         let view = View { me: &self.0.me, live, renewed: &table.renewed, now };
         let seen = table.leases.get(application).cloned();
-        let is_held = seen
-            .as_ref()
-            .is_some_and(|seen| seen.owner == self.0.me || lease::is_held(&seen.owner, view));
+        let is_held =
+            seen.as_ref().is_some_and(|seen| seen.owner == self.0.me || lease::is_held(seen, view));
         if is_held {
             table.free_since.remove(application);
         } else {
@@ -262,23 +265,23 @@ impl Leases {
         lease::decide(application, seen.as_ref(), free_since, view)
     }
 
-    /// Takes a lease; whether this host has it now. The renewal comes first, so that nobody sees a
+    /// Takes a lease; returns its new revision if this host has it now. The renewal comes first, so that nobody sees a
     /// lease of a host that does not renew.
-    async fn take(&self, application: &str, revision: u64) -> bool {
+    async fn take(&self, application: &str, revision: u64) -> Option<u64> {
         let confirmed = self.0.table.lock().confirmed;
         let is_fresh = confirmed.is_some_and(|confirmed| confirmed.elapsed() < RENEWAL);
         if !is_fresh && !self.renew().await {
-            return false;
+            return None;
         }
         match self.write(application, &self.0.me, Expect::Revision(revision)).await {
-            Ok(()) => {
+            Ok(revision) => {
                 info!(lease = application, "this host has taken a lease, and acts for it");
-                true
+                Some(revision)
             }
-            Err(DesiredError::Conflict) => false,
+            Err(DesiredError::Conflict) => None,
             Err(error) => {
                 debug!(application, %error, "the lease is not taken");
-                false
+                None
             }
         }
     }
@@ -288,12 +291,13 @@ impl Leases {
         application: &str,
         owner: &str,
         expect: Expect,
-    ) -> Result<(), DesiredError> {
+    ) -> Result<u64, DesiredError> {
         let key = desired::lease(application);
         let value = serde_json::to_vec(&Lease { owner: owner.to_owned() }).unwrap_or_default();
         let revision = self.0.desired.put(&key, Bytes::from(value), expect).await?;
-        self.0.table.lock().take(application, Seen { owner: owner.to_owned(), revision });
-        Ok(())
+        let seen = Seen { owner: owner.to_owned(), revision, written: None };
+        self.0.table.lock().take(application, seen);
+        Ok(revision)
     }
 
     /// Says in the bucket that this host acts; whether it may.
@@ -318,7 +322,7 @@ impl Leases {
     async fn read_own(&self) -> Result<(), DesiredError> {
         for (application, _) in self.own() {
             match self.0.desired.get(&desired::lease(&application)).await? {
-                Some(entry) => self.take_in(&entry),
+                Some(entry) => self.take_in(&entry, None),
                 None => _ = self.0.table.lock().leases.remove(&application),
             }
         }
@@ -349,7 +353,7 @@ mod tests {
     use super::*;
 
     fn seen(owner: &str, revision: u64) -> Seen {
-        Seen { owner: owner.to_owned(), revision }
+        Seen { owner: owner.to_owned(), revision, written: None }
     }
 
     #[test]

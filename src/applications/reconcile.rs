@@ -66,6 +66,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(3);
 const ROLLOUT_LOOK: Duration = Duration::from_secs(1);
 /// How often it is planned without a reason.
 const PLAN_AGAIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether what is published is still what this host said.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(30);
 /// Commands that are on their way at a time.
 const IN_FLIGHT_MAX: usize = 256;
 
@@ -85,11 +87,14 @@ pub struct Parts {
 
 /// An application that this host acts for.
 struct Kept {
+    /// The revision of its lease. With another one, others acted for it in between.
+    lease: u64,
     /// When the target was asked for that the attempts belong to.
     at: u64,
     attempts: Attempts,
     own_links: OwnLinks,
-    published: Option<Status>,
+    /// How it stands, and when that was published or found to be.
+    published: Option<(Status, Instant)>,
     rollout: rollouts::Stored,
     /// When the rollout was looked at, by its calls and by what somebody wants of it.
     looked: Option<Instant>,
@@ -98,8 +103,9 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(at: u64, own_links: OwnLinks) -> Self {
+    fn new(lease: u64, at: u64, own_links: OwnLinks) -> Self {
         Self {
+            lease,
             at,
             attempts: Attempts::default(),
             own_links,
@@ -108,6 +114,13 @@ impl Kept {
             looked: None,
             is_settled: false,
         }
+    }
+
+    /// Whether it was published lately that it stands like this. Another host that acted before may
+    /// have published something after that.
+    fn is_published(&self, status: &Status) -> bool {
+        let published = self.published.as_ref();
+        published.is_some_and(|(last, at)| last == status && at.elapsed() < PUBLISH_AGAIN)
     }
 
     /// Whether a new version takes over step by step, and its calls are to be looked at.
@@ -278,8 +291,8 @@ impl Reconciler {
         let wanted = snapshot.values().filter(|target| is_looked_after(target, now_ms));
         let names = wanted.map(|target| target.name.as_str());
         let mine = self.parts.leases.mine(names, &live).await;
-        self.kept.retain(|name, _| mine.contains(name));
-        self.is_changed |= mine.iter().any(|name| !self.kept.contains_key(name));
+        self.kept.retain(|name, kept| mine.get(name) == Some(&kept.lease));
+        self.is_changed |= mine.keys().any(|name| !self.kept.contains_key(name));
         if mine.is_empty() {
             self.watching = None;
             return;
@@ -289,8 +302,9 @@ impl Reconciler {
         }
         // First what is known of each from before: it says what is to be looked at.
         let mut ready = Vec::new();
-        for target in mine.iter().filter_map(|name| snapshot.get(name)) {
-            match self.prepare(target).await {
+        for (name, lease) in &mine {
+            let Some(target) = snapshot.get(name) else { continue };
+            match self.prepare(target, *lease).await {
                 Ok(()) => ready.push(target),
                 Err(error) => {
                     debug!(application = target.name, "it cannot be acted for yet: {error:#}");
@@ -424,16 +438,16 @@ impl Reconciler {
     }
 
     /// Reads what is known of an application from before, and goes on with its rollout.
-    async fn prepare(&mut self, target: &Target) -> anyhow::Result<()> {
+    async fn prepare(&mut self, target: &Target, lease: u64) -> anyhow::Result<()> {
         let Parts { desired, authority, .. } = &*self.parts;
         match self.kept.get_mut(&target.name) {
             None => {
                 let own_links = OwnLinks::load(desired, authority, &target.name).await?;
-                self.kept.insert(target.name.clone(), Kept::new(target.at, own_links));
+                self.kept.insert(target.name.clone(), Kept::new(lease, target.at, own_links));
             }
             Some(kept) if kept.at != target.at => {
                 // Somebody asked anew, so everything may be tried at once.
-                *kept = Kept::new(target.at, std::mem::take(&mut kept.own_links));
+                *kept = Kept::new(lease, target.at, std::mem::take(&mut kept.own_links));
             }
             Some(_) => {}
         }
@@ -494,11 +508,11 @@ impl Reconciler {
         {
             scaler.next_at = kept.attempts.next_attempt(&scaler.id);
         }
-        if kept.published.as_ref() == Some(&status) {
+        if kept.is_published(&status) {
             return;
         }
         match self.parts.statuses.publish(&target.name, status.clone()).await {
-            Ok(_) => kept.published = Some(status),
+            Ok(_) => kept.published = Some((status, Instant::now())),
             Err(error) => debug!(application = target.name, %error, "the status is not published"),
         }
     }

@@ -9,7 +9,7 @@ use lattice_protocol::{
 };
 use serde_json::{Value, json};
 
-use super::{Server, client::nats, eventually};
+use super::{Server, client::nats, eventually, within_patience};
 
 /// A client of the API that every host answers.
 pub struct Api {
@@ -52,11 +52,17 @@ impl Api {
 
     /// Waits until the status of an application is this one.
     pub async fn stands(&self, name: &str, wanted: &str) -> Value {
-        eventually(&format!("{name} is {wanted}"), || async {
+        let looked = within_patience(|| async {
             let status = self.ask(Request::Status(name), &Value::Null).await;
             (status["status"]["status"]["type"] == wanted).then_some(status)
-        })
-        .await
+        });
+        match looked.await {
+            Some(status) => status,
+            None => {
+                let status = self.ask(Request::Status(name), &Value::Null).await;
+                panic!("{name} is not {wanted}: {status:#}")
+            }
+        }
     }
 
     pub async fn inventories(&self) -> Vec<Inventory> {
