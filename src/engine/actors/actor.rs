@@ -339,7 +339,7 @@ impl Actor {
                     && prepared.can_share(&call.operation) =>
             {
                 let running = self.run_shared((call, turn, limit), permit, (&artifact, prepared));
-                chain.within(deadline, running).await
+                chain.within(deadline, Box::pin(running)).await
             }
             _ => {
                 let running = Arc::clone(&self).run_alone((call, turn, limit), permit, artifact);

@@ -36,7 +36,7 @@ mod pursuit;
 pub mod remote;
 pub mod rules;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -263,27 +263,32 @@ impl Router {
         &self.0.failures
     }
 
-    /// Counts a call at its caller, however it ends.
-    pub async fn counted(
+    /// Counts a call at its caller, however it ends. Its future is large, and pinned where it was
+    /// made so that it is not moved.
+    pub async fn counted<F>(
         &self,
         edge: &Edge,
         operation: &str,
-        call: impl Future<Output = Result<Bytes, CallError>>,
-    ) -> Result<Bytes, CallError> {
+        call: Pin<&mut F>,
+    ) -> Result<Bytes, CallError>
+    where
+        F: Future<Output = Result<Bytes, CallError>>,
+    {
         let counted = edge.begin(operation);
         ended(Some(counted), call.await, edge.target_id())
     }
 
     /// Counts a call at its caller, however it ends, and keeps its failure.
-    pub async fn accounted(
+    pub async fn accounted<F>(
         &self,
         edge: &Edge,
         operation: &str,
-        call: impl Future<Output = Result<Bytes, CallError>>,
-    ) -> Result<Bytes, CallError> {
-        // Not by way of the method above: the future of the call would be moved once more.
-        let counted = edge.begin(operation);
-        let result = ended(Some(counted), call.await, edge.target_id());
+        call: Pin<&mut F>,
+    ) -> Result<Bytes, CallError>
+    where
+        F: Future<Output = Result<Bytes, CallError>>,
+    {
+        let result = self.counted(edge, operation, call).await;
         result.inspect_err(|error| self.record_failure(edge, operation, error, None))
     }
 

@@ -106,7 +106,10 @@ impl Remote {
             let result = tokio::select! {
                 biased;
                 result = &mut answer => result,
-                () = sleep(PROBE_AFTER) => return Drive::new(self, call, choice, sent, answer).drive().await,
+                () = sleep(PROBE_AFTER) => {
+                    let drive = Drive::new(self, call, choice, sent, answer);
+                    return Box::pin(drive.drive()).await;
+                }
             };
             match (result, sent.peer) {
                 (Err(error), Some(peer)) if was_not_taken(&error, &key) => {

@@ -121,6 +121,8 @@ impl Client {
         self.perform(call, host, id, Some(encoded_claims), sent).await
     }
 
+    /// Performs a call. What few calls need is in boxes: the future of a call is moved into one of
+    /// its own, and with the transfers of large payloads in it it would have thirty kilobytes.
     async fn perform(
         &self,
         call: Call,
@@ -137,7 +139,7 @@ impl Client {
         let chunked = inner.chunks.is_needed(call.payload.len());
         let (chain, deadline) = (call.chain.clone(), call.deadline);
         if chunked && host.is_none() {
-            inner.check_listener(&call.target, &subject).await?;
+            Box::pin(inner.check_listener(&call.target, &subject)).await?;
         }
         let time = Time { subject: &subject, chain: &chain, deadline, began: Instant::now() };
         // Until there is an answer: the callee fetches what was stored, and that time does not
@@ -148,7 +150,7 @@ impl Client {
         let (msg, _stored) = if chunked {
             let name = PayloadName::of_call(&id).map_err(transport)?;
             let put = inner.chunks.put(name, &payload, &call.origin.public_key);
-            (Bytes::new(), Some(inner.in_time(&time, put).await?))
+            (Bytes::new(), Some(Box::pin(inner.in_time(&time, put)).await?))
         } else {
             (payload.clone(), None)
         };
@@ -336,7 +338,7 @@ impl Inner {
         match error {
             Some(error) => Err(CallError::Callee(error)),
             None if content_length <= msg.len() as u64 => Ok(msg),
-            None => self.fetch_result(time, outgoing, (content_length, hash)).await,
+            None => Box::pin(self.fetch_result(time, outgoing, (content_length, hash))).await,
         }
     }
 

@@ -304,7 +304,7 @@ impl Dispatcher {
             // the answer before.
             drop((in_flight, paid_for));
             if let Some(left) = left {
-                left.serve().await;
+                Box::pin(left.serve()).await;
             }
         });
     }

@@ -1,6 +1,6 @@
 //! The way out of a guest of an actor: its calls, its links and its configuration.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -92,7 +92,7 @@ impl Outward for OutwardOf {
                 depth: self.depth.saturating_add(1),
                 chain,
             };
-            let made = router.call_resolved(call, &request.namespace);
+            let made = pin!(router.call_resolved(call, &request.namespace));
             router.accounted(&edge, operation, made).await
         })
     }

@@ -22,7 +22,7 @@ pub mod keyvalue;
 pub mod messaging;
 pub mod values;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -168,7 +168,7 @@ impl Context {
         let origin = Entity::new(provider_id, link_name, self.contract_id);
         let ends = (origin, Entity::new(actor, "", ""));
         let edge = self.made.to(&ends.1);
-        let made = self.router.call(Call::new(ends, operation, payload, deadline));
+        let made = pin!(self.router.call(Call::new(ends, operation, payload, deadline)));
         self.router.accounted(&edge, operation, made).await
     }
 }

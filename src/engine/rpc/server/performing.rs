@@ -185,6 +185,7 @@ impl Inner {
 
     /// Checks the proof of a call before anything else is done with it, and performs it unless it
     /// is refused. Nothing is answered where an answer could be taken for that to another call.
+    /// What few calls need is in boxes, here and below: each call moves this into a task.
     pub(super) async fn take_in(
         &self,
         invocation: Invocation,
@@ -345,7 +346,7 @@ impl Inner {
                 (None, Some(checked)) => Arriving::of_token(checked),
                 (None, None) => return Err(Refusal::OtherPayload),
             };
-            self.fetch(&invocation, arriving, (&chain, deadline)).await?
+            Box::pin(self.fetch(&invocation, arriving, (&chain, deadline))).await?
         } else {
             if let Some(checked) = &checked {
                 checked.verify_hash(&invocation.msg)?;
@@ -405,7 +406,8 @@ impl Inner {
         let content_length = payload.len() as u64;
         let mut msg = payload;
         if self.parts.chunks.is_needed(msg.len()) {
-            if let Err(error) = self.store(&id, &msg, target, (chain, deadline)).await {
+            let stored = Box::pin(self.store(&id, &msg, target, (chain, deadline)));
+            if let Err(error) = stored.await {
                 warn!(invocation_id = %id, %error, "large result lost");
                 return InvocationResponse::failure(id, error.to_string());
             }

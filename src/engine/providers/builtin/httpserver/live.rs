@@ -13,7 +13,7 @@
 //! [`Lodgings`]: super::debt::Lodgings
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
@@ -114,8 +114,10 @@ pub async fn perform(
 ) -> Result<Answered, CallError> {
     let Client { listener, client, pulse } = client;
     let (router, edge) = (listener.router.clone(), Arc::clone(&route.edge));
-    let running =
-        Box::pin(async move { router.counted(&edge, HANDLE_REQUEST, router.call(call)).await });
+    let running = Box::pin(async move {
+        let made = pin!(router.call(call));
+        router.counted(&edge, HANDLE_REQUEST, made).await
+    });
     let (parts, ongoing) = match exchange::begin(running, answer).await? {
         Begun::Payload(payload) => return Ok(Answered::Payload(payload)),
         Begun::Whole(parts, body, None) => return Ok(Answered::Whole(parts, body)),

@@ -8,6 +8,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -268,7 +269,8 @@ impl Requests {
         let began = (Chain::default(), Instant::now() + route.rules.timeout);
         let call = route.call(parts, request.finish(), began, None);
         let router = &self.listener.router;
-        match router.counted(&route.edge, HANDLE_REQUEST, router.call(call)).await {
+        let made = pin!(router.call(call));
+        match router.counted(&route.edge, HANDLE_REQUEST, made).await {
             Ok(payload) => reply::of_payload(route, payload, &parts.method),
             Err(error) => reply::failed(route, &error),
         }
