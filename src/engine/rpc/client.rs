@@ -425,19 +425,18 @@ impl Inner {
         let Way { subject, ends_at, sent } = *way;
         let Outgoing { invocation, payload, chunked, limits, takes_pieces, proof } = outgoing;
         let began = Instant::now();
-        let wait = ends_at.saturating_duration_since(began);
         let body = codec::encode_invocation(invocation);
         let mut headers = headers(&invocation.trace_context, *limits, *takes_pieces);
         let hash = || chunked.then(|| blake3::hash(payload).into());
         let call = (&*invocation.id, &body);
         let sessions = self.sessions.as_ref();
         let asked = sessions.and_then(|sessions| proof.write(sessions, &mut headers, call, hash));
-        let mut request = Request::new().payload(body).timeout(Some(wait));
+        // A timeout of its own would begin when the connection has taken it, which may be never.
+        let mut request = Request::new().payload(body).timeout(None);
         if !headers.is_empty() {
             request = request.headers(headers);
         }
         sent.store(true, Ordering::Release);
-        // The request's own timeout begins when the connection has taken it, which may be never.
         let answered =
             tokio::time::timeout_at(ends_at, self.nats.send_request(subject.to_owned(), request))
                 .await;
