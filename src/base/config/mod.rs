@@ -120,6 +120,8 @@ pub struct Config {
     /// Core labels included.
     pub labels: BTreeMap<String, String>,
     pub log: Log,
+    /// Where commands are noted; `None` if nowhere.
+    pub audit_log: Option<AuditLog>,
     /// Whether a crash may leave a core file, with all seeds in it.
     pub core_dumps: bool,
     /// `None` if there is to be none.
@@ -202,11 +204,30 @@ pub struct Dashboard {
     pub names: Vec<String>,
 }
 
-/// The level and the format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The level, the format and the place of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub level: tracing::Level,
     pub json: bool,
+    /// `None` if it goes to standard error.
+    pub file: Option<LogFile>,
+}
+
+/// A file of lines, how large it may grow, and how many of it are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    pub path: PathBuf,
+    pub bytes_max: u64,
+    /// With the one that is written.
+    pub files_max: u32,
+}
+
+/// Where commands are noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditLog {
+    /// Among the lines of the log.
+    Stderr,
+    File(LogFile),
 }
 
 /// Limits of actors.
@@ -294,7 +315,16 @@ impl Config {
             labels: table.labels(),
             dashboard: dashboard(table, &mut warnings),
             core_dumps: table.boolean("core_dumps"),
-            log: Log { level: level(table), json: table.boolean("structured_logging_enabled") },
+            log: Log {
+                level: level(table),
+                json: table.boolean("structured_logging_enabled"),
+                file: table.path("log_file").map(|path| LogFile {
+                    path,
+                    bytes_max: table.integer("log_bytes_max"),
+                    files_max: number(table, "log_files_max"),
+                }),
+            },
+            audit_log: audit_log(table),
             local_calls: table.boolean("local_calls"),
             require_signed_answers: table.boolean("require_signed_answers"),
             actors: Actors {
@@ -348,6 +378,18 @@ fn level(table: &Resolved) -> tracing::Level {
         "error" => tracing::Level::ERROR,
         _ => tracing::Level::INFO,
     }
+}
+
+fn audit_log(table: &Resolved) -> Option<AuditLog> {
+    if table.text("audit_log").is_some() {
+        return Some(AuditLog::Stderr);
+    }
+    let file = table.path("audit_log").map(|path| LogFile {
+        path,
+        bytes_max: table.integer("audit_bytes_max"),
+        files_max: number(table, "audit_files_max"),
+    });
+    file.map(AuditLog::File)
 }
 
 /// A URL of another kind is no reason to keep a host from starting.

@@ -50,6 +50,8 @@ pub enum Kind {
     Address,
     /// A path that need not exist.
     Path,
+    /// A path that need not exist, or the word `stderr`.
+    PathOrStderr,
     /// A path of a file that must be readable now.
     File,
     /// One of these words, in any case.
@@ -196,11 +198,18 @@ pub const ENV_HOST_CONFIG: &str = "HOST_CONFIG";
 /// `WASMCLOUD_LABEL_Zone=a` is the label `Zone`; the case is kept.
 pub const ENV_LABEL: &str = "WASMCLOUD_LABEL_";
 
+/// The word for standard error in place of a path.
+pub const STDERR: &str = "stderr";
+
 const LOG_LEVELS: &[&str] = &["trace", "debug", "info", "warn", "warning", "error"];
 /// An hour is longer than any sensible timeout and keeps sums of two of them far from overflow.
 const HOUR_MS: u64 = 3_600_000;
 const DAY_SECS: u64 = 86_400;
 const KIB: u64 = 1024;
+/// Some lines of the longest kind fit into a file.
+const LOG_BYTES_MIN: u64 = 64 * KIB;
+/// So many names are tried one by one when a file is renamed.
+const LOG_FILES_MAX: u64 = 1000;
 const TIB: u64 = KIB * KIB * KIB * KIB;
 
 /// The settings of one NATS connection. `$base` in the help tells what an unset one falls back to;
@@ -461,6 +470,24 @@ pub static GROUPS: &[Group] = &[
             Setting::new("structured_logging_enabled", &["WASMCLOUD_STRUCTURED_LOGGING_ENABLED"], "enable-structured-logging",
                 Kind::Bool, "false", "Log JSON lines")
                 .aliases(&["structured-logging-enabled"]).written(Written::Never),
+            Setting::new("log_file", &["WASMCLOUD_LOG_FILE"], "log-file",
+                Kind::Path, "", "File that the log goes to instead of standard error, where no journal takes that; a full one is renamed to FILE.1")
+                .written(Written::Never),
+            Setting::new("log_bytes_max", &["WASMCLOUD_LOG_BYTES_MAX"], "log-bytes-max",
+                Kind::Bytes { min: LOG_BYTES_MIN, max: TIB }, "16M", "Size at which the file of the log is renamed and a new one begun, like 64M")
+                .written(Written::Never),
+            Setting::new("log_files_max", &["WASMCLOUD_LOG_FILES_MAX"], "log-files-max",
+                Kind::Integer { min: 2, max: LOG_FILES_MAX }, "5", "Files of the log that are kept, with the one that is written")
+                .written(Written::Never),
+            Setting::new("audit_log", &["WASMCLOUD_AUDIT_LOG"], "audit-log",
+                Kind::PathOrStderr, "", "File that gets a line of JSON for each command this host takes or refuses: who, what, outcome; stderr puts them among the log, and without it there are none")
+                .written(Written::Never),
+            Setting::new("audit_bytes_max", &["WASMCLOUD_AUDIT_BYTES_MAX"], "audit-bytes-max",
+                Kind::Bytes { min: LOG_BYTES_MIN, max: TIB }, "16M", "Size at which the file of commands is renamed and a new one begun, like 64M")
+                .written(Written::Never),
+            Setting::new("audit_files_max", &["WASMCLOUD_AUDIT_FILES_MAX"], "audit-files-max",
+                Kind::Integer { min: 2, max: LOG_FILES_MAX }, "10", "Files of commands that are kept, with the one that is written")
+                .written(Written::Never),
             Setting::new("core_dumps", &["WASMCLOUD_CORE_DUMPS"], "core-dumps",
                 Kind::Bool, "false", "Allow core files, which hold the seeds of this host")
                 .written(Written::Never),

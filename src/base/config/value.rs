@@ -11,7 +11,7 @@ use super::connection;
 use super::keys;
 use super::origin::Problem;
 use super::secret::Secret;
-use super::settings::Kind;
+use super::settings::{Kind, STDERR};
 use crate::lattice::answers::is_inbox_prefix;
 
 /// A checked value.
@@ -82,7 +82,10 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
         Kind::Address => {
             check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress)
         }
-        Kind::Path | Kind::File => Ok(Value::Path(dir.join(trimmed))),
+        Kind::PathOrStderr if trimmed.eq_ignore_ascii_case(STDERR) => {
+            Ok(Value::Text(STDERR.to_owned()))
+        }
+        Kind::Path | Kind::PathOrStderr | Kind::File => Ok(Value::Path(dir.join(trimmed))),
         Kind::Choice(words) => words
             .iter()
             .find(|word| word.eq_ignore_ascii_case(trimmed))
@@ -138,6 +141,7 @@ pub(super) fn accepted(kind: &Kind) -> String {
         }
         Kind::Address => "an IP address such as 127.0.0.1, ::1, or 0.0.0.0 for all interfaces".into(),
         Kind::Path => "a path".into(),
+        Kind::PathOrStderr => format!("a path, or {STDERR}"),
         Kind::File => "the path of a readable file".into(),
         Kind::Choice(words) => words.join(", "),
     }

@@ -1,15 +1,18 @@
-//! The log: lines on standard error, `15:35:07.123 [info] message key=value`, or one JSON object a
-//! line.
+//! The log: lines on standard error or in a file, `15:35:07.123 [info] message key=value`, or one
+//! JSON object a line.
 //!
 //! Flow: [`Bounded`] asks [`flood`] whether the event is one too many → the event is formatted as
 //! one line ([`Lines`], or the library's JSON) → [`Log`] escapes what a terminal would obey and
-//! cuts what is too long → [`outlet`] writes it, on a thread of its own.
+//! cuts what is too long → [`outlet`] writes it, on a thread of its own, to standard error or to a
+//! file with a bound ([`rotating`]). [`audit`] has the lines about commands, which go the same way.
 //!
 //! Always true: a line of the log never fails, ends or delays anything. This is why the library's
 //! own report of a failed write is off: it panics where standard error is gone.
 
+pub mod audit;
 pub mod flood;
 mod outlet;
+mod rotating;
 
 use std::{
     fmt::{self, Write as _},
@@ -44,7 +47,8 @@ use tracing_subscriber::{
 use crate::config;
 use flood::{Bounds, Flood, Owed};
 use lattice_protocol::escape;
-use outlet::Outlet;
+use outlet::{Notice, Outlet};
+use rotating::Rotating;
 
 /// The target of lines that tell each HTTP request, where somebody asked for them.
 pub const ACCESS: &str = "lattice_host::access";
@@ -82,9 +86,9 @@ pub fn init(log: &config::Log) {
     ));
     let form = if log.json { Form::Json } else { Form::Text };
     let notice = if log.json { lost_in_json } else { lost_in_text };
-    let sink = LOG.get_or_init(|| match outlet::own_handle(&io::stderr()) {
-        Ok(stderr) => Log::new(form, Outlet::open("log", stderr, notice)),
-        Err(_) => Log::new(form, Outlet::open("log", io::stderr(), notice)),
+    let sink = LOG.get_or_init(|| match log.file.as_ref().and_then(file_of_log) {
+        Some(file) => Log::new(form, Outlet::open("log", file, notice)),
+        None => Log { is_on_stderr: true, ..Log::new(form, on_stderr("log", notice)) },
     });
     // An error means that a log exists already, as in tests that share a process.
     let _ = match form {
@@ -102,6 +106,32 @@ pub fn init(log: &config::Log) {
     };
     let later = std::mem::take(&mut *LATER.lock());
     later.iter().for_each(|warning| warn!("{warning}"));
+}
+
+/// Opens the file of the log. Without it the log is on standard error, and says why.
+fn file_of_log(settings: &config::LogFile) -> Option<Rotating> {
+    match Rotating::open(settings) {
+        Ok(file) => Some(file),
+        Err(error) => {
+            warn_later(vec![format!(
+                "the log goes to standard error, since log_file {} cannot be used: {error}",
+                settings.path.display()
+            )]);
+            None
+        }
+    }
+}
+
+fn on_stderr(name: &str, notice: Notice) -> Outlet {
+    match outlet::own_handle(&io::stderr()) {
+        Ok(stderr) => Outlet::open(name, stderr, notice),
+        Err(_) => Outlet::open(name, io::stderr(), notice),
+    }
+}
+
+/// Returns how many lines of the log were lost since the start.
+pub fn lost() -> u64 {
+    LOG.get().map_or(0, |log| log.outlet.lost())
 }
 
 /// Keeps warnings until there is a log, so that they have its form.
@@ -172,6 +202,7 @@ pub fn flush() {
         log.tell(&owed);
         log.outlet.flush(FLUSH_TIMEOUT);
     }
+    audit::flush(FLUSH_TIMEOUT);
     if let Some(output) = OUTPUT.get() {
         output.flush(FLUSH_TIMEOUT);
     }
@@ -218,13 +249,15 @@ enum Form {
 struct Log {
     form: Form,
     outlet: Outlet,
+    is_on_stderr: bool,
     // Held for a count, never while a line is made.
     flood: Arc<Mutex<Flood<Identifier>>>,
 }
 
 impl Log {
     fn new(form: Form, outlet: Outlet) -> Self {
-        Self { form, outlet, flood: Arc::new(Mutex::new(Flood::new(BOUNDS))) }
+        let flood = Arc::new(Mutex::new(Flood::new(BOUNDS)));
+        Self { form, outlet, is_on_stderr: false, flood }
     }
 
     fn bounded<F>(&self, format: F) -> Bounded<F> {

@@ -172,7 +172,7 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Directories => "PATHS",
         Kind::InboxPrefixes => "SUBJECTS",
         Kind::Address => "ADDRESS",
-        Kind::Path | Kind::File => "PATH",
+        Kind::Path | Kind::PathOrStderr | Kind::File => "PATH",
         Kind::Choice(_) => "WORD",
     }
 }

@@ -75,7 +75,12 @@ pub fn up(before: SettingArgs, mut args: Up) -> ExitCode {
         complain(format!("leave the terminal: {error}"));
         return ExitCode::FAILURE;
     }
-    telemetry::init(&loaded.config.log);
+    let is_background = args.detached && !args.in_background;
+    telemetry::init(&match is_background {
+        // The process in the background writes the file.
+        true => config::Log { file: None, ..loaded.config.log.clone() },
+        false => loaded.config.log.clone(),
+    });
     telemetry::log_panics();
     forbid_core_files(&loaded.config);
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
@@ -132,7 +137,8 @@ async fn in_background(
     options: &up::Options,
     loaded: &Loaded,
 ) -> ExitCode {
-    let log = detached::log_of(instance);
+    let file = loaded.config.log.file.as_ref().map(|file| file.path.clone());
+    let log = file.unwrap_or_else(|| detached::log_of(instance));
     match started(instance, dirs, options, loaded).await {
         Ok(detached::Outcome::Ready(record)) => {
             let code = print(told(instance, &record).await);
@@ -263,7 +269,7 @@ fn print_link(dirs: &Dirs, host_id: &str) {
 }
 
 pub fn down(terminal: &Terminal, args: &Down) -> ExitCode {
-    telemetry::init(&config::Log { level: tracing::Level::INFO, json: false });
+    telemetry::init(&config::Log { level: tracing::Level::INFO, json: false, file: None });
     let dirs = Dirs::of_process();
     let instances = match (args.all, up::directory()) {
         (true, _) => Instance::all(&dirs),

@@ -12,7 +12,8 @@
 //! * [`outbox`] holds what the stream did not take yet, within a bound; [`minute`] and [`losses`]
 //!   decide what is told of the meter and of the peers.
 //!
-//! In a lattice without JetStream nothing is kept; [`History::status`] says so.
+//! In a lattice without JetStream nothing is kept; [`History::status`] says so. The audit log of
+//! this machine ([`AuditLog`]) gets the commands at the same place, and does not depend on it.
 
 pub mod keeper;
 mod losses;
@@ -29,6 +30,7 @@ use tokio::sync::{
     oneshot, watch,
 };
 
+use lattice_base::telemetry::audit::AuditLog;
 use lattice_protocol::{events::Event, history::Audit};
 
 /// Entries that may wait for the task that writes.
@@ -41,6 +43,8 @@ pub struct History {
     /// Entries that found no room since the start of the host.
     left_out: Arc<AtomicU64>,
     status: watch::Receiver<Status>,
+    /// The file of commands, if the settings want one.
+    log: Option<AuditLog>,
 }
 
 /// The other end of a [`History`], for its keeper.
@@ -74,12 +78,20 @@ impl History {
     pub fn new() -> (Self, Inbox) {
         let ((queue, items), left_out) = (mpsc::channel(QUEUE), Arc::default());
         let (status, told) = watch::channel(Status::default());
-        let handle = Self { queue, left_out: Arc::clone(&left_out), status: told };
+        let handle = Self { queue, left_out: Arc::clone(&left_out), status: told, log: None };
         (handle, Inbox { items, left_out, status })
+    }
+
+    /// Notes commands in this log as well.
+    pub fn with_log(self, log: Option<AuditLog>) -> Self {
+        Self { log, ..self }
     }
 
     /// Keeps an event of this host; `id` is its id on the wire.
     pub fn event(&self, id: &str, at_ms: u64, event: &Event) {
+        if let Some(log) = &self.log {
+            log.on_event(at_ms, event);
+        }
         if is_kept(event) && !self.queue.is_closed() {
             let event = Box::new(event.clone());
             self.take(Item::Event { id: id.to_owned(), at_ms, event });
@@ -88,6 +100,9 @@ impl History {
 
     /// Keeps a command that this host took or refused.
     pub fn audit(&self, audit: Audit) {
+        if let Some(log) = &self.log {
+            log.note(&audit);
+        }
         self.take(Item::Audit(Box::new(audit)));
     }
 
@@ -107,6 +122,12 @@ impl History {
     /// Returns how many entries were left out since the start of the host.
     pub fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many lines of the audit log were lost since the start of the host; none if there
+    /// is no such log.
+    pub fn log_lost(&self) -> Option<u64> {
+        self.log.as_ref().map(AuditLog::lost)
     }
 
     fn take(&self, item: Item) {

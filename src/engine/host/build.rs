@@ -51,7 +51,7 @@ use crate::{
 };
 use lattice_base::{
     budget::Budget,
-    config::{Config, Environment as _, ProcessEnvironment},
+    config::{self, Config, Environment as _, ProcessEnvironment},
     dirs::Dirs,
     lattice::{
         answers::Answers,
@@ -62,6 +62,7 @@ use lattice_base::{
     shutdown::Lifeline,
     store::{artifacts::Artifacts, desired::Desired, jetstream::making::Making},
     suspend::SuspendDetector,
+    telemetry::audit::AuditLog,
 };
 use lattice_protocol::{
     desired::Authority,
@@ -120,6 +121,7 @@ impl Host {
     ) -> Result<Built<'a>> {
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
         let (kept_history, history) = History::new();
+        let kept_history = kept_history.with_log(builder.audit_log()?);
         let (context, verifier, notices) = builder.context(lifeline, kept_history, give_up).await?;
         let bounds = builder.bounds(&context).await;
         deliver_links(&context, notices);
@@ -248,6 +250,19 @@ impl Builder<'_> {
             tasks,
         };
         Ok((Arc::new(context), verifier, notices))
+    }
+
+    /// Opens the log of commands, if there is to be one. A host that cannot write it does not start:
+    /// somebody relies on it.
+    fn audit_log(&self) -> Result<Option<AuditLog>> {
+        let config = self.config;
+        let Some(place) = &config.audit_log else { return Ok(None) };
+        let opened = AuditLog::open(place, &config.host_key.public, &config.lattice);
+        let name = match place {
+            config::AuditLog::Stderr => "standard error".to_owned(),
+            config::AuditLog::File(file) => file.path.display().to_string(),
+        };
+        opened.map(Some).with_context(|| format!("open the audit log (audit_log), {name}"))
     }
 
     /// Returns whose actors and providers may run.

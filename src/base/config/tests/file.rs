@@ -26,7 +26,8 @@ fn parsed(path: impl AsRef<Path>) -> BTreeMap<String, Value> {
 fn lasting(mut config: Config) -> Config {
     let blank = Secret::new("");
     config.host_key = HostKey { seed: blank, public: String::new(), origin: KeyOrigin::ThisStart };
-    config.log = Log { level: tracing::Level::INFO, json: false };
+    config.log = Log { level: tracing::Level::INFO, json: false, file: None };
+    config.audit_log = None;
     config.labels.clear();
     config.warnings.clear();
     config.host_config = None;

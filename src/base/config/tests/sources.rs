@@ -15,7 +15,8 @@ fn without_any_input_everything_has_its_default() {
     assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
     assert_eq!((config.js_domain, config.oci, config.policy), (None, None, None));
     assert_eq!(config.kv_replicas, 1);
-    assert_eq!(config.log, Log { level: tracing::Level::INFO, json: false });
+    assert_eq!(config.log, Log { level: tracing::Level::INFO, json: false, file: None });
+    assert_eq!(config.audit_log, None);
     let limits = Actors {
         instance_reuse: 1,
         memory_max_bytes: 128 << 20,

@@ -91,6 +91,34 @@ fn memory_may_have_a_unit() {
 }
 
 #[test]
+fn commands_are_noted_in_a_file_or_on_standard_error() {
+    let machine = Machine::new()
+        .env("WASMCLOUD_AUDIT_LOG", "logs/audit.jsonl")
+        .env("WASMCLOUD_AUDIT_FILES_MAX", "3");
+    let path = machine.dir().join("logs/audit.jsonl");
+    let file = LogFile { path, bytes_max: 16 << 20, files_max: 3 };
+    assert_eq!(machine.config().audit_log, Some(AuditLog::File(file)));
+    for word in ["stderr", "STDERR", " stderr "] {
+        let config = Machine::new().env("WASMCLOUD_AUDIT_LOG", word).config();
+        assert_eq!(config.audit_log, Some(AuditLog::Stderr), "{word}");
+    }
+    assert_eq!(Machine::new().env("WASMCLOUD_AUDIT_LOG", "").config().audit_log, None);
+}
+
+#[test]
+fn the_log_has_a_file_with_bounds() {
+    let machine = Machine::new()
+        .env("WASMCLOUD_LOG_FILE", "host.log")
+        .env("WASMCLOUD_LOG_BYTES_MAX", "1M")
+        .env("WASMCLOUD_LOG_FILES_MAX", "2");
+    let path = machine.dir().join("host.log");
+    let file = LogFile { path, bytes_max: 1 << 20, files_max: 2 };
+    assert_eq!(machine.config().log.file, Some(file));
+    let mistake = Machine::new().env("WASMCLOUD_LOG_FILES_MAX", "1").mistake();
+    assert_eq!(mistake.problem, Problem::OutOfRange("1".into()));
+}
+
+#[test]
 fn zero_instances_means_as_many_as_fit() {
     let max = |text: &str| {
         Machine::new().env("WASMCLOUD_ACTOR_INSTANCES_MAX", text).config().actors.instances_max
