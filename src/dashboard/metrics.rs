@@ -5,7 +5,7 @@
 //! [`lattice_engine::meter`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -25,13 +25,18 @@ use prometheus_client::{
 use tokio::time::timeout;
 
 use super::{Dashboard, refusal::Refusal};
-use lattice_base::lattice::connection::{Nats, confirm};
+use lattice_base::{
+    lattice::connection::{Nats, confirm},
+    telemetry,
+};
 use lattice_engine::{
     control::state::VERSION,
     meter::edges::EdgeCounts,
+    peers::refusals,
     providers::{external::health::Health, supervisor::Phase},
 };
 use lattice_protocol::{
+    applications::api::StatusType,
     builtin,
     meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Histogram},
 };
@@ -39,6 +44,13 @@ use lattice_protocol::{
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long the NATS server may take; what does not come back is left out.
 const ROUND_TRIP: Duration = Duration::from_millis(800);
+/// The states of applications.
+const APPLICATION_STATES: [(StatusType, &str); 4] = [
+    (StatusType::Deployed, "deployed"),
+    (StatusType::Reconciling, "reconciling"),
+    (StatusType::Failed, "failed"),
+    (StatusType::Undeployed, "undeployed"),
+];
 /// The ends of buckets, in microseconds.
 const BOUNDS_US: [u64; 17] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -103,7 +115,10 @@ impl Collector for Host {
         self.actors(&mut encoder)?;
         self.providers(&mut encoder)?;
         self.nats(&mut encoder)?;
-        self.store(&mut encoder)
+        self.store(&mut encoder)?;
+        self.refused(&mut encoder)?;
+        self.lost(&mut encoder)?;
+        self.applications(&mut encoder)
     }
 }
 
@@ -470,6 +485,70 @@ impl Host {
             (vec![("kind", "claims")], table.claims_len() as f64),
         ];
         gauges(encoder, ("store_entries", "What is known of the lattice.", None), entries)
+    }
+
+    /// The calls, messages and links that were not taken.
+    fn refused(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let parts = self.dashboard.parts();
+        let tokens = parts.context.tokens.health();
+        let tokens = [("untimely", tokens.untimely), ("repeated", tokens.repeated)];
+        let tokens = tokens.map(|(reason, count)| (vec![("reason", reason)], count));
+        let about =
+            ("tokens_refused", "Tokens of calls that are too old, of later, or used before.");
+        counters(encoder, about, tokens)?;
+        let kinds = [
+            ("word", refusals::Refusal::Word),
+            ("call", refusals::Refusal::Call),
+            ("answer", refusals::Refusal::Answer),
+        ];
+        let sessions = &parts.context.sessions;
+        let messages = kinds.map(|(kind, of)| (vec![("kind", kind)], sessions.refused(of)));
+        let about = ("messages_refused", "Messages in the name of a host that nothing proved.");
+        counters(encoder, about, messages)?;
+        let refused = parts.router.refused_links();
+        let mut links: BTreeMap<[&str; 2], f64> = BTreeMap::new();
+        for (link, _) in &refused {
+            *links.entry([&*link.provider_id, &*link.link_name]).or_default() += 1.0;
+        }
+        let links = links.into_iter().map(|([provider, link_name], count)| {
+            let labels = vec![
+                ("provider", provider),
+                ("provider_name", self.name(provider)),
+                ("link_name", link_name),
+                ("host_name", self.host_name()),
+            ];
+            (labels, count)
+        });
+        gauges(
+            encoder,
+            ("links_refused", "Links that a provider here does not take on.", None),
+            links,
+        )
+    }
+
+    /// The lines and entries that were not kept.
+    fn lost(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let history = &self.dashboard.parts().context.history;
+        let lines = [("log", Some(telemetry::lost())), ("audit", history.log_lost())];
+        let lines = lines.into_iter().filter_map(|(log, lost)| Some((vec![("log", log)], lost?)));
+        let about = ("log_lines_lost", "Lines of a log that could not be written, or not in time.");
+        counters(encoder, about, lines)?;
+        let about = ("history_left_out", "Entries for the history that found no room.");
+        counters(encoder, about, [(vec![], history.left_out())])
+    }
+
+    /// The applications of the lattice, from the one host that tells what needs attention.
+    fn applications(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let model = self.dashboard.model();
+        let known = model.shelf().known().filter(|_| model.is_watched());
+        let counts = known.iter().flat_map(|known| {
+            APPLICATION_STATES.map(|(state, word)| {
+                let of_state = known.all.values().filter(|one| one.status == state);
+                (vec![("state", word)], of_state.count() as f64)
+            })
+        });
+        let about = "Applications by their state; one host of the lattice tells.";
+        gauges(encoder, ("applications", about, None), counts)
     }
 }
 

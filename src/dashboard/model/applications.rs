@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! news of deployments, records of statuses, targets, changes from here ─▶ the list is old
-//! the list is old, and somebody looks ─▶ `list`, asked as every client does ─▶ Applications ─▶ pages
+//! the list is old, and it is wanted ─▶ `list`, asked as every client does ─▶ Applications ─▶ pages
 //! ```
 //!
 //! * [`run`] is the only writer. A record of a status changes its application at once; for all else
 //!   the list is read again, at most once per [`GAP`]. Nobody tells that a version was stored which
-//!   is not deployed, so an open page reads the list every [`AGAIN`] as well.
+//!   is not deployed, so an open page reads the list every [`AGAIN`] as well, and so does the host
+//!   that tells what needs attention.
 //! * Whoever answers the list keeps the applications: hosts, or a deployment manager that is a
 //!   program of its own. Nothing is changed from here under the hands of such a manager.
 
@@ -38,7 +39,7 @@ use lattice_protocol::applications::{
 
 /// The least time between two lists.
 const GAP: Duration = Duration::from_millis(300);
-/// How often the list is read without a reason while somebody looks.
+/// How often the list is read without a reason while it is wanted.
 const AGAIN: Duration = Duration::from_secs(15);
 /// How often it is looked whether a list is due.
 const TICK: Duration = Duration::from_millis(250);
@@ -198,7 +199,9 @@ impl Follower {
     fn ask_if_due(&mut self) {
         let since = self.asked.map(|asked| asked.elapsed());
         let is_due = since.is_none_or(|since| since >= if self.is_old { GAP } else { AGAIN });
-        if !is_due || !self.asking.is_empty() || !self.model.is_viewed() {
+        // What fails is told although nobody looks.
+        let is_wanted = self.model.is_viewed() || self.model.is_watched();
+        if !is_due || !self.asking.is_empty() || !is_wanted {
             return;
         }
         (self.is_old, self.asked) = (false, Some(Instant::now()));

@@ -412,7 +412,9 @@ impl Model {
         self.0.demand.lock().watched = watched;
     }
 
-    fn is_watched(&self) -> bool {
+    /// Whether other hosts are asked for what they run, also if nobody looks: on the one host of the
+    /// lattice that tells what needs attention.
+    pub fn is_watched(&self) -> bool {
         self.0.demand.lock().watched
     }
 

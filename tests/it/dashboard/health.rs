@@ -1,6 +1,9 @@
 //! Health checks and metrics.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -95,7 +98,47 @@ async fn metrics_are_of_this_host() {
         "lattice_store_lag_seconds 0",
         "lattice_store_entries{kind=\"claims\"}",
         "# TYPE lattice_provider_restarts counter",
+        "lattice_tokens_refused_total{reason=\"repeated\"} 0",
+        "lattice_messages_refused_total{kind=\"call\"} 0",
+        "lattice_log_lines_lost_total{log=\"log\"} 0",
+        "lattice_history_left_out_total 0",
+        "# TYPE lattice_links_refused gauge",
+        "# TYPE lattice_applications gauge",
     ] {
         assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+/// The names of metrics in a text, as those who scrape a host see them.
+fn named(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("lattice_")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dashboards_and_alerts_ask_for_metrics_that_there_are() {
+    let server = Server::shared().await;
+    let dashboard = Dashboard::start(&server).await;
+    let answer = reqwest::get(dashboard.url.join("/metrics").unwrap()).await.unwrap();
+    let text = answer.text().await.unwrap();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let served: BTreeSet<String> = types
+        .filter_map(|line| line.split_once(' '))
+        .flat_map(|(name, kind)| {
+            let endings: &[&str] = match kind {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                "info" => &["_info"],
+                _ => &[""],
+            };
+            endings.iter().map(move |ending| format!("{name}{ending}"))
+        })
+        .collect();
+    let wanted = [
+        include_str!("../../../packaging/grafana/host.json"),
+        include_str!("../../../packaging/prometheus/alerts.yml"),
+    ];
+    for name in wanted.into_iter().flat_map(named) {
+        assert!(served.contains(name), "{name} in {served:#?}");
     }
 }
