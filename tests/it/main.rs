@@ -16,6 +16,7 @@ mod apply;
 mod article;
 mod artifacts;
 mod attacks;
+mod audit;
 mod bench;
 mod blobstore;
 mod bounds;

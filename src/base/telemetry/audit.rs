@@ -22,7 +22,7 @@ use super::{LOG, on_stderr, outlet::Outlet, rotating::Rotating};
 use crate::config;
 use lattice_protocol::{
     clock, escape,
-    events::Event,
+    events::{Event, event::NOT_AVAILABLE},
     history::{Audit, Origin, compact},
 };
 
@@ -177,7 +177,8 @@ fn failure(event: &Event) -> Option<(&'static str, BTreeMap<String, String>, Str
         ),
         _ => return None,
     };
-    let named = object.into_iter().filter(|(_, text)| !text.is_empty());
+    let named =
+        object.into_iter().filter(|(_, text)| !["", NOT_AVAILABLE].contains(&text.as_str()));
     let object = named.map(|(name, text)| (name.to_owned(), compact::text(text))).collect();
     Some((verb, object, compact::text(error)))
 }

@@ -154,17 +154,14 @@ impl Current {
     /// Opens a file at its end. A new one is for its owner alone, unless there are permissions to
     /// take over.
     fn open(path: &Path, permissions: Option<Permissions>) -> io::Result<Self> {
-        match fs::metadata(path) {
-            // A pipe would wait for its reader, and neither it nor a device can be renamed.
-            Ok(metadata) if !metadata.is_file() => {
-                return Err(io::Error::other("it is no regular file"));
-            }
-            _ => {}
+        // A pipe would wait for its reader, and neither it nor a device can be renamed.
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(io::Error::other("it is no regular file"));
         }
-        // Only one that is there is looked at, and its links.
-        match trusted::check(path, Holds::Settings) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if let Err(error) = trusted::check(path, Holds::Settings)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
         }
         let mut options = OpenOptions::new();
         options.append(true).create(true);
@@ -341,6 +338,24 @@ mod tests {
         assert!(refused.to_string().contains("another process"), "{refused}");
         drop(first);
         Rotating::open(&settings).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_is_for_its_owner_alone_and_keeps_what_was_given() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = TempDir::new().unwrap();
+        let settings = settings(&dir, 8, 2);
+        let mode = || fs::metadata(&settings.path).unwrap().permissions().mode() & 0o777;
+        let mut file = Rotating::open(&settings).unwrap();
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&settings.path, Permissions::from_mode(0o640)).unwrap();
+        file.write_all(b"first\nsecond\n").unwrap();
+        assert_eq!((mode(), files(&settings).len()), (0o640, 2));
+        drop(file);
+        fs::set_permissions(&settings.path, Permissions::from_mode(0o666)).unwrap();
+        let refused = Rotating::open(&settings).unwrap_err();
+        assert!(refused.to_string().contains("chmod go-w"), "{refused}");
     }
 
     #[test]
