@@ -8,7 +8,7 @@
 //! all hosts are sent to all hosts.
 //!
 //!     cargo run --example config-service -- examples/config-service/lattice.json
-//!     host up --config-service-enabled true --policy-topic policy.default --policy-changes-topic policy.default.changes
+//!     host up --config-service-enabled --policy-topic policy.default --policy-changes-topic policy.default.changes
 
 mod file;
 mod policy;
