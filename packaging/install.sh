@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs the program `host` out of a release, for this user or for everybody.
 #
-#     sh install.sh --base URL [--dir DIR] [--sums-sha256 HEX]
+#     sh install.sh --base URL [--dir DIR] [--target TRIPLE] [--sums-sha256 HEX]
 #
 #   --base URL         where the files of the release are: its archives and SHA256SUMS
 #   --dir DIR          where `host` goes: /usr/local/bin for root, ~/.local/bin for others
+#   --target TRIPLE    the archive that is taken; the one for this machine without it
 #   --sums-sha256 HEX  the hash that SHA256SUMS has, as somebody you trust told you
 #
 # The archive is installed only if its hash is in SHA256SUMS. That finds damage on the way. Somebody
@@ -17,15 +18,16 @@ name=lattice-host
 fail() { echo "install.sh: $*" >&2; exit 1; }
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
 
-base="" dir="" sums_hash=""
+base="" dir="" wanted="" sums_hash=""
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) usage; exit ;;
-        --base | --dir | --sums-sha256)
+        --base | --dir | --target | --sums-sha256)
             [ $# -ge 2 ] || fail "$1 needs a value"
             case "$1" in
                 --base) base=${2%/} ;;
                 --dir) dir=$2 ;;
+                --target) wanted=$2 ;;
                 *) sums_hash=$2 ;;
             esac
             shift 2
@@ -92,7 +94,7 @@ fi
 archive_for() { # TARGET
     sed -n "s/^[0-9a-f]\{64\}  \($name-[0-9A-Za-z.+-]*-$1\.tar\.gz\)\$/\1/p" "$work/SHA256SUMS"
 }
-wanted=$(targets)
+wanted=${wanted:-$(targets)}
 archive=""
 for target in $wanted; do
     archive=$(archive_for "$target")
@@ -111,7 +113,8 @@ mkdir "$work/out"
 tar -xzf "$work/archive.tar.gz" -C "$work/out"
 program=$work/out/${archive%.tar.gz}/host
 if [ ! -f "$program" ] || [ -L "$program" ]; then fail "there is no program in $archive"; fi
-version=$("$program" --version) || fail "the program does not run on this machine; nothing was installed"
+version=$("$program" --version) ||
+    fail "the program does not run here, so nothing was installed; --target x86_64-unknown-linux-musl runs on every Linux"
 
 # Beside its place first: a program that runs is replaced in one step and never half.
 mkdir -p "$dir" || fail "cannot make $dir; choose another with --dir"
