@@ -18,6 +18,7 @@ pub mod help;
 pub mod history;
 pub mod lattice;
 pub mod link;
+pub mod service;
 pub mod tools;
 
 use std::{
@@ -138,6 +139,9 @@ pub enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// Install a host as a service of this machine, remove it, or look at it
+    #[command(subcommand)]
+    Service(service::Service),
     /// Look at the settings
     Config {
         #[command(subcommand)]
