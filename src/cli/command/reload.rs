@@ -5,7 +5,7 @@
 //! registry, and the certificates in the files that its connections name. What else has changed is
 //! named, and waits for the next start. With a mistake in the settings nothing changes at all.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use lattice_base::{
     config::{Config, Connection, Loaded, Sources},
@@ -142,6 +142,7 @@ fn is_taken(key: &str) -> bool {
 fn take(host: &Host, before: &Config, now: &Config, taken: &mut Vec<String>) -> bool {
     if taken.iter().any(|key| key == LOG_LEVEL) {
         telemetry::set_level(now.log.level);
+        debug!("the level of the log is another one now");
     }
     if taken.iter().any(|key| LOGIN.contains(&key.as_str())) {
         host.set_registry_login(now.oci.clone());

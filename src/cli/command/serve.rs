@@ -68,6 +68,7 @@ pub(super) async fn serve(
         Err(_) if stop.is_cancelled() => return Ok(()),
         started => started?,
     };
+    let reloader = Reloader::new(around.sources, &config);
     info!("ready");
     manager.tell(&Message::Ready(&status(&host)));
     if let Some(session) = session.as_mut() {
@@ -88,18 +89,17 @@ pub(super) async fn serve(
             }
         }
     }
-    live_and_stop(host, &config, around, session).await
+    live_and_stop(host, reloader, around, session).await
 }
 
 /// Does what is asked of a host that is ready, until it is to stop, and stops it.
 async fn live_and_stop(
     mut host: Host,
-    config: &Config,
+    mut reloader: Reloader<'_>,
     around: Around<'_>,
     mut session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
-    let Around { sources, manager, stop, mut wishes, .. } = around;
-    let mut reloader = Reloader::new(sources, config);
+    let Around { manager, stop, mut wishes, .. } = around;
     let failed = host.failed();
     let drained = CancellationToken::new();
     let mut draining = None;

@@ -69,6 +69,10 @@ pub fn unit(definition: &Definition) -> Result<String, TextError> {
     lines.extend([String::new(), "[Service]".to_owned()]);
     lines.extend(process(definition)?);
     lines.extend(place(definition)?);
+    // Behind those of the place: the last one of a name counts.
+    for (name, value) in &definition.environment {
+        lines.push(format!("Environment={}", quoted(&format!("{name}={value}"))));
+    }
     let hardening = if is_system { HARDENING_SYSTEM } else { HARDENING_USER };
     lines.extend(hardening.iter().map(|line| (*line).to_owned()));
     let target = if is_system { "multi-user.target" } else { "default.target" };
@@ -103,9 +107,6 @@ fn process(definition: &Definition) -> Result<Vec<String>, TextError> {
     if definition.drains {
         lines.push("KillSignal=SIGUSR2".to_owned());
         lines.push("RestartKillSignal=SIGTERM".to_owned());
-    }
-    for (name, value) in &definition.environment {
-        lines.push(format!("Environment={}", quoted(&format!("{name}={value}"))));
     }
     Ok(lines)
 }
