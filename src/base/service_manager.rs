@@ -1,4 +1,4 @@
-//! What a service manager hears of this process: the protocol of sd_notify(3), which others than
+//! Tells a service manager how this process is, by the protocol of sd_notify(3), which others than
 //! systemd understand as well.
 //!
 //! A manager that wants to hear names a datagram socket in `NOTIFY_SOCKET`: a path or, behind an

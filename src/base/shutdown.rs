@@ -27,7 +27,7 @@ const SAME_SIGNAL: Duration = Duration::from_millis(100);
 pub enum Wish {
     /// The settings are to be read again.
     Reload,
-    /// What runs here is to run elsewhere, and then the process is to end.
+    /// All that runs here is to run elsewhere, and then the process is to end.
     Drain,
 }
 
@@ -115,7 +115,7 @@ pub fn survive_file_limit() {
     }
 }
 
-/// What was true of the terminal when a process began.
+/// The terminal of a process when that began.
 #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has the signal"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Beginning {

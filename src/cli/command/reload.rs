@@ -1,4 +1,4 @@
-//! What a running host takes anew when its settings are read again.
+//! Reads the settings of a running host again, and gives it those that it can take.
 //!
 //! All sources are read as at the start: the flags and the environment of this process stay as they
 //! are, and files may have changed. A host takes the level of the log, labels, the login of a

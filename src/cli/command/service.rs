@@ -123,11 +123,12 @@ fn define(
     }
     let directory = match (&args.directory, scope) {
         (Some(directory), _) => Some(text_of(cwd.join(directory))?),
-        (None, Scope::User) => Some(text_of(own_directory(&dirs.state))?),
-        (None, Scope::System) => None,
+        // systemd keeps one for the service.
+        (None, Scope::System) if Kind::here() == Kind::Systemd => None,
+        (None, _) => Some(text_of(own_directory(&dirs.state))?),
     };
     let config = checked(given, &environment, directory.as_deref())?;
-    let link_paths = config.link_paths.into_iter().map(text_of).collect::<Result<_>>()?;
+    let link_paths = config.link_paths.into_iter().map(text_of).collect::<Result<Vec<String>>>()?;
     Ok(Definition {
         scope,
         program: text_of(program)?,

@@ -1,4 +1,4 @@
-//! What a service is to do, read from what was asked for.
+//! Reads what was asked for into all that a service file says.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use lattice_base::config::settings::{self, FLAG_FILE, Kind};
 
 use crate::args::flags::SettingArgs;
 
-/// Whose service it is.
+/// The owner of a service: a user, or the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     User,

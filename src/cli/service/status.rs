@@ -1,4 +1,4 @@
-//! What a manager says of the service, read from what its programs print.
+//! The state of the service, read from what the programs of its manager print.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub fn of_systemd(text: &str) -> Status {
     // A reload is part of running.
     let running = matches!(active, Some("active" | "reloading"));
     let since = property(&properties, "ActiveEnterTimestamp").and_then(time);
-    let pid = property(&properties, "MainPID").and_then(|pid| pid.parse().ok());
+    let pid = property(&properties, "MainPID").and_then(|pid| pid.parse::<u32>().ok());
     Status {
         installed: !matches!(property(&properties, "LoadState"), None | Some("not-found")),
         enabled: matches!(property(&properties, "UnitFileState"), Some("enabled")),
@@ -109,8 +109,8 @@ fn error_in(line: &str) -> Option<String> {
 /// Reads what `launchctl print` prints: among much else, lines of `name = value`.
 pub fn of_launchd(text: &str, file: &str) -> Status {
     let value = |name: &str| {
-        let lines = text.lines().filter_map(|line| line.trim().split_once(" = "));
-        lines.filter(|(known, _)| *known == name).map(|(_, value)| value).next()
+        let mut lines = text.lines().filter_map(|line| line.trim().split_once(" = "));
+        lines.find(|(known, _)| *known == name).map(|(_, value)| value)
     };
     let running = value("state") == Some("running");
     let code = value("last exit code").filter(|code| !matches!(*code, "0" | "(never exited)"));

@@ -20,7 +20,7 @@ const STOP_MARGIN_SECONDS: u64 = 15;
 /// Sockets, files and mappings of a large host.
 const FILES_MAX: u32 = 524_288;
 
-/// What a service of a user can have: it needs no rights to take rights away.
+/// Limits of a service of a user, which has no rights to take more away.
 const HARDENING_USER: &[&str] = &[
     "NoNewPrivileges=yes",
     "LockPersonality=yes",
@@ -28,9 +28,9 @@ const HARDENING_USER: &[&str] = &[
     "RestrictSUIDSGID=yes",
     "SystemCallArchitectures=native",
 ];
-/// What a service of the system has. `MemoryDenyWriteExecute` is not among it: actors are compiled
-/// to machine code while the host runs. `ProcSubset` is not, either: the host asks the machine's
-/// memory. Ports below 1024 are the one right that pages need.
+/// Limits of a service of the system. `MemoryDenyWriteExecute` is not among them: actors are
+/// compiled to machine code while the host runs. `ProcSubset` is not, either: the host asks the
+/// machine's memory. Ports below 1024 are the one right that pages need.
 const HARDENING_SYSTEM: &[&str] = &[
     "AmbientCapabilities=CAP_NET_BIND_SERVICE",
     "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",

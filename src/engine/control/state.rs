@@ -505,7 +505,7 @@ mod tests {
         let long = pairs("zone=much-longer-than-that");
         assert!(matches!(
             state.replace_labels(&before, &long, 10),
-            Err(LabelError::NoRoom { bytes: 27, bytes_max: 10 })
+            Err(LabelError::NoRoom { bytes: 25, bytes_max: 10 })
         ));
         assert_eq!(state.labels(), before);
     }
