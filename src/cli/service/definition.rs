@@ -61,12 +61,16 @@ pub struct Definition {
 }
 
 /// Returns settings that mean the same from wherever the service runs: paths begin in `dir` now.
+/// Of two values of a setting only the last is left, since a flag may be given once.
 pub fn from(given: SettingArgs, dir: &Path) -> SettingArgs {
-    let values = given.values.into_iter().map(|(key, value)| {
+    let mut values: Vec<(&'static str, String)> = Vec::new();
+    for (key, value) in given.values {
         let is_path = is_path(key) && !value.is_empty();
-        (key, if is_path { dir.join(value).display().to_string() } else { value })
-    });
-    SettingArgs { values: values.collect(), labels: given.labels }
+        let value = if is_path { dir.join(value).display().to_string() } else { value };
+        values.retain(|(known, _)| *known != key);
+        values.push((key, value));
+    }
+    SettingArgs { values, labels: given.labels }
 }
 
 fn is_path(key: &str) -> bool {
@@ -226,6 +230,7 @@ mod tests {
     #[test]
     fn flags_say_the_same_from_wherever_the_service_runs() {
         let settings = given(&[
+            ("js_domain", "first"),
             ("js_domain", "core"),
             ("enable_start_from_fs", "true"),
             ("nats_tls_ca", "ca.pem"),
