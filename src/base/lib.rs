@@ -10,9 +10,10 @@
 //! * [`budget`] is the memory that payloads may take.
 //! * [`files`] reads files whose paths came from elsewhere; [`trusted`] reads and writes those that
 //!   decide what a process does; [`presence`] tells which hosts run on this machine.
-//! * [`telemetry`] is the log, [`shutdown`] has the signals and the lifeline of tasks, [`suspend`]
-//!   notices that this process was frozen, [`backoff`] has the pauses between attempts,
-//!   [`core_files`] keeps seeds out of core files.
+//! * [`telemetry`] is the log, [`shutdown`] has the signals and the lifeline of tasks,
+//!   [`service_manager`] tells systemd how a host is, [`suspend`] notices that this process was
+//!   frozen, [`backoff`] has the pauses between attempts, [`core_files`] keeps seeds out of core
+//!   files.
 
 #![deny(unsafe_code)]
 // The written settings are one `json!`, with a level of recursion for each member.
@@ -32,6 +33,7 @@ pub mod lattice;
 pub mod presence;
 pub mod providers;
 pub mod registry;
+pub mod service_manager;
 pub mod shutdown;
 pub mod store;
 pub mod suspend;

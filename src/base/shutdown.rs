@@ -1,11 +1,15 @@
 //! How a process ends: by signals, of which the first one asks for an orderly stop and the second
-//! one ends it at once; and how a host notices that it cannot go on.
+//! one ends it at once; and how a host notices that it cannot go on. A host has two further
+//! signals: SIGHUP to reload, and SIGUSR2 to drain.
 
+#[cfg(unix)]
+use std::io::IsTerminal as _;
 use std::{
     io,
     time::{Duration, Instant},
 };
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -18,20 +22,75 @@ const EXIT_FORCED: i32 = 130;
 /// group reaches it twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
+/// A wish of a signal that does not end the process at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The settings are to be read again.
+    Reload,
+    /// All that runs here is to run elsewhere, and then the process is to end.
+    Drain,
+}
+
+/// A signal as this process takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// The process is to stop; the name of the signal.
+    Stop(&'static str),
+    Wish(Wish),
+}
+
+/// The kind of process that takes signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taker {
+    /// A command that a user waits for.
+    Command,
+    /// A host, which may have been started to outlive its terminal.
+    Host,
+}
+
 /// Waits for SIGINT, SIGTERM or SIGHUP (Ctrl-C elsewhere) and cancels the token then. The second
 /// one exits, after `at_the_end`. A signal takes effect before it is logged.
 pub async fn obey_signals(
     stop: CancellationToken,
     at_the_end: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
-    let mut signals = Signals::listen()?;
-    let (first, heard) = (signals.next().await, Instant::now());
+    obey(Signals::listen(Taker::Command)?, stop, None, at_the_end).await
+}
+
+/// Does the same for a host, which also has wishes: SIGHUP is one to reload unless the terminal of
+/// the host has gone, and SIGUSR2 one to drain. Once it was told to stop, it has no more wishes.
+pub async fn obey_host_signals(
+    stop: CancellationToken,
+    wishes: mpsc::Sender<Wish>,
+    at_the_end: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    obey(Signals::listen(Taker::Host)?, stop, Some(wishes), at_the_end).await
+}
+
+async fn obey(
+    mut signals: Signals,
+    stop: CancellationToken,
+    wishes: Option<mpsc::Sender<Wish>>,
+    at_the_end: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let first = loop {
+        match signals.next().await {
+            Heard::Stop(first) => break first,
+            Heard::Wish(wish) => {
+                if let Some(wishes) = &wishes {
+                    // Where there is no room, enough of them wait already.
+                    let _ = wishes.try_send(wish);
+                }
+            }
+        }
+    };
+    let heard = Instant::now();
     stop.cancel();
     info!(signal = first, "stopping; a second signal ends at once");
     let second = loop {
-        let second = signals.next().await;
-        if !is_same(first, second, heard.elapsed()) {
-            break second;
+        match signals.next().await {
+            Heard::Stop(second) if !is_same(first, second, heard.elapsed()) => break second,
+            Heard::Stop(_) | Heard::Wish(_) => {}
         }
     };
     at_the_end();
@@ -56,41 +115,75 @@ pub fn survive_file_limit() {
     }
 }
 
+/// The terminal of a process when that began.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has the signal"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Beginning {
+    taker: Taker,
+    has_terminal: bool,
+    /// It was started to outlive its terminal.
+    ignores_hangup: bool,
+}
+
+/// Returns the meaning of a hangup. The terminal of a host that was closed is none any more; a host
+/// that has no terminal, or still has it, was sent the signal by somebody.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix has the signal"))]
+fn hangup(beginning: Beginning, has_terminal_now: bool) -> Heard {
+    let Beginning { taker, has_terminal, ignores_hangup } = beginning;
+    let has_gone = has_terminal && !has_terminal_now && !ignores_hangup;
+    if taker == Taker::Command || has_gone {
+        Heard::Stop("SIGHUP")
+    } else {
+        Heard::Wish(Wish::Reload)
+    }
+}
+
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// The terminal was closed; `None` when the host was started to outlive it.
+    /// The terminal was closed, or a host is to reload; `None` for a command that was started to
+    /// outlive its terminal.
     hangup: Option<tokio::signal::unix::Signal>,
+    /// Of a host only.
+    drain: Option<tokio::signal::unix::Signal>,
+    beginning: Beginning,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn listen() -> io::Result<Self> {
+    fn listen(taker: Taker) -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        let has_terminal = io::stdin().is_terminal();
+        let beginning = Beginning { taker, has_terminal, ignores_hangup: ignores_hangup() };
+        let is_host = taker == Taker::Host;
+        let hears_hangup = is_host || !beginning.ignores_hangup;
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
+            hangup: if hears_hangup { Some(signal(SignalKind::hangup())?) } else { None },
+            drain: if is_host { Some(signal(SignalKind::user_defined2())?) } else { None },
+            beginning,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Heard {
+        let beginning = self.beginning;
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            () = Self::hung_up(self.hangup.as_mut()) => "SIGHUP",
+            _ = self.interrupt.recv() => Heard::Stop("SIGINT"),
+            _ = self.terminate.recv() => Heard::Stop("SIGTERM"),
+            () = received(self.hangup.as_mut()) => hangup(beginning, io::stdin().is_terminal()),
+            () = received(self.drain.as_mut()) => Heard::Wish(Wish::Drain),
         }
     }
 }
 
+/// Waits for a signal; for ever if it is not listened to.
 #[cfg(unix)]
-impl Signals {
-    async fn hung_up(hangup: Option<&mut tokio::signal::unix::Signal>) {
-        match hangup {
-            Some(hangup) => drop(hangup.recv().await),
-            None => std::future::pending().await,
-        }
+async fn received(signal: Option<&mut tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -110,17 +203,17 @@ struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn listen() -> io::Result<Self> {
+    fn listen(_: Taker) -> io::Result<Self> {
         Ok(Self)
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Heard {
         // An error means that no handler can be installed; then only the system can end the
         // process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        "Ctrl-C"
+        Heard::Stop("Ctrl-C")
     }
 }
 
@@ -177,6 +270,22 @@ mod tests {
         {
             let after = Duration::from_millis(after_ms);
             assert_eq!(is_same("SIGTERM", second, after), is_one, "{second} {after_ms}");
+        }
+    }
+
+    #[test]
+    fn a_hangup_ends_a_host_only_if_its_terminal_has_gone() {
+        let (stop, reload) = (Heard::Stop("SIGHUP"), Heard::Wish(Wish::Reload));
+        for (taker, has_terminal, ignores_hangup, has_terminal_now, expected) in [
+            (Taker::Host, true, false, false, stop),
+            (Taker::Host, true, false, true, reload),
+            (Taker::Host, false, false, false, reload),
+            (Taker::Host, true, true, false, reload),
+            (Taker::Command, true, false, false, stop),
+            (Taker::Command, false, false, false, stop),
+        ] {
+            let beginning = Beginning { taker, has_terminal, ignores_hangup };
+            assert_eq!(hangup(beginning, has_terminal_now), expected, "{beginning:?}");
         }
     }
 

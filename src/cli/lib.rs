@@ -5,7 +5,8 @@
 //! * [`args`] is the grammar, [`command`] what each command does: it asks the lattice in a
 //!   [`session`], found by [`context`] or the settings of the directory, and prints through
 //!   [`terminal`].
-//! * [`up`] starts a NATS server beside a host. [`doctor`] finds out what is wrong with a lattice.
+//! * [`up`] starts a NATS server beside a host; [`service`] writes a host as a service of systemd,
+//!   launchd or Windows. [`doctor`] finds out what is wrong with a lattice.
 //!   [`bench`] measures this machine with hosts of its own; [`inspect`] tells what a reference
 //!   names; [`keyring`] has the keys a developer signs with; [`manifests`] reads applications as
 //!   people write them.
@@ -23,6 +24,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod keyring;
 pub mod manifests;
+pub mod service;
 pub mod session;
 pub mod terminal;
 pub mod up;

@@ -68,6 +68,7 @@ mod registry;
 mod registry_attacks;
 mod scale;
 mod security;
+mod service;
 mod services;
 mod sessions;
 mod shared_code;

@@ -1,8 +1,9 @@
 //! The configuration of the host, checked and final.
 //!
-//! [`Config::load`] is called once, before anything is started. It reads all sources (see
-//! [`sources`]), finds the value of every row of the table in [`settings`] (see [`resolve`] for who
-//! wins), and returns either a configuration no later code needs to doubt, or *all* mistakes:
+//! [`Config::load`] is called before anything is started, and when a host is to reload. It reads
+//! all sources (see [`sources`]), finds the value of every row of the table in [`settings`] (see
+//! [`resolve`] for who wins), and returns either a configuration no later code needs to doubt, or
+//! *all* mistakes:
 //!
 //! ```text
 //! flags ─┐

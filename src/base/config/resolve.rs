@@ -12,7 +12,7 @@
 //! in *this* start. The same goes for ways to log in: a JWT left in the file does not collide with
 //! a creds file named now, it is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::file;
@@ -99,6 +99,18 @@ impl Resolved {
         self.rows().into_iter().map(row).collect()
     }
 
+    /// Returns the keys of settings, and of labels as `label.{key}`, that have another value here
+    /// than there.
+    pub fn differences(&self, there: &Self) -> Vec<String> {
+        let settings = self.slots.iter().filter(|(key, slot)| {
+            there.slots.get(*key).map(|other| &other.value) != Some(&slot.value)
+        });
+        let settings = settings.map(|(key, _)| (*key).to_owned());
+        let all: BTreeSet<&String> = self.labels.keys().chain(there.labels.keys()).collect();
+        let labels = all.into_iter().filter(|key| self.label(key) != there.label(key));
+        settings.chain(labels.map(|key| format!("label.{key}"))).collect()
+    }
+
     /// Looks everything up and lets the families inherit. A wrong value is added to the mistakes
     /// and replaced by the default, so that the search for mistakes can go on.
     pub(super) fn new(
@@ -136,6 +148,10 @@ impl Resolved {
         });
         table.overruled = decided.collect();
         table
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(|(value, _)| value.as_str())
     }
 
     fn slot(&self, family: &str, field: &str) -> &Slot {

@@ -1,6 +1,11 @@
 //! How registries are reached from here: with or without TLS, trusting whom, with which login.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
 
 use super::{
     Settings,
@@ -10,13 +15,14 @@ use super::{
     oci::{Purpose, Remote},
     problem::Problem,
 };
-use crate::budget::Budget;
+use crate::{budget::Budget, config::OciCredentials};
 
 /// Makes connections to registries.
 pub struct Connector {
     allowed_insecure: Vec<String>,
     ca: Option<PathBuf>,
-    logins: Logins,
+    /// Those of the settings may change.
+    logins: ArcSwap<Logins>,
     token_hosts: Vec<String>,
     budget: Budget,
 }
@@ -30,15 +36,22 @@ impl Connector {
                 .map(|registry| authority(registry))
                 .collect(),
             ca: settings.ca.clone(),
-            logins: settings.logins.clone(),
+            logins: ArcSwap::from_pointee(settings.logins.clone()),
             token_hosts: settings.token_hosts.clone(),
             budget: settings.budget.clone(),
         }
     }
 
+    /// Takes another login of the settings; pulls that have begun keep the one they have.
+    pub fn set_login(&self, login: Option<OciCredentials>) {
+        let logins = Logins::clone(&self.logins.load());
+        self.logins.store(Arc::new(Logins { settings: login, ..logins }));
+    }
+
     /// Makes a client for an image and logs in.
     pub async fn connect(&self, image: &Image, purpose: Purpose) -> Result<Remote, Problem> {
-        let (place, credentials) = self.logins.of(image.registry()).await;
+        let logins = self.logins.load_full();
+        let (place, credentials) = logins.of(image.registry()).await;
         // Refused before anything is asked, and by the client of pushes with a panic.
         if let Some(Credentials::Token(token)) = &credentials
             && !token.expose().bytes().all(|byte| byte.is_ascii_graphic())

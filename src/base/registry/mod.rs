@@ -69,7 +69,7 @@ use push::{Pushed, Upload};
 use reference::Reference;
 use uploads::{Fetcher, UploadError, Uploads};
 
-use crate::budget::Budget;
+use crate::{budget::Budget, config::OciCredentials};
 
 /// The largest module or archive that is read, in bytes.
 pub const ARTIFACT_BYTES_MAX: u64 = 512 * 1024 * 1024;
@@ -206,6 +206,11 @@ impl Registry {
         self.uploads =
             Some(Arc::new(Fetcher::new(uploads, self.inner.puller.cache(), self.inner.timeout)));
         self
+    }
+
+    /// Takes another login of the settings.
+    pub fn set_login(&self, login: Option<OciCredentials>) {
+        self.inner.connector.set_login(login);
     }
 
     /// Whether this host would fetch what a reference of this kind names. Asks nobody.

@@ -73,17 +73,15 @@ const NO_NAMES: [&str; 8] =
 const LOST: &str = "log lines were lost: nobody read them in time, or they could not be written";
 
 static LOG: OnceLock<Log> = OnceLock::new();
+/// Exchanges the filter of the log.
+static EXCHANGE: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
 static OUTPUT: OnceLock<Outlet> = OnceLock::new();
 /// Warnings of a time before there is a log. Held for lines, never across an await.
 static LATER: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Starts logging. Libraries are heard from warnings on, unless everything is wanted.
 pub fn init(log: &config::Log) {
-    let level = log.level.as_str().to_lowercase();
-    let others = if log.level >= Level::DEBUG { "info" } else { "warn" };
-    let filter = EnvFilter::new(format!(
-        "{others},lattice_={level},host={level},actor={level},provider={level}"
-    ));
+    let filter = filter(log.level);
     let form = if log.json { Form::Json } else { Form::Text };
     let notice = if log.json { lost_in_json } else { lost_in_text };
     let sink = LOG.get_or_init(|| match log.file.as_ref().and_then(file_of_log) {
@@ -93,15 +91,21 @@ pub fn init(log: &config::Log) {
     // An error means that a log exists already, as in tests that share a process.
     let _ = match form {
         Form::Text => {
-            builder(sink).with_env_filter(filter).event_format(sink.bounded(Lines)).try_init()
+            let builder = builder(sink)
+                .with_env_filter(filter)
+                .event_format(sink.bounded(Lines))
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map(|()| exchange_with(move |filter| handle.reload(filter).is_ok()))
         }
         Form::Json => {
-            let json = sink.bounded(json_format());
-            builder(sink)
+            let builder = builder(sink)
                 .fmt_fields(JsonFields::new())
                 .with_env_filter(filter)
-                .event_format(json)
-                .try_init()
+                .event_format(sink.bounded(json_format()))
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map(|()| exchange_with(move |filter| handle.reload(filter).is_ok()))
         }
     };
     let later = std::mem::take(&mut *LATER.lock());
@@ -132,6 +136,23 @@ fn on_stderr(name: &str, notice: Notice) -> Outlet {
 /// Returns how many lines of the log were lost since the start.
 pub fn lost() -> u64 {
     LOG.get().map_or(0, |log| log.outlet.lost())
+}
+
+/// Returns what is heard at a level: of libraries warnings only, unless everything is wanted.
+fn filter(level: Level) -> EnvFilter {
+    let others = if level >= Level::DEBUG { "info" } else { "warn" };
+    let level = level.as_str().to_lowercase();
+    EnvFilter::new(format!("{others},lattice_={level},host={level},actor={level},provider={level}"))
+}
+
+fn exchange_with(exchange: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) {
+    // An error means that a log exists already.
+    let _ = EXCHANGE.set(Box::new(exchange));
+}
+
+/// Changes the level of the log. Returns whether there is a log that takes it.
+pub fn set_level(level: Level) -> bool {
+    EXCHANGE.get().is_some_and(|exchange| exchange(filter(level)))
 }
 
 /// Keeps warnings until there is a log, so that they have its form.

@@ -35,6 +35,7 @@ const EXAMPLES: &str = "Examples:
   host up --hub tls://hub.example --creds FILE   joined with other machines
   WASMCLOUD_JS_DOMAIN=core host foreground       a host beside a NATS server with this JetStream domain
   HOST_machine=second host foreground            the same with a label to start things by
+  host service install --js-domain core          the same as a service, also after the next boot
   host start actor ./echo_s.wasm                 run an actor somewhere in the lattice
   host get inventory                             what runs where
   host drain lucky-reef                          move what runs on a host to others
@@ -50,7 +51,7 @@ const READ_ON: &str =
 
 /// The commands in groups.
 pub const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run a host", &["up", "down", "foreground", "dashboard", "ping", "config"]),
+    ("Run a host", &["up", "down", "foreground", "service", "dashboard", "ping", "config"]),
     (
         "Operate a lattice",
         &[

@@ -18,6 +18,7 @@ pub mod help;
 pub mod history;
 pub mod lattice;
 pub mod link;
+pub mod service;
 pub mod tools;
 
 use std::{
@@ -61,6 +62,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a host until it is stopped (Ctrl-C, SIGTERM, or a client)
+    #[command(
+        long_about = "Runs a host until it is stopped: by Ctrl-C, SIGTERM, a client, or the end of its terminal. A second signal \
+            ends it at once.\n\n\
+            SIGHUP reads the settings again: the host takes the level of the log, labels, the login of a registry, and changed \
+            files with the certificates of its connections; its log names what has changed and waits for the next start. SIGUSR2 \
+            drains: the host takes nothing new, what runs here is started on others first, for up to a minute, and then it stops.\n\n\
+            Under systemd it says when it is ready, reloads, drains and stops, and that it lives; `host service install` writes \
+            the unit.",
+        after_help = "Exit codes: 0 stopped in order, drained or not; 1 failed; 64 wrong settings; 130 ended by a second signal."
+    )]
     Foreground(Foreground),
     /// Start a NATS server with JetStream, installing one if there is none, and a host beside it
     #[command(
@@ -138,6 +149,9 @@ pub enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// Install a host as a service of this machine, remove it, or look at it
+    #[command(subcommand)]
+    Service(service::Service),
     /// Look at the settings
     Config {
         #[command(subcommand)]

@@ -3,10 +3,14 @@
 use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
-use super::print;
+use super::{
+    print,
+    serve::{Around, serve},
+};
 use crate::{
     args::{self, Down, Up, flags::SettingArgs},
     terminal::{Terminal, complain},
@@ -21,13 +25,16 @@ use lattice_base::{
     core_files,
     dirs::Dirs,
     identity::{self, Identity},
-    shutdown, telemetry,
+    service_manager::{Message, ServiceManager},
+    shutdown::{self, Wish},
+    telemetry,
 };
 use lattice_dashboard::{entry, token};
-use lattice_engine::host::Host;
 
 /// As shells report an interrupt.
 const EXIT_INTERRUPTED: u8 = 130;
+/// Wishes of signals that may wait until the host is ready.
+const WISHES_MAX: usize = 4;
 
 /// Loads the settings; all mistakes go to standard error together.
 pub(super) fn load(sources: &Sources) -> Result<Loaded, ExitCode> {
@@ -199,7 +206,7 @@ async fn started(
     loaded: &Loaded,
 ) -> anyhow::Result<detached::Outcome> {
     let interrupted = CancellationToken::new();
-    let signalled = tokio::spawn(listen(interrupted.clone(), || {}));
+    let signalled = tokio::spawn(listen(interrupted.clone()));
     // Here, where nobody counts the seconds: an installation may take minutes.
     let outcome = tokio::select! {
         found = find_server(dirs, options, loaded) => match found {
@@ -254,7 +261,7 @@ async fn told(instance: &Instance, record: &Record) -> String {
 }
 
 /// Prints a link that logs in to the dashboard, if somebody looks: it is a secret for a minute.
-fn print_link(dirs: &Dirs, host_id: &str) {
+pub(super) fn print_link(dirs: &Dirs, host_id: &str) {
     if !std::io::stdout().is_terminal() {
         return;
     }
@@ -354,9 +361,18 @@ fn block_on_code(work: impl Future<Output = ExitCode>) -> ExitCode {
     code
 }
 
-/// Cancels the token at the first signal; the second one ends the process, after `at_the_end`.
-async fn listen(stop: CancellationToken, at_the_end: impl FnOnce() + Send + 'static) {
-    if let Err(error) = shutdown::obey_signals(stop, at_the_end).await {
+/// Cancels the token at the first signal; the second one ends the process.
+async fn listen(stop: CancellationToken) {
+    hears(shutdown::obey_signals(stop, || {}).await);
+}
+
+/// Does the same for a host, whose signals have wishes, too.
+async fn listen_as_host(stop: CancellationToken, wishes: mpsc::Sender<Wish>) {
+    hears(shutdown::obey_host_signals(stop, wishes, nats_server::kill_started).await);
+}
+
+fn hears(outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
         warn!(%error, "no signal can be heard; stop this host over the control interface");
     }
 }
@@ -369,12 +385,17 @@ async fn live(
     session: Option<Session>,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let signalled = tokio::spawn(listen(stop.clone(), nats_server::kill_started));
+    let manager = ServiceManager::find(&ProcessEnvironment);
+    let _alive = AbortOnDropHandle::new(tokio::spawn(manager.clone().keep_alive()));
+    manager.tell(&Message::Status("starts"));
+    let (sender, wishes) = mpsc::channel(WISHES_MAX);
+    let signalled = tokio::spawn(listen_as_host(stop.clone(), sender));
+    let around = Around { sources, dirs, manager, stop: stop.clone(), wishes };
     let outcome = match session {
         None => match take_identity(&mut config, sources) {
             Ok(_identity) => {
                 announce(&config, sources);
-                serve(config, dirs, &stop, None).await
+                serve(config, around, None).await
             }
             Err(error) => Err(error),
         },
@@ -386,7 +407,7 @@ async fn live(
                     Ok(_identity) => {
                         let not_written = announce(&config, sources);
                         session.wrote(&mut config, not_written);
-                        serve(config, dirs, &stop, Some(&mut session)).await
+                        serve(config, around, Some(&mut session)).await
                     }
                     Err(error) => Err(error),
                 },
@@ -439,77 +460,4 @@ fn announce(config: &Config, sources: &Sources) -> Option<String> {
         warn!("{warning}");
     }
     not_written
-}
-
-async fn serve(
-    config: Config,
-    dirs: &Dirs,
-    stop: &CancellationToken,
-    mut session: Option<&mut Session>,
-) -> anyhow::Result<()> {
-    let started = tokio::select! {
-        started = Host::start(config.clone(), dirs, &lattice_dashboard::Opener, stop) => started,
-        // It would wait for a server that does not come back.
-        why = keep_server(&mut session) => anyhow::bail!(why),
-        () = overdue(stop, config.shutdown_timeout) => return Ok(()),
-    };
-    let mut host = match started {
-        // Told to stop before it was there: that is an end in good order.
-        Err(_) if stop.is_cancelled() => return Ok(()),
-        started => started?,
-    };
-    info!("ready");
-    let failed = host.failed();
-    if let Some(session) = session.as_mut() {
-        let ready = tokio::select! {
-            ready = session.ready(&host, &config) => ready.map(Some),
-            () = stop.cancelled() => Ok(None),
-        };
-        match ready {
-            Ok(Some(summary)) => {
-                telemetry::say(&summary.to_string());
-                print_link(dirs, host.state().facts().id.as_str());
-            }
-            Ok(None) => {}
-            Err(error) => {
-                host.stop(None).await;
-                return Err(error);
-            }
-        }
-    }
-    enum End {
-        Asked(Option<Duration>),
-        Failed(String),
-    }
-    let end = tokio::select! {
-        () = stop.cancelled() => End::Asked(None),
-        request = host.stop_requested() => End::Asked(request.timeout),
-        () = failed.cancelled() => End::Failed("the host failed, see above".into()),
-        why = keep_server(&mut session) => End::Failed(why),
-    };
-    match end {
-        End::Asked(timeout) => {
-            host.stop(timeout).await;
-            Ok(())
-        }
-        End::Failed(why) => {
-            host.stop(None).await;
-            anyhow::bail!(why)
-        }
-    }
-}
-
-/// Waits until the host was told to stop, and then for as long as its stop may take.
-async fn overdue(stop: &CancellationToken, shutdown_timeout: Duration) {
-    stop.cancelled().await;
-    tokio::time::sleep(shutdown_timeout).await;
-}
-
-/// Keeps the server that was started for this host running, and returns why when that is given up;
-/// waits for ever if there is none.
-async fn keep_server(session: &mut Option<&mut Session>) -> String {
-    match session {
-        Some(session) => session.keep_server().await,
-        None => std::future::pending().await,
-    }
 }

@@ -37,10 +37,13 @@ mod manager;
 mod par;
 mod permit;
 mod registry;
+mod reload;
 mod rollout;
 mod scale;
 mod screen;
 mod sending;
+mod serve;
+mod service;
 mod sign;
 mod spy;
 mod start;
@@ -179,6 +182,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::Drain(drain) => drain::run(terminal, settings, drain).await,
         Command::Cache(args) => cache::run(terminal, &args),
         Command::Dashboard(args) => dashboard::run(terminal, &args),
+        Command::Service(args) => service::run(terminal, settings, args).await,
         Command::Ctx(ctx) => contexts::run(terminal, settings, ctx),
         Command::Completions(completions) => completions::run(terminal, &completions),
         Command::Man(man) => man::run(terminal, &man),

@@ -23,7 +23,7 @@ use super::{
     nats_server::fresh_log,
     process::Process,
 };
-use lattice_base::telemetry;
+use lattice_base::{service_manager, telemetry};
 
 /// Tells the second process what it is.
 const FLAG: &str = "--in-background";
@@ -139,6 +139,10 @@ fn spawn(log: &Path) -> Result<Child> {
     let mut command = Command::new(&program);
     command.args(std::env::args_os().skip(1)).arg(FLAG);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+    // A service manager that started this command does not mean the one in the background.
+    for variable in service_manager::VARIABLES {
+        command.env_remove(variable);
+    }
     command.spawn().with_context(|| format!("run {}", program.display()))
 }
 

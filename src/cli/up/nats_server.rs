@@ -28,7 +28,7 @@ use super::{
     login::Login,
     process::{Process, end_with_this_process},
 };
-use lattice_base::trusted;
+use lattice_base::{service_manager, trusted};
 
 /// How long a look at an address may take, with everything.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -182,6 +182,9 @@ impl NatsServer {
         let mut command = Command::new(binary);
         command.arg("--config").arg(&config).arg("--log").arg(&log);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(early).kill_on_drop(true);
+        for variable in service_manager::VARIABLES {
+            command.env_remove(variable);
+        }
         // A Ctrl-C in the terminal is for the host, which stops the server after itself.
         #[cfg(unix)]
         command.process_group(0);

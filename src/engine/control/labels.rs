@@ -11,7 +11,7 @@ use lattice_protocol::control::{
 
 /// The part of a message that all labels together may take, one of so many: pings, inventories and
 /// heartbeats have them.
-const LABELS_PART: usize = 8;
+pub(crate) const LABELS_PART: usize = 8;
 
 impl Server {
     pub(super) fn put_label(&self, PutLabel { key, value }: PutLabel) -> Answer {

@@ -142,12 +142,24 @@ impl HostState {
         self.labels.rcu(|labels| {
             let mut changed = Pairs::clone(labels);
             changed.insert(key.to_owned(), value.to_owned());
-            let bytes = changed.iter().map(|(key, value)| key.len() + value.len()).sum();
-            outcome = match () {
-                () if changed.len() > LABELS_MAX => Err(LabelError::TooMany),
-                () if bytes > bytes_max => Err(LabelError::NoRoom { bytes, bytes_max }),
-                () => Ok(()),
-            };
+            outcome = check_room(&changed, bytes_max);
+            if outcome.is_ok() { Arc::new(changed) } else { Arc::clone(labels) }
+        });
+        outcome
+    }
+
+    /// Takes the labels that the settings have now in place of those they had before, all or none,
+    /// unless there is no room for them. Labels that clients set meanwhile stay.
+    pub fn replace_labels(
+        &self,
+        before: &Pairs,
+        now: &Pairs,
+        bytes_max: usize,
+    ) -> Result<(), LabelError> {
+        let mut outcome = Ok(());
+        self.labels.rcu(|labels| {
+            let changed = relabelled(labels, before, now);
+            outcome = check_room(&changed, bytes_max);
             if outcome.is_ok() { Arc::new(changed) } else { Arc::clone(labels) }
         });
         outcome
@@ -245,6 +257,26 @@ impl HostState {
         }
         heartbeat
     }
+}
+
+/// Checks whether a host may have these labels.
+fn check_room(labels: &Pairs, bytes_max: usize) -> Result<(), LabelError> {
+    let bytes = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    match () {
+        () if labels.len() > LABELS_MAX => Err(LabelError::TooMany),
+        () if bytes > bytes_max => Err(LabelError::NoRoom { bytes, bytes_max }),
+        () => Ok(()),
+    }
+}
+
+/// Returns labels after those of the settings changed. A label that the settings do not have any
+/// more goes if it has the value they gave it.
+fn relabelled(current: &Pairs, before: &Pairs, now: &Pairs) -> Pairs {
+    let mut changed = current.clone();
+    changed.retain(|key, value| now.contains_key(key) || before.get(key) != Some(value));
+    let fresh = now.iter().filter(|(key, value)| before.get(*key) != Some(*value));
+    changed.extend(fresh.map(|(key, value)| (key.clone(), value.clone())));
+    changed
 }
 
 /// Bytes that an inventory has for these actors.
@@ -452,6 +484,36 @@ mod tests {
         state.begin_stop();
         assert_eq!(told(&state), (Some("stopping".into()), json!("stopping")));
         assert!(state.stopping_since_ms().is_some());
+    }
+
+    #[test]
+    fn labels_of_the_settings_change_and_those_of_clients_stay() {
+        for (current, before, now, expected) in [
+            ("zone=a", "zone=a", "zone=b", "zone=b"),
+            ("zone=a rack=7", "zone=a", "", "rack=7"),
+            ("zone=by-hand", "zone=a", "", "zone=by-hand"),
+            ("zone=by-hand", "zone=a", "zone=a", "zone=by-hand"),
+            ("zone=by-hand", "zone=a", "zone=b", "zone=b"),
+            ("", "zone=a", "zone=a", ""),
+            ("rack=7", "", "zone=a", "rack=7 zone=a"),
+        ] {
+            let [current, before, now, expected] = [current, before, now, expected].map(pairs);
+            assert_eq!(relabelled(&current, &before, &now), expected, "{current:?} {now:?}");
+        }
+        let state = state();
+        let before = state.labels();
+        let long = pairs("zone=much-longer-than-that");
+        assert!(matches!(
+            state.replace_labels(&before, &long, 10),
+            Err(LabelError::NoRoom { bytes: 25, bytes_max: 10 })
+        ));
+        assert_eq!(state.labels(), before);
+    }
+
+    /// Reads labels as in `zone=a rack=7`.
+    fn pairs(text: &str) -> Pairs {
+        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     #[test]

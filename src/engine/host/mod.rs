@@ -16,6 +16,7 @@ mod config_service;
 pub mod face;
 mod metadata;
 mod names;
+mod reload;
 mod run;
 
 use std::{sync::Arc, time::Duration};
@@ -51,7 +52,7 @@ use lattice_base::{
     },
     presence::Presence,
     registry::{
-        self,
+        self, Registry,
         credentials::{Logins, Registries},
     },
     shutdown::Lifeline,
@@ -75,6 +76,7 @@ pub struct Host {
     actors: actors::Handle,
     providers: providers::Handle,
     kept: KeptStarts,
+    registry: Registry,
     /// Ends what goes on after the control interface was closed.
     stop: CancellationToken,
     control_tasks: TaskTracker,

@@ -96,6 +96,7 @@ impl Host {
             actors: built.actors,
             providers: built.providers,
             kept: built.kept,
+            registry: built.registry,
             stop: built.stop,
             control_tasks,
             stop_requests,

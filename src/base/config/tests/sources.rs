@@ -475,3 +475,28 @@ fn rows_show_every_setting_and_no_secret() {
     let keys = loaded.table.rows().iter().filter(|row| !row.key.starts_with("label.")).count();
     assert_eq!(keys, settings::all().count());
 }
+
+#[test]
+fn settings_that_differ_from_an_earlier_reading_are_named_without_their_values() {
+    let machine = Machine::new().env("WASMCLOUD_JS_DOMAIN", "core");
+    let machine =
+        machine.file(".env", "HOST_zone=a\nHOST_rack=7\nWASMCLOUD_NATS_TOKEN=first-secret\n");
+    let before = machine.load().expect("it is read").table;
+    assert!(before.differences(&before).is_empty());
+    let machine = machine.file(
+        ".env",
+        "HOST_zone=b\nHOST_row=2\nWASMCLOUD_NATS_TOKEN=second-secret\nWASMCLOUD_LOG_LEVEL=debug\n",
+    );
+    let after = machine.load().expect("it is read").table;
+    let expected = [
+        "ctl_token",
+        "log_level",
+        "nats_token",
+        "prov_rpc_token",
+        "rpc_token",
+        "label.rack",
+        "label.row",
+        "label.zone",
+    ];
+    assert_eq!(after.differences(&before), expected);
+}

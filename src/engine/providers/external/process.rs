@@ -48,7 +48,7 @@ use super::{
     output::{self, Source, Stream},
 };
 use crate::journal::Journal;
-use lattice_base::{config::Environment, providers::archive::this_target};
+use lattice_base::{config::Environment, providers::archive::this_target, service_manager};
 
 /// Passed on without being asked for: what the provider logs, and without what Windows starts no
 /// program.
@@ -115,14 +115,16 @@ fn advice(cause: &io::Error) -> &'static str {
 }
 
 /// The environment of a provider process: the variables that always go, those of `access`, and
-/// those named by the setting `provider_env`, which win.
+/// those named by the setting `provider_env`, which win. Those of a service manager never go: a
+/// provider could speak to it as the host.
 pub fn environment(
     env: &dyn Environment,
     named: &[String],
     access: &Access,
 ) -> Vec<(String, String)> {
     let passed = env.vars().into_iter().filter(|(name, _)| {
-        VARIABLES.contains(&&**name) || named.iter().any(|wanted| wanted == name)
+        (VARIABLES.contains(&&**name) || named.iter().any(|wanted| wanted == name))
+            && !service_manager::VARIABLES.contains(&&**name)
     });
     access
         .environment
@@ -532,9 +534,10 @@ mod tests {
             ("PATH", "/bin"),
             ("RUST_LOG", "info"),
             ("WASMCLOUD_CLUSTER_SEED", "SC"),
+            ("NOTIFY_SOCKET", "/run/systemd/notify"),
         ]);
         assert_eq!(environment(&host, &[], &access(&[])), pairs(&[("RUST_LOG", "info")]));
-        let named = ["PATH".to_owned(), "UNSET".to_owned()];
+        let named = ["PATH", "UNSET", "NOTIFY_SOCKET"].map(str::to_owned);
         assert_eq!(
             environment(&host, &named, &access(&[])),
             pairs(&[("PATH", "/bin"), ("RUST_LOG", "info")])

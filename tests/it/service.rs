@@ -1,0 +1,228 @@
+//! A host under a service manager: what the manager hears, what signals bring about, and the files
+//! of the service.
+
+use std::{io::ErrorKind, os::unix::net::UnixDatagram, path::Path};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    commands::User,
+    harness::{
+        CLUSTER_SEED, ECHO, PATIENCE, Server,
+        client::ctl_2024,
+        eventually, example, host,
+        process::{Process, command, member, output, stderr},
+    },
+};
+
+/// The time that the manager of these tests bears silence, in microseconds.
+const WATCHDOG_USEC: &str = "1000000";
+
+/// A service manager with the socket that it names to its service.
+struct Manager {
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn listen(dir: &Path) -> Self {
+        let socket = UnixDatagram::bind(dir.join("notify")).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self { socket, heard: Vec::new() }
+    }
+
+    /// Waits for a message that begins so.
+    fn hears(&mut self, beginning: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let bytes = match self.socket.recv(&mut buffer) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("{beginning:?} after {:#?}: {error}", self.heard),
+            };
+            let message = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
+            self.heard.push(message.clone());
+            if message.starts_with(beginning) {
+                return message;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_hears_of_a_host_from_its_start_to_its_stop() {
+    let server = Server::shared().await;
+    let dir = TempDir::new().unwrap();
+    let mut manager = Manager::listen(dir.path());
+    let mut process = Process::start(
+        member(dir.path(), &server)
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .env("WATCHDOG_USEC", WATCHDOG_USEC),
+    );
+    let ready = manager.hears("READY=1");
+    assert!(ready.contains(&format!("in lattice {}", server.lattice())), "{ready}");
+    // Ready means that commands are taken: nothing is waited for here.
+    assert_eq!(ctl_2024(&server).await.get_hosts().await.unwrap().len(), 1);
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
+
+    process.line("ready");
+    process.signal(Signal::HUP);
+    let reloading = manager.hears("RELOADING=1");
+    let time = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
+    let time: u64 = time.and_then(|time| time.parse().ok()).expect("a time");
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = u64::try_from(now.tv_sec).unwrap() * 1_000_000;
+    assert!(time > 0 && time <= now + 1_000_000, "{time} is a time of the clock at {now}");
+    manager.hears("READY=1");
+    process.line("settings reloaded");
+    manager.hears("WATCHDOG=1");
+
+    process.signal(Signal::TERM);
+    manager.hears("STOPPING=1");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watchdog_that_watches_another_process_is_not_fed() {
+    let server = Server::shared().await;
+    let dir = TempDir::new().unwrap();
+    let mut manager = Manager::listen(dir.path());
+    let mut process = Process::start(
+        member(dir.path(), &server)
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .env("WATCHDOG_USEC", "20000")
+            .env("WATCHDOG_PID", "1"),
+    );
+    manager.hears("READY=1");
+    process.signal(Signal::TERM);
+    manager.hears("STOPPING=1");
+    assert_eq!(process.exit_code(), Some(0));
+    assert!(!manager.heard.iter().any(|message| message == "WATCHDOG=1"), "{:#?}", manager.heard);
+}
+
+/// Writes the variables that a host reads from its directory.
+fn write_env(dir: &Path, text: &str) {
+    std::fs::write(dir.join(".env"), text).expect("a file of variables");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reloads_what_a_host_takes_while_it_runs_and_names_the_rest() {
+    let server = Server::shared().await;
+    let dir = TempDir::new().unwrap();
+    write_env(dir.path(), "HOST_zone=a\nHOST_rack=7\nWASMCLOUD_LOG_LEVEL=info\n");
+    let mut process = Process::start(&mut member(dir.path(), &server));
+    process.line("ready");
+    let user = User::of(&server);
+
+    write_env(
+        dir.path(),
+        "HOST_zone=b\nWASMCLOUD_LOG_LEVEL=debug\nWASMCLOUD_SHUTDOWN_TIMEOUT_MS=9000\n",
+    );
+    process.signal(Signal::HUP);
+    process.line("[debug] the level of the log");
+    let taken = process.line("settings reloaded");
+    assert!(taken.contains("log_level, label.rack, label.zone"), "{taken}");
+    let waiting = process.line("take effect with the next start");
+    assert!(waiting.contains("shutdown_timeout_ms"), "{waiting}");
+    let hosts = user.json(&["get", "hosts"]).await;
+    let labels = &hosts["hosts"][0]["labels"];
+    assert!(labels["zone"] == "b" && labels.get("rack").is_none(), "{labels}");
+
+    // The second time only what waits is told.
+    process.signal(Signal::HUP);
+    process.line("nothing changed");
+    process.line("take effect with the next start");
+
+    write_env(dir.path(), "HOST_zone=c\nWASMCLOUD_LOG_LEVEL=loud\n");
+    process.signal(Signal::HUP);
+    process.line("log_level");
+    process.line("nothing was reloaded");
+    let hosts = user.json(&["get", "hosts"]).await;
+    assert_eq!(hosts["hosts"][0]["labels"]["zone"], "b", "a mistake changes nothing at all");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_to_drain_leaves_its_work_to_others_and_ends_well() {
+    let server = Server::start().await;
+    let other = host(&server).start().await;
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(&mut member(dir.path(), &server));
+    process.line("ready");
+    let user = User::of(&server);
+    let own = eventually("both hosts answer", || async {
+        let hosts = user.json(&["get", "hosts"]).await;
+        let mut ids = hosts["hosts"].as_array()?.iter().filter_map(|host| host["id"].as_str());
+        ids.find(|id| *id != other.id).map(str::to_owned)
+    })
+    .await;
+    user.prints(&["start", "actor", &example("echo"), "--host-id", &own]).await;
+
+    process.signal(Signal::USR2);
+    process.line("drained, stopping");
+    assert_eq!(process.exit_code(), Some(0));
+    let told = user.json(&["get", "inventory", &other.id]).await;
+    assert_eq!(told["inventories"][0]["actors"][0]["id"], ECHO, "{told:#}");
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_alone_tells_what_ends_with_it_and_ends_well() {
+    let server = Server::start().await;
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(&mut member(dir.path(), &server));
+    process.line("ready");
+    User::of(&server).prints(&["start", "actor", &example("echo")]).await;
+    process.signal(Signal::USR2);
+    let left = process.line("goes nowhere else");
+    assert!(left.contains("there is no other host"), "{left}");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[test]
+fn the_file_of_a_service_can_be_looked_at_and_holds_no_secret() {
+    let dir = TempDir::new().unwrap();
+    let install = ["service", "install", "--print"];
+    let flags = ["--js-domain", "core", "--label", "zone=50% $a", "--env", "RUST_LOG=info"];
+    let printed = output(command(dir.path()).args(install).args(flags));
+    let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(printed.status.success(), "{}", stderr(&printed));
+    if cfg!(target_os = "linux") {
+        for line in [
+            "Type=notify",
+            "NotifyAccess=main",
+            "ExecReload=/bin/kill -HUP $MAINPID",
+            "Environment=\"RUST_LOG=info\"",
+        ] {
+            assert!(text.lines().any(|has| has == line), "{line} in {text}");
+        }
+        let words = "\"foreground\" \"--js-domain=core\" \"--label=zone=50%% $$a\"";
+        assert!(text.contains(words) && !text.contains("MemoryDenyWriteExecute"), "{text}");
+    }
+    for secret in [["--cluster-seed", CLUSTER_SEED], ["--env", "WASMCLOUD_CLUSTER_SEED=SCX"]] {
+        let refused = output(command(dir.path()).args(install).args(secret));
+        let told = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{told}");
+        assert!(told.contains("--cluster-seed-file FILE") && refused.stdout.is_empty(), "{told}");
+    }
+}
+
+#[test]
+fn a_machine_without_systemd_is_told_what_to_do_instead() {
+    if !cfg!(target_os = "linux") || Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    for verb in ["status", "uninstall"] {
+        let refused = output(command(dir.path()).args(["service", verb]));
+        let told = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{verb}: {told}");
+        assert!(
+            told.contains("systemd does not run") && told.contains("host foreground"),
+            "{told}"
+        );
+    }
+}
