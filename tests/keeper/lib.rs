@@ -38,7 +38,7 @@
 
 #![deny(unsafe_code)]
 
-/// Tells a process what it is; [`role`] has the values.
+/// The variable of the environment that tells a process of these what it is.
 pub const VARIABLE: &str = "HOST_TESTS";
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
