@@ -268,9 +268,12 @@ impl Example {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("lattice.json"), file.to_string()).unwrap();
         let mut command = Command::new(Self::build().await);
-        command
-            .arg(dir.path().join("lattice.json"))
-            .args(["--nats-url", &server.url(), "--lattice", server.lattice()]);
+        command.arg(dir.path().join("lattice.json")).args([
+            "--nats-url",
+            &server.url(),
+            "--lattice",
+            server.lattice(),
+        ]);
         let mut service = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let seen = Arc::new(Mutex::new(String::new()));
         let outputs: [Box<dyn std::io::Read + Send>; 2] =

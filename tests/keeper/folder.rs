@@ -1,7 +1,7 @@
 //! The folder of a run: whatever its processes make in `TMPDIR` is in there.
 //!
-//! Its name has the number of the keeper, which holds a lock on a file in it. A folder whose lock is
-//! free belongs to nobody any more.
+//! Its name has the number of the keeper, which holds a lock on a file in it. A folder whose lock
+//! is free belongs to nobody any more.
 
 use std::{
     fs::{self, DirEntry, File, Permissions},

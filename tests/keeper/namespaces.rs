@@ -1,8 +1,10 @@
 //! The network namespaces that the walk of two machines makes, and its interfaces.
 //!
-//! Their names have the number of the process that made them (`examples/two-machines/walk/netns.rs`):
-//! `lattice-walk-PID-N`, `lwPID`, `lwPIDwN` and `lwPIDnN`. Those of a process that is gone belong to
-//! nobody.
+//! Their names have the number of the process that made them:
+//! `lattice-walk-PID-N`, `lwPID`, `lwPIDwN` and `lwPIDnN` (`examples/two-machines/walk/netns.rs`).
+//! Those of a process that is gone belong to nobody. The names of interfaces are short, so others
+//! may have such names by chance: they are only removed with a namespace, or for a process that is
+//! known to be one of tests.
 
 use std::{
     collections::BTreeSet,
@@ -14,14 +16,18 @@ use std::{
 const NAMESPACES: &str = "/run/netns";
 const INTERFACES: &str = "/sys/class/net";
 
-/// Removes what belongs to nobody; returns what that was.
-pub fn remove_abandoned() -> Vec<String> {
-    let namespaces = abandoned(NAMESPACES, namespace_owner);
+/// Removes what belongs to nobody any more, and what belonged to this process of tests, which is
+/// gone; returns what that was.
+pub fn remove_abandoned(tests: Option<u32>) -> Vec<String> {
+    let namespaces = names_in(NAMESPACES, |name| namespace_owner(name).is_some_and(is_gone));
     for name in &namespaces {
         ip(&["netns", "del", name]);
     }
+    let owners = namespaces.iter().filter_map(|name| namespace_owner(name));
+    let owners: BTreeSet<u32> = owners.chain(tests).collect();
     // After the namespaces, which take some of them along.
-    let interfaces = abandoned(INTERFACES, interface_owner);
+    let interfaces =
+        names_in(INTERFACES, |name| interface_owner(name).is_some_and(|id| owners.contains(&id)));
     for name in &interfaces {
         ip(&["link", "del", name]);
     }
@@ -29,11 +35,10 @@ pub fn remove_abandoned() -> Vec<String> {
     namespaces.chain(interfaces.iter().map(|name| format!("network interface {name}"))).collect()
 }
 
-/// Returns the names in a directory whose owners are gone.
-fn abandoned(directory: &str, owner: fn(&str) -> Option<u32>) -> BTreeSet<String> {
+fn names_in(directory: &str, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| owner(name).is_some_and(is_gone)).collect()
+    names.filter(|name| is_wanted(name)).collect()
 }
 
 fn is_gone(process: u32) -> bool {

@@ -184,11 +184,10 @@ mod tests {
     fn a_process_is_read_whatever_its_name_is() {
         for (stat, expected) in [
             ("7 (sleep) S 1 7 7 0", Some(process(7, 1))),
-            ("7 (a) S 9 (b) Z 1 7", Some(Process {
-                name: "a) S 9 (b".to_owned(),
-                state: 'Z',
-                ..process(7, 1)
-            })),
+            (
+                "7 (a) S 9 (b) Z 1 7",
+                Some(Process { name: "a) S 9 (b".to_owned(), state: 'Z', ..process(7, 1) }),
+            ),
             ("7 (sleep) S", None),
             ("", None),
         ] {

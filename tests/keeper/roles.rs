@@ -61,8 +61,8 @@ enum Role {
     Free,
 }
 
-/// Returns what a process is, from the text of [`VARIABLE`] and the number of its parent. Programs
-/// that tests start have the text of the tests, and another parent; they are below a keeper already.
+/// Returns what a process is, from the text of [`VARIABLE`] and the number of its parent. What
+/// tests start has the text of the tests, and another parent; it is below a keeper already.
 fn role(word: Option<&str>, is_list: bool, parent: i32) -> Role {
     let Some(word) = word.filter(|word| !word.is_empty()) else {
         return if is_list { Role::Free } else { Role::Front };
@@ -90,7 +90,7 @@ fn front(arguments: &[OsString]) {
     // Either the keeper was killed itself, or it shows how the tests ended and has left nothing.
     if status.is_none_or(WaitStatus::signaled) {
         processes::end_all();
-        namespaces::remove_abandoned();
+        namespaces::remove_abandoned(None);
         let _ = folder::remove(&folder::of(keeper));
     }
     end_as(status)
@@ -99,7 +99,7 @@ fn front(arguments: &[OsString]) {
 /// Runs the tests to their end, and ends what they left.
 fn keeper(arguments: &[OsString], front: Option<Pid>) -> ! {
     folder::remove_abandoned();
-    namespaces::remove_abandoned();
+    namespaces::remove_abandoned(None);
     let folder = folder::Folder::make();
     let tests = match start(arguments, folder.as_ref()) {
         Ok(tests) => tests,
@@ -119,7 +119,7 @@ fn keeper(arguments: &[OsString], front: Option<Pid>) -> ! {
         Vec::new()
     };
     let mut left = Left { found, stuck: processes::end_all() };
-    let namespaces = namespaces::remove_abandoned();
+    let namespaces = namespaces::remove_abandoned(u32::try_from(tests.as_raw_pid()).ok());
     if status.is_some_and(WaitStatus::exited) {
         left.found.extend(namespaces);
     }
