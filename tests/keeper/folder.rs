@@ -12,9 +12,10 @@ use std::{
 
 use rustix::process::{Pid, getpid};
 
-const PREFIX: &str = "host-tests-";
-/// The file that is locked.
-const OWNER: &str = "owner";
+/// Short, since Chromium has a socket in here, whose path may have 108 bytes.
+const PREFIX: &str = "htests-";
+/// The file that is locked. No other program's folder has one of this name.
+const OWNER: &str = "keeper-of-host-tests.lock";
 
 pub struct Folder {
     path: PathBuf,

@@ -25,7 +25,8 @@ const ENDING: &str = "HOST_TESTS_ENDING";
 /// More than a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Five processes: a child, one with a session of its own, one whose parent is gone and that has an
-/// empty environment, one that is frozen, and one below it. All have the file in their arguments.
+/// empty environment, one that is frozen, and one below it. All have the file in their arguments,
+/// and so has the shell that starts them and waits.
 const FORGOTTEN: &str = r#"
     tail -f "$0" &
     setsid tail -f "$0" &
@@ -46,7 +47,7 @@ fn scene() {
         shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs");
         eventually("all of them run", || marked(&place).len() > FORGOTTEN_COUNT);
     }
-    TempDir::new().expect("a directory").keep();
+    let _forgotten = TempDir::new().expect("a directory").keep();
     let folder = std::env::temp_dir();
     let told = format!("{} {} {}", std::process::id(), parent_id(), folder.display());
     fs::write(place.join("draft"), told).expect("the numbers are told");
