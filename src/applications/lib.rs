@@ -18,6 +18,10 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+// Its tests leave nothing behind.
+#[cfg(test)]
+use lattice_test_keeper as _;
+
 pub mod api;
 pub mod attempts;
 pub mod commands;

@@ -21,6 +21,10 @@
 // Both panic where their reader is gone; `telemetry` prints.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+// Its tests leave nothing behind.
+#[cfg(test)]
+use lattice_test_keeper as _;
+
 pub mod backoff;
 pub mod budget;
 pub mod cached;

@@ -15,6 +15,10 @@
 // Both panic where their reader is gone; `terminal` prints.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+// Its tests leave nothing behind.
+#[cfg(test)]
+use lattice_test_keeper as _;
+
 pub mod args;
 pub mod bench;
 mod clock;

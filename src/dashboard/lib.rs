@@ -21,6 +21,10 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+// Its tests leave nothing behind.
+#[cfg(test)]
+use lattice_test_keeper as _;
+
 mod actor;
 mod alerts;
 mod api;

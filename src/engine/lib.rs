@@ -43,6 +43,10 @@
 #![deny(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+// Its tests leave nothing behind.
+#[cfg(test)]
+use lattice_test_keeper as _;
+
 pub mod actors;
 pub mod attention;
 pub mod control;

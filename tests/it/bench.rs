@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::harness::{
     eventually,
-    process::{command, output, stderr},
+    process::{Running, command, output, stderr},
 };
 
 /// Temporary files of the run lie in a directory of this test.
@@ -98,7 +98,7 @@ async fn a_run_that_is_ended_or_killed_leaves_no_process() {
     for signal in [Signal::TERM, Signal::KILL] {
         let dir = TempDir::new().expect("a directory");
         let mut run = bench(dir.path(), &["http", "--seconds", "60"]);
-        let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        let mut child = Running::start(run.stdout(Stdio::null()).stderr(Stdio::null()));
         let temporary = dir.path().join("tmp");
         eventually("a server and a host run", async || {
             (processes_of(&temporary).len() >= 2).then_some(())

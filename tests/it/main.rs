@@ -1,5 +1,8 @@
 //! The integration tests: real servers, real clients, one module per concern.
 
+// Nothing that these tests start or make outlives them.
+use lattice_test_keeper as _;
+
 mod harness;
 
 // The example that makes a hub is where operators and authorities come from.

@@ -50,6 +50,7 @@ use crate::harness::{
     external::{Redis, pack, program, public_key},
     jwt::operator,
     pki::Authority,
+    process::Running,
 };
 
 const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
@@ -414,15 +415,13 @@ async fn nothing_it_starts_outlives_it() {
 #[tokio::test]
 async fn a_killed_host_leaves_no_provider_behind() {
     let server = Server::shared().await;
-    let mut host = Command::new(program("run_provider"))
+    let mut command = Command::new(program("run_provider"));
+    command
         .arg("--executable")
         .arg(program("provider_kvmemory"))
         .args(["--provider", &public_key("provider_kvmemory"), "--nats", &server.url()])
-        .args(["--lattice", server.lattice()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the example runs");
+        .args(["--lattice", server.lattice()]);
+    let mut host = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut line = String::new();
     BufReader::new(host.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pid: u32 = line.trim().parse().expect("the number of the process");

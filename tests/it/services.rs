@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -21,6 +21,7 @@ use crate::harness::{
     ECHO, Events, KVCOUNTER, PINGER, PONGER, Server, TestHost,
     client::{self, Caller, answering, ctl_2024, http_request, start},
     eventually, example, external, host,
+    process::Running,
     registry::{PASSWORD, RegistryServer, USER},
     text,
 };
@@ -253,7 +254,7 @@ async fn no_answer_of_the_policy_service_is_a_denial_that_is_not_kept() {
 
 /// The example service, with a file of its own; killed when dropped.
 struct Example {
-    child: Child,
+    _service: Running,
     dir: TempDir,
     seen: Arc<Mutex<String>>,
 }
@@ -266,16 +267,17 @@ impl Example {
     async fn start(server: &Server, file: &Value) -> Self {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("lattice.json"), file.to_string()).unwrap();
-        let mut child = Command::new(Self::build().await)
-            .arg(dir.path().join("lattice.json"))
-            .args(["--nats-url", &server.url(), "--lattice", server.lattice()])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(Self::build().await);
+        command.arg(dir.path().join("lattice.json")).args([
+            "--nats-url",
+            &server.url(),
+            "--lattice",
+            server.lattice(),
+        ]);
+        let mut service = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let seen = Arc::new(Mutex::new(String::new()));
         let outputs: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+            [Box::new(service.stdout.take().unwrap()), Box::new(service.stderr.take().unwrap())];
         for output in outputs {
             let seen = Arc::clone(&seen);
             std::thread::spawn(move || {
@@ -285,7 +287,7 @@ impl Example {
                 }
             });
         }
-        let example = Self { child, dir, seen };
+        let example = Self { _service: service, dir, seen };
         example.says("answering on").await;
         example
     }
@@ -307,13 +309,6 @@ impl Example {
 
     async fn says(&self, text: &str) {
         eventually(text, || async { self.said().contains(text).then_some(()) }).await;
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -20,7 +20,7 @@ use crate::harness::{
     eventually, example,
     guests::{Signing, sign, wapc},
     host,
-    process::{Process, command, command_in, member, output, stderr},
+    process::{Process, Running, command, command_in, member, output, stderr},
     text,
 };
 
@@ -29,7 +29,7 @@ const EVIL: &str = "x\n12:00:00.000 [info] forged\r\u{1b}]0;title\u{7}\u{9b}2J\u
 
 /// A host whose standard error is read by the test, or not.
 struct Member {
-    child: Child,
+    child: Running,
     server: Server,
     dir: TempDir,
 }
@@ -39,12 +39,8 @@ impl Member {
     async fn start(log: impl Into<Stdio>, arguments: &[&str]) -> Self {
         let server = Server::shared().await;
         let dir = TempDir::new().unwrap();
-        let child = member(dir.path(), &server)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = member(dir.path(), &server);
+        let child = Running::start(command.args(arguments).stdin(Stdio::null()).stderr(log));
         Self { child, server, dir }
     }
 
@@ -87,13 +83,6 @@ impl Member {
         self.signal(Signal::TERM);
         events.next("host_stopped").await;
         assert_eq!(exit_code(&mut self.child).await, Some(0));
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -155,7 +144,7 @@ async fn a_host_serves_on_when_its_log_has_reached_the_limit_of_a_file() {
         .args(direct.get_args());
     limited.args(["--log-level", "trace"]).current_dir(dir.path()).env_clear();
     limited.envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let child = limited.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let child = Running::start(limited.stdin(Stdio::null()).stderr(log));
     let host = Member { child, server, dir };
     host.id().await;
     host.floods(2_000).await;
@@ -189,7 +178,7 @@ async fn a_reader_that_pauses_holds_nothing_up_and_learns_how_much_it_missed() {
 }
 
 /// A command on a terminal of its own, which ends when the returned process is killed.
-fn on_a_terminal(dir: &Path, server: &Server, before: &str) -> Child {
+fn on_a_terminal(dir: &Path, server: &Server, before: &str) -> Running {
     let direct = member(dir, server);
     let words = std::iter::once(direct.get_program()).chain(direct.get_args());
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
@@ -201,7 +190,8 @@ fn on_a_terminal(dir: &Path, server: &Server, before: &str) -> Child {
     script
         .envs(direct.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .env("SHELL", "/bin/sh");
-    script.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("script(1) of util-linux runs")
+    // It is script(1) of util-linux.
+    Running::start(script.stdin(Stdio::null()).stdout(Stdio::null()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +235,7 @@ async fn up_with(
         .stdin(Stdio::null())
         .stdout(writer.try_clone().unwrap())
         .stderr(writer);
-    let mut child = up.spawn().unwrap();
+    let mut child = Running::start(&mut up);
     // The command holds the other end of the pipe as long as it lives.
     drop(up);
     let mut reader = BufReader::new(reader);
@@ -674,7 +664,7 @@ async fn what_a_host_repeats_of_the_one_in_the_background_needs_no_reader() {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(writer);
-    let mut child = up.spawn().unwrap();
+    let mut child = Running::start(&mut up);
     drop(up);
     let mut first = [0; 1];
     reader.read_exact(&mut first).unwrap();

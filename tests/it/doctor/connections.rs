@@ -16,6 +16,7 @@ use crate::{
         jwt::{self, operator},
         nats::free_port,
         pki::{Authority, Certified},
+        process::Running,
     },
     hub_setup::operator::{Operator, keep},
 };
@@ -255,19 +256,14 @@ async fn tls_that_the_server_has_not_is_told_from_tls_that_is_not_trusted() {
 async fn a_server_that_wants_tls_first_is_recognised() {
     let (server, _authority) = tls_server("handshake_first: true");
     // Not by the harness, which waits for a greeting.
-    let mut child = std::process::Command::new(crate::harness::nats::binary())
-        .arg("--config")
-        .arg(server.dir().join("nats.cfg"))
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut command = std::process::Command::new(crate::harness::nats::binary());
+    command.arg("--config").arg(server.dir().join("nats.cfg"));
+    let _running = Running::start(command.stderr(std::process::Stdio::null()));
     crate::harness::eventually("it listens", || async {
         std::net::TcpStream::connect(server.address()).ok()
     })
     .await;
     let diagnosis = desk_at(&server.url()).diagnosis().await;
-    let _ = child.kill();
-    let _ = child.wait();
     diagnosis.says("nats-ctl", "wrong", &["wants TLS before it says a word", "handshake_first"]);
 }
 

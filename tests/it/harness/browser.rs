@@ -2,9 +2,9 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fantoccini::{
@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{eventually, nats::free_port, packages, within_patience};
+use super::{PATIENCE, eventually, nats::free_port, packages, process::Running, within_patience};
 
 /// The version of the rules that pages are held to.
 const AXE: &str = "axe-core@4.14.1";
@@ -51,14 +51,53 @@ pub fn pictures() -> PathBuf {
 
 /// A browser with one page; ends when dropped.
 pub struct Browser {
+    /// Ends before the client asks it for anything more.
+    _driver: Driver,
     pub client: Client,
-    driver: Child,
-    profile: TempDir,
     _turn: SemaphorePermit<'static>,
 }
 
 /// One browser at a time: they take the processor from tests that measure time.
 static TURN: Semaphore = Semaphore::const_new(1);
+
+/// A driver and all processes of its browser. Everything they write is in one directory, which all
+/// of them name in their arguments: also those that have a session of their own, and those that the
+/// driver would leave behind.
+struct Driver {
+    process: Running,
+    dir: TempDir,
+}
+
+impl Driver {
+    fn start(program: &Path, port: u16) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--port={port}"))
+            .env("TMPDIR", dir.path())
+            .env("XDG_CONFIG_HOME", dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self { process: Running::start(&mut command), dir }
+    }
+
+    /// The directory that a browser keeps everything in.
+    fn profile(&self) -> PathBuf {
+        self.dir.path().join("profile")
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.process.end();
+        // The browser may be starting processes at this moment.
+        let began = Instant::now();
+        while kill_all_of(self.dir.path()) > 0 && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
 
 /// Reads the console of a page.
 #[derive(Debug)]
@@ -90,14 +129,7 @@ impl Browser {
         .await
         .expect("the browser is installed");
         let port = free_port();
-        let mut command = Command::new(driver);
-        command
-            .arg(format!("--port={port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let driver = command.spawn().expect("chromedriver runs");
-        let profile = TempDir::new().expect("a profile");
+        let driver = Driver::start(&driver, port);
         let arguments = [
             "--headless=new",
             "--no-sandbox",
@@ -112,7 +144,7 @@ impl Browser {
             "--window-size=1440,1000",
         ];
         let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        arguments.push(format!("--user-data-dir={}", driver.profile().display()));
         let capabilities = json!({
             "browserName": "chrome",
             "goog:chromeOptions": { "binary": chromium, "args": arguments },
@@ -129,7 +161,7 @@ impl Browser {
             }
         })
         .await;
-        Self { client, driver, profile, _turn: turn }
+        Self { _driver: driver, client, _turn: turn }
     }
 
     pub async fn open(&self, url: &str) {
@@ -294,27 +326,20 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-        // A driver that is killed leaves its browser behind.
-        kill_all_of(&self.profile);
-    }
-}
-
-/// Kills all processes that name a directory in their arguments, as all of a browser do with its
-/// profile.
-fn kill_all_of(profile: &TempDir) {
-    let named = profile.path().as_os_str().as_encoded_bytes();
+/// Kills all processes that name a directory in their arguments; returns how many there were.
+fn kill_all_of(directory: &Path) -> usize {
+    let named = directory.as_os_str().as_encoded_bytes();
+    let mut killed = 0;
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let id = process.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(id) = id.and_then(Pid::from_raw) else { continue };
         let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         if arguments.windows(named.len()).any(|part| part == named) {
             let _ = kill_process(id, Signal::KILL);
+            killed += 1;
         }
     }
+    killed
 }
 
 #[derive(Debug)]

@@ -2,13 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Mutex,
 };
 
 use tempfile::TempDir;
 
-use super::{eventually, nats::free_port, packages};
+use super::{eventually, nats::free_port, packages, process::Running};
 
 /// The program of an example. `cargo test` builds all examples, `cargo test --test it` builds none:
 /// then, or when its source is younger, it is built here.
@@ -101,9 +101,9 @@ pub fn pack_program(example: &str, executable: &Path, out: &Path) {
     assert!(packed.expect("host runs").success(), "{example} is packed");
 }
 
-/// A Redis server of its own.
+/// A Redis server of its own; killed when dropped.
 pub struct Redis {
-    child: Child,
+    _server: Running,
     port: u16,
     _dir: TempDir,
 }
@@ -111,27 +111,15 @@ pub struct Redis {
 impl Redis {
     pub async fn start() -> Self {
         let (dir, port) = (TempDir::new().expect("a directory"), free_port());
-        let child = Command::new(packages::program("redis-server", "redis-server"))
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .arg("--dir")
-            .arg(dir.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server runs");
+        let mut command = Command::new(packages::program("redis-server", "redis-server"));
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(dir.path());
+        let server = Running::start(command.stdout(Stdio::null()));
         eventually("Redis listens", || async {
             std::net::TcpStream::connect(("127.0.0.1", port)).ok()
         })
         .await;
-        Self { child, port, _dir: dir }
+        Self { _server: server, port, _dir: dir }
     }
 
     pub fn url(&self) -> String {
@@ -143,12 +131,5 @@ impl Redis {
         let client = redis::Client::open(self.url()).expect("an address");
         let mut connection = client.get_multiplexed_async_connection().await.expect("connected");
         redis::cmd("GET").arg(key).query_async(&mut connection).await.expect("an answer")
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

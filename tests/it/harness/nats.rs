@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use super::eventually;
+use super::{eventually, process::Running};
 
 /// The domain of JetStream in the walk of the README.
 const DOMAIN: &str = "core";
@@ -30,7 +30,7 @@ const DOMAIN: &str = "core";
 /// A server as a test sees it. One of its own is killed when dropped, and can be stopped, frozen
 /// and configured; the shared one only gives a lattice.
 pub struct Server {
-    child: Option<Child>,
+    child: Option<Running>,
     /// `None` for the shared one.
     dir: Option<TempDir>,
     /// `host:port`; an IPv6 host in brackets.
@@ -42,8 +42,8 @@ pub struct Server {
 /// The server of all tests that do nothing to it.
 struct Shared {
     address: String,
-    /// Holds the guard's standard input. It is closed at the latest when this process ends, however
-    /// that happens; then the guard ends the server and removes its directory.
+    /// Holds the guard's standard input. It is closed when this process ends; then the guard ends
+    /// the server and removes its directory. The keeper of the tests waits for that.
     _guard: Child,
 }
 
@@ -205,14 +205,7 @@ impl Server {
     /// Kills the server as a power cut does.
     pub fn kill(&mut self) {
         assert!(self.dir.is_some(), "the server is the test's own");
-        self.end();
-    }
-
-    fn end(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.child = None;
     }
 
     /// Freezes it; returns when none of its threads runs any more.
@@ -234,22 +227,11 @@ impl Server {
     /// Starts it again on the same port with the same store.
     pub async fn resume(&mut self) {
         let log = fs::File::create(self.dir().join("nats.log")).expect("a log file");
-        let child = Command::new(binary())
-            .arg("--config")
-            .arg(self.dir().join("nats.cfg"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("nats-server runs");
-        self.child = Some(child);
+        let mut command = Command::new(binary());
+        command.arg("--config").arg(self.dir().join("nats.cfg"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = Some(Running::start(&mut command));
         listening(&self.address).await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

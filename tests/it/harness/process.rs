@@ -1,7 +1,12 @@
-//! The binary as a process of its own.
+//! The binary as a process of its own, and the programs of others that tests run beside it.
+//!
+//! Every process that goes on while a test does something else is a [`Running`], or is in a type
+//! whose end is its end. The keeper of the tests, `tests/keeper`, ends what is left when they were
+//! killed, and lets a run fail in which a test forgot a process.
 
 use std::{
     io::{BufRead, BufReader, Read},
+    ops::{Deref, DerefMut},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -11,10 +16,47 @@ use serde_json::Value;
 
 use super::{CLUSTER_SEED, PATIENCE, Server, nats};
 
+/// A child process that is killed when dropped.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts a program that must be there.
+    pub fn start(command: &mut Command) -> Self {
+        let started = command.spawn();
+        Self(started.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program())))
+    }
+
+    /// Kills it and waits for its end.
+    pub fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// A running `host` whose lines can be waited for, those of its log or those it prints; killed when
 /// dropped.
 pub struct Process {
-    child: Child,
+    child: Running,
     lines: mpsc::Receiver<String>,
     pub seen: Vec<String>,
 }
@@ -30,8 +72,11 @@ pub fn command(dir: &Path) -> Command {
         .env("NATS_SERVER", nats::binary());
     // Those that are about the dashboard say so.
     command.env("WASMCLOUD_DASHBOARD_PORT", "0");
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
+    // The keeper of the tests removes what is made in the folder of the run.
+    for name in ["PATH", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
     }
     std::fs::create_dir_all(dir.join("home")).expect("a home");
     command
@@ -62,21 +107,19 @@ pub fn member(dir: &Path, server: &Server) -> Command {
 impl Process {
     /// A host, for the lines of its log.
     pub fn start(command: &mut Command) -> Self {
-        let mut child =
-            command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
+        let mut child = Running::start(command.stderr(Stdio::piped()).stdin(Stdio::null()));
         let log = child.stderr.take().expect("piped");
         Self::of(child, log)
     }
 
     /// A command that goes on, for the lines it prints.
     pub fn printing(command: &mut Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().expect("host runs");
+        let mut child = Running::start(command.stdout(Stdio::piped()).stdin(Stdio::null()));
         let printed = child.stdout.take().expect("piped");
         Self::of(child, printed)
     }
 
-    fn of(child: Child, source: impl Read + Send + 'static) -> Self {
+    fn of(child: Running, source: impl Read + Send + 'static) -> Self {
         let (sender, lines) = mpsc::channel();
         let source = BufReader::new(source);
         std::thread::spawn(move || {
@@ -131,13 +174,6 @@ impl Process {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         panic!("the process did not end; its log: {:#?}", self.seen)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

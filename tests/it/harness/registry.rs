@@ -6,7 +6,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU16, Ordering},
@@ -31,6 +31,7 @@ use super::{
     nats::free_port,
     packages,
     pki::{Authority, Certified},
+    process::Running,
 };
 
 /// The login of registries that want one.
@@ -50,7 +51,7 @@ fn binary() -> &'static Path {
 
 /// A running registry; killed when dropped.
 pub struct RegistryServer {
-    child: Option<Child>,
+    child: Option<Running>,
     dir: TempDir,
     address: String,
     auth: RegistryAuth,
@@ -118,24 +119,16 @@ impl RegistryServer {
             .append(true)
             .open(self.log_path())
             .expect("a log file");
-        let child = Command::new(binary())
-            .arg("serve")
-            .arg(self.dir.path().join("config.yml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the log file"))
-            .stderr(log)
-            .spawn()
-            .expect("docker-registry runs");
-        self.child = Some(child);
+        let mut command = Command::new(binary());
+        command.arg("serve").arg(self.dir.path().join("config.yml")).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("the log file")).stderr(log);
+        self.child = Some(Running::start(&mut command));
         eventually("the registry listens", || async { TcpStream::connect(&self.address).ok() })
             .await;
     }
 
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.child = None;
     }
 
     /// Loses all images.
@@ -228,12 +221,6 @@ impl RegistryServer {
         let client = self.client();
         client.store_auth_if_needed(&self.address, &self.auth).await;
         client.push_manifest(&reference, &OciManifest::ImageIndex(index)).await.expect("pushed");
-    }
-}
-
-impl Drop for RegistryServer {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

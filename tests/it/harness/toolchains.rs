@@ -119,7 +119,7 @@ impl Recipe {
             return component;
         }
         fs::create_dir_all(&guests).expect("a directory for guests");
-        let place = TempDir::new_in(&guests).expect("a directory to build in");
+        let place = place_to_build(&guests);
         for (path, content) in sources {
             let path = place.path().join(path);
             fs::create_dir_all(path.parent().expect("a file has a directory")).expect("made");
@@ -159,6 +159,29 @@ impl Recipe {
         (sources, self.directory, &self.client, self.component).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// The beginning of the name of a directory to build in; the number of its process follows.
+const PLACE_PREFIX: &str = "building-";
+
+/// Returns a directory to build in, and removes those of processes that are gone. It is where the
+/// component is kept, since a component cannot be moved in one step to another disk.
+fn place_to_build(guests: &Path) -> TempDir {
+    for entry in fs::read_dir(guests).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if builder_of(&name).is_some_and(|builder| !Path::new("/proc").join(builder).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{PLACE_PREFIX}{}-", std::process::id());
+    let place = tempfile::Builder::new().prefix(&prefix).tempdir_in(guests);
+    place.expect("a directory to build in")
+}
+
+/// Returns the number of the process that builds in a directory of this name.
+fn builder_of(name: &str) -> Option<&str> {
+    let builder = name.strip_prefix(PLACE_PREFIX)?.split_once('-')?.0;
+    builder.parse::<u32>().is_ok().then_some(builder)
 }
 
 impl Client {
