@@ -630,12 +630,6 @@ pub struct Explain {
 }
 
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Exit codes: 0 nothing would break; 1 something would; 2 usage.\n\n\
-        Examples:\n  \
-        ./host-of-the-next-version upgrade-check\n  \
-        ./host-of-the-next-version upgrade-check --strict -o json"
-)]
 pub struct UpgradeCheck {
     /// Count warnings too, such as actors that only one host runs
     #[arg(long)]

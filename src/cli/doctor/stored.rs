@@ -2,11 +2,13 @@
 //! of each kind, and which it cannot read.
 //!
 //! Every entry is read, so the doctor leaves this to `host upgrade-check`. [`gather`] reads, and
-//! [`of_metadata`], [`of_desired`] and [`of_manifests`] judge one entry each, and ask nobody.
+//! [`of_metadata`], [`of_desired`], [`of_manifests`] and [`of_attention`] judge one entry each, and
+//! ask nobody.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::facts::{Facts, Unknown};
@@ -22,6 +24,7 @@ use lattice_protocol::{
         rollout::Rollout,
         stored::{BUCKET as MANIFESTS, Stored as Versions, model_key, set_key},
     },
+    attention::{self, Mark, parse_mark_key},
     desired::{self, Key as DesiredKey, Rejected, Trust, kept::Kept},
     history::{Audit, Happened, Kind as HistoryKind, Minute, Said, stream},
     links::{LinkChange, LinkDefinition, Table},
@@ -114,11 +117,13 @@ pub async fn gather(facts: &Facts) -> Result<Stored, Unknown> {
     let own = config.cluster.issuers.iter().chain([&config.cluster.public]).cloned();
     let trust = history::trust(lattice, hosts, own);
     let archive = History::new(nats.clone(), domain, lattice, trust.clone());
-    let (metadata, desired) = (keys::bucket(lattice), desired::bucket(lattice));
-    let (of_lattice, of_hosts, of_applications, past) = tokio::join!(
+    let metadata = keys::bucket(lattice);
+    let (desired, said) = (desired::bucket(lattice), attention::bucket(lattice));
+    let (of_lattice, of_hosts, of_applications, of_people, past) = tokio::join!(
         entries(nats, domain, &metadata),
         entries(nats, domain, &desired),
         entries(nats, domain, MANIFESTS),
+        entries(nats, domain, &said),
         timeout(HISTORY_TIMEOUT, past(&archive, &stream(lattice))),
     );
     let mut stored = Stored::default();
@@ -127,6 +132,7 @@ pub async fn gather(facts: &Facts) -> Result<Stored, Unknown> {
     stored.take(&metadata, of_lattice, |entry| Some(of_metadata(&mut table, entry)));
     stored.take(&desired, of_hosts, |entry| Some(of_desired(&trust, entry)));
     stored.take(MANIFESTS, of_applications, |entry| of_manifests(lattice, entry));
+    stored.take(&said, of_people, |entry| Some(of_attention(&trust, entry)));
     match past.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
         Ok(kinds) => stored.kinds.extend(kinds),
         Err(why) => stored.failed.push((stream(lattice), why)),
@@ -256,6 +262,21 @@ fn of_manifests(lattice: &str, entry: &Entry) -> Option<(&'static str, Reading)>
     Some(("manifests", unreadable.map_or(Reading::Fine, Reading::Unreadable)))
 }
 
+/// Reads an entry about what needs attention.
+fn of_attention(trust: &Trust, entry: &Entry) -> (&'static str, Reading) {
+    let Entry { key, value, .. } = entry;
+    if parse_mark_key(key).is_some() {
+        return ("marks", signed::<Mark>(trust, key, value));
+    }
+    match DesiredKey::parse(key) {
+        // A host that cannot read what was told tells it again.
+        _ if key == attention::TOLD => ("told items", signed::<Value>(trust, key, value)),
+        DesiredKey::Lease(_) => ("leases", read::<Lease>(value)),
+        DesiredKey::Renewal(_) => ("renewals", Reading::Fine),
+        _ => ("of later versions", Reading::Fine),
+    }
+}
+
 /// Reads the last of the history.
 async fn past(archive: &History, place: &str) -> Result<Vec<KindCount>, Unknown> {
     if !archive.is_there().await.map_err(|error| error.to_string())? {
@@ -344,6 +365,18 @@ mod tests {
         let (ours, theirs) = (authority(), authority());
         let entry = signed_entry(&theirs, "KEPT_N", &json!({ "items": [] }));
         assert_eq!(of_desired(ours.trust(), &entry), ("kept starts", Reading::Unproven));
+    }
+
+    #[test]
+    fn marks_are_told_from_leases() {
+        let ours = authority();
+        let of = |entry: Entry| of_attention(ours.trust(), &entry);
+        let mark = signed_entry(&ours, "MARK_host_lost", &json!({ "said": "mute", "mood": 1 }));
+        assert_eq!(of(mark), ("marks", Reading::Fine));
+        let later = signed_entry(&ours, "MARK_host_lost", &json!({ "said": "sing" }));
+        assert!(matches!(of(later), ("marks", Reading::Unreadable(_))));
+        assert_eq!(of(entry("LEASE_x", r#"{"owner":"N"}"#)), ("leases", Reading::Fine));
+        assert_eq!(of(entry("NEWS", "x")), ("of later versions", Reading::Fine));
     }
 
     #[test]

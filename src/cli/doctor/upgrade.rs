@@ -175,13 +175,10 @@ fn unread(stored: &Stored) -> Vec<Finding> {
 fn unreadable(kind: &KindCount) -> Option<Finding> {
     let first = kind.keys.first()?;
     let keys: Vec<&str> = kind.keys.iter().take(NAMED_MAX).map(|one| one.key.as_str()).collect();
-    let fix = match kind.place.strip_prefix("LATTICEHISTORY_") {
-        Some(_) => "it is left out of what is shown; nothing else comes of it".to_owned(),
-        None => format!(
-            "look at it with `nats kv get {} {}`; keep the binary that wrote it, or delete the entry if nobody needs it",
-            kind.place, first.key
-        ),
-    };
+    let fix = format!(
+        "look at it with `nats kv get {} {}`; keep the binary that wrote it, or delete the entry if nobody needs it",
+        kind.place, first.key
+    );
     let seen = format!(
         "{} of {} {} in {} cannot be read by this binary: {} ({})",
         kind.unreadable,
