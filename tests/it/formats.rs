@@ -4,8 +4,8 @@
 //!
 //! A test that fails here means that a lattice of that version could not be upgraded: the reader
 //! has to take the old form as well. What is read is written again just so; where that fails, hosts
-//! of that version may not read what this one writes, and `docs/src/operating/upgrade.md` has to say
-//! so.
+//! of that version may not read what this one writes, and `docs/src/operating/upgrade.md` has to
+//! say so.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 

@@ -119,12 +119,8 @@ mod tests {
 
     #[test]
     fn warnings_count_where_that_is_asked_for() {
-        let checked = |verdict: Verdict| Checked {
-            name: "hosts",
-            about: "",
-            verdict,
-            findings: Vec::new(),
-        };
+        let checked =
+            |verdict: Verdict| Checked { name: "hosts", about: "", verdict, findings: Vec::new() };
         for (verdicts, loose, strict) in [
             (vec![Verdict::Ok, Verdict::Note, Verdict::Skipped], 0, 0),
             (vec![Verdict::Warning], 0, 1),

@@ -208,7 +208,8 @@ fn of_desired(trust: &Trust, entry: &Entry) -> (&'static str, Reading) {
 fn kept(trust: &Trust, key: &str, value: &[u8]) -> Reading {
     match trust.verify::<Kept>(key, value) {
         Ok((kept, _)) if !kept.unknown.is_empty() => Reading::Unreadable(format!(
-            "{} of its starts are of kinds that this version does not know; they stay kept and are not started",
+            "{} of its starts are of kinds that this version does not know; they stay kept and are \
+             not started",
             kept.unknown.len()
         )),
         verified => judged(verified),
@@ -406,7 +407,10 @@ mod tests {
     #[test]
     fn no_value_is_quoted() {
         let ours = authority();
-        let link = json!([{ "actor_id": "M", "provider_id": "V", "link_name": "l", "contract_id": "c", "values": "hunter2" }]);
+        let link = json!([{
+            "actor_id": "M", "provider_id": "V", "link_name": "l", "contract_id": "c",
+            "values": "hunter2",
+        }]);
         let entry = signed_entry(&ours, "LINKS_shop", &link);
         let (_, Reading::Unreadable(why)) = of_desired(ours.trust(), &entry) else {
             panic!("values are a map");

@@ -1,7 +1,8 @@
 //! The checks of `host upgrade-check`: whether this binary can take over from the hosts that run.
 //!
 //! It looks at the lattice as the doctor does. Checks of the doctor that matter for an upgrade are
-//! taken over ([`CHECKS`]); those that are only here are [`versions`], [`entries`] and [`replicas`].
+//! taken over ([`CHECKS`]); those that are only here are [`versions`], [`entries`] and
+//! [`replicas`].
 
 use std::cmp::Ordering;
 
@@ -176,7 +177,8 @@ fn unreadable(kind: &KindCount) -> Option<Finding> {
     let first = kind.keys.first()?;
     let keys: Vec<&str> = kind.keys.iter().take(NAMED_MAX).map(|one| one.key.as_str()).collect();
     let fix = format!(
-        "look at it with `nats kv get {} {}`; keep the binary that wrote it, or delete the entry if nobody needs it",
+        "look at it with `nats kv get {} {}`; keep the binary that wrote it, or delete the entry \
+         if nobody needs it",
         kind.place, first.key
     );
     let seen = format!(
@@ -195,10 +197,11 @@ fn unproven(kind: &KindCount) -> Option<Finding> {
     (kind.unproven > 0).then(|| {
         Finding::warning(
             format!(
-                "{} of {} {} in {} are not signed by a cluster that is known here, or in another form: they do not count",
+                "{} of {} {} in {} are not signed by a cluster that is known here, or in another \
+                 form: they do not count",
                 kind.unproven, kind.entries, kind.kind, kind.place
             ),
-            "run this in the directory of a host, or add the cluster's public key to cluster_issuers",
+            "give this in the directory of a host, or add the cluster's key to cluster_issuers",
         )
     })
 }
@@ -245,10 +248,8 @@ fn only_there(row: &HostRow, hosts: usize) -> Option<Finding> {
         listed(&alone, all)
     );
     let fix = match hosts {
-        ..=1 => {
-            "start a second host, and there what runs here; or exchange the binary when nobody calls"
-                .to_owned()
-        }
+        ..=1 => "start a second host, and there what runs here; or exchange it when nobody calls"
+            .to_owned(),
         _ => format!(
             "host drain {name} before its binary is exchanged, or start it on another host too"
         ),

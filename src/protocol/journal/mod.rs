@@ -97,8 +97,7 @@ mod tests {
 
     #[test]
     fn a_line_of_a_level_that_only_a_later_version_knows_is_read() {
-        for (text, level) in
-            [("warn", Level::Warn), ("info", Level::Info), ("audit", Level::Info)]
+        for (text, level) in [("warn", Level::Warn), ("info", Level::Info), ("audit", Level::Info)]
         {
             let line = format!(r#"{{"number":1,"level":"{text}","text":"hello"}}"#);
             let read: Line = serde_json::from_str(&line).unwrap();

@@ -62,10 +62,11 @@ enum AnyItem {
 impl<'de> Deserialize<'de> for AnyItem {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        match value.get(KIND).and_then(Value::as_str) {
-            Some(kind) if !KINDS.contains(&kind) => Ok(Self::Unknown(value)),
-            _ => serde_json::from_value(value).map(Self::Known).map_err(D::Error::custom),
+        let kind = value.get(KIND).and_then(Value::as_str);
+        if kind.is_some_and(|kind| !KINDS.contains(&kind)) {
+            return Ok(Self::Unknown(value));
         }
+        serde_json::from_value(value).map(Self::Known).map_err(D::Error::custom)
     }
 }
 
