@@ -1,8 +1,7 @@
 //! The checks of `host upgrade-check`: whether this binary can take over from the hosts that run.
 //!
 //! It looks at the lattice as the doctor does. Checks of the doctor that matter for an upgrade are
-//! taken over ([`CHECKS`]); those that are only here are [`versions`], [`entries`] and
-//! [`replicas`].
+//! taken over ([`CHECKS`]); those that are only here are `versions`, `entries` and `replicas`.
 
 use std::cmp::Ordering;
 
