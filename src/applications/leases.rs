@@ -33,8 +33,9 @@ use lattice_protocol::{
 
 /// A lease as it lies in the bucket. Nobody has it if the owner is empty.
 #[derive(Debug, Serialize, Deserialize)]
-struct Lease {
-    owner: String,
+pub struct Lease {
+    /// The id of a host.
+    pub owner: String,
 }
 
 /// The leases of a lattice, as one host sees them. Cheap to clone.

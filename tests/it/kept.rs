@@ -18,18 +18,18 @@ use crate::harness::{
 };
 
 /// A host of a directory.
-struct Running {
+pub struct Running {
     process: Process,
-    id: String,
+    pub id: String,
 }
 
 impl Running {
     /// Starts the host of a directory, with these flags; returns when it is ready.
-    fn start(server: &Server, dir: &Path, flags: &[&str]) -> Self {
+    pub fn start(server: &Server, dir: &Path, flags: &[&str]) -> Self {
         Self::ready(Process::start(member(dir, server).args(flags)))
     }
 
-    fn ready(mut process: Process) -> Self {
+    pub fn ready(mut process: Process) -> Self {
         let started = process.line("started.");
         let words: Vec<&str> = started.split_whitespace().collect();
         let at = words.iter().position(|word| *word == "Host").expect("a host");
@@ -38,7 +38,7 @@ impl Running {
         Self { process, id }
     }
 
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         self.process.signal(Signal::TERM);
         assert_eq!(self.process.exit_code(), Some(0), "{:#?}", self.process.seen);
     }
@@ -61,7 +61,7 @@ impl Running {
         request(server, &subject, body).await.expect("an answer")
     }
 
-    async fn accepted(&self, server: &Server, tail: &str, body: Value) -> Value {
+    pub async fn accepted(&self, server: &Server, tail: &str, body: Value) -> Value {
         let answer = self.ask(server, tail, body).await;
         assert_eq!(answer["accepted"], true, "{tail}: {answer}");
         answer
@@ -109,7 +109,7 @@ impl Running {
     }
 
     /// Waits until just this runs.
-    async fn comes_to(&self, server: &Server, wanted: &[String]) {
+    pub async fn comes_to(&self, server: &Server, wanted: &[String]) {
         let mut wanted = wanted.to_vec();
         wanted.sort();
         eventually(&format!("it runs {wanted:?}"), async || {
@@ -145,7 +145,7 @@ fn stop(link_name: &str) -> Value {
     json!({ "provider_ref": http_client(), "link_name": link_name, "contract_id": "x" })
 }
 
-fn actor(reference: &str, max: u32) -> String {
+pub fn actor(reference: &str, max: u32) -> String {
     format!("{reference} {{}} {max}")
 }
 

@@ -61,7 +61,18 @@ pub const GROUPS: [(&str, &[&str]); 4] = [
     ),
     (
         "Find out",
-        &["doctor", "attention", "explain", "logs", "events", "audit", "top", "spy", "bench"],
+        &[
+            "doctor",
+            "upgrade-check",
+            "attention",
+            "explain",
+            "logs",
+            "events",
+            "audit",
+            "top",
+            "spy",
+            "bench",
+        ],
     ),
     (
         "Make and keep",

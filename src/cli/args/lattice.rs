@@ -630,6 +630,17 @@ pub struct Explain {
 }
 
 #[derive(Args, Debug)]
+pub struct UpgradeCheck {
+    /// Count warnings too, such as actors that only one host runs
+    #[arg(long)]
+    pub strict: bool,
+    #[command(flatten)]
+    pub form: Form,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+#[derive(Args, Debug)]
 #[command(after_help = "Exit codes: 0 nothing is wrong; 1 something is; 2 usage.")]
 pub struct Doctor {
     /// Only these checks; may be repeated

@@ -245,6 +245,18 @@ pub enum Command {
     Rollout(app::Rollout),
     /// Find out what is wrong, and how to mend it
     Doctor(lattice::Doctor),
+    /// Tell whether this binary can take over from the hosts that run
+    #[command(
+        long_about = "Tells whether this binary can take over from the hosts that run. It is given with the new binary, in the \
+            directory of a host, before the old one is exchanged. It compares versions, reads every entry of the lattice's \
+            buckets and the last hour of its history, looks for settings that it does not know and claims that are over, and \
+            names what only one host runs, which is away while that restarts. It changes nothing.",
+        after_help = "Examples:\n  \
+            ./host-of-the-next-version upgrade-check             what would break if it took over\n  \
+            ./host-of-the-next-version upgrade-check --strict    warnings make the exit code 1, too\n\n\
+            Exit codes: 0 nothing would break; 1 something would; 2 usage."
+    )]
+    UpgradeCheck(lattice::UpgradeCheck),
     /// Tell how a call is decided: claim, link, policy, replica, path; or why one failed, by its id
     Explain(lattice::Explain),
     /// Show what an actor or a provider logs, on whatever host

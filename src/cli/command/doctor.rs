@@ -52,18 +52,7 @@ impl View for Report {
 
     fn text(&self, page: &mut Page) {
         let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or(0);
-        for check in &self.checks {
-            lines(page, check, width);
-        }
-        page.gap();
-        page.line(format!(
-            "{} wrong, {} warnings, {} notes, {} in order, {} skipped",
-            self.count(Verdict::Wrong),
-            self.count(Verdict::Warning),
-            self.count(Verdict::Note),
-            self.count(Verdict::Ok),
-            self.count(Verdict::Skipped)
-        ));
+        write(page, self, width);
     }
 
     /// The checks that found something.
@@ -71,6 +60,22 @@ impl View for Report {
         let found = self.checks.iter().filter(|check| check.verdict >= Verdict::Warning);
         found.map(|check| check.name.to_owned()).collect()
     }
+}
+
+/// Writes the findings of all checks, whose names have this width, and how many there are.
+pub(super) fn write(page: &mut Page, report: &Report, width: usize) {
+    for check in &report.checks {
+        lines(page, check, width);
+    }
+    page.gap();
+    page.line(format!(
+        "{} wrong, {} warnings, {} notes, {} in order, {} skipped",
+        report.count(Verdict::Wrong),
+        report.count(Verdict::Warning),
+        report.count(Verdict::Note),
+        report.count(Verdict::Ok),
+        report.count(Verdict::Skipped)
+    ));
 }
 
 fn lines(page: &mut Page, check: &Checked, width: usize) {

@@ -50,6 +50,7 @@ mod start;
 mod stop;
 mod top;
 mod update;
+mod upgrade_check;
 mod watch;
 
 use std::{
@@ -155,6 +156,7 @@ async fn dispatch(terminal: &Terminal, settings: SettingArgs, command: Command) 
         Command::App(app) => manager::run(terminal, settings, app).await,
         Command::Rollout(args) => rollout::run(terminal, settings, args).await,
         Command::Doctor(doctor) => doctor::run(terminal, settings, doctor).await,
+        Command::UpgradeCheck(args) => upgrade_check::run(terminal, settings, args).await,
         Command::Explain(explain) => explain::run(terminal, settings, explain).await,
         Command::Logs(logs) => logs::run(terminal, settings, logs).await,
         Command::Events(events) => history::events(terminal, settings, events).await,

@@ -21,6 +21,7 @@ use super::{
     look::{self, Look},
     machine::{self, Machine},
     permissions::{self, Permissions},
+    stored::Stored,
 };
 use crate::session::Session;
 use lattice_base::{
@@ -90,6 +91,8 @@ pub struct Facts {
     pub lattice: Result<Seen, Unknown>,
     pub manager: Result<Option<ApplicationKeeper>, Unknown>,
     pub machine: Machine,
+    /// What the lattice keeps. Only an upgrade looks at it: every entry is read for it.
+    pub stored: Result<Stored, Unknown>,
 }
 
 /// The settings, and the problems found while reading them.
@@ -224,6 +227,7 @@ impl Facts {
             lattice: Err(why.to_owned()),
             manager: Err(why.to_owned()),
             machine: Machine::default(),
+            stored: Err(why.to_owned()),
         }
     }
 

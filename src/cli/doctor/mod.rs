@@ -11,6 +11,8 @@
 //!   with made-up facts; only [`files`] reads what the settings name. A family of checks has a
 //!   file, with the facts that only it needs.
 //!
+//! The checks before an upgrade are a list of their own, [`upgrade`].
+//!
 //! Nothing is changed by looking: subscriptions are made and ended, messages go to subjects nobody
 //! listens on, and what is written to the bucket asks to be refused. Secrets are in no finding.
 
@@ -30,7 +32,9 @@ mod permissions;
 mod running;
 mod services;
 mod settings;
+mod stored;
 mod trust;
+pub mod upgrade;
 
 use anyhow::Result;
 use serde::Serialize;

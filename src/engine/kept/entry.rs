@@ -66,7 +66,7 @@ impl KeptEntry {
         if let Some(rejected) = &self.record.rejected {
             return Ok(Loaded::Rejected(rejected.to_string()));
         }
-        if !kept.items.is_empty() && serial < seen {
+        if !kept.is_empty() && serial < seen {
             *kept = Kept::default();
             return Ok(Loaded::Rejected(format!(
                 "it is an older one (serial number {serial}) than this host has seen ({seen}), so somebody put it back"
@@ -93,7 +93,7 @@ impl KeptEntry {
         // A write that is not confirmed may have worked all the same.
         self.record.value = None;
         let HostContext { desired, authority, .. } = &*self.context;
-        if kept.items.is_empty() {
+        if kept.is_empty() {
             desired.delete(&self.key, Expect::Anything).await?;
             self.record.serial = self.record.serial.saturating_add(1);
             self.record.value = Some(kept);

@@ -556,7 +556,16 @@ impl Inner {
                 );
                 Kept::default()
             }
-            Loaded::Kept(kept) => kept,
+            Loaded::Kept(kept) => {
+                if !kept.unknown.is_empty() {
+                    warn!(
+                        items = kept.unknown.len(),
+                        "a later version of this host keeps things that this version does not know; they stay \
+                         kept and are not started"
+                    );
+                }
+                kept
+            }
             Loaded::Rejected(_) if self.forget => {
                 entry.replace();
                 Kept::default()

@@ -4,7 +4,7 @@ pub mod wire;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::serde_null::null_as_default;
 
@@ -12,7 +12,7 @@ use crate::serde_null::null_as_default;
 const LINE_COST: usize = 64;
 
 /// How important a line is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Trace,
@@ -23,7 +23,17 @@ pub enum Level {
     Error,
 }
 
+impl<'de> Deserialize<'de> for Level {
+    /// Levels that only a later version knows read as the usual one, so that its lines are read.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Ok(Self::ALL.into_iter().find(|level| level.name() == name).unwrap_or_default())
+    }
+}
+
 impl Level {
+    const ALL: [Self; 5] = [Self::Trace, Self::Debug, Self::Info, Self::Warn, Self::Error];
+
     /// Reads the level text of the logging contract; an unknown one counts as debug, as it did
     /// in 2022.
     pub fn parse(text: &str) -> Self {
@@ -78,5 +88,20 @@ pub struct Line {
 impl Line {
     pub fn cost(&self) -> usize {
         self.text.len() + LINE_COST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_level_that_only_a_later_version_knows_is_read() {
+        for (text, level) in [("warn", Level::Warn), ("info", Level::Info), ("audit", Level::Info)]
+        {
+            let line = format!(r#"{{"number":1,"level":"{text}","text":"hello"}}"#);
+            let read: Line = serde_json::from_str(&line).unwrap();
+            assert_eq!((read.level, &*read.text), (level, "hello"));
+        }
     }
 }

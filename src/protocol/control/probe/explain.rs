@@ -43,6 +43,7 @@ pub enum Outcome {
     Ok,
     Fails,
     #[default]
+    #[serde(other)]
     Unknown,
 }
 

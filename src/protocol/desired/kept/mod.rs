@@ -5,6 +5,9 @@
 //! failed. Starts that somebody else manages are not in it: those of an application, and
 //! those of `host dev`, which have an annotation each.
 //!
+//! A later version may keep things of kinds that this one does not know. They are handed on as they
+//! are, and not started; so a host that went back to this version and forward again has them still.
+//!
 //! Invariant: of two starts that cannot run beside each other, two references of one actor or of
 //! one provider under one link name, the list has the later one.
 
@@ -12,7 +15,8 @@ mod log;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::Value;
 
 use crate::{
     applications::ownership::MANAGED_BY,
@@ -30,10 +34,69 @@ pub const ITEMS_MAX: usize = 512;
 /// into one message of a NATS server as it comes.
 pub const BYTES_MAX: usize = 768 * 1024;
 
+/// The member of an item that tells its kind, and the kinds that this version knows.
+const KIND: &str = "kind";
+const KINDS: [&str; 2] = ["actor", "provider"];
+
 /// The starts that are kept of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "AsWritten", into = "AsWritten")]
 pub struct Kept {
     pub items: Vec<Item>,
+    /// Items of kinds that this version does not know, as a later one wrote them.
+    pub unknown: Vec<Value>,
+}
+
+/// The form of [`Kept`] in the bucket.
+#[derive(Serialize, Deserialize)]
+struct AsWritten {
+    items: Vec<AnyItem>,
+}
+
+/// An item of any version.
+enum AnyItem {
+    Known(Item),
+    Unknown(Value),
+}
+
+impl<'de> Deserialize<'de> for AnyItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let kind = value.get(KIND).and_then(Value::as_str);
+        if kind.is_some_and(|kind| !KINDS.contains(&kind)) {
+            return Ok(Self::Unknown(value));
+        }
+        serde_json::from_value(value).map(Self::Known).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for AnyItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(item) => item.serialize(serializer),
+            Self::Unknown(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl From<AsWritten> for Kept {
+    fn from(written: AsWritten) -> Self {
+        let mut kept = Self::default();
+        for item in written.items {
+            match item {
+                AnyItem::Known(item) => kept.items.push(item),
+                AnyItem::Unknown(value) => kept.unknown.push(value),
+            }
+        }
+        kept
+    }
+}
+
+impl From<Kept> for AsWritten {
+    fn from(Kept { items, unknown }: Kept) -> Self {
+        let known = items.into_iter().map(AnyItem::Known);
+        Self { items: known.chain(unknown.into_iter().map(AnyItem::Unknown)).collect() }
+    }
 }
 
 /// One start.
@@ -229,6 +292,11 @@ impl Actor {
 }
 
 impl Kept {
+    /// Whether nothing is kept, of no kind.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.unknown.is_empty()
+    }
+
     pub fn get(&self, place: &Place) -> Option<&Item> {
         self.items.iter().find(|item| item.is_at(place))
     }
@@ -257,7 +325,7 @@ impl Kept {
 
     /// Fails if it has no room for all that is in it.
     pub fn check(&self) -> Result<(), Full> {
-        if self.items.len() > ITEMS_MAX {
+        if self.items.len() + self.unknown.len() > ITEMS_MAX {
             return Err(Full::Items);
         }
         if self.bytes() > BYTES_MAX { Err(Full::Bytes) } else { Ok(()) }
@@ -467,7 +535,30 @@ mod tests {
     }
 
     fn kept(list: &[(&str, u32)]) -> Kept {
-        Kept { items: list.iter().map(|one| item(*one)).collect() }
+        Kept { items: list.iter().map(|one| item(*one)).collect(), ..Kept::default() }
+    }
+
+    #[test]
+    fn what_a_later_version_keeps_is_handed_on_as_it_is() {
+        let text = r#"{"items":[{"kind":"job","cron":"@daily"},{"kind":"actor","reference":"a","max":1,"weight":7}]}"#;
+        let mut read: Kept = serde_json::from_str(text).unwrap();
+        assert_eq!((read.items.len(), read.unknown.len()), (1, 1));
+        assert!(read.apply(&scale("a", "", 0)) && !read.is_empty());
+        let written = serde_json::to_value(&read).unwrap();
+        let left = serde_json::json!({ "items": [{ "kind": "job", "cron": "@daily" }] });
+        assert_eq!(written, left);
+    }
+
+    #[test]
+    fn an_item_of_a_known_kind_that_makes_no_sense_is_an_error() {
+        for text in [
+            r#"{"items":[{"kind":"actor"}]}"#,
+            r#"{"items":[{"reference":"a","max":1}]}"#,
+            r#"{"items":["actor"]}"#,
+            "{}",
+        ] {
+            assert!(serde_json::from_str::<Kept>(text).is_err(), "{text}");
+        }
     }
 
     fn launch(reference: &str, marks: &str, more: u32) -> Command {

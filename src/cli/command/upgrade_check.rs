@@ -1,0 +1,133 @@
+//! `host upgrade-check`: whether this binary can take over from the hosts that run. The checks are
+//! in [`crate::doctor::upgrade`]; here they are printed.
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::doctor;
+use crate::{
+    args::{flags::SettingArgs, lattice::UpgradeCheck},
+    doctor::{
+        Report, Verdict,
+        upgrade::{self, CHECKS, HostRow, Upgrade},
+    },
+    session::Session,
+    terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
+};
+
+pub async fn run(terminal: &Terminal, before: SettingArgs, args: UpgradeCheck) -> Result<()> {
+    let upgrade = {
+        let mut progress = terminal.progress();
+        progress.stage("looking", "");
+        upgrade::examine(Session::open(before, &args.connect)).await
+    };
+    terminal.show(&upgrade)?;
+    match broken(&upgrade.report, args.strict) {
+        0 => Ok(()),
+        1 => bail!("one check found something that would break"),
+        count => bail!("{count} checks found something that would break"),
+    }
+}
+
+/// Returns how many checks speak against the upgrade.
+fn broken(report: &Report, is_strict: bool) -> usize {
+    let warnings = if is_strict { report.count(Verdict::Warning) } else { 0 };
+    report.count(Verdict::Wrong) + warnings
+}
+
+impl View for Upgrade {
+    fn json(&self) -> Value {
+        json!({
+            "success": self.report.count(Verdict::Wrong) == 0,
+            "version": upgrade::VERSION,
+            "hosts": self.hosts,
+            "stored": self.stored,
+            "checks": self.report.checks,
+            "wrong": self.report.count(Verdict::Wrong),
+            "warnings": self.report.count(Verdict::Warning),
+        })
+    }
+
+    fn text(&self, page: &mut Page) {
+        page.line(format!("this binary is version {}", upgrade::VERSION));
+        page.gap();
+        page.table(&hosts(&self.hosts), "no host answers");
+        page.gap();
+        page.table(&self.entries(), "no entry was read");
+        page.gap();
+        let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        doctor::write(page, &self.report, width);
+    }
+
+    /// The checks that found something.
+    fn names(&self) -> Vec<String> {
+        self.report.names()
+    }
+}
+
+impl Upgrade {
+    fn entries(&self) -> Table {
+        let mut table = Table::new([
+            Column::name("PLACE"),
+            Column::fixed("KIND"),
+            Column::number("ENTRIES"),
+            Column::number("UNREADABLE"),
+            Column::number("UNPROVEN"),
+        ]);
+        for kind in &self.stored {
+            let bad = |count: u64, tone: Tone| {
+                Cell::toned(count.to_string(), if count == 0 { Tone::Plain } else { tone })
+            };
+            table.row([
+                Cell::from(&kind.place),
+                kind.kind.into(),
+                kind.entries.into(),
+                bad(kind.unreadable, Tone::Bad),
+                bad(kind.unproven, Tone::Warning),
+            ]);
+        }
+        table
+    }
+}
+
+fn hosts(rows: &[HostRow]) -> Table {
+    let mut table = Table::new([
+        Column::name("HOST"),
+        Column::id("ID"),
+        Column::fixed("VERSION"),
+        Column::number("ACTORS"),
+        Column::number("PROVIDERS"),
+        Column::text("ONLY THERE"),
+    ]);
+    for row in rows {
+        table.row([
+            Cell::from(&row.name),
+            Cell::from(&row.id),
+            Cell::from(&row.version),
+            row.actors.into(),
+            row.providers.into(),
+            row.alone.join(", ").into(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Checked;
+
+    #[test]
+    fn warnings_count_where_that_is_asked_for() {
+        let checked =
+            |verdict: Verdict| Checked { name: "hosts", about: "", verdict, findings: Vec::new() };
+        for (verdicts, loose, strict) in [
+            (vec![Verdict::Ok, Verdict::Note, Verdict::Skipped], 0, 0),
+            (vec![Verdict::Warning], 0, 1),
+            (vec![Verdict::Wrong, Verdict::Warning], 1, 2),
+        ] {
+            let report = Report { checks: verdicts.into_iter().map(checked).collect() };
+            assert_eq!((broken(&report, false), broken(&report, true)), (loose, strict));
+        }
+    }
+}
