@@ -119,12 +119,13 @@ pub async fn gather(facts: &Facts) -> Result<Stored, Unknown> {
     let archive = History::new(nats.clone(), domain, lattice, trust.clone());
     let metadata = keys::bucket(lattice);
     let (desired, said) = (desired::bucket(lattice), attention::bucket(lattice));
+    let history = stream(lattice);
     let (of_lattice, of_hosts, of_applications, of_people, past) = tokio::join!(
         entries(nats, domain, &metadata),
         entries(nats, domain, &desired),
         entries(nats, domain, MANIFESTS),
         entries(nats, domain, &said),
-        timeout(HISTORY_TIMEOUT, past(&archive, &stream(lattice))),
+        timeout(HISTORY_TIMEOUT, past(&archive, &history)),
     );
     let mut stored = Stored::default();
     // As hosts read it: a link whose id another one has is refused.
