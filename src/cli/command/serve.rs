@@ -150,6 +150,7 @@ async fn live_and_stop(
         }
     };
     drop(draining);
+    otel::report();
     manager.tell(&Message::Stopping);
     match end {
         End::Asked(timeout) => {

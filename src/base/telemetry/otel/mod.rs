@@ -87,6 +87,14 @@ pub fn start(about: About<'_>) {
     }
 }
 
+/// Has the counts told once more, of a host that is about to stop and can be asked no longer after
+/// it. Waits for nothing.
+pub fn report() {
+    if let Some(provider) = RUNNING.get().and_then(|running| running.metrics.as_ref()) {
+        drop(tokio::task::spawn_blocking(|| tell(Some(provider.force_flush()))));
+    }
+}
+
 /// Lets out what was told and ends the export, as far as the collector takes it within a short
 /// time. To be called before the runtime ends.
 pub async fn finish() {
