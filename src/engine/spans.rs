@@ -1,7 +1,7 @@
 //! The spans of a call, for a collector: what each hop is called and what it says of itself.
 //!
 //! ```text
-//! request to the HTTP server ─▶ call ─▶ (over NATS: received there) ─▶ actor ─▶ call ─▶ provider ─▶ request
+//! request ─▶ call ─▶ (over NATS: received there) ─▶ actor ─▶ call ─▶ provider ─▶ request
 //! ```
 //!
 //! Each function names its span in the trace of the call, so that the next hop is under it. All of
@@ -168,8 +168,8 @@ fn carried(headers: &HeaderMap) -> TraceContext {
     told
 }
 
-/// Begins the span of a request to another server, and adds the headers that carry it. `shown` makes
-/// the URL without its secrets.
+/// Begins the span of a request to another server, and adds the headers that carry it. `shown`
+/// makes the URL without its secrets.
 pub fn outgoing<U>(
     told: &TraceContext,
     (method, url, shown): (&Method, &U, fn(&U) -> String),

@@ -1,12 +1,25 @@
 //! Telemetry for a collector: two hosts as a user starts them, and a collector that speaks OTLP
-//! over HTTP.
+//! over HTTP and gRPC.
 
 use std::{
+    convert::Infallible,
     path::Path,
     sync::{Arc, Mutex},
 };
 
-use axum::{Router, body::Bytes, extract::State, routing::post};
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Body, Frame, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use lattice_engine::providers::builtin::{httpserver, keyvalue};
 use opentelemetry_proto::tonic::{
     collector::{
@@ -19,7 +32,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::harness::{
     Events, KVCOUNTER, Server,
@@ -51,6 +64,10 @@ struct Received {
 
 type Shared = Arc<Mutex<Received>>;
 
+/// The message of a gRPC request or answer has five bytes before it: whether it is compressed, and
+/// its length.
+const GRPC_HEAD: usize = 5;
+
 /// A collector; ends when dropped.
 struct Collector {
     url: String,
@@ -60,16 +77,11 @@ struct Collector {
 
 impl Collector {
     async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let received = Shared::default();
-        let router = Router::new()
-            .route("/v1/traces", post(take_traces))
-            .route("/v1/logs", post(take_logs))
-            .route("/v1/metrics", post(take_metrics))
-            .with_state(Arc::clone(&received));
         let mut serving = JoinSet::new();
-        serving.spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        serving.spawn(accept(listener, Arc::clone(&received)));
         Self { url, received, _serving: serving }
     }
 
@@ -80,29 +92,79 @@ impl Collector {
     }
 }
 
-async fn take_traces(State(received): State<Shared>, body: Bytes) {
-    let request = ExportTraceServiceRequest::decode(body).expect("a request");
-    for of_host in request.resource_spans {
-        let host = host_of(of_host.resource.as_ref());
-        for span in of_host.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans) {
-            received.lock().unwrap().spans.push(Told { host: host.clone(), span });
+async fn accept(listener: TcpListener, received: Shared) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (connection, _) = listener.accept().await.expect("a connection");
+        let received = Arc::clone(&received);
+        connections.spawn(async move {
+            let service = service_fn(move |request| take(request, Arc::clone(&received)));
+            let server = auto::Builder::new(TokioExecutor::new());
+            // A host that ends closes it.
+            let _ = server.serve_connection(TokioIo::new(connection), service).await;
+        });
+    }
+}
+
+/// Takes an export in either protocol.
+async fn take(
+    request: Request<Incoming>,
+    received: Shared,
+) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, Infallible> {
+    let kind = request.headers().get(CONTENT_TYPE).cloned().expect("a type");
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.expect("a body").to_bytes();
+    let is_grpc = kind == "application/grpc";
+    let message = if is_grpc { body.slice(GRPC_HEAD..) } else { body };
+    received.lock().unwrap().take(&path, message);
+    let mut frames = Vec::new();
+    if is_grpc {
+        frames.push(Ok(Frame::data(Bytes::from_static(&[0; GRPC_HEAD]))));
+        let done = ("grpc-status".parse().expect("a name"), HeaderValue::from_static("0"));
+        frames.push(Ok(Frame::trailers(HeaderMap::from_iter([done]))));
+    }
+    let mut answer = Response::new(StreamBody::new(stream::iter(frames)));
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(answer)
+}
+
+impl Received {
+    fn take(&mut self, path: &str, message: Bytes) {
+        match path {
+            "/v1/traces" | "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => {
+                self.take_traces(message);
+            }
+            "/v1/logs" | "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => {
+                self.take_logs(message);
+            }
+            "/v1/metrics" | "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => {
+                self.take_metrics(message);
+            }
+            other => panic!("nobody sends to {other}"),
         }
     }
-}
 
-async fn take_logs(State(received): State<Shared>, body: Bytes) {
-    let request = ExportLogsServiceRequest::decode(body).expect("a request");
-    let scopes = request.resource_logs.into_iter().flat_map(|of_host| of_host.scope_logs);
-    for record in scopes.flat_map(|of_scope| of_scope.log_records) {
-        received.lock().unwrap().lines.push(text_of(record.body.as_ref()));
+    fn take_traces(&mut self, message: Bytes) {
+        let request = ExportTraceServiceRequest::decode(message).expect("a request");
+        for of_host in request.resource_spans {
+            let host = host_of(of_host.resource.as_ref());
+            let spans = of_host.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
+            self.spans.extend(spans.map(|span| Told { host: host.clone(), span }));
+        }
     }
-}
 
-async fn take_metrics(State(received): State<Shared>, body: Bytes) {
-    let request = ExportMetricsServiceRequest::decode(body).expect("a request");
-    let scopes = request.resource_metrics.into_iter().flat_map(|of_host| of_host.scope_metrics);
-    for metric in scopes.flat_map(|of_scope| of_scope.metrics) {
-        received.lock().unwrap().metrics.push(metric.name);
+    fn take_logs(&mut self, message: Bytes) {
+        let request = ExportLogsServiceRequest::decode(message).expect("a request");
+        let scopes = request.resource_logs.into_iter().flat_map(|of_host| of_host.scope_logs);
+        let records = scopes.flat_map(|of_scope| of_scope.log_records);
+        self.lines.extend(records.map(|record| text_of(record.body.as_ref())));
+    }
+
+    fn take_metrics(&mut self, message: Bytes) {
+        let request = ExportMetricsServiceRequest::decode(message).expect("a request");
+        let scopes = request.resource_metrics.into_iter().flat_map(|of_host| of_host.scope_metrics);
+        let metrics = scopes.flat_map(|of_scope| of_scope.metrics);
+        self.metrics.extend(metrics.map(|metric| metric.name));
     }
 }
 
@@ -133,7 +195,7 @@ fn hex(bytes: &[u8]) -> String {
 async fn started(
     dir: &Path,
     server: &Server,
-    collector: &Collector,
+    (collector, protocol): (&Collector, &str),
     dashboard: u16,
 ) -> (Process, String) {
     let mut events = Events::all(server).await;
@@ -141,6 +203,7 @@ async fn started(
         member(dir, server)
             .env("WASMCLOUD_DASHBOARD_PORT", dashboard.to_string())
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
             .env("OTEL_BSP_SCHEDULE_DELAY", "100")
             .env("OTEL_BLRP_SCHEDULE_DELAY", "100")
             .env("OTEL_METRIC_EXPORT_INTERVAL", "200"),
@@ -182,8 +245,9 @@ async fn ask(url: &str, trace: &str, flags: &str) -> Option<u16> {
 async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
     let (server, collector) = (Server::shared().await, Collector::start().await);
     let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
-    let (front, first) = started(dirs[0].path(), &server, &collector, free_port()).await;
-    let (back, second) = started(dirs[1].path(), &server, &collector, 0).await;
+    let (http, grpc) = ((&collector, "http/protobuf"), (&collector, "grpc"));
+    let (front, first) = started(dirs[0].path(), &server, http, free_port()).await;
+    let (back, second) = started(dirs[1].path(), &server, grpc, 0).await;
     let address = format!("127.0.0.1:{}", free_port());
     furnish(&server, [&first, &second], &address).await;
     let url = format!("http://{address}/visits?secret=1");

@@ -1,5 +1,5 @@
-//! Counts as observable instruments: they are read when the collector is to be told, and at no other
-//! time.
+//! Counts as observable instruments: they are read when the collector is to be told, and at no
+//! other time.
 
 use std::{
     collections::HashMap,

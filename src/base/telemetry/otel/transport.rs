@@ -145,3 +145,30 @@ async fn exchange(
     *response.body_mut() = body.into();
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Variables {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Variables::of(&pairs.collect::<Vec<_>>())
+    }
+
+    #[tokio::test]
+    async fn every_exporter_can_be_made_for_both_protocols() {
+        for protocol in ["grpc", "http/protobuf"] {
+            let variables = variables(&[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+            assert!(spans(&variables).is_ok(), "{protocol}");
+            assert!(metrics(&variables).is_ok(), "{protocol}");
+            assert!(logs(&variables).is_ok(), "{protocol}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_there_is_named() {
+        let variables = variables(&[("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")]);
+        let error = spans(&variables).err().expect("an error").to_string();
+        assert!(error.contains("/nowhere/ca.pem"), "{error}");
+    }
+}
