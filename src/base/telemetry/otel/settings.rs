@@ -144,10 +144,11 @@ mod tests {
 
     #[test]
     fn a_signal_is_exported_where_an_endpoint_or_its_exporter_says_so() {
+        const NOTHING: &[(&str, &str)] = &[];
         const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         const OF_LOGS: (&str, &str) = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://logs:4318");
         for (pairs, expected) in [
-            (&[][..], [false, false, false]),
+            (NOTHING, [false, false, false]),
             (&[("OTEL_SERVICE_NAME", "x")], [false, false, false]),
             (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], [false, false, false]),
             (&[ENDPOINT], [true, true, true]),
@@ -186,10 +187,11 @@ mod tests {
 
     #[test]
     fn propagators_name_headers() {
+        const NONE: &[&str] = &[];
         for (wanted, headers, unknown) in [
-            ("", &["baggage", "traceparent", "tracestate"][..], &[][..]),
-            ("tracecontext", &["traceparent", "tracestate"], &[]),
-            ("none", &[], &[]),
+            ("", &["baggage", "traceparent", "tracestate"][..], NONE),
+            ("tracecontext", &["traceparent", "tracestate"], NONE),
+            ("none", NONE, NONE),
             ("baggage, b3", &["baggage"], &["b3"]),
         ] {
             let (carried, left) = variables(&[("OTEL_PROPAGATORS", wanted)]).carried();
