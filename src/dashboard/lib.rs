@@ -12,6 +12,7 @@
 //! * [`auth`] decides who may come in, by the secret that [`token`] keeps; [`mask`] hides what a
 //!   mere reader may not see. [`listen`] is the port, [`entry`] where commands find it.
 //! * [`model`] has the lattice in memory; it asks other hosts only while somebody looks.
+//! * [`exported`] tells a collector what `metrics` tells those who ask.
 //! * [`applications`] starts the keeping of applications beside it.
 //! * [`operations`] are the changes somebody set off, each with its stages and its end.
 //!
@@ -33,6 +34,7 @@ mod assets;
 mod auth;
 mod bundle;
 pub mod entry;
+mod exported;
 mod health;
 mod listen;
 mod mask;
@@ -225,6 +227,7 @@ impl Dashboard {
         let dashboard = Self(Arc::new(inner));
         dashboard.spawn(listener, tasks, stop);
         dashboard.tell_attention(webhook, tasks, stop);
+        exported::start(&dashboard).await;
         Ok(place)
     }
 

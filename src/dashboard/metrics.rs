@@ -59,6 +59,17 @@ const BOUNDS_US: [u64; 17] = [
 
 /// `GET /metrics`
 pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
+    match text(dashboard).await {
+        Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => {
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}"))
+                .into_response()
+        }
+    }
+}
+
+/// The numbers of a host, in OpenMetrics.
+pub async fn text(dashboard: Dashboard) -> Result<String, fmt::Error> {
     let parts = dashboard.parts();
     let (ctl, rpc) = tokio::join!(round_trip(&parts.context.ctl), round_trip(&parts.context.rpc));
     let mut registry = Registry::with_prefix("lattice");
@@ -69,13 +80,8 @@ pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
         round_trips: [("ctl", ctl), ("rpc", rpc)],
     }));
     let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Err(error) => {
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}"))
-                .into_response()
-        }
-    }
+    encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 /// The names of what the lattice knows, by public key.

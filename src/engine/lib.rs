@@ -13,6 +13,7 @@
 //!   changed.
 //! * [`attention`] is where a dashboard says what needs attention, for clients that ask the host.
 //! * [`history`] keeps what happened for hosts and clients that come later.
+//! * [`spans`] tells a collector how a call went from hop to hop.
 //! * [`meter`] counts calls, [`failures`] keeps the last that failed, [`journal`] what actors and
 //!   providers say; [`local`] signs for this machine's user.
 //!
@@ -67,3 +68,4 @@ pub mod policy;
 pub mod providers;
 pub mod router;
 pub mod rpc;
+pub mod spans;

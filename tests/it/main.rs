@@ -63,6 +63,7 @@ mod manager;
 mod messaging;
 mod modules;
 mod observe;
+mod otel;
 mod outage;
 mod pets;
 mod process;

@@ -50,7 +50,7 @@ use crate::harness::{
     external::{Redis, pack, program, public_key},
     jwt::operator,
     pki::Authority,
-    process::Running,
+    process,
 };
 
 const HOST: &str = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
@@ -421,7 +421,7 @@ async fn a_killed_host_leaves_no_provider_behind() {
         .arg(program("provider_kvmemory"))
         .args(["--provider", &public_key("provider_kvmemory"), "--nats", &server.url()])
         .args(["--lattice", server.lattice()]);
-    let mut host = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+    let mut host = process::Running::start(command.stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut line = String::new();
     BufReader::new(host.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pid: u32 = line.trim().parse().expect("the number of the process");

@@ -80,7 +80,7 @@ impl Load {
     }
 
     /// Ends it and asserts that nothing failed.
-    async fn is_unharmed(self, what: &str) {
+    async fn proves_unharmed(self, what: &str) {
         self.ends.cancel();
         let failures = self.task.await.expect("it does not panic");
         assert!(failures.is_empty(), "{} {what} failed: {}", failures.len(), failures[0]);
@@ -174,8 +174,8 @@ async fn a_host_that_comes_back_as_another_binary_costs_no_request() {
         loads[1].goes_on().await;
     }
     let [of_page, of_nats] = loads;
-    of_page.is_unharmed("requests to the page").await;
-    of_nats.is_unharmed("calls over NATS").await;
+    of_page.proves_unharmed("requests to the page").await;
+    of_nats.proves_unharmed("calls over NATS").await;
     changes.stop();
     stays.stop();
 }

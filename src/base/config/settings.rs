@@ -436,7 +436,7 @@ pub static GROUPS: &[Group] = &[
             Setting::new("allow_external_providers", &["WASMCLOUD_ALLOW_EXTERNAL_PROVIDERS"], "allow-external-providers",
                 Kind::Bool, "true", "Start providers that are programs of their own, which get the cluster seed and the rights of the host's user"),
             Setting::new("provider_env", &["WASMCLOUD_PROVIDER_ENV"], "provider-env",
-                Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG always is"),
+                Kind::List, "", "Environment variables passed on to provider processes, like HTTPS_PROXY,SSL_CERT_FILE; RUST_LOG and those of OpenTelemetry always are"),
             Setting::new("link_paths", &["WASMCLOUD_LINK_PATHS"], "link-paths",
                 Kind::Directories, "", "Directories below which links may name files and directories, like /srv/blobs,/etc/lattice; without it any \
                     file, and directories that were made for it"),

@@ -123,7 +123,7 @@ impl AuditLog {
 
     /// Returns how many lines were lost since the start.
     pub fn lost(&self) -> u64 {
-        self.outlet.lost()
+        self.outlet.lost_so_far()
     }
 
     fn push(&self, line: &Line<'_>) {

@@ -5,12 +5,14 @@
 //! one line ([`Lines`], or the library's JSON) → [`Log`] escapes what a terminal would obey and
 //! cuts what is too long → [`outlet`] writes it, on a thread of its own, to standard error or to a
 //! file with a bound ([`rotating`]). [`audit`] has the lines about commands, which go the same way.
+//! [`otel`] gives lines, and more, to a collector.
 //!
 //! Always true: a line of the log never fails, ends or delays anything. This is why the library's
 //! own report of a failed write is off: it panics where standard error is gone.
 
 pub mod audit;
 pub mod flood;
+pub mod otel;
 mod outlet;
 mod rotating;
 
@@ -135,7 +137,7 @@ fn on_stderr(name: &str, notice: Notice) -> Outlet {
 
 /// Returns how many lines of the log were lost since the start.
 pub fn lost() -> u64 {
-    LOG.get().map_or(0, |log| log.outlet.lost())
+    LOG.get().map_or(0, |log| log.outlet.lost_so_far())
 }
 
 /// Returns what is heard at a level: of libraries warnings only, unless everything is wanted.
@@ -385,7 +387,37 @@ where
                 return Ok(());
             }
         }
-        self.format.format_event(context, writer, event)
+        otel::emit(event);
+        match otel::current() {
+            Some(place) if self.log.form == Form::Json => {
+                self.format_with(&place, context, writer, event)
+            }
+            _ => self.format.format_event(context, writer, event),
+        }
+    }
+}
+
+impl<F> Bounded<F> {
+    /// Formats a line of JSON that names the trace and the span it belongs to.
+    fn format_with<S, N>(
+        &self,
+        (trace_id, span_id): &(String, String),
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+        N: for<'a> FormatFields<'a> + 'static,
+        F: FormatEvent<S, N>,
+    {
+        let mut line = String::new();
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        let Some(line) = line.trim_end().strip_suffix('}') else {
+            return writer.write_str(&line);
+        };
+        // Both are hexadecimal digits.
+        writeln!(writer, r#"{line},"trace_id":"{trace_id}","span_id":"{span_id}"}}"#)
     }
 }
 

@@ -45,7 +45,7 @@ struct Waiting {
     /// Lines that were lost and not told yet.
     lost: u64,
     /// All that were lost since the start.
-    lost_ever: u64,
+    total: u64,
     is_writing: bool,
     /// The last write failed: the lost lines come before those that wait, else after them.
     has_failed: bool,
@@ -63,7 +63,7 @@ impl Waiting {
         let is_gap = self.lost > 0 && !self.has_failed;
         if is_gap || self.bytes.len() + line.len() > WAITING_BYTES_MAX {
             self.lost += 1;
-            self.lost_ever += 1;
+            self.total += 1;
         } else {
             self.bytes.extend_from_slice(line);
         }
@@ -112,8 +112,8 @@ impl Outlet {
     }
 
     /// Returns how many lines were lost since the start.
-    pub fn lost(&self) -> u64 {
-        self.0.waiting.lock().lost_ever
+    pub fn lost_so_far(&self) -> u64 {
+        self.0.waiting.lock().total
     }
 
     /// Waits until everything was written or cannot be, but no longer than `time`.
@@ -161,7 +161,7 @@ impl Shared {
                 let is_untold = written < notice_end && lost > 0;
                 let newly = if is_untold { lines.saturating_sub(1) } else { lines };
                 waiting.lost += if is_untold { lost + newly } else { newly };
-                waiting.lost_ever += newly;
+                waiting.total += newly;
             }
         }
     }
@@ -312,7 +312,7 @@ mod tests {
             "one\ntwo \n3 lost\nsix\n",
             "the torn line ends, the count stands where they are missing"
         );
-        assert_eq!(outlet.lost(), 3, "it is not told again, and stays counted");
+        assert_eq!(outlet.lost_so_far(), 3, "it is not told again, and stays counted");
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
             outlet.push(b"into the void\n");
             outlet.flush(PATIENCE);
         }
-        assert_eq!(outlet.lost(), 100);
+        assert_eq!(outlet.lost_so_far(), 100);
         let waiting = outlet.0.waiting.lock();
         assert_eq!((waiting.lost, waiting.bytes.len()), (100, 0));
     }

@@ -21,14 +21,14 @@ use lattice_base::{
     dirs::Dirs,
     service_manager::{Message, ServiceManager},
     shutdown::Wish,
-    telemetry,
+    telemetry::{self, otel},
 };
 use lattice_client::{
     TIMEOUT,
     drain::{self, DRAIN_WAIT, Drained, Fate},
     lattice::Lattice,
 };
-use lattice_engine::host::Host;
+use lattice_engine::{control::state::VERSION, host::Host};
 use lattice_protocol::{control::types::Pairs, history::Origin};
 
 /// The surroundings of a host.
@@ -49,8 +49,23 @@ enum End {
     Failed(String),
 }
 
-/// Runs a host until it was stopped.
+/// Runs a host until it was stopped, and tells a collector of it if there is one.
 pub(super) async fn serve(
+    config: Config,
+    around: Around<'_>,
+    session: Option<&mut Session>,
+) -> anyhow::Result<()> {
+    otel::start(otel::About {
+        host_id: &config.host_key.public,
+        lattice: &config.lattice,
+        version: VERSION,
+    });
+    let outcome = serve_to_the_end(config, around, session).await;
+    otel::finish().await;
+    outcome
+}
+
+async fn serve_to_the_end(
     config: Config,
     mut around: Around<'_>,
     mut session: Option<&mut Session>,
@@ -135,6 +150,7 @@ async fn live_and_stop(
         }
     };
     drop(draining);
+    otel::report();
     manager.tell(&Message::Stopping);
     match end {
         End::Asked(timeout) => {

@@ -44,6 +44,7 @@ use crate::{
         call::{Call, CallError},
         server::Handler,
     },
+    spans,
 };
 use lattice_protocol::{
     identity::{
@@ -378,15 +379,19 @@ impl Actor {
     /// Runs a call in an instance that may serve others, and that computes in a task of its own.
     async fn run_shared(
         self: &Arc<Self>,
-        (call, turn, limit): (Call, Turn, Duration),
+        (mut call, turn, limit): (Call, Turn, Duration),
         _permit: Permit,
         (artifact, prepared): (&Arc<Artifact>, &Arc<Prepared>),
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
+        let span = spans::run(&mut call, &artifact.claims);
         let place = (call.depth, call.ends_at(), limit);
         let memory_max = self.shared.engine.memory_max_bytes();
         let visit = Visit::new(self.inbound(call, artifact, turn), memory_max)?;
-        self.run_beside_others((artifact, prepared), visit, place).await
+        let running = pin!(self.run_beside_others((artifact, prepared), visit, place));
+        let result = span.within(running).await;
+        spans::end(span, &result);
+        result
     }
 
     /// Runs a call in an instance of its own.
@@ -397,11 +402,12 @@ impl Actor {
         artifact: Arc<Artifact>,
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
-        let call = match (&artifact.code, &call.exchange) {
+        let mut call = match (&artifact.code, &call.exchange) {
             // A component was replaced by a module while the call was on its way here.
             (Code::Module(_), Some(_)) => Box::pin(call.whole()).await?,
             _ => call,
         };
+        let span = spans::run(&mut call, &artifact.claims);
         let (depth, ends_at) = (call.depth, call.ends_at());
         let _ticking = self.shared.engine.tick();
         let inbound = self.inbound(call, &artifact, turn.clone());
@@ -434,7 +440,9 @@ impl Actor {
                 }
             }
         });
-        turn.watch(running).await
+        let result = turn.watch(pin!(span.within(running))).await;
+        spans::end(span, &result);
+        result
     }
 
     /// Makes the result of a call of how its instance ended and how long it might take, and keeps

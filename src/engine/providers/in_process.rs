@@ -13,7 +13,7 @@
 
 mod slots;
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use async_nats::Subscriber;
@@ -42,6 +42,7 @@ use crate::{
         call::{Call, CallError},
         server::{Handler, Receiver, Subscriptions},
     },
+    spans,
 };
 use lattice_base::lattice::answers::Answers;
 use lattice_protocol::{
@@ -173,23 +174,26 @@ impl Local for InProcess {
         Some(Box::new(move |call| self.call(call)))
     }
 
-    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+    fn call(self: Arc<Self>, mut call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
             let link = self.link_of(&call).await?;
-            link.call(call).await
+            let span = spans::provided(&mut call);
+            spans::around(span, link.call(call)).await
         })
     }
 }
 
 impl Handler for InProcess {
-    fn handle(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+    fn handle(self: Arc<Self>, mut call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
+            let span = spans::received(&mut call);
             let key = Arc::clone(&call.target.public_key);
             let counted = self.served.begin(&call.operation, Path::Nats);
             let result = match self.check(&call) {
-                Ok(()) => self.call(call).await,
+                Ok(()) => span.within(Pin::new(&mut self.call(call))).await,
                 Err(error) => Err(error),
             };
+            spans::end(span, &result);
             ended(Some(counted), result, &key)
         })
     }

@@ -36,7 +36,12 @@ mod pursuit;
 pub mod remote;
 pub mod rules;
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -55,6 +60,7 @@ use crate::{
     peers::{Candidates, Presence},
     policy::{self, Policy, Verified},
     rpc::call::{Call, CallError, DEPTH_MAX},
+    spans,
 };
 use aliases::Aliases;
 use lattice_base::backoff::Backoff;
@@ -477,7 +483,7 @@ impl Router {
             };
             return ended(Some(counted), result, &key);
         };
-        let call = match &call.exchange {
+        let mut call = match &call.exchange {
             Some(_) if !local.takes_pieces() => Box::pin(call.whole()).await?,
             _ => call,
         };
@@ -487,12 +493,14 @@ impl Router {
             return ended(counted, Err(error), &key);
         }
         if let Some(admitted) = Arc::clone(&local).try_admit() {
-            return ended(counted, admitted(call).await, &key);
+            let span = spans::made(&mut call, Path::Local);
+            return ended(counted, spans::around(span, admitted(call)).await, &key);
         }
         let is_unread = call.exchange.as_ref().is_some_and(|exchange| exchange.is_unread());
         if is_unread && inner.remote.runners(&call.target).is_empty() {
             // Nobody else would take it, and only here its body need not be read first.
-            return ended(counted, local.call(call).await, &key);
+            let span = spans::made(&mut call, Path::Local);
+            return ended(counted, spans::around(span, local.call(call)).await, &key);
         }
         // All permits are out: another host may have one. If none takes the call, it waits for a
         // permit here.
@@ -504,19 +512,33 @@ impl Router {
             {
                 elsewhere.withdraw();
                 let counted = begin();
-                ended(counted, local.call(call).await, &key)
+                let span = spans::made(&mut call, Path::Local);
+                ended(counted, spans::around(span, local.call(call)).await, &key)
             }
             result => ended(Some(elsewhere), result, &key),
         }
     }
 
     /// Sends a call to another host, as a whole.
-    async fn call_remote(&self, call: Call, candidates: Candidates) -> Result<Bytes, CallError> {
-        self.0.remote.call(call.whole().await?, candidates).await
+    async fn call_remote(
+        &self,
+        mut call: Call,
+        candidates: Candidates,
+    ) -> Result<Bytes, CallError> {
+        let span = spans::made(&mut call, Path::Nats);
+        let sent = pin!(async { self.0.remote.call(call.whole().await?, candidates).await });
+        let result = span.within(sent).await;
+        spans::end(span, &result);
+        result
     }
 
     /// Performs a verified call that arrived over NATS for the actor `target`.
-    pub async fn receive(&self, target: Arc<dyn Local>, call: Call) -> Result<Bytes, CallError> {
+    pub async fn receive(
+        &self,
+        target: Arc<dyn Local>,
+        mut call: Call,
+    ) -> Result<Bytes, CallError> {
+        let span = spans::received(&mut call);
         let key = Arc::clone(&call.target.public_key);
         let counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
         let begun_elsewhere = self.stranger(&call.origin).map(|caller| {
@@ -524,9 +546,10 @@ impl Router {
             (edge.begin(&operation), edge, operation)
         });
         let result = match self.arrived(&*target, &call).await {
-            Ok(()) => target.call(call).await,
+            Ok(()) => span.within(Pin::new(&mut target.call(call))).await,
             Err(error) => Err(error),
         };
+        spans::end(span, &result);
         if let Some((counted, edge, operation)) = begun_elsewhere {
             if let Err(error) = &result {
                 self.record_failure(&edge, &operation, error, None);

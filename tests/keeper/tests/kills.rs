@@ -37,14 +37,15 @@ const FORGOTTEN: &str = r#"
 const FORGOTTEN_COUNT: usize = 5;
 
 #[test]
-#[ignore = "a part of the other tests, which start it"]
 fn scene() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     let ending = std::env::var_os(ENDING).expect("an ending");
     if ending != "clean" {
         let mut shell = Command::new("sh");
         shell.args(["-c", FORGOTTEN]).arg(place.join("mark")).stdin(Stdio::null());
-        shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs");
+        let shell = shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs");
+        // Nobody waits for it: that is the case.
+        std::mem::forget(shell);
         eventually("all of them run", || marked(&place).len() > FORGOTTEN_COUNT);
     }
     let _forgotten = TempDir::new().expect("a directory").keep();
@@ -79,7 +80,7 @@ impl Run {
         fs::write(place.path().join("mark"), "").unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         let front = command
-            .args(["--ignored", "--exact", "scene"])
+            .args(["--exact", "scene"])
             .env_remove(VARIABLE)
             .env("TMPDIR", temporary.path())
             .env(PLACE, place.path())
@@ -208,7 +209,7 @@ fn the_folder_of_a_run_that_was_killed_with_its_keeper_is_removed_by_the_next_ru
     for process in marked(killed.place.path()) {
         let _ = kill_process(process, Signal::KILL);
     }
-    killed.end();
+    let _ = killed.end();
     assert!(told.folder.is_dir(), "nobody has removed it");
     let mut next = Run::start("clean", &temporary);
     assert_eq!(next.end().0, Ok(0));

@@ -14,7 +14,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 
 use super::masks::Masks;
-use lattice_base::config::Secret;
+use lattice_base::{config::Secret, telemetry::otel::settings::Variables};
 use lattice_protocol::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     links::LinkDefinition,
@@ -59,11 +59,22 @@ pub struct HostData {
     pub otel_config: OtelConfig,
 }
 
-/// Where traces go: nowhere. The members must be there, and be null rather than empty.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// Where traces go, for the library of 2024, which reads no variables: over HTTP or nowhere. The
+/// members must be there, and be null rather than empty.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct OtelConfig {
     traces_exporter: Option<&'static str>,
-    exporter_otlp_endpoint: Option<&'static str>,
+    /// With the path.
+    exporter_otlp_endpoint: Option<String>,
+}
+
+impl OtelConfig {
+    /// What the variables of the host say.
+    pub fn of(variables: &Variables) -> Self {
+        let exporter_otlp_endpoint = variables.traces_url();
+        let traces_exporter = exporter_otlp_endpoint.as_ref().map(|_| "otlp");
+        Self { traces_exporter, exporter_otlp_endpoint }
+    }
 }
 
 impl HostData {
@@ -207,6 +218,23 @@ mod tests {
             (new.config_json.as_deref(), new.otel_config.traces_exporter),
             (Some(r#"{"a":1}"#), None)
         );
+    }
+
+    #[test]
+    fn traces_go_where_those_of_the_host_go() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://c:4318".to_owned());
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL".to_owned(), "grpc".to_owned());
+        for (variables, expected) in [
+            (vec![], r#"{"traces_exporter":null,"exporter_otlp_endpoint":null}"#),
+            (
+                vec![endpoint.clone()],
+                r#"{"traces_exporter":"otlp","exporter_otlp_endpoint":"http://c:4318/v1/traces"}"#,
+            ),
+            (vec![endpoint, grpc], r#"{"traces_exporter":null,"exporter_otlp_endpoint":null}"#),
+        ] {
+            let config = OtelConfig::of(&Variables::of(&variables));
+            assert_eq!(serde_json::to_string(&config).unwrap(), expected);
+        }
     }
 
     #[test]

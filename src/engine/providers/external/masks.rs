@@ -89,6 +89,14 @@ impl Masks {
         }
     }
 
+    /// Remembers the values of headers, as a variable of OpenTelemetry has them: `key=value`, with
+    /// commas between. Which of them are secret, nobody says.
+    pub fn add_headers(&self, headers: &str) {
+        for (_, value) in headers.split(',').filter_map(|header| header.split_once('=')) {
+            self.add(value.trim());
+        }
+    }
+
     /// Remembers a configuration: what is secret in it if it is JSON, else all of it.
     pub fn add_configuration(&self, text: &str) {
         if serde_json::from_str::<Json>(text).is_ok_and(|json| json.is_object() || json.is_array())

@@ -44,8 +44,11 @@ use crate::{
 };
 use access::{Access, AccessError};
 use health::{Health, HealthChecks};
-use host_data::HostData;
-use lattice_base::config::{Connection, Secret};
+use host_data::{HostData, OtelConfig};
+use lattice_base::{
+    config::{Connection, Secret},
+    telemetry::otel::settings::Variables,
+};
 use lattice_protocol::{
     clock,
     events::event::ProviderContext,
@@ -119,7 +122,7 @@ impl Launcher {
             configuration: configuration.map(Secret::new),
             default_rpc_timeout_ms: clock::millis(self.rpc_timeout),
             structured_logging: self.structured_logging,
-            otel_config: Default::default(),
+            otel_config: OtelConfig::of(&Variables::of(&self.environment)),
         };
         let environment = process::environment(&self.environment, &self.passed, &access);
         let (host_data, environment, journal) = (&host_data, &environment, &self.journal);

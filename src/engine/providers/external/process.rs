@@ -48,7 +48,9 @@ use super::{
     output::{self, Source, Stream},
 };
 use crate::journal::Journal;
-use lattice_base::{config::Environment, providers::archive::this_target, service_manager};
+use lattice_base::{
+    config::Environment, providers::archive::this_target, service_manager, telemetry::otel,
+};
 
 /// Passed on without being asked for: what the provider logs, and without what Windows starts no
 /// program.
@@ -123,7 +125,7 @@ pub fn environment(
     access: &Access,
 ) -> Vec<(String, String)> {
     let passed = env.vars().into_iter().filter(|(name, _)| {
-        (VARIABLES.contains(&&**name) || named.iter().any(|wanted| wanted == name))
+        (is_always_passed(name) || named.iter().any(|wanted| wanted == name))
             && !service_manager::VARIABLES.contains(&&**name)
     });
     access
@@ -134,6 +136,18 @@ pub fn environment(
         .collect::<BTreeMap<_, _>>()
         .into_iter()
         .collect()
+}
+
+/// Whether every provider gets a variable: its telemetry goes where the host's goes, under a name of
+/// its own.
+fn is_always_passed(name: &str) -> bool {
+    VARIABLES.contains(&name)
+        || (name.starts_with(otel::settings::PREFIX) && name != otel::settings::SERVICE_NAME)
+}
+
+/// Whether a variable has the headers of requests to a collector.
+fn is_otel_headers(name: &str) -> bool {
+    name.starts_with(otel::settings::PREFIX) && name.ends_with("_HEADERS")
 }
 
 /// How a process ended.
@@ -207,8 +221,10 @@ impl Process {
         // It was not waited for, so it has one.
         let pid = child.id().unwrap_or_default();
         let masks = launch.host_data.masks();
-        // Proxies have passwords, too.
+        // Proxies have passwords, too, and collectors want keys.
         masks.add_values(&launch.environment.iter().cloned().collect());
+        let headers = launch.environment.iter().filter(|(name, _)| is_otel_headers(name));
+        headers.for_each(|(_, value)| masks.add_headers(value));
         let source = Source {
             provider_id: launch.host_data.provider_id.clone(),
             link_name: launch.host_data.link_name.clone(),
@@ -535,12 +551,17 @@ mod tests {
             ("RUST_LOG", "info"),
             ("WASMCLOUD_CLUSTER_SEED", "SC"),
             ("NOTIFY_SOCKET", "/run/systemd/notify"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+            ("OTEL_SERVICE_NAME", "host"),
         ]);
-        assert_eq!(environment(&host, &[], &access(&[])), pairs(&[("RUST_LOG", "info")]));
+        let always =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"), ("RUST_LOG", "info")];
+        assert_eq!(environment(&host, &[], &access(&[])), pairs(&always));
         let named = ["PATH", "UNSET", "NOTIFY_SOCKET"].map(str::to_owned);
+        let [endpoint, log] = always;
         assert_eq!(
             environment(&host, &named, &access(&[])),
-            pairs(&[("PATH", "/bin"), ("RUST_LOG", "info")])
+            pairs(&[endpoint, ("PATH", "/bin"), log])
         );
     }
 

@@ -17,12 +17,12 @@ mod resolve;
 mod rules;
 mod settings;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, header::HeaderMap};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -45,6 +45,7 @@ use crate::{
         call::{Call, CallError},
         exchange::{self, Body, BodyError, Exchange},
     },
+    spans,
 };
 use lattice_base::budget::{Budget, Buffer, Held};
 use lattice_protocol::{
@@ -194,7 +195,7 @@ impl HttpLink {
         operation: &'static str,
         redirects: u64,
     ) -> Result<(HttpResponse, Held), Failed> {
-        let outgoing = self.outgoing(&call.payload, operation)?;
+        let outgoing = self.outgoing(call, &call.payload, operation)?;
         let what = shown(&outgoing.method, &outgoing.url);
         let performed = self.perform(outgoing, redirects, self.deadline(call.deadline)).await;
         performed.map_err(|failure| self.failed(&what, &failure))
@@ -203,7 +204,7 @@ impl HttpLink {
     /// Makes the request of a call whose bodies go piece by piece; follows no redirect.
     async fn pieces(&self, call: &Call, exchange: &Exchange) -> Result<Answer, Failed> {
         let (payload, body) = exchange.take(call.payload.clone());
-        let mut outgoing = self.outgoing(&payload, "HttpClient.Send")?;
+        let mut outgoing = self.outgoing(call, &payload, "HttpClient.Send")?;
         let body = body.map(|body| {
             outgoing.announce();
             reqwest::Body::wrap_stream(
@@ -224,11 +225,19 @@ impl HttpLink {
         sent.map_err(|failure| self.failed(&what, &failure))
     }
 
-    fn outgoing(&self, payload: &[u8], operation: &'static str) -> Result<Outgoing, Failed> {
+    fn outgoing(
+        &self,
+        call: &Call,
+        payload: &[u8],
+        operation: &'static str,
+    ) -> Result<Outgoing, Failed> {
         let request: HttpRequest = contracts::decode(operation, payload).map_err(|error| {
             Failed { cause: FailureCause::InternalError, text: format!("deserialization: {error}") }
         })?;
-        Outgoing::new(request).map_err(|failure| self.failed(operation, &failure))
+        let outgoing = Outgoing::new(request);
+        let mut outgoing = outgoing.map_err(|failure| self.failed(operation, &failure))?;
+        outgoing.trace = call.trace.clone();
+        Ok(outgoing)
     }
 
     fn failed(&self, what: &str, failure: &Failure) -> Failed {
@@ -328,14 +337,29 @@ impl HttpLink {
         body: Option<reqwest::Body>,
         deadline: Instant,
     ) -> Result<Response, Failure> {
+        let Outgoing { method, url, trace, .. } = outgoing;
+        let mut headers = outgoing.headers.clone();
+        let span = spans::outgoing(trace, (method, url, shown_url), &mut headers);
+        let result = self.send_with(headers, outgoing, body, deadline).await;
+        let outcome = result.as_ref().map(Response::status);
+        spans::sent(span, outcome.map_err(|failure| failure as &dyn Display));
+        result
+    }
+
+    async fn send_with(
+        &self,
+        headers: HeaderMap,
+        outgoing: &Outgoing,
+        body: Option<reqwest::Body>,
+        deadline: Instant,
+    ) -> Result<Response, Failure> {
         let chosen = tokio::time::timeout_at(deadline, self.clients.choose(&outgoing.url)).await;
         let (way, client) = chosen.map_err(|_| Failure::Timeout {
             phase: format!("{} was being looked up", shown_url(&outgoing.url)),
         })??;
         self.settings.rules.check(&outgoing.url, way)?;
-        let mut request = client
-            .request(outgoing.method.clone(), outgoing.url.clone())
-            .headers(outgoing.headers.clone());
+        let mut request =
+            client.request(outgoing.method.clone(), outgoing.url.clone()).headers(headers);
         if self.settings.rules.reaches_this_machine() {
             // After the actor's own headers, so that it is there whatever these say.
             request = request.header(FROM_ACTOR, "1");

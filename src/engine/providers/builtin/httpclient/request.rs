@@ -12,7 +12,10 @@ use super::{
     failure::Failure,
     rules::{Rules, Way, host_of},
 };
-use lattice_protocol::contracts::httpclient::{HeaderValues, HttpRequest};
+use lattice_protocol::{
+    contracts::httpclient::{HeaderValues, HttpRequest},
+    rpc::invocation::TraceContext,
+};
 
 /// Headers that belong to a connection, which is ours, or that follow from the body.
 const OURS: [HeaderName; 9] = [
@@ -47,6 +50,8 @@ pub(super) struct Outgoing {
     pub body: Bytes,
     /// The length that the actor says a body has.
     announced: Option<u64>,
+    /// The trace of the call that asks for it.
+    pub trace: TraceContext,
 }
 
 impl Outgoing {
@@ -72,7 +77,7 @@ impl Outgoing {
             // Servers ask for a length where a body is usual, even if there is none.
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        Ok(Self { method, url, headers, body, announced })
+        Ok(Self { method, url, headers, body, announced, trace: TraceContext::default() })
     }
 
     /// Says of a body that still comes what the actor says of its length.

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Method, Request, Response, Version,
+    Method, Request, Response, Version,
     body::Incoming,
     header::{self, HeaderValue},
     http::request::Parts,
@@ -48,10 +48,11 @@ use crate::{
         call::{Call, CallError, Chain},
         exchange::{Exchange, Upload},
     },
+    spans,
 };
 use lattice_protocol::{
     contracts::httpserver::{HANDLE_REQUEST, RequestHead, RequestWriter},
-    rpc::invocation::{Entity, TraceContext},
+    rpc::invocation::Entity,
 };
 
 /// A link as its requests see it.
@@ -121,7 +122,7 @@ impl Route {
             target: self.target.clone(),
             operation: HANDLE_REQUEST.to_owned(),
             payload,
-            trace: trace(&parts.headers),
+            trace: spans::of_request(parts),
             deadline,
             depth: 0,
             chain,
@@ -161,10 +162,12 @@ impl Requests {
         let reply = if !settle_host(&mut parts) {
             Reply::Whole(answers::of_no_host())
         } else if let Some((route, _in_work)) = self.route(&parts) {
-            let mut reply = self.serve(&route, &parts, body, began).await;
+            let span = spans::request(&mut parts, &route.actor_id, self.peer);
+            let mut reply = span.within(pin!(self.serve(&route, &parts, body, began))).await;
             reply.finish(&route.rules, &parts);
             route.edge.answered(reply.status().as_u16());
-            reply.log(&route, &parts, self.peer, began);
+            span.scope(|| reply.log(&route, &parts, self.peer, began));
+            spans::answered(span, reply.status());
             reply
         } else {
             Reply::Whole(answers::not_found())
@@ -386,17 +389,6 @@ fn settle_host(parts: &mut Parts) -> bool {
 /// The host a request is for, as the client wrote it.
 fn host(parts: &Parts) -> Option<&str> {
     parts.uri.host().or_else(|| parts.headers.get(header::HOST)?.to_str().ok())
-}
-
-/// The trace that the client has begun.
-fn trace(headers: &HeaderMap) -> TraceContext {
-    let mut trace = TraceContext::default();
-    for name in ["traceparent", "tracestate"] {
-        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
-            trace.push(name, value);
-        }
-    }
-    trace
 }
 
 #[cfg(test)]

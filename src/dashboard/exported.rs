@@ -1,0 +1,206 @@
+//! The numbers of `/metrics` for a collector that is told rather than asks (OTLP), under the same
+//! names and labels. What [`metrics`] writes is read again here, so that the two never differ.
+//!
+//! Of a histogram its count and its sum are told, as counters.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, time::timeout};
+use tracing::warn;
+
+use super::{Dashboard, Inner, metrics};
+use lattice_base::telemetry::otel::metrics::{self as otel, Family, KeyValue, Samples};
+
+/// How long the host may take to count; it asks its NATS server how it is.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Exports the numbers of this host from now on, if there is a collector.
+pub async fn start(dashboard: &Dashboard) {
+    if !otel::is_on() {
+        return;
+    }
+    let text = match metrics::text(dashboard.clone()).await {
+        Ok(text) => text,
+        Err(error) => return warn!(%error, "counts are not exported"),
+    };
+    let known = families(&text);
+    let names: HashMap<String, String> =
+        known.iter().map(|(sample, family)| (sample.clone(), family.name.clone())).collect();
+    let source =
+        Source { dashboard: Arc::downgrade(&dashboard.0), names, runtime: Handle::current() };
+    otel::observe(known.into_iter().map(|(_, family)| family).collect(), move || source.read());
+}
+
+/// Reads the numbers of a dashboard, as long as it is there.
+struct Source {
+    dashboard: Weak<Inner>,
+    /// The names of families, by the names of their samples.
+    names: HashMap<String, String>,
+    runtime: Handle,
+}
+
+impl Source {
+    /// Blocks until the values are there; to be called outside the runtime.
+    fn read(&self) -> Samples {
+        let Some(inner) = self.dashboard.upgrade() else { return Samples::new() };
+        // The time begins within the runtime, which has the clock.
+        let reading = async { timeout(READ_TIMEOUT, metrics::text(Dashboard(inner))).await };
+        match self.runtime.block_on(reading) {
+            Ok(Ok(text)) => samples(&text, &self.names),
+            Ok(Err(_)) | Err(_) => Samples::new(),
+        }
+    }
+}
+
+/// The families that a text in OpenMetrics has, each with the name of its samples.
+fn families(text: &str) -> Vec<(String, Family)> {
+    let helps: HashMap<&str, &str> =
+        text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')).collect();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let mut families = Vec::new();
+    for (name, kind) in types {
+        let about = helps.get(name).copied().unwrap_or_default();
+        for (sample, family, is_counter) in parts_of(name, kind) {
+            families.push((sample, Family { name: family, about: about.to_owned(), is_counter }));
+        }
+    }
+    families
+}
+
+/// The numbers of a family: the name of their samples, their own name, and whether they only grow.
+fn parts_of(name: &str, kind: &str) -> Vec<(String, String, bool)> {
+    let part = |suffix: &str| format!("{name}_{suffix}");
+    match kind {
+        "counter" => vec![(part("total"), name.to_owned(), true)],
+        "gauge" => vec![(name.to_owned(), name.to_owned(), false)],
+        "info" => vec![(part("info"), part("info"), false)],
+        "histogram" => ["count", "sum"].map(|of| (part(of), part(of), true)).to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// The values of a text in OpenMetrics that have a name.
+fn samples(text: &str, names: &HashMap<String, String>) -> Samples {
+    let mut samples = Samples::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if let Some((sample, labels, value)) = sample(line)
+            && let Some(name) = names.get(sample)
+        {
+            samples.entry(name.clone()).or_default().push((labels, value));
+        }
+    }
+    samples
+}
+
+/// Reads `name{label="value"} number`.
+fn sample(line: &str) -> Option<(&str, Vec<KeyValue>, f64)> {
+    let (name, labels, number) = match line.split_once('{') {
+        Some((name, rest)) => {
+            let (labels, number) = labels(rest)?;
+            (name, labels, number)
+        }
+        None => {
+            let (name, number) = line.split_once(' ')?;
+            (name, Vec::new(), number)
+        }
+    };
+    let number = number.split_whitespace().next()?.parse().ok()?;
+    Some((name, labels, number))
+}
+
+/// Reads labels up to their brace; returns what follows it.
+fn labels(mut text: &str) -> Option<(Vec<KeyValue>, &str)> {
+    let mut labels = Vec::new();
+    loop {
+        text = text.strip_prefix(',').unwrap_or(text);
+        if let Some(rest) = text.strip_prefix('}') {
+            return Some((labels, rest));
+        }
+        let (name, rest) = text.split_once("=\"")?;
+        let (value, rest) = quoted(rest)?;
+        labels.push(KeyValue::new(name.to_owned(), value));
+        text = rest;
+    }
+}
+
+/// Reads a text up to its closing quote; returns what follows it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut letters) = (String::new(), text.char_indices());
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => match letters.next()?.1 {
+                'n' => value.push('\n'),
+                other => value.push(other),
+            },
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"# HELP lattice_calls Calls that ended.
+# TYPE lattice_calls counter
+lattice_calls_total{operation="a \"b\" {c}, \\ d\n",path="nats"} 3
+lattice_calls_total{operation="e",path="local"} 4
+# HELP lattice_host This host.
+# TYPE lattice_host info
+lattice_host_info{version="1"} 1
+# HELP lattice_up_seconds Since the start.
+# TYPE lattice_up_seconds gauge
+# UNIT lattice_up_seconds seconds
+lattice_up_seconds 1.5
+# HELP lattice_took_seconds How long.
+# TYPE lattice_took_seconds histogram
+# UNIT lattice_took_seconds seconds
+lattice_took_seconds_sum{target="M"} 0.25
+lattice_took_seconds_count{target="M"} 2
+lattice_took_seconds_bucket{le="+Inf",target="M"} 2
+# EOF
+"#;
+
+    #[test]
+    fn the_text_is_read_as_it_was_meant() {
+        let known = families(TEXT);
+        let told: Vec<_> =
+            known.iter().map(|(_, family)| (family.name.as_str(), family.is_counter)).collect();
+        assert_eq!(
+            told,
+            [
+                ("lattice_calls", true),
+                ("lattice_host_info", false),
+                ("lattice_up_seconds", false),
+                ("lattice_took_seconds_count", true),
+                ("lattice_took_seconds_sum", true),
+            ]
+        );
+        assert_eq!(known[2].1.about, "Since the start.");
+        let names = known.iter().map(|(sample, family)| (sample.clone(), family.name.clone()));
+        let read = samples(TEXT, &names.collect());
+        let values =
+            |name: &str| -> Vec<f64> { read[name].iter().map(|(_, value)| *value).collect() };
+        assert_eq!(values("lattice_calls"), [3.0, 4.0]);
+        assert_eq!(values("lattice_up_seconds"), [1.5]);
+        assert_eq!(values("lattice_took_seconds_sum"), [0.25]);
+        let (labels, _) = &read["lattice_calls"][0];
+        assert_eq!(
+            labels,
+            &[KeyValue::new("operation", "a \"b\" {c}, \\ d\n"), KeyValue::new("path", "nats")]
+        );
+    }
+
+    #[test]
+    fn lines_that_are_no_samples_are_passed_over() {
+        for line in ["", "name", "name{", "name{a=\"b} 1", "name{a=\"b\"} x", "name x"] {
+            assert!(sample(line).is_none(), "{line}");
+        }
+    }
+}

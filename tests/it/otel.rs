@@ -1,0 +1,306 @@
+//! Telemetry for a collector: two hosts as a user starts them, and a collector that speaks OTLP
+//! over HTTP and gRPC.
+
+use std::{
+    convert::Infallible,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Body, Frame, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use lattice_engine::providers::builtin::{httpserver, keyvalue};
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    resource::v1::Resource,
+    trace::v1::{Span, span::SpanKind},
+};
+use prost::Message;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::harness::{
+    Events, KVCOUNTER, Server,
+    client::{ctl_2024, link_builtin},
+    eventually, example,
+    nats::free_port,
+    process::{Process, member},
+};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const UNWANTED: &str = "1af7651916cd43dd8448eb211c80319c";
+const CLIENT: &str = "b7ad6b7169203331";
+
+/// A span, and the host that told it.
+#[derive(Clone, Debug)]
+struct Told {
+    host: String,
+    span: Span,
+}
+
+#[derive(Default)]
+struct Received {
+    spans: Vec<Told>,
+    /// The texts of log lines.
+    lines: Vec<String>,
+    /// The names of metrics.
+    metrics: Vec<String>,
+}
+
+type Shared = Arc<Mutex<Received>>;
+
+/// The message of a gRPC request or answer has five bytes before it: whether it is compressed, and
+/// its length.
+const GRPC_HEAD: usize = 5;
+
+/// A collector; ends when dropped.
+struct Collector {
+    url: String,
+    received: Shared,
+    _serving: JoinSet<()>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let received = Shared::default();
+        let mut serving = JoinSet::new();
+        serving.spawn(accept(listener, Arc::clone(&received)));
+        Self { url, received, _serving: serving }
+    }
+
+    /// The spans of a trace.
+    fn spans(&self, trace: &str) -> Vec<Told> {
+        let all = &self.received.lock().unwrap().spans;
+        all.iter().filter(|told| hex(&told.span.trace_id) == trace).cloned().collect()
+    }
+}
+
+async fn accept(listener: TcpListener, received: Shared) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (connection, _) = listener.accept().await.expect("a connection");
+        let received = Arc::clone(&received);
+        connections.spawn(async move {
+            let service = service_fn(move |request| take(request, Arc::clone(&received)));
+            let server = auto::Builder::new(TokioExecutor::new());
+            // A host that ends closes it.
+            let _ = server.serve_connection(TokioIo::new(connection), service).await;
+        });
+    }
+}
+
+/// Takes an export in either protocol.
+async fn take(
+    request: Request<Incoming>,
+    received: Shared,
+) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, Infallible> {
+    let kind = request.headers().get(CONTENT_TYPE).cloned().expect("a type");
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.expect("a body").to_bytes();
+    let is_grpc = kind == "application/grpc";
+    let message = if is_grpc { body.slice(GRPC_HEAD..) } else { body };
+    received.lock().unwrap().take(&path, message);
+    let mut frames = Vec::new();
+    if is_grpc {
+        frames.push(Ok(Frame::data(Bytes::from_static(&[0; GRPC_HEAD]))));
+        let done = ("grpc-status".parse().expect("a name"), HeaderValue::from_static("0"));
+        frames.push(Ok(Frame::trailers(HeaderMap::from_iter([done]))));
+    }
+    let mut answer = Response::new(StreamBody::new(stream::iter(frames)));
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(answer)
+}
+
+impl Received {
+    fn take(&mut self, path: &str, message: Bytes) {
+        match path {
+            "/v1/traces" | "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => {
+                self.take_traces(message);
+            }
+            "/v1/logs" | "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => {
+                self.take_logs(message);
+            }
+            "/v1/metrics" | "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => {
+                self.take_metrics(message);
+            }
+            other => panic!("nobody sends to {other}"),
+        }
+    }
+
+    fn take_traces(&mut self, message: Bytes) {
+        let request = ExportTraceServiceRequest::decode(message).expect("a request");
+        for of_host in request.resource_spans {
+            let host = host_of(of_host.resource.as_ref());
+            let spans = of_host.scope_spans.into_iter().flat_map(|of_scope| of_scope.spans);
+            self.spans.extend(spans.map(|span| Told { host: host.clone(), span }));
+        }
+    }
+
+    fn take_logs(&mut self, message: Bytes) {
+        let request = ExportLogsServiceRequest::decode(message).expect("a request");
+        let scopes = request.resource_logs.into_iter().flat_map(|of_host| of_host.scope_logs);
+        let records = scopes.flat_map(|of_scope| of_scope.log_records);
+        self.lines.extend(records.map(|record| text_of(record.body.as_ref())));
+    }
+
+    fn take_metrics(&mut self, message: Bytes) {
+        let request = ExportMetricsServiceRequest::decode(message).expect("a request");
+        let scopes = request.resource_metrics.into_iter().flat_map(|of_host| of_host.scope_metrics);
+        let metrics = scopes.flat_map(|of_scope| of_scope.metrics);
+        self.metrics.extend(metrics.map(|metric| metric.name));
+    }
+}
+
+fn host_of(resource: Option<&Resource>) -> String {
+    resource
+        .map(|resource| attribute(&resource.attributes, "service.instance.id"))
+        .unwrap_or_default()
+}
+
+fn attribute(attributes: &[KeyValue], key: &str) -> String {
+    let found = attributes.iter().find(|attribute| attribute.key == key);
+    found.map(|attribute| text_of(attribute.value.as_ref())).unwrap_or_default()
+}
+
+fn text_of(value: Option<&AnyValue>) -> String {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// A host whose telemetry goes to a collector; returns it with its id when it is ready.
+async fn started(
+    dir: &Path,
+    server: &Server,
+    (collector, protocol): (&Collector, &str),
+    dashboard: u16,
+) -> (Process, String) {
+    let mut events = Events::all(server).await;
+    let mut process = Process::start(
+        member(dir, server)
+            .env("WASMCLOUD_DASHBOARD_PORT", dashboard.to_string())
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+            .env("OTEL_BLRP_SCHEDULE_DELAY", "100")
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+    );
+    process.line("ready");
+    let event = events.next("host_started").await;
+    let source = event["source"].as_str().expect("a host").to_owned();
+    (process, source)
+}
+
+/// Starts what the test calls: the server for requests and the store on one host, the actor on the
+/// other.
+async fn furnish(server: &Server, [front, back]: [&str; 2], address: &str) {
+    let ctl = ctl_2024(server).await;
+    let mut events = Events::all(server).await;
+    for provider in ["builtin://httpserver", "builtin://keyvalue"] {
+        let ack = ctl.start_provider(front, provider, None, None, None).await.expect("an ack");
+        assert!(ack.accepted, "{}", ack.error);
+        events.next("provider_started").await;
+    }
+    let ack = ctl.scale_actor(back, &example("kvcounter"), 1, None).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
+    events.next("actor_scaled").await;
+    link_builtin(server, KVCOUNTER, &keyvalue::SPEC, &[]).await;
+    link_builtin(server, KVCOUNTER, &httpserver::SPEC, &[("address", address)]).await;
+}
+
+/// Makes a request in a trace; returns the status of its answer.
+async fn ask(url: &str, trace: &str, flags: &str) -> Option<u16> {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let request = client
+        .get(url)
+        .header("traceparent", format!("00-{trace}-{CLIENT}-{flags}"))
+        .header("tracestate", "vendor=value");
+    Some(request.send().await.ok()?.status().as_u16())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
+    let (server, collector) = (Server::shared().await, Collector::start().await);
+    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let (http, grpc) = ((&collector, "http/protobuf"), (&collector, "grpc"));
+    let (front, first) = started(dirs[0].path(), &server, http, free_port()).await;
+    let (back, second) = started(dirs[1].path(), &server, grpc, 0).await;
+    let address = format!("127.0.0.1:{}", free_port());
+    furnish(&server, [&first, &second], &address).await;
+    let url = format!("http://{address}/visits?secret=1");
+    eventually("the actor answers", || async {
+        (ask(&url, UNWANTED, "00").await? == 200).then_some(())
+    })
+    .await;
+    assert_eq!(ask(&url, TRACE, "01").await, Some(200));
+
+    let hops = [
+        (&first, "GET", SpanKind::Server),
+        (&first, "call HttpServer.HandleRequest", SpanKind::Client),
+        (&second, "HttpServer.HandleRequest", SpanKind::Server),
+        (&second, "actor HttpServer.HandleRequest", SpanKind::Internal),
+        (&second, "call KeyValue.Increment", SpanKind::Client),
+        (&first, "KeyValue.Increment", SpanKind::Server),
+        (&first, "provider KeyValue.Increment", SpanKind::Internal),
+    ];
+    let spans = eventually("all spans of the trace", || async {
+        let spans = collector.spans(TRACE);
+        (spans.len() >= hops.len()).then_some(spans)
+    })
+    .await;
+    assert_eq!(spans.len(), hops.len(), "{spans:#?}");
+    let mut parent = CLIENT.to_owned();
+    for (host, name, kind) in hops {
+        let is_next = |told: &&Told| hex(&told.span.parent_span_id) == parent;
+        let told = spans.iter().find(is_next).unwrap_or_else(|| panic!("no {name}: {spans:#?}"));
+        assert_eq!(
+            (&told.host, told.span.name.as_str(), told.span.kind),
+            (host, name, kind as i32),
+            "{spans:#?}"
+        );
+        assert_eq!(told.span.trace_state, "vendor=value");
+        parent = hex(&told.span.span_id);
+    }
+    let served = spans.iter().find(|told| told.span.name == "GET").expect("the request");
+    let attributes = &served.span.attributes;
+    assert_eq!(attribute(attributes, "http.response.status_code"), "200");
+    assert_eq!(attribute(attributes, "url.path"), "/visits");
+    assert_eq!(attribute(attributes, "lattice.target"), KVCOUNTER);
+    // The client said that it is not to be kept.
+    assert!(collector.spans(UNWANTED).is_empty());
+
+    eventually("lines and counts", || async {
+        let received = collector.received.lock().unwrap();
+        let has_line = received.lines.iter().any(|line| line == "ready");
+        let has_count = received.metrics.iter().any(|name| name == "lattice_invocations");
+        (has_line && has_count).then_some(())
+    })
+    .await;
+    for mut host in [front, back] {
+        host.signal(rustix::process::Signal::TERM);
+        assert_eq!(host.exit_code(), Some(0));
+    }
+}
