@@ -44,6 +44,8 @@ const EXAMPLES: &str = "Examples:
 
 /// Where the names of a group begin on the screen of `-h`, and how wide that is.
 const NAMES_AT: usize = 20;
+/// The longest name of a command, and a blank.
+const NAME_WIDTH: usize = 14;
 const SCREEN_WIDTH: usize = 80;
 /// How to read on.
 const READ_ON: &str =
@@ -158,7 +160,7 @@ fn explained(command: &Command) -> String {
         for name in names {
             let about = command.find_subcommand(name).and_then(|command| command.get_about());
             let about = about.map(ToString::to_string).unwrap_or_default();
-            text.push_str(&format!("  {name:<12} {about}\n"));
+            text.push_str(&format!("  {name:<NAME_WIDTH$} {about}\n"));
         }
         text.push('\n');
     }
