@@ -266,8 +266,8 @@ impl Leases {
         lease::decide(application, seen.as_ref(), free_since, view)
     }
 
-    /// Takes a lease; returns its new revision if this host has it now. The renewal comes first, so that nobody sees a
-    /// lease of a host that does not renew.
+    /// Takes a lease; returns its new revision if this host has it now. The renewal comes first, so
+    /// that nobody sees a lease of a host that does not renew.
     async fn take(&self, application: &str, revision: u64) -> Option<u64> {
         let confirmed = self.0.table.lock().confirmed;
         let is_fresh = confirmed.is_some_and(|confirmed| confirmed.elapsed() < RENEWAL);

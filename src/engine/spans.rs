@@ -86,7 +86,7 @@ pub fn provided(call: &mut Call) -> Span {
     Span::begin(SpanKind::Internal, name, attributes, &mut call.trace)
 }
 
-/// What every hop says of a call.
+/// The attributes that every hop has of a call.
 fn about(call: &Call) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new("rpc.system", "wasmbus"),

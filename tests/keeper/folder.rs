@@ -66,7 +66,7 @@ pub fn remove_abandoned() {
 fn remove_if_abandoned(path: &Path) {
     let Ok(owner) = File::open(path.join(OWNER)) else { return };
     if owner.try_lock().is_ok() {
-        // What cannot be removed belongs to another user.
+        // A folder that cannot be removed belongs to another user.
         let _ = remove(path);
     }
 }

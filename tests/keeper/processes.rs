@@ -112,7 +112,7 @@ fn own_number() -> i32 {
     getpid().as_raw_pid()
 }
 
-/// What proc(5) tells of a process.
+/// A process as proc(5) tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     id: i32,

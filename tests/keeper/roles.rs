@@ -23,7 +23,7 @@ const KEEP_FOR: &str = "keep-for";
 const KEPT_BY: &str = "kept-by";
 /// How often the keeper looks after the tests and the front.
 const POLL: Duration = Duration::from_millis(10);
-/// What the tests share ends a moment after them, on a loaded machine a long one.
+/// Processes that the tests share end a moment after them, on a loaded machine a long one.
 const GRACE: Duration = Duration::from_secs(10);
 /// As programs of tests report a failure.
 const FAILED: i32 = 101;

@@ -220,7 +220,7 @@ pub fn settle() {
 /// Lets out what was logged and said, as far as it is taken within a short time. To be called
 /// before the process ends.
 pub fn flush() {
-    // What it could not write is told in the log.
+    // The lines that it could not write are told in the log.
     audit::flush(FLUSH_TIMEOUT);
     if let Some(log) = LOG.get() {
         let owed = log.flood.lock().end();

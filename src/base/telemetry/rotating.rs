@@ -176,7 +176,7 @@ impl Current {
             let _ = file.set_permissions(permissions);
         }
         let bytes = file.metadata()?.len();
-        // What a process left that was ended in the middle of a line is ended by the first write.
+        // A line that a process left when it was ended in the middle is ended by the first write.
         let mut current = Self { file, bytes, is_within_line: false };
         if bytes > 0 && !ends_line(path)? {
             current.file.write_all(b"\n")?;

@@ -34,7 +34,7 @@ async fn measure(terminal: &Terminal, args: Args) -> Result<()> {
     let stop = CancellationToken::new();
     let signals = tokio::spawn(shutdown::obey_signals(stop.clone(), nats_server::kill_started));
     let options = options(&args)?;
-    // What takes minutes is not begun where it cannot be written.
+    // Nothing that takes minutes is begun where it cannot be written.
     args.write.as_deref().map_or(Ok(()), document::prepare)?;
     let mut progress = terminal.progress();
     let report = bench::run(&options, &mut progress, &stop).await;

@@ -91,7 +91,7 @@ pub struct Facts {
     pub lattice: Result<Seen, Unknown>,
     pub manager: Result<Option<ApplicationKeeper>, Unknown>,
     pub machine: Machine,
-    /// What the lattice keeps. Only an upgrade looks at it: every entry is read for it.
+    /// The entries that the lattice keeps. Only an upgrade looks at it: every entry is read for it.
     pub stored: Result<Stored, Unknown>,
 }
 

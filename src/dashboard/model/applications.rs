@@ -199,7 +199,7 @@ impl Follower {
     fn ask_if_due(&mut self) {
         let since = self.asked.map(|asked| asked.elapsed());
         let is_due = since.is_none_or(|since| since >= if self.is_old { GAP } else { AGAIN });
-        // What fails is told although nobody looks.
+        // Failures are told although nobody looks.
         let is_wanted = self.model.is_viewed() || self.model.is_watched();
         if !is_due || !self.asking.is_empty() || !is_wanted {
             return;

@@ -121,8 +121,8 @@ impl Client {
         self.perform(call, host, id, Some(encoded_claims), sent).await
     }
 
-    /// Performs a call. What few calls need is in boxes: the future of a call is moved into one of
-    /// its own, and with the transfers of large payloads in it it would have thirty kilobytes.
+    /// Performs a call. The parts that few calls need are in boxes: the future of a call is moved
+    /// into one of its own, and had thirty kilobytes with the transfers of large payloads in it.
     async fn perform(
         &self,
         call: Call,

@@ -444,7 +444,7 @@ impl Objects {
 /// The thing that metadata may be written over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
-    /// Whatever is there, or nothing.
+    /// Anything that is there, or nothing.
     Anything,
     /// The metadata of the same object only: its pieces are named by no other.
     Itself,

@@ -35,7 +35,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 static RUNNING: OnceLock<Running> = OnceLock::new();
 
-/// What exports.
+/// The parts that export.
 #[derive(Default)]
 struct Running {
     traces: Option<SdkTracerProvider>,

@@ -1,4 +1,4 @@
-//! What the variables of OpenTelemetry say that its SDK does not read itself: which signals are
+//! The variables of OpenTelemetry that its SDK does not read itself: which signals are
 //! exported, over which protocol, with which certificates, and which headers of HTTP carry a trace.
 
 use std::{collections::BTreeMap, time::Duration};

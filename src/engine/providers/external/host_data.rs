@@ -69,7 +69,7 @@ pub struct OtelConfig {
 }
 
 impl OtelConfig {
-    /// What the variables of the host say.
+    /// The settings that the variables of the host make.
     pub fn of(variables: &Variables) -> Self {
         let exporter_otlp_endpoint = variables.traces_url();
         let traces_exporter = exporter_otlp_endpoint.as_ref().map(|_| "otlp");

@@ -185,7 +185,7 @@ impl Inner {
 
     /// Checks the proof of a call before anything else is done with it, and performs it unless it
     /// is refused. Nothing is answered where an answer could be taken for that to another call.
-    /// What few calls need is in boxes, here and below: each call moves this into a task.
+    /// The parts that few calls need are in boxes, here and below: each call moves this into a task.
     pub(super) async fn take_in(
         &self,
         invocation: Invocation,
