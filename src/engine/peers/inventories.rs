@@ -34,13 +34,15 @@ pub struct Inventories {
     client: Client,
     subjects: Subjects,
     /// Questions for what others run, and whom they went to.
-    learning: JoinSet<(String, Option<Inventory>)>,
+    learning: JoinSet<(String, u64, Option<Inventory>)>,
+    /// Questions so far, for their numbers.
+    asked: u64,
     /// The hosts that were asked what they run.
     learnt: HashMap<String, Learnt>,
 }
 
-/// The end of a question.
-pub type Done = Result<(String, Option<Inventory>), JoinError>;
+/// The end of a question: the host that was asked, the number of the question, and the answer.
+pub type Done = Result<(String, u64, Option<Inventory>), JoinError>;
 
 /// When a host was asked what it runs.
 struct Learnt {
@@ -51,11 +53,15 @@ struct Learnt {
     due: Instant,
     /// It is asked once more then in any case.
     is_again: bool,
+    /// The last question to it that was answered. Answers to two that are under way may come to
+    /// this host's tasks in any order.
+    answered: u64,
 }
 
 impl Inventories {
     pub fn new(peers: Peers, client: Client, subjects: Subjects) -> Self {
-        Self { peers, client, subjects, learning: JoinSet::new(), learnt: HashMap::new() }
+        let (learning, learnt) = (JoinSet::new(), HashMap::new());
+        Self { peers, client, subjects, learning, asked: 0, learnt }
     }
 
     /// Asks a host what it runs after a word of it to all, if this host is to remember that and it
@@ -77,8 +83,10 @@ impl Inventories {
         }
         let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
         let runs = runs.or_else(|| asked.and_then(|asked| asked.runs));
+        let answered = asked.map_or(0, |asked| asked.answered);
         let (incarnation, roster, is_again) = (*incarnation, *roster, !is_same);
-        self.learnt.insert(host.clone(), Learnt { incarnation, roster, runs, due, is_again });
+        let learnt = Learnt { incarnation, roster, runs, due, is_again, answered };
+        self.learnt.insert(host.clone(), learnt);
         self.ask_inventory(host);
     }
 
@@ -103,6 +111,8 @@ impl Inventories {
     fn ask_inventory(&mut self, host: &str) {
         let (client, subject, host) =
             (self.client.clone(), self.subjects.host(host), host.to_owned());
+        self.asked += 1;
+        let number = self.asked;
         self.learning.spawn(async move {
             let question = client.request(subject, Bytes::from_static(INVENTORY));
             let answer = tokio::time::timeout(ASK, question).await;
@@ -111,7 +121,7 @@ impl Inventories {
                 .and_then(Result::ok)
                 .filter(|answer| answer.payload.len() <= INVENTORY_BYTES_MAX);
             let inventory = answer.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
-            (host, inventory)
+            (host, number, inventory)
         });
     }
 
@@ -129,10 +139,15 @@ impl Inventories {
 
     /// Remembers what a host answered.
     pub fn learn(&mut self, done: Done) {
-        let Ok((host, inventory)) = done else { return };
+        let Ok((host, number, inventory)) = done else { return };
+        // One that was taken off is asked anew by its next word.
+        let Some(learnt) = self.learnt.get_mut(&host).filter(|one| one.answered < number) else {
+            return;
+        };
         match inventory {
             // A host that does not know the question answers with what it says of itself.
             Some(inventory) if inventory.host_id.is_empty() || inventory.host_id == host => {
+                learnt.answered = number;
                 self.peers.0.memory.learn(&host, inventory);
             }
             Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
