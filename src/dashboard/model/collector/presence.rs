@@ -152,7 +152,14 @@ impl Collector {
     }
 
     pub(super) fn mark_lost(&mut self, id: &Arc<str>) {
+        let remembered = self.dashboard.parts().context.peers.remembered(id);
         let known = self.known(id);
+        // It may have vanished before it told this page what it had just started.
+        if let Some(inventory) = remembered
+            && inventory.uptime_seconds >= known.view.inventory.uptime_seconds
+        {
+            known.view.inventory = inventory;
+        }
         known.view.state = State::Lost;
         known.view.lost_ms = Some(clock::now_ms());
         known.view.health = None;
