@@ -55,8 +55,8 @@ pub async fn round(lattice: &Lattice) -> Option<Rival> {
     of_age(lattice, met).await
 }
 
-/// Returns the manager that gave an answer, if one did. Its age is asked for until it answers: hosts
-/// in the group may take the question.
+/// Returns the manager that gave an answer, if one did. Its age is asked for until it answers:
+/// hosts in the group may take the question.
 async fn of_age(lattice: &Lattice, met: Option<Message>) -> Option<Rival> {
     met?;
     for _ in 0..ROUND {

@@ -2,8 +2,8 @@
 //!
 //! The first part is the tests that crate `wadm` 0.10.0 ships (`tests/api_model_operations.rs`),
 //! with its manifests, against hosts of ours: of each the assertions, in its order. Its package
-//! depends on libraries of those years; so replies are read by [`theirs`], which has the members and
-//! the words of its types and no others.
+//! depends on libraries of those years; so replies are read by [`theirs`], which has the members
+//! and the words of its types and no others.
 
 use std::collections::HashMap;
 

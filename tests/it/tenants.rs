@@ -95,8 +95,8 @@ pub async fn assert_ends_in_time(caller: &Caller, guest: &Guest, what: &str) {
     assert_healthy(caller).await;
 }
 
-/// Checks how a call of a guest ends: with an error that has this part, or well; and that others are
-/// served then.
+/// Checks how a call of a guest ends: with an error that has this part, or well; and that others
+/// are served then.
 pub async fn assert_ends_with(caller: &Caller, guest: &Guest, what: &str, part: Option<&str>) {
     let answer = timeout(SOON, caller.call(&guest.id, "Any.Job", "")).await.expect(what);
     match part {

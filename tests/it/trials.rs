@@ -174,8 +174,8 @@ async fn an_actor_goes_by_its_own_reference_and_by_that_of_the_newer_revision() 
     stage.host.stop().await;
 }
 
-/// A component of WASI 0.2 that answers requests with a status and no body: `status` is the body of a
-/// function, for which `$count` is a global that is zero in each new instance.
+/// A component of WASI 0.2 that answers requests with a status and no body: `status` is the body of
+/// a function, for which `$count` is a global that is zero in each new instance.
 fn answering_with(status: &str) -> Vec<u8> {
     let text = include_str!("trials/status.wat").replace("STATUS", status);
     wat::parse_str(text).expect("valid text")

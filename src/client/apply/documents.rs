@@ -1,4 +1,5 @@
-//! Reads texts with manifests, and finds everything that is wrong with them before anything is sent.
+//! Reads texts with manifests, and finds everything that is wrong with them before anything is
+//! sent.
 //!
 //! A text may hold several documents. [`documents`] cuts it where YAML does, so that each is read
 //! by itself, and its mistakes have the line of the text.

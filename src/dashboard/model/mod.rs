@@ -412,8 +412,8 @@ impl Model {
         self.0.demand.lock().watched = watched;
     }
 
-    /// Whether other hosts are asked for what they run, also if nobody looks: on the one host of the
-    /// lattice that tells what needs attention.
+    /// Whether other hosts are asked for what they run, also if nobody looks: on the one host of
+    /// the lattice that tells what needs attention.
     pub fn is_watched(&self) -> bool {
         self.0.demand.lock().watched
     }

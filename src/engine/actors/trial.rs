@@ -89,8 +89,8 @@ impl Version {
 }
 
 /// Says whether a call of `target` failed; nothing of one that was refused before it ran, which
-/// says nothing about the revision. An answer with a status of `5xx` is a failure as well, be it the
-/// result or given through the exchange.
+/// says nothing about the revision. An answer with a status of `5xx` is a failure as well, be it
+/// the result or given through the exchange.
 pub fn has_failed(
     operation: &str,
     result: &Result<Bytes, CallError>,

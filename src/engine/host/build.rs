@@ -252,8 +252,8 @@ impl Builder<'_> {
         Ok((Arc::new(context), verifier, notices))
     }
 
-    /// Opens the log of commands, if there is to be one. A host that cannot write it does not start:
-    /// somebody relies on it.
+    /// Opens the log of commands, if there is to be one. A host that cannot write it does not
+    /// start: somebody relies on it.
     fn audit_log(&self) -> Result<Option<AuditLog>> {
         let config = self.config;
         let Some(place) = &config.audit_log else { return Ok(None) };

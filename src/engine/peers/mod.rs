@@ -20,9 +20,9 @@
 //! * [`service`] speaks and listens, and keeps the table.
 //!
 //! Hosts of this make sign their messages and prove calls and answers; of one that did so, nothing
-//! else is believed. A host of an earlier release signs nothing, so anybody who may publish on these
-//! subjects can invent one, and calls may go there. A statement about such a host holds until that
-//! host's own next message, or its answer to a question.
+//! else is believed. A host of an earlier release signs nothing, so anybody who may publish on
+//! these subjects can invent one, and calls may go there. A statement about such a host holds until
+//! that host's own next message, or its answer to a question.
 //!
 //! A message under the own key that this host has not sent means that another process has the key
 //! as well: see [`Peers::twins`].

@@ -170,14 +170,14 @@ impl Watch {
         self.sign(word)
     }
 
-    /// Puts off all that is due for a moment, since this host cannot judge others now. If that takes
-    /// long it gives them the time to be heard again.
+    /// Puts off all that is due for a moment, since this host cannot judge others now. If that
+    /// takes long it gives them the time to be heard again.
     pub fn postpone(&mut self, now: Instant) {
         self.rests_until = now + LOOK;
     }
 
-    /// Takes in a word of another host that the table has taken: one to all, or a beat to those that
-    /// watch it.
+    /// Takes in a word of another host that the table has taken: one to all, or a beat to those
+    /// that watch it.
     pub fn hear(
         &mut self,
         table: &Table,

@@ -2,8 +2,8 @@
 //!
 //! The order of checks is fixed (wasmbus protocol, section 2.5): signature and issuer, time,
 //! addresses, the receiving actor, and only then is a large payload fetched, so that strangers
-//! cannot make this host read objects; the hash is verified last, over the whole payload. A token is
-//! taken [once](super::tokens). A refused invocation is answered with the reason and logged.
+//! cannot make this host read objects; the hash is verified last, over the whole payload. A token
+//! is taken [once](super::tokens). A refused invocation is answered with the reason and logged.
 //!
 //! [`Receiver::serve`] owns the two subscriptions of one target: its queue group, which everybody
 //! uses, and a subject of this host alone, for [`peers`](crate::peers) that choose the host

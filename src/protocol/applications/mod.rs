@@ -3,8 +3,8 @@
 //!
 //! Flow: [`decode`] reads a text, YAML or JSON, and makes a [`manifest`] of it, forms of later
 //! versions included → [`validate`] refuses what cannot be meant → [`resolved`] says what is to
-//! run, with the numbers of [`counts`] and the marks of [`ownership`]. [`request`] reads the subjects of the API, [`api`] has its replies, and
-//! [`stored`] is the form of the bucket.
+//! run, with the numbers of [`counts`] and the marks of [`ownership`]. [`request`] reads the
+//! subjects of the API, [`api`] has its replies, and [`stored`] is the form of the bucket.
 
 pub mod api;
 pub mod counts;

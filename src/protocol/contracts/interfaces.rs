@@ -6,8 +6,8 @@
 //! is read by whoever signs a component (its imports are its capabilities), by the host that starts
 //! it, and by people who want to know what a file will ask for.
 //!
-//! [`ANSWERED`] is the one list of the imports that hosts answer. The engine's linker asks it, and a
-//! test there holds the linker's bridges to it.
+//! [`ANSWERED`] is the one list of the imports that hosts answer. The engine's linker asks it, and
+//! a test there holds the linker's bridges to it.
 //!
 //! Versions matter in two ways. A release stands for all of its line (`0.2.x`); a draft is itself
 //! and nothing else, because two drafts of one interface differ in their types.

@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// A user of the NATS server with these permissions, those that JetStream needs, and the one to read
-/// the list of its permissions.
+/// A user of the NATS server with these permissions, those that JetStream needs, and the one to
+/// read the list of its permissions.
 fn user(name: &str, needs: &[Need]) -> String {
     let of = |verb: Use| {
         let subjects = needs.iter().filter(|need| need.verb == verb);

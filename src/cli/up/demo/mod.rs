@@ -13,8 +13,9 @@
 //! The actor asks `dog.ceo` and `api.thecatapi.com`; values of its link to the HTTP client say that
 //! both are the API here and which authority to trust. Without these values it asks the real ones.
 //!
-//! The host keeps what is started here like any other start. The API is not the host's, so `host up`
-//! notes that it has started it once, and starts it again for as long as the actor is kept.
+//! The host keeps what is started here like any other start. The API is not the host's, so
+//! `host up` notes that it has started it once, and starts it again for as long as the actor is
+//! kept.
 //!
 //! Starting it again on a lattice that knows it already gives the link to the HTTP client the
 //! values of the new API, and leaves the page where it was. The API listens on loopback: actors on

@@ -1,5 +1,5 @@
-//! Changes of an application: deploying one of its versions, taking it down, deleting it, and wishes
-//! about its rollout.
+//! Changes of an application: deploying one of its versions, taking it down, deleting it, and
+//! wishes about its rollout.
 
 use anyhow::Context as _;
 use axum::{

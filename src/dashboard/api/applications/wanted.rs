@@ -189,8 +189,8 @@ fn shown_values(values: &BTreeMap<String, String>, is_operator: bool) -> BTreeMa
     values.keys().map(|key| (key.clone(), HIDDEN.to_owned())).collect()
 }
 
-/// Nothing tells what of a provider's configuration is a secret but the names in it, however deep; a
-/// text has none, so all of it may be one.
+/// Nothing tells what of a provider's configuration is a secret but the names in it, however deep;
+/// a text has none, so all of it may be one.
 fn shown_config(config: &Config, is_operator: bool) -> Config {
     match config {
         _ if !is_operator => Config::Text(HIDDEN.to_owned()),

@@ -138,8 +138,8 @@ pub fn environment(
         .collect()
 }
 
-/// Whether every provider gets a variable: its telemetry goes where the host's goes, under a name of
-/// its own.
+/// Whether every provider gets a variable: its telemetry goes where the host's goes, under a name
+/// of its own.
 fn is_always_passed(name: &str) -> bool {
     VARIABLES.contains(&name)
         || (name.starts_with(otel::settings::PREFIX) && name != otel::settings::SERVICE_NAME)

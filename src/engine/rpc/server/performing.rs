@@ -184,8 +184,8 @@ impl Inner {
     }
 
     /// Checks the proof of a call before anything else is done with it, and performs it unless it
-    /// is refused. Nothing is answered where an answer could be taken for that to another call.
-    /// The parts that few calls need are in boxes, here and below: each call moves this into a task.
+    /// is refused. Nothing is answered where an answer could be taken for that to another call. The
+    /// parts that few calls need are in boxes, here and below: each call moves this into a task.
     pub(super) async fn take_in(
         &self,
         invocation: Invocation,
