@@ -432,6 +432,11 @@ pub fn machine_memory() -> Option<u64> {
     Some(group.map_or(total, |group: u64| group.min(total)))
 }
 
+/// How many mappings of memory a process may have, where the system has such a limit.
+pub fn mappings_max() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

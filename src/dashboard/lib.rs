@@ -272,14 +272,9 @@ impl Dashboard {
         if let Some(sending) = sending {
             tasks.spawn(sending.instrument(info_span!("attention")));
         }
-        // Asked by whoever has no browser; until the host stops it holds this dashboard.
+        // Asked by whoever has no browser; until the host ends it holds this dashboard.
         let attendant = alerts::Attendant(self.clone());
         context.attention.fill(Arc::new(attendant));
-        let (slot, stop) = (context.attention.clone(), stop.clone());
-        tasks.spawn(async move {
-            stop.cancelled().await;
-            slot.empty();
-        });
     }
 
     fn app(self) -> Router {

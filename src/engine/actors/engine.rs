@@ -40,7 +40,7 @@ use super::{
     turns::Turns,
     weight::Weight,
 };
-use lattice_base::budget::machine_memory;
+use lattice_base::budget::{machine_memory, mappings_max};
 use lattice_protocol::meter::histogram::{Buckets, Histogram};
 
 /// How often a running guest gives way to others; also how far past its deadline it can run.
@@ -59,6 +59,10 @@ const KEEP_RESIDENT_BYTES: usize = 512 * 1024;
 const SLOTS_DEFAULT: u32 = 256;
 const SLOTS_MIN: u32 = 32;
 const SLOTS_MAX: u32 = 4096;
+/// Mappings of memory that a slot may come to: four of its memory, two of its stack, five of an
+/// instance that allocates on demand, and the share of the pool for components. A process that has
+/// no mapping left cannot even give memory back, and wasmtime panics then.
+const MAPPINGS_PER_SLOT: u32 = 15;
 /// The share of the machine's memory that resident slots may take in the worst case: one eighth.
 const MEMORY_SHARE: u64 = 8;
 /// Limits of a module in a slot, far above what compilers emit for actors.
@@ -131,7 +135,7 @@ impl Engine {
     /// to be called in the runtime.
     pub fn new(settings: Settings) -> Result<(Self, Option<GivingTask>), EngineError> {
         let Settings { slots, memory_max_bytes, cache_dir, sharing } = settings;
-        let slots = slots.unwrap_or_else(slots_for_this_machine);
+        let slots = mapped_slots(slots.unwrap_or_else(slots_for_this_machine), mappings_max());
         let (codes, giving) = Codes::new(cache_dir.as_deref(), sharing, memory_max_bytes);
         let clock = Arc::new(Clock {
             running: AtomicUsize::new(0),
@@ -414,4 +418,38 @@ fn slots_for_this_machine() -> u32 {
     let Some(memory) = machine_memory() else { return SLOTS_DEFAULT };
     let slots = memory / MEMORY_SHARE / KEEP_RESIDENT_BYTES as u64;
     u32::try_from(slots).unwrap_or(SLOTS_MAX).clamp(SLOTS_MIN, SLOTS_MAX)
+}
+
+/// As many of the slots as a process may have mappings for.
+fn mapped_slots(slots: u32, mappings_max: Option<u32>) -> u32 {
+    let most = mappings_max.map_or(u32::MAX, |max| (max / MAPPINGS_PER_SLOT).max(1));
+    if slots > most {
+        warn!(
+            wanted = slots,
+            slots = most,
+            mappings_max,
+            "this system lets a process have mappings for fewer instances than \
+             actor_instances_max: to have all of them, raise vm.max_map_count (sysctl) to \
+             {MAPPINGS_PER_SLOT} for each"
+        );
+    }
+    slots.min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_slots_than_there_are_mappings_for() {
+        for (wanted, mappings_max, slots) in [
+            (4096, Some(65_530), 4096),
+            (20_000, Some(65_530), 4368),
+            (20_000, Some(300_000), 20_000),
+            (20_000, None, 20_000),
+            (4096, Some(1), 1),
+        ] {
+            assert_eq!(mapped_slots(wanted, mappings_max), slots, "{wanted} {mappings_max:?}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ mod names;
 mod reload;
 mod run;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use async_nats::connection::State;
@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::{
     actors::supervisor as actors,
+    attention,
     control::{server::StopRequest, state::HostState},
     events::Publisher,
     history,
@@ -40,7 +41,7 @@ use crate::{
     meter::Meter,
     peers::Peers,
     providers::{bounds::OwnSockets, supervisor as providers},
-    router::{LinkStatus, Router},
+    router::{LinkStatus, Locals, Router},
 };
 use lattice_base::{
     budget::Budget,
@@ -89,7 +90,24 @@ pub struct Host {
     dashboard: Option<Place>,
     /// Keeps applications.
     manager: Option<Arc<dyn Commander>>,
+    cut: Cut,
     _presence: Option<Presence>,
+}
+
+/// Takes apart what would keep itself alive: the router has the actors and these have the router,
+/// and the dashboard is known to the host whose parts it has. A host that is dropped without a stop
+/// gives back its memory by that.
+struct Cut {
+    router: Router,
+    attention: attention::Slot,
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.router.set_actors(Locals::default());
+        self.router.set_providers(HashMap::default());
+        self.attention.empty();
+    }
 }
 
 impl Host {
@@ -202,13 +220,19 @@ impl Host {
         }
     }
 
+    /// Tells everybody what this host is and runs, before the next time that this is due.
+    fn tell_heartbeat(&self) {
+        let (actors, providers) = (self.actors.running(), self.providers.running());
+        let heartbeat = self.context.state.heartbeat(&actors, &providers);
+        self.context.events.publish(Event::HostHeartbeat(heartbeat));
+    }
+
     /// Stops in order, within `timeout` or the configured time.
     pub async fn stop(mut self, timeout: Option<Duration>) {
         let deadline = Instant::now() + timeout.unwrap_or(self.shutdown_timeout);
         let state = &self.context.state;
         state.begin_stop();
-        let heartbeat = state.heartbeat(&self.actors.running(), &self.providers.running());
-        self.context.events.publish(Event::HostHeartbeat(heartbeat));
+        self.tell_heartbeat();
         if let Some(manager) = self.manager.take() {
             manager.stop().await;
         }
@@ -234,11 +258,11 @@ impl Host {
             warn!("the NATS server did not confirm the last events: they are lost");
         }
         let tasks_within = self.last_words_within();
-        let Self { context, stop, router, actors, providers, kept, .. } = self;
+        let Self { context, stop, router, actors, providers, kept, cut, .. } = self;
         let (state, tasks) = (context.state.clone(), context.tasks.clone());
         stop.cancel();
         // The task that publishes events ends with the last of those who could publish one.
-        drop((context, router, actors, providers, kept));
+        drop((context, router, actors, providers, kept, cut));
         tasks.close();
         if tokio::time::timeout(tasks_within, tasks.wait()).await.is_err() {
             warn!("some tasks of this host did not end");

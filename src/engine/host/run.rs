@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
 
-use super::{Host, build::Built, config_service};
+use super::{Cut, Host, build::Built, config_service};
 #[cfg(unix)]
 use crate::local;
 use crate::{
@@ -91,6 +91,10 @@ impl Host {
         let opened = built.open(face).await;
         Ok(Self {
             shutdown_timeout: config.shutdown_timeout,
+            cut: Cut {
+                router: built.shared.router.clone(),
+                attention: built.context.attention.clone(),
+            },
             context: built.context,
             router: built.shared.router,
             actors: built.actors,

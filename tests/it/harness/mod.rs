@@ -89,8 +89,9 @@ pub fn host(server: &Server) -> HostBuilder {
     // Those that are about it say so.
     builder = builder.set("dashboard_port", "0").set("shared_code", "false");
     // Each place of the pool has two mappings, of which a process may have 65 530: the usual number
-    // for a machine with much memory lets fewer hosts into this process than there are tests.
-    builder = builder.set("actor_instances_max", "512");
+    // for a machine with much memory lets fewer hosts into this process than there are tests, and a
+    // process that has none left ends in a panic.
+    builder = builder.set("actor_instances_max", "128");
     match server.domain() {
         Some(domain) => builder.set("js_domain", domain),
         None => builder,
