@@ -9,9 +9,9 @@
 #   --sums-sha256 HEX  the hash that SHA256SUMS has, as somebody you trust told you
 #
 # The archive is installed only if its hash is in SHA256SUMS. That finds damage on the way. Somebody
-# who can write to the address can replace both files: against that, give --sums-sha256, or verify the
-# archive first (`gh attestation verify`). Addresses are https://, or file:// for a folder; http:// is
-# taken of this machine only.
+# who can write to the address can replace both files: against that, give --sums-sha256, or verify
+# the archive first (`gh attestation verify`). Addresses are https://, or file:// for a folder;
+# http:// is taken of this machine only.
 set -eu
 
 name=lattice-host
