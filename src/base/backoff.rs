@@ -31,6 +31,12 @@ pub fn after(failures: u32, first: Duration, longest: Duration) -> Duration {
     first.saturating_mul(factor).min(longest)
 }
 
+/// Returns a pause of about this length, a half more or less by a number of chance from 0 to 1, so
+/// that many who wait do not go on together.
+pub fn about(pause: Duration, chance: f64) -> Duration {
+    pause.mul_f64(0.5 + chance)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,6 +47,8 @@ pub enum Message<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct ServiceManager {
     socket: Option<Arc<Socket>>,
+    /// The address of the socket, for people.
+    address: Arc<str>,
     /// How long the manager bears silence.
     watchdog: Option<Duration>,
 }
@@ -62,7 +64,10 @@ impl ServiceManager {
         );
         let Some(address) = variable(&vars, SOCKET) else { return Self::default() };
         match Socket::open(address) {
-            Ok(socket) => Self { socket: Some(Arc::new(socket)), watchdog: allowed },
+            Ok(socket) => {
+                let (socket, address) = (Some(Arc::new(socket)), address.into());
+                Self { socket, address, watchdog: allowed }
+            }
             Err(error) => {
                 warn!(%error, address, "NOTIFY_SOCKET cannot be used, so no service manager is told");
                 Self::default()
@@ -74,7 +79,11 @@ impl ServiceManager {
     pub fn tell(&self, message: &Message<'_>) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.send(text(message, monotonic_usec()).as_bytes()) {
-            warn!(%error, "the service manager was not told what this host does");
+            let address = &*self.address;
+            warn!(
+                %error, address,
+                "the service manager was not told what this host does: nobody takes it at the address in NOTIFY_SOCKET"
+            );
         }
     }
 

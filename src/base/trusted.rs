@@ -15,12 +15,17 @@
 //! ./host_config.json:/host_config.json`). File systems that know neither owners nor permissions
 //! need [`ENV_FILE_CHECKS`]`=off`.
 //!
+//! A command of root that only looks at a service says so with [`look_at`]. In the directory of
+//! that service the files of its user are believed as well, and nothing there leads root to a file
+//! that this user could not read: what the service has written is known, and obeyed no further.
+//!
 //! Only Unix has what is checked here. Elsewhere every file is believed.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// With the value `off`, owners and permissions of files are not looked at.
@@ -50,6 +55,18 @@ pub enum Distrust {
         path.display(), path.display()
     )]
     Owner { path: PathBuf, owner: u32, me: u32 },
+    #[error(
+        "{} belongs to user {owner}, as its directory does, and could make this program do anything as root; give the command \
+         as that user: sudo -u '#{owner}' COMMAND",
+        path.display()
+    )]
+    OfDirectory { path: PathBuf, owner: u32 },
+    #[error(
+        "{} cannot be read by user {user}, whose service is looked at and leads to it; let that user read it, or name another \
+         file",
+        path.display()
+    )]
+    NotForService { path: PathBuf, user: u32 },
     #[error("{} can be changed by other users (mode {mode:04o}); if it is as you left it: chmod go-w {}", path.display(), path.display())]
     Writable { path: PathBuf, mode: u32 },
     #[error(
@@ -58,6 +75,28 @@ pub enum Distrust {
         path.display()
     )]
     Link { path: PathBuf, owner: u32, me: u32 },
+}
+
+/// A service that root looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its user and group, other than root's.
+    pub user: u32,
+    pub group: Option<u32>,
+    /// The directory with its settings, without links.
+    pub home: PathBuf,
+    /// The directory of the files that its manager hands to it while it runs.
+    pub handed: PathBuf,
+}
+
+/// The service that this process looks at, if it does.
+static SERVICE: OnceLock<Service> = OnceLock::new();
+
+/// Lets root believe what the user of this service has written in its directory. For a command that
+/// looks at settings and does not live by them, since it lasts to the end of the process.
+pub fn look_at(service: Service) {
+    // A command looks at one service; the first stays.
+    let _ = SERVICE.set(service);
 }
 
 /// A file that is believed.
@@ -83,9 +122,13 @@ impl Trusted {
 ///
 /// Those of the system, and [`Distrust`] as the cause of one of kind `PermissionDenied`.
 pub fn read(path: &Path, holds: Holds) -> io::Result<Trusted> {
+    read_named(path, holds, None)
+}
+
+fn read_named(path: &Path, holds: Holds, source: Option<&Path>) -> io::Result<Trusted> {
     check_links(path)?;
     let mut file = File::open(path)?;
-    let warning = check_open(path, &file, holds)?;
+    let warning = check_open(path, &file, holds, source)?;
     let mut bytes = Vec::new();
     // One byte more tells that there is more.
     (&mut file).take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -100,14 +143,25 @@ pub fn read(path: &Path, holds: Holds) -> io::Result<Trusted> {
 
 /// Reads a regular file that is believed as text. A pipe would wait for its other end.
 pub fn read_regular(path: &Path, holds: Holds) -> io::Result<Trusted> {
+    read_regular_named(path, holds, None)
+}
+
+/// Does the same for a file that is named in the file `source`, if in one: that of a service names
+/// only what its user can read.
+pub fn read_regular_named(path: &Path, holds: Holds, source: Option<&Path>) -> io::Result<Trusted> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    read(path, holds)
+    read_named(path, holds, source)
 }
 
 /// Checks a file that another library reads. Returns a warning about a secret that others may read.
 pub fn check(path: &Path, holds: Holds) -> io::Result<Option<String>> {
+    check_named(path, holds, None)
+}
+
+/// Does the same for a file that is named in the file `source`, if in one.
+pub fn check_named(path: &Path, holds: Holds, source: Option<&Path>) -> io::Result<Option<String>> {
     check_links(path)?;
     let metadata = fs::metadata(path)?;
     if metadata.is_dir() {
@@ -117,7 +171,7 @@ pub fn check(path: &Path, holds: Holds) -> io::Result<Option<String>> {
     if !metadata.is_file() {
         return Ok(None);
     }
-    check_open(path, &File::open(path)?, holds)
+    check_open(path, &File::open(path)?, holds, source)
 }
 
 /// Writes a file for its owner alone, over another or not. It appears whole or not at all. A link
@@ -151,11 +205,15 @@ pub fn create_dir(dir: &Path) -> io::Result<()> {
     builder.create(dir)
 }
 
+/// The directory that a file is in, also where its path is a name alone.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A complete file beside the place it is meant for.
 fn whole(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Temporary files have mode 0600, which the rename keeps.
-    let mut file = tempfile::Builder::new().prefix(".new.").tempfile_in(dir)?;
+    let mut file = tempfile::Builder::new().prefix(".new.").tempfile_in(directory_of(path))?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     Ok(file)
@@ -167,7 +225,7 @@ fn check_links(_: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn check_open(_: &Path, _: &File, _: Holds) -> io::Result<Option<String>> {
+fn check_open(_: &Path, _: &File, _: Holds, _: Option<&Path>) -> io::Result<Option<String>> {
     Ok(None)
 }
 
@@ -178,7 +236,10 @@ use unix::{check_links, check_open};
 mod unix {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-    use super::{Distrust, ENV_FILE_CHECKS, File, Holds, LINKS_MAX, Path, PathBuf, fs, io};
+    use super::{
+        Distrust, ENV_FILE_CHECKS, File, Holds, LINKS_MAX, Path, PathBuf, SERVICE, Service,
+        directory_of, fs, io,
+    };
 
     /// The owners whose files this process believes, besides root.
     #[derive(Clone, Copy, Debug)]
@@ -215,11 +276,62 @@ mod unix {
             if !self.trusts(owner) && !is_placed_by_root {
                 return Err(Distrust::Owner { path: path.to_owned(), owner, me: self.uid });
             }
-            if mode & 0o022 != 0 {
-                return Err(Distrust::Writable { path: path.to_owned(), mode: mode & 0o7777 });
-            }
-            Ok(())
+            private(path, mode)
         }
+
+        /// Whether a regular file is believed that a service has written or leads to: it is the
+        /// service's own, or it would be believed anyway and the service could read it.
+        pub(super) fn judge_for(
+            self,
+            service: &Service,
+            path: &Path,
+            (owner, group): (u32, u32),
+            mode: u32,
+        ) -> Result<(), Distrust> {
+            if owner != service.user {
+                if !self.trusts(owner) {
+                    return Err(Distrust::Owner { path: path.to_owned(), owner, me: self.uid });
+                }
+                let is_handed = path.parent() == Some(service.handed.as_path());
+                let is_of_group = service.group == Some(group) && mode & 0o040 != 0;
+                if !is_handed && !is_of_group && mode & 0o004 == 0 {
+                    let (path, user) = (path.to_owned(), service.user);
+                    return Err(Distrust::NotForService { path, user });
+                }
+            }
+            private(path, mode)
+        }
+
+        /// Says better what to do about a file that belongs to the owner of its directory: it would
+        /// be the wrong one that gets another owner.
+        pub(super) fn explain(self, distrust: Distrust, directory: Option<u32>) -> Distrust {
+            match distrust {
+                Distrust::Owner { path, owner, .. }
+                    if self.uid == 0 && directory == Some(owner) =>
+                {
+                    Distrust::OfDirectory { path, owner }
+                }
+                distrust => distrust,
+            }
+        }
+    }
+
+    /// Whether nobody but the owner of a file may write to it.
+    fn private(path: &Path, mode: u32) -> Result<(), Distrust> {
+        match mode & 0o022 {
+            0 => Ok(()),
+            _ => Err(Distrust::Writable { path: path.to_owned(), mode: mode & 0o7777 }),
+        }
+    }
+
+    /// Returns the service that a file is read for: it lies in the directory of the service, or is
+    /// named in a file there.
+    fn service_of(me: Believer, path: &Path, source: Option<&Path>) -> Option<&'static Service> {
+        let service = SERVICE.get().filter(|_| me.uid == 0)?;
+        let is_in = |file: &Path| {
+            fs::canonicalize(directory_of(file)).is_ok_and(|dir| dir.starts_with(&service.home))
+        };
+        (is_in(path) || source.is_some_and(is_in)).then_some(service)
     }
 
     pub(super) fn refused(distrust: Distrust) -> io::Error {
@@ -246,13 +358,26 @@ mod unix {
     }
 
     /// Looks at the open file, so what was judged is what is read.
-    pub fn check_open(path: &Path, file: &File, holds: Holds) -> io::Result<Option<String>> {
+    pub fn check_open(
+        path: &Path,
+        file: &File,
+        holds: Holds,
+        source: Option<&Path>,
+    ) -> io::Result<Option<String>> {
         let Some(me) = Believer::of_process() else { return Ok(None) };
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Ok(None);
         }
-        me.judge(path, metadata.uid(), metadata.mode(), is_mount(file)).map_err(refused)?;
+        let (owner, mode) = (metadata.uid(), metadata.mode());
+        let judged = match service_of(me, path, source) {
+            Some(service) => me.judge_for(service, path, (owner, metadata.gid()), mode),
+            None => me.judge(path, owner, mode, is_mount(file)),
+        };
+        judged.map_err(|distrust| {
+            let directory = fs::metadata(directory_of(path)).ok();
+            refused(me.explain(distrust, directory.map(|directory| directory.uid())))
+        })?;
         if holds == Holds::Settings || metadata.mode() & 0o044 == 0 {
             return Ok(None);
         }
@@ -335,6 +460,59 @@ mod tests {
                 is_believed,
                 "{me:?} {owner} {mode:o} {is_mount}: {judged:?}"
             );
+        }
+    }
+
+    #[test]
+    fn root_that_looks_at_a_service_believes_its_files_and_what_it_could_read() {
+        let root = Believer { uid: 0, sudo_uid: None };
+        let sudo = Believer { uid: 0, sudo_uid: Some(1000) };
+        let service = Service {
+            user: 61_000,
+            group: Some(61_000),
+            home: "/var/lib/private/lattice-host".into(),
+            handed: "/run/credentials/lattice-host.service".into(),
+        };
+        let (own, creds) = ("host_config.json", "/run/credentials/lattice-host.service/nats_creds");
+        for (me, path, owner, group, mode, is_believed) in [
+            (root, own, 61_000, 61_000, 0o100_600, true),
+            (root, own, 61_000, 61_000, 0o100_644, true),
+            // Others could have written it.
+            (root, own, 61_000, 61_000, 0o100_666, false),
+            // Somebody else's is refused as ever.
+            (root, own, 1000, 1000, 0o100_644, false),
+            (sudo, own, 1000, 1000, 0o100_644, true),
+            // Of what is root's only that which the service could read.
+            (root, "/etc/lattice-host/ca.pem", 0, 0, 0o100_644, true),
+            (root, "/etc/lattice-host/host.creds", 0, 61_000, 0o100_640, true),
+            (root, "/etc/lattice-host/host.creds", 0, 61_000, 0o100_600, false),
+            (root, "/etc/shadow", 0, 42, 0o100_640, false),
+            (root, "/root/host.creds", 0, 0, 0o100_600, false),
+            (root, creds, 0, 0, 0o100_440, true),
+            (root, creds, 61_000, 0, 0o100_400, true),
+            (root, "/run/credentials/lattice-host.service/../x", 0, 0, 0o100_400, false),
+        ] {
+            let judged = me.judge_for(&service, Path::new(path), (owner, group), mode);
+            assert_eq!(judged.is_ok(), is_believed, "{path} {owner} {mode:o}: {judged:?}");
+        }
+        let alone = Service { group: None, ..service };
+        let judged = root.judge_for(&alone, Path::new("/etc/shadow"), (0, 0), 0o100_640);
+        assert!(matches!(judged, Err(Distrust::NotForService { user: 61_000, .. })), "{judged:?}");
+    }
+
+    #[test]
+    fn the_advice_never_takes_a_file_from_the_owner_of_its_directory() {
+        let root = Believer { uid: 0, sudo_uid: None };
+        let user = Believer { uid: 1000, sudo_uid: None };
+        for (me, owner, directory, advice) in [
+            (root, 61_000, Some(61_000), "sudo -u '#61000'"),
+            (root, 61_000, Some(0), "chown 0 f"),
+            (root, 61_000, None, "chown 0 f"),
+            (user, 61_000, Some(61_000), "chown 1000 f"),
+        ] {
+            let distrust = me.judge(Path::new("f"), owner, 0o100_600, false).unwrap_err();
+            let told = me.explain(distrust, directory).to_string();
+            assert!(told.contains(advice), "{told}");
         }
     }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::harness::{
     ECHO, PONGER, Server, client, eventually, example, host,
-    process::{Process, member, output, stderr},
+    process::{Process, command, member, output, stderr},
     text,
 };
 
@@ -122,6 +122,10 @@ async fn each_command_of_the_walk_is_one_line_with_its_outcome_and_without_secre
         (&noted[0]["who"], &noted[2]["who"]),
         (&json!("unknown"), &json!("ann@laptop (NATS user UANN)"))
     );
+    // The failure is that of the command before it.
+    let [.., taken, failed, _] = noted.as_slice() else { panic!("{noted:?}") };
+    assert!(failed["id"].is_string(), "{failed}");
+    assert_eq!((&failed["id"], &failed["who"]), (&taken["id"], &taken["who"]));
     assert_eq!(noted[3]["object"]["contract_id"], known.contract_id);
     assert_eq!(noted[7]["object"]["annotations"], Value::Null);
     let whole = std::fs::read_to_string(&path).unwrap();
@@ -160,11 +164,44 @@ async fn a_host_that_cannot_note_its_commands_does_not_start_and_one_without_a_l
     let mut command = member(dir.path(), &server);
     let refused = output(command.args(["--audit-log", "none/audit.jsonl"]));
     let said = stderr(&refused);
-    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert_eq!(refused.status.code(), Some(64), "{said}");
     assert!(said.contains("audit_log") && said.contains("none/audit.jsonl"), "{said}");
+    assert!(said.contains("make the directory ./none"), "{said}");
     let mut command = member(dir.path(), &server);
     let mut process = Process::start(command.args(["--log-file", "none/host.log"]));
     let told = process.line("the log goes to standard error");
     assert!(told.contains("none/host.log"), "{told}");
+    assert!(told.contains("make the directory ./none"), "{told}");
     process.line("ready");
+}
+
+#[test]
+fn one_file_for_the_log_and_the_audit_log_is_refused_by_name() {
+    let dir = TempDir::new().unwrap();
+    std::os::unix::fs::symlink("host.log", dir.path().join("link.log")).unwrap();
+    for audit in ["host.log", "./host.log", "link.log", "host.log.1"] {
+        let mut foreground = command(dir.path());
+        foreground.args(["foreground", "--log-file", "host.log", "--audit-log", audit]);
+        let refused = output(&mut foreground);
+        let said = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(64), "{audit}: {said}");
+        for part in ["audit_log (flag --audit-log)", audit, "log_file"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    assert!(!dir.path().join("host.log").exists(), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_is_told_in_the_file_of_the_log_and_on_standard_error() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let mut member = member(dir.path(), &server);
+    member.args(["--log-file", "host.log", "--audit-log", "none/audit.jsonl"]);
+    let failed = output(&mut member);
+    let log = std::fs::read_to_string(dir.path().join("host.log")).unwrap();
+    for said in [stderr(&failed), log] {
+        let line = said.lines().find(|line| line.contains("[error]")).unwrap_or_default();
+        assert!(line.contains("none/audit.jsonl"), "{said}");
+    }
+    assert!(stderr(&failed).contains("host.log"), "it names the log");
 }

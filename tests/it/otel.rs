@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     path::Path,
+    process::Command,
     sync::{Arc, Mutex},
 };
 
@@ -77,7 +78,12 @@ struct Collector {
 
 impl Collector {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::at(0).await
+    }
+
+    /// Starts it at a port.
+    async fn at(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let received = Shared::default();
         let mut serving = JoinSet::new();
@@ -191,7 +197,25 @@ fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
 }
 
-/// A host whose telemetry goes to a collector; returns it with its id when it is ready.
+/// A host whose telemetry goes to a collector, to be started.
+fn exporting(dir: &Path, server: &Server, (url, protocol): (&str, &str)) -> Command {
+    let mut command = member(dir, server);
+    command
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("OTEL_BLRP_SCHEDULE_DELAY", "100")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "200");
+    command
+}
+
+/// Returns the first line of a host with this text, also one that was read already.
+fn told(process: &mut Process, text: &str) -> String {
+    let read = process.seen.iter().find(|line| line.contains(text)).cloned();
+    read.unwrap_or_else(|| process.line(text))
+}
+
+/// The same, started; returns it with its id when it is ready.
 async fn started(
     dir: &Path,
     server: &Server,
@@ -200,13 +224,8 @@ async fn started(
 ) -> (Process, String) {
     let mut events = Events::all(server).await;
     let mut process = Process::start(
-        member(dir, server)
-            .env("WASMCLOUD_DASHBOARD_PORT", dashboard.to_string())
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-            .env("OTEL_BSP_SCHEDULE_DELAY", "100")
-            .env("OTEL_BLRP_SCHEDULE_DELAY", "100")
-            .env("OTEL_METRIC_EXPORT_INTERVAL", "200"),
+        exporting(dir, server, (collector.url.as_str(), protocol))
+            .env("WASMCLOUD_DASHBOARD_PORT", dashboard.to_string()),
     );
     process.line("ready");
     let event = events.next("host_started").await;
@@ -303,4 +322,80 @@ async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
         host.signal(rustix::process::Signal::TERM);
         assert_eq!(host.exit_code(), Some(0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_away_is_named_once_and_again_when_it_is_there() {
+    const AWAY: &str = "the collector does not take telemetry";
+    let server = Server::shared().await;
+    for protocol in ["http/protobuf", "grpc"] {
+        let (dir, port) = (TempDir::new().unwrap(), free_port());
+        let url = format!("http://127.0.0.1:{port}");
+        let mut host =
+            Process::start(&mut exporting(dir.path(), &server, (url.as_str(), protocol)));
+        for signal in ["traces", "metrics", "logs"] {
+            let line = told(&mut host, &format!("goes to a collector signal=\"{signal}\""));
+            assert!(line.contains(&url), "{line}");
+            assert!(line.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{line}");
+        }
+        let line = told(&mut host, AWAY);
+        assert!(line.contains(&url) && line.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{line}");
+        assert!(line.contains("[warning]") && line.contains("refused"), "{line}");
+        told(&mut host, "ready");
+        let collector = Collector::at(port).await;
+        // A host at rest has nothing to tell for a while; it has a line when it reads its settings.
+        host.signal(rustix::process::Signal::HUP);
+        let line = host.line("the collector takes telemetry again");
+        assert!(line.contains("[info]") && line.contains(&url), "{line}");
+        let times = host.seen.iter().filter(|line| line.contains(AWAY)).count();
+        assert_eq!(times, 1, "{:#?}", host.seen);
+        // The library's own lines about it are left out.
+        assert!(!host.seen.iter().any(|line| line.contains("ExportError")), "{:#?}", host.seen);
+        host.signal(rustix::process::Signal::TERM);
+        assert_eq!(host.exit_code(), Some(0));
+        drop(collector);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_never_answers_does_not_keep_a_host_that_stops() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut host =
+        Process::start(&mut exporting(dir.path(), &server, (url.as_str(), "http/protobuf")));
+    // It takes the connection and says nothing.
+    let (_connection, _) = listener.accept().await.expect("a connection");
+    told(&mut host, "ready");
+    host.signal(rustix::process::Signal::TERM);
+    let line = told(&mut host, "the collector did not take the last telemetry in time");
+    assert!(line.contains(&url), "{line}");
+    assert_eq!(host.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_do_not_count_are_told_with_what_is_used_instead() {
+    let (server, dir) = (Server::shared().await, TempDir::new().unwrap());
+    let mut command = exporting(dir.path(), &server, ("notaurl", "carrier"));
+    command
+        .env("OTEL_TRACES_SAMPLER", "foo")
+        .env("OTEL_BSP_MAX_QUEUE_SIZE", "abc")
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "hunter2");
+    let mut host = Process::start(&mut command);
+    told(&mut host, "ready");
+    for (variable, value, used) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "\"notaurl\"", "as if it was not set"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "\"carrier\"", "http/protobuf"),
+        ("OTEL_TRACES_SAMPLER", "\"foo\"", "parentbased_always_on"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "\"abc\"", "2048"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "not shown", "none of its parts"),
+    ] {
+        let line = told(&mut host, &format!("variable=\"{variable}\""));
+        for part in ["[warning]", value, used, "allowed="] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    assert!(!host.seen.iter().any(|line| line.contains("hunter2")), "{:#?}", host.seen);
+    host.signal(rustix::process::Signal::TERM);
+    assert_eq!(host.exit_code(), Some(0));
 }

@@ -23,6 +23,7 @@ mod environment;
 mod file;
 mod keys;
 pub mod labels;
+mod log_files;
 mod origin;
 mod overruled;
 mod resolve;
@@ -219,7 +220,7 @@ pub struct Log {
 pub struct LogFile {
     pub path: PathBuf,
     pub bytes_max: u64,
-    /// With the one that is written.
+    /// With the one that is written; at least 2, as both settings demand.
     pub files_max: u32,
 }
 
@@ -319,11 +320,7 @@ impl Config {
             log: Log {
                 level: level(table),
                 json: table.boolean("structured_logging_enabled"),
-                file: table.path("log_file").map(|path| LogFile {
-                    path,
-                    bytes_max: table.integer("log_bytes_max"),
-                    files_max: number(table, "log_files_max"),
-                }),
+                file: log_file(table, ["log_file", "log_bytes_max", "log_files_max"]),
             },
             audit_log: audit_log(table),
             local_calls: table.boolean("local_calls"),
@@ -385,12 +382,16 @@ fn audit_log(table: &Resolved) -> Option<AuditLog> {
     if table.text("audit_log").is_some() {
         return Some(AuditLog::Stderr);
     }
-    let file = table.path("audit_log").map(|path| LogFile {
-        path,
-        bytes_max: table.integer("audit_bytes_max"),
-        files_max: number(table, "audit_files_max"),
-    });
-    file.map(AuditLog::File)
+    log_file(table, ["audit_log", "audit_bytes_max", "audit_files_max"]).map(AuditLog::File)
+}
+
+/// The file that three settings make: its path, its size, and how many of it are kept.
+fn log_file(table: &Resolved, [path, bytes_max, files_max]: [&str; 3]) -> Option<LogFile> {
+    Some(LogFile {
+        path: table.path(path)?,
+        bytes_max: table.integer(bytes_max),
+        files_max: number(table, files_max),
+    })
 }
 
 /// A URL of another kind is no reason to keep a host from starting.

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,14 @@ impl Origin {
     /// repeats what an earlier start was told.
     pub fn is_above_file(&self) -> bool {
         matches!(self, Origin::Flag(_) | Origin::Env(_) | Origin::Dotenv { .. })
+    }
+
+    /// Returns the file that the value stands in, if it stands in one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Origin::Dotenv { file, .. } | Origin::File { path: file, .. } => Some(file),
+            Origin::Flag(_) | Origin::Env(_) | Origin::Default => None,
+        }
     }
 }
 
@@ -100,6 +108,8 @@ pub enum Problem {
     MissingPartner(String),
     #[error("it is set together with {0}, and a connection logs in one way only")]
     Conflict(String),
+    #[error("{} is a file of {with}, too ({})", path.display(), other.display())]
+    SharedFile { path: PathBuf, with: &'static str, other: PathBuf },
 }
 
 /// One thing to correct.

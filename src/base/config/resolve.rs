@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::file;
 use super::labels::Labels;
+use super::log_files;
 use super::origin::{Mistakes, Origin, Problem};
 use super::overruled::{self, Overruled};
 use super::secret::Secret;
@@ -142,6 +143,7 @@ impl Resolved {
             }
         }
         table.check_files(mistakes, warnings);
+        table.check_log_files(mistakes);
         let decided = settings::all().filter_map(|setting| {
             let slot = &table.slots[setting.key];
             overruled::find(setting, slot.value.as_ref(), &slot.origin, layers, dir)
@@ -244,7 +246,7 @@ impl Resolved {
             seen.push(slot);
             let holds =
                 if setting.key.ends_with("_creds") { Holds::Secrets } else { Holds::Settings };
-            match trusted::check(path, holds) {
+            match trusted::check_named(path, holds, slot.origin.file()) {
                 Ok(warning) => warnings.extend(warning),
                 Err(error) => {
                     let problem =
@@ -257,6 +259,19 @@ impl Resolved {
                     );
                 }
             }
+        }
+    }
+
+    /// Two logs in one file would each rename what the other writes.
+    fn check_log_files(&self, mistakes: &mut Mistakes) {
+        let (Some(log), Some(audit)) = (self.path("log_file"), self.path("audit_log")) else {
+            return;
+        };
+        if log_files::overlap(&log, &audit) {
+            let problem = Problem::SharedFile { path: audit, with: "log_file", other: log };
+            let accepted =
+                "a file of its own, which is no earlier file of the log either, or stderr";
+            mistakes.add("audit_log", &self.slots["audit_log"].origin, problem, accepted);
         }
     }
 
@@ -462,7 +477,8 @@ fn find(
 /// is not part of it.
 fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -> Found {
     let path = dir.join(name.trim());
-    let text = match trusted::read_regular(&path, Holds::Secrets).and_then(|read| {
+    let read = trusted::read_regular_named(&path, Holds::Secrets, origin.file());
+    let text = match read.and_then(|read| {
         warnings.extend(read.warning.clone());
         read.text()
     }) {

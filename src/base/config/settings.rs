@@ -63,6 +63,15 @@ impl Kind {
     pub fn is_secret(&self) -> bool {
         matches!(self, Kind::Secret | Kind::Jwt | Kind::Seed(_))
     }
+
+    /// Returns whether this text of such a setting is a path, which begins in some directory.
+    pub fn names_path(&self, text: &str) -> bool {
+        match self {
+            Kind::File | Kind::Path => true,
+            Kind::PathOrStderr => !text.trim().eq_ignore_ascii_case(STDERR),
+            _ => false,
+        }
+    }
 }
 
 /// When a setting is part of the written `host_config.json`.

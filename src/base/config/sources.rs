@@ -21,6 +21,12 @@ const DOTENV_FILES: [&str; 4] = [".env", ".env.prod", ".env.local", ".env.prod.l
 /// Delivers environment variables.
 pub trait Environment {
     fn vars(&self) -> Vec<(String, String)>;
+
+    /// Returns a variable that says something; an empty one is as good as none.
+    fn var(&self, name: &str) -> Option<String> {
+        let mut vars = self.vars().into_iter();
+        vars.find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value)
+    }
 }
 
 /// The environment of this process.

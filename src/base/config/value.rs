@@ -82,9 +82,7 @@ pub(super) fn parse(kind: &Kind, text: &str, dir: &Path) -> Result<Value, Proble
         Kind::Address => {
             check(trimmed, |text| text.parse::<IpAddr>().is_ok(), Problem::NotAnAddress)
         }
-        Kind::PathOrStderr if trimmed.eq_ignore_ascii_case(STDERR) => {
-            Ok(Value::Text(STDERR.to_owned()))
-        }
+        Kind::PathOrStderr if !kind.names_path(trimmed) => Ok(Value::Text(STDERR.to_owned())),
         Kind::Path | Kind::PathOrStderr | Kind::File => Ok(Value::Path(dir.join(trimmed))),
         Kind::Choice(words) => words
             .iter()

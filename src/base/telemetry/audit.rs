@@ -6,11 +6,24 @@
 //! sender is known as far as it says who it is, and values of links, configurations and logins are
 //! in no line.
 //!
+//! A start that failed has the sender and the id of its command where [`commands`](super::commands)
+//! knows it, and no sender where not. Its line comes after that of the command, so it waits up to
+//! [`HOLD_MS`] for it.
+//!
 //! Always true: a command never waits for its line. A line that finds no room, or cannot be
 //! written, is counted ([`AuditLog::lost`]), told in the log, and told in the file with the next
 //! line that is written.
 
-use std::{collections::BTreeMap, fmt, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -18,27 +31,49 @@ use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::warn;
 
-use super::{LOG, on_stderr, outlet::Outlet, rotating::Rotating};
+use super::{
+    LOG,
+    commands::{Commands, Failure, HOLD_MS, Told},
+    on_stderr,
+    outlet::{Loss, Notice, Outlet},
+    rotating::{self, Rotating},
+};
 use crate::config;
 use lattice_protocol::{
-    clock, escape,
-    events::{Event, event::NOT_AVAILABLE},
-    history::{Audit, Origin, compact},
+    clock,
+    errors::Usage,
+    escape,
+    events::Event,
+    history::{Audit, Origin},
 };
 
 /// The sender in a line whose command does not say who sent it.
 const UNKNOWN: &str = "unknown";
 /// The outcome of a command that was taken and then failed. Others are those of the history.
 const FAILED: &str = "failed";
+/// The setting that names the place.
+const SETTING: &str = "audit_log";
 
-/// The outlets of this process, to be emptied at its end. Held for a copy.
+/// The outlets that are opened here, to be emptied at the end of the process. Held for a copy.
 static OPEN: Mutex<Vec<Outlet>> = Mutex::new(Vec::new());
+/// The logs whose failures may wait for their commands. Held for a copy.
+static LOGS: Mutex<Vec<AuditLog>> = Mutex::new(Vec::new());
 
 /// Takes in the commands of a host. Cheap to clone.
 #[derive(Clone)]
 pub struct AuditLog {
     outlet: Outlet,
     host: Arc<Host>,
+    waiting: Arc<Waiting>,
+}
+
+/// The things that wait for their other half.
+#[derive(Default)]
+struct Waiting {
+    // Held for a look, never while a line is written.
+    commands: Mutex<Commands>,
+    /// A thread lets out the failures whose time is over.
+    has_thread: AtomicBool,
 }
 
 /// The host whose commands are noted.
@@ -54,8 +89,9 @@ struct Line<'a> {
     time: String,
     #[serde(flatten)]
     host: &'a Host,
-    /// The sender in a few words.
-    who: String,
+    /// The sender in a few words; none of what no known command led to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    who: Option<String>,
     verb: &'a str,
     object: &'a BTreeMap<String, String>,
     outcome: &'a str,
@@ -83,40 +119,94 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// Those of a file that cannot be opened or renamed.
-    pub fn open(place: &config::AuditLog, host_id: &str, lattice: &str) -> io::Result<Self> {
+    /// Those of a file that cannot be opened or renamed, with the next step: the setting is wrong.
+    pub fn open(place: &config::AuditLog, host_id: &str, lattice: &str) -> Result<Self, Usage> {
         let outlet = match place {
-            config::AuditLog::File(file) => Outlet::open("audit", Rotating::open(file)?, lost),
+            config::AuditLog::File(file) => {
+                // The file tells itself of writes that fail.
+                let notice = Notice { line: lost, alarm: warn_of_gap };
+                let opened_file = Rotating::open(file).map_err(|error| {
+                    Usage(rotating::with_next_step(&error, SETTING, &file.path))
+                })?;
+                opened(Outlet::open("audit", opened_file, notice))
+            }
             config::AuditLog::Stderr => match LOG.get().filter(|log| log.is_on_stderr) {
-                // Its lines and these do not mix.
+                // Its lines and these do not mix, and it is emptied with the log.
                 Some(log) => log.outlet.clone(),
-                None => on_stderr("audit", lost),
+                None => opened(on_stderr("audit", Notice { line: lost, alarm: warn_of_loss })),
             },
         };
-        OPEN.lock().push(outlet.clone());
         let host = Host { lattice: lattice.to_owned(), host_id: host_id.to_owned() };
-        Ok(Self { outlet, host: Arc::new(host) })
+        let log = Self { outlet, host: Arc::new(host), waiting: Arc::default() };
+        LOGS.lock().push(log.clone());
+        Ok(log)
     }
 
-    /// Notes a command that was taken or refused.
+    /// Notes a command that was taken or refused, and its failure if that came first.
     pub fn note(&self, entry: &Audit) {
         self.push(&line(&self.host, entry));
+        let told = self.waiting.commands.lock().on_command(entry);
+        self.tell(told);
     }
 
-    /// Notes a start that failed; other events are no news here.
+    /// Notes a start that failed, as soon as its command is known or is not to be expected any
+    /// more; other events are no news here.
     pub fn on_event(&self, at_ms: u64, event: &Event) {
-        if let Some((verb, object, reason)) = failure(event) {
+        let (told, is_holding) = {
+            let mut commands = self.waiting.commands.lock();
+            (commands.on_event(at_ms, event), commands.holds_failure())
+        };
+        self.tell(told);
+        if is_holding && !self.waiting.has_thread.swap(true, Ordering::AcqRel) {
+            self.wait_on_thread();
+        }
+    }
+
+    /// Lets out failures that wait no longer at this time.
+    fn settle(&self, now_ms: u64) {
+        let told = self.waiting.commands.lock().overdue(now_ms);
+        self.tell(told);
+    }
+
+    /// Lets out failures when their time is over, until none waits.
+    fn wait_on_thread(&self) {
+        let log = self.clone();
+        let started = thread::Builder::new().name("audit-wait".to_owned()).spawn(move || {
+            log.wait_for_commands();
+        });
+        // Without a thread they wait for the next event, or for the end.
+        if started.is_err() {
+            self.waiting.has_thread.store(false, Ordering::Release);
+        }
+    }
+
+    fn wait_for_commands(&self) {
+        loop {
+            thread::sleep(Duration::from_millis(HOLD_MS));
+            self.settle(clock::now_ms());
+            self.waiting.has_thread.store(false, Ordering::Release);
+            let is_holding = self.waiting.commands.lock().holds_failure();
+            if !is_holding || self.waiting.has_thread.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    }
+
+    /// Writes failures, with what is known of their commands.
+    fn tell(&self, told: impl IntoIterator<Item = Told>) {
+        for (failure, command) in told {
+            let Failure { at_ms, verb, object, reason } = &failure;
             self.push(&Line {
-                time: rfc3339(at_ms),
+                time: rfc3339(*at_ms),
                 host: &self.host,
-                who: UNKNOWN.to_owned(),
+                who: command.as_ref().map(|command| who(&command.origin)),
                 verb,
-                object: &object,
+                object,
                 outcome: FAILED,
-                reason: &reason,
-                id: None,
+                reason,
+                id: command.as_ref().map(|command| command.id.as_str()),
                 took_ms: None,
-                origin: None,
+                origin: command.as_ref().map(|command| &command.origin),
             });
         }
     }
@@ -133,8 +223,17 @@ impl AuditLog {
     }
 }
 
+/// Keeps an outlet until the end of the process.
+fn opened(outlet: Outlet) -> Outlet {
+    OPEN.lock().push(outlet.clone());
+    outlet
+}
+
 /// Lets out the lines that wait, as far as they are taken within a short time.
 pub(super) fn flush(time: Duration) {
+    let logs = LOGS.lock().clone();
+    // No command is answered any more.
+    logs.iter().for_each(|log| log.settle(u64::MAX));
     let open = OPEN.lock().clone();
     open.iter().for_each(|outlet| outlet.flush(time));
 }
@@ -143,7 +242,7 @@ fn line<'a>(host: &'a Host, entry: &'a Audit) -> Line<'a> {
     Line {
         time: rfc3339(entry.at_ms),
         host,
-        who: who(&entry.origin),
+        who: Some(who(&entry.origin)),
         verb: &entry.verb,
         object: &entry.object,
         outcome: entry.outcome.word(),
@@ -160,37 +259,28 @@ fn who(origin: &Origin) -> String {
     if is_unknown { UNKNOWN.to_owned() } else { words }
 }
 
-/// Returns what failed and why, of an event that ends a command. Of the three events of a start
-/// that failed, one is enough.
-fn failure(event: &Event) -> Option<(&'static str, BTreeMap<String, String>, String)> {
-    let (verb, object, error) = match event {
-        Event::ActorScaleFailed { public_key, image_ref, error, .. } => {
-            ("scale actor", vec![("actor_id", public_key), ("actor_ref", image_ref)], error)
-        }
-        Event::ActorUpdateFailed { public_key, reason, .. } => {
-            ("update actor", vec![("actor_id", public_key)], reason)
-        }
-        Event::ProviderStartFailed { provider_ref, link_name, error } => (
-            "start provider",
-            vec![("provider_ref", provider_ref), ("link_name", link_name)],
-            error,
-        ),
-        _ => return None,
-    };
-    let named =
-        object.into_iter().filter(|(_, text)| !["", NOT_AVAILABLE].contains(&text.as_str()));
-    let object = named.map(|(name, text)| (name.to_owned(), compact::text(text))).collect();
-    Some((verb, object, compact::text(error)))
-}
-
 fn rfc3339(at_ms: u64) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000);
     at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-/// Makes the line that stands where others are missing, and says so in the log.
+/// Says in the log that lines found no room.
+fn warn_of_gap(loss: Loss) {
+    if let Loss::NoRoom(lost) = loss {
+        warn!(lost, "lines of the audit log were lost: they could not be written in time");
+    }
+}
+
+/// The same, and that they cannot be written.
+fn warn_of_loss(loss: Loss) {
+    warn_of_gap(loss);
+    if loss == Loss::CannotWrite {
+        warn!("lines of the audit log cannot be written, and are counted until they can");
+    }
+}
+
+/// Makes the line that stands where others are missing.
 fn lost(lost: u64) -> String {
-    warn!(lost, "lines of the audit log were lost: they could not be written in time");
     let time = rfc3339(clock::now_ms());
     format!("{}\n", json!({ "time": time, "lost": lost }))
 }
@@ -262,6 +352,7 @@ mod tests {
         log.on_event(0, &failed("no such image"));
         log.on_event(0, &Event::HostCutOff);
         log.on_event(0, &Event::ActorStartFailed { actor_ref: "a".into(), error: "e".into() });
+        log.settle(HOLD_MS);
         log.outlet.flush(PATIENCE);
         let lines = lines(&dir);
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -270,10 +361,67 @@ mod tests {
             (&json!("failed"), &json!("start provider"))
         );
         assert_eq!(lines[0]["object"]["provider_ref"], "r.example/kv:1");
-        assert_eq!(
-            (&lines[0]["reason"], &lines[0]["who"]),
-            (&json!("no such image"), &json!("unknown"))
-        );
+        assert_eq!(lines[0]["reason"], "no such image");
+        // Nobody is known to have asked for it.
+        assert_eq!((lines[0].get("who"), lines[0].get("id")), (None, None));
+    }
+
+    #[test]
+    fn a_failure_has_the_sender_and_the_id_of_its_command_and_stands_after_it() {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir);
+        let failed = |reference: &str| Event::ProviderStartFailed {
+            provider_ref: reference.into(),
+            link_name: "default".into(),
+            error: "no such image".into(),
+        };
+        let taken = |id: &str, reference: &str, who: &str| Audit {
+            id: id.into(),
+            verb: "start provider".into(),
+            object: BTreeMap::from([("provider_ref".into(), reference.into())]),
+            outcome: Outcome::Accepted,
+            reason: String::new(),
+            ..refused(who)
+        };
+        let at_ms = refused("").at_ms;
+        log.note(&taken("1", "a:1", "ann@laptop"));
+        log.on_event(at_ms + 1, &failed("a:1"));
+        // The answer of this one took longer than the start.
+        log.on_event(at_ms + 1, &failed("b:1"));
+        log.note(&taken("2", "b:1", ""));
+        log.settle(u64::MAX);
+        log.outlet.flush(PATIENCE);
+        let lines = lines(&dir);
+        let told = lines.iter().map(|line| {
+            let of = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            [of("id"), of("outcome"), of("who")]
+        });
+        let expected = [
+            ["1", "accepted", "ann@laptop"],
+            ["1", "failed", "ann@laptop"],
+            ["2", "accepted", "unknown"],
+            ["2", "failed", "unknown"],
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(lines[1]["origin"]["who"], "ann@laptop");
+    }
+
+    #[test]
+    fn a_failure_without_a_command_does_not_wait_for_ever() {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir);
+        let failed = Event::ProviderStartFailed {
+            provider_ref: "a:1".into(),
+            link_name: "default".into(),
+            error: "no such image".into(),
+        };
+        log.on_event(clock::now_ms(), &failed);
+        let began = std::time::Instant::now();
+        while lines(&dir).is_empty() {
+            assert!(began.elapsed() < PATIENCE, "it still waits");
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(began.elapsed() >= Duration::from_millis(HOLD_MS) / 2);
     }
 
     #[test]
@@ -281,7 +429,13 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("none/audit.jsonl");
         let file = config::LogFile { path, bytes_max: 1 << 20, files_max: 2 };
-        assert!(AuditLog::open(&config::AuditLog::File(file), "N1", "shop").is_err());
+        let Err(error) = AuditLog::open(&config::AuditLog::File(file), "N1", "shop") else {
+            panic!("it is opened");
+        };
+        let step = format!("make the directory {}", dir.path().join("none").display());
+        for part in [step.as_str(), "set audit_log to another file"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 
     #[test]

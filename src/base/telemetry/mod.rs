@@ -5,20 +5,24 @@
 //! one line ([`Lines`], or the library's JSON) → [`Log`] escapes what a terminal would obey and
 //! cuts what is too long → [`outlet`] writes it, on a thread of its own, to standard error or to a
 //! file with a bound ([`rotating`]). [`audit`] has the lines about commands, which go the same way.
-//! [`otel`] gives lines, and more, to a collector.
+//! [`otel`] gives lines, and more, to a collector. Where the log has a file, standard error still
+//! hears why the process ends ([`repeat_on_stderr`]), and that the file takes nothing any more.
 //!
 //! Always true: a line of the log never fails, ends or delays anything. This is why the library's
 //! own report of a failed write is off: it panics where standard error is gone.
 
 pub mod audit;
+mod commands;
 pub mod flood;
 pub mod otel;
 mod outlet;
 mod rotating;
 
 use std::{
+    borrow::Cow,
     fmt::{self, Write as _},
     io, panic,
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -38,18 +42,22 @@ use tracing::{
     warn,
 };
 use tracing_subscriber::{
-    EnvFilter,
+    Layer, Registry,
+    filter::Targets,
     fmt::{
         FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter,
-        format::{DefaultFields, Format, JsonFields, Writer},
+        format::{Format, JsonFields, Writer},
     },
+    layer::SubscriberExt as _,
     registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt as _,
 };
 
 use crate::config;
 use flood::{Bounds, Flood, Owed};
 use lattice_protocol::escape;
-use outlet::{Notice, Outlet};
+use outlet::{Loss, Notice, Outlet};
 use rotating::Rotating;
 
 /// The target of lines that tell each HTTP request, where somebody asked for them.
@@ -64,6 +72,8 @@ const TEXT_BYTES_MAX: usize = 2 << 10;
 /// How long the process stays at its end for lines that nobody has read yet.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// The beginnings of targets that are no library.
+const OWN: [&str; 4] = ["lattice_", "host", "actor", "provider"];
 /// Lines of a kind in a window: enough to see what goes on, and for the settings, links and actors
 /// of a start.
 const BOUNDS: Bounds = Bounds { per_target: 20, per_kind: 200 };
@@ -73,43 +83,39 @@ const UNBOUNDED: [&str; 3] = ["actor", "provider", ACCESS];
 const NO_NAMES: [&str; 8] =
     ["error", "reason", "cause", "error_id", "invocation_id", "request_id", "took_ms", "pid"];
 const LOST: &str = "log lines were lost: nobody read them in time, or they could not be written";
+/// The output of a program is not told what is missing in it.
+const SAYS_NOTHING: Notice = Notice::line(|_| String::new());
+
+const FILE_TAKES_NOTHING: &str = "lines of the log cannot be written to its file, and are counted until they can; see to room and \
+     permissions there";
 
 static LOG: OnceLock<Log> = OnceLock::new();
-/// Exchanges the filter of the log.
-static EXCHANGE: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
+/// The file of the log, if it has one.
+static LOG_FILE: OnceLock<PathBuf> = OnceLock::new();
+/// Standard error beside a log that has a file.
+static ASIDE: OnceLock<Outlet> = OnceLock::new();
+/// The filter of the log. It stands below the lines, so that their form is no part of its type.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 static OUTPUT: OnceLock<Outlet> = OnceLock::new();
 /// Warnings of a time before there is a log. Held for lines, never across an await.
 static LATER: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Starts logging. Libraries are heard from warnings on, unless everything is wanted.
 pub fn init(log: &config::Log) {
-    let filter = filter(log.level);
     let form = if log.json { Form::Json } else { Form::Text };
-    let notice = if log.json { lost_in_json } else { lost_in_text };
+    let notice = Notice::line(if log.json { lost_in_json } else { lost_in_text });
     let sink = LOG.get_or_init(|| match log.file.as_ref().and_then(file_of_log) {
-        Some(file) => Log::new(form, Outlet::open("log", file, notice)),
+        Some(file) => {
+            let notice = Notice { alarm: warn_of_file, ..notice };
+            Log::new(form, Outlet::open("log", file, notice))
+        }
         None => Log { is_on_stderr: true, ..Log::new(form, on_stderr("log", notice)) },
     });
+    let (filter, handle) = reload::Layer::new(filter(log.level));
     // An error means that a log exists already, as in tests that share a process.
-    let _ = match form {
-        Form::Text => {
-            let builder = builder(sink)
-                .with_env_filter(filter)
-                .event_format(sink.bounded(Lines))
-                .with_filter_reloading();
-            let handle = builder.reload_handle();
-            builder.try_init().map(|()| exchange_with(move |filter| handle.reload(filter).is_ok()))
-        }
-        Form::Json => {
-            let builder = builder(sink)
-                .fmt_fields(JsonFields::new())
-                .with_env_filter(filter)
-                .event_format(sink.bounded(json_format()))
-                .with_filter_reloading();
-            let handle = builder.reload_handle();
-            builder.try_init().map(|()| exchange_with(move |filter| handle.reload(filter).is_ok()))
-        }
-    };
+    if tracing_subscriber::registry().with(filter).with(lines(sink)).try_init().is_ok() {
+        let _ = FILTER.set(handle);
+    }
     let later = std::mem::take(&mut *LATER.lock());
     later.iter().for_each(|warning| warn!("{warning}"));
 }
@@ -117,14 +123,40 @@ pub fn init(log: &config::Log) {
 /// Opens the file of the log. Without it the log is on standard error, and says why.
 fn file_of_log(settings: &config::LogFile) -> Option<Rotating> {
     match Rotating::open(settings) {
-        Ok(file) => Some(file),
+        Ok(file) => {
+            // An error means that there is a log already.
+            let _ = LOG_FILE.set(settings.path.clone());
+            Some(file)
+        }
         Err(error) => {
             warn_later(vec![format!(
-                "the log goes to standard error, since log_file {} cannot be used: {error}",
-                settings.path.display()
+                "the log goes to standard error, since log_file {} cannot be used: {}",
+                settings.path.display(),
+                rotating::with_next_step(&error, "log_file", &settings.path)
             )]);
             None
         }
+    }
+}
+
+/// Says on standard error that the file of the log takes nothing any more: in the log it would be
+/// for nobody.
+fn warn_of_file(loss: Loss) {
+    if loss == Loss::CannotWrite {
+        tell_aside(Level::WARN, FILE_TAKES_NOTHING);
+    }
+}
+
+/// Repeats what ends the process on standard error, where the log has a file: whoever started it
+/// may look there alone. To be called after it was logged.
+pub fn repeat_on_stderr(error: &str) {
+    tell_aside(Level::ERROR, error);
+}
+
+fn tell_aside(level: Level, text: &str) {
+    let file = LOG_FILE.get().map(|path| path.display().to_string()).unwrap_or_default();
+    if let Some(line) = LOG.get().and_then(|log| log.aside(level, text, &file)) {
+        ASIDE.get_or_init(|| on_stderr("stderr", SAYS_NOTHING)).push(line.as_bytes());
     }
 }
 
@@ -141,20 +173,17 @@ pub fn lost() -> u64 {
 }
 
 /// Returns what is heard at a level: of libraries warnings only, unless everything is wanted.
-fn filter(level: Level) -> EnvFilter {
-    let others = if level >= Level::DEBUG { "info" } else { "warn" };
-    let level = level.as_str().to_lowercase();
-    EnvFilter::new(format!("{others},lattice_={level},host={level},actor={level},provider={level}"))
+fn filter(level: Level) -> Targets {
+    let others = if level >= Level::DEBUG { Level::INFO } else { Level::WARN };
+    Targets::new().with_default(others).with_targets(OWN.map(|target| (target, level)))
 }
 
-fn exchange_with(exchange: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) {
-    // An error means that a log exists already.
-    let _ = EXCHANGE.set(Box::new(exchange));
-}
-
-/// Changes the level of the log. Returns whether there is a log that takes it.
-pub fn set_level(level: Level) -> bool {
-    EXCHANGE.get().is_some_and(|exchange| exchange(filter(level)))
+/// Changes the level of the log, if there is one.
+pub fn set_level(level: Level) {
+    if let Some(handle) = FILTER.get() {
+        // An error means that nothing is logged any more.
+        let _ = handle.reload(filter(level));
+    }
 }
 
 /// Keeps warnings until there is a log, so that they have its form.
@@ -162,15 +191,21 @@ pub fn warn_later(warnings: Vec<String>) {
     LATER.lock().extend(warnings);
 }
 
-type Builder = tracing_subscriber::fmt::SubscriberBuilder<
-    DefaultFields,
-    Format,
-    tracing_subscriber::filter::LevelFilter,
-    Log,
->;
-
-fn builder(sink: &Log) -> Builder {
-    tracing_subscriber::fmt().with_writer(sink.clone()).with_ansi(false).log_internal_errors(false)
+/// Returns the layer that writes the lines of a log, in its form.
+fn lines<S>(log: &Log) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer::<S>()
+        .with_writer(log.clone())
+        .with_ansi(false)
+        .log_internal_errors(false);
+    match log.form {
+        Form::Text => lines.event_format(log.bounded(Lines)).boxed(),
+        Form::Json => {
+            lines.fmt_fields(JsonFields::new()).event_format(log.bounded(json_format())).boxed()
+        }
+    }
 }
 
 fn json_format() -> Format<tracing_subscriber::fmt::format::Json> {
@@ -187,6 +222,10 @@ pub fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no text");
         let backtrace = std::backtrace::Backtrace::capture();
         error!(thread, place, %backtrace, "a task panicked, this is a bug: {message}");
+        // The process ends with this one.
+        if thread == "main" {
+            repeat_on_stderr(&format!("the host panicked, this is a bug: {message} ({place})"));
+        }
         // This thread may be about to end the process.
         flush();
     }));
@@ -195,8 +234,8 @@ pub fn log_panics() {
 /// Prints text of a running host on standard output, which may have no reader either.
 pub fn say(text: &str) {
     let outlet = OUTPUT.get_or_init(|| match outlet::own_handle(&io::stdout()) {
-        Ok(stdout) => Outlet::open("output", stdout, |_| String::new()),
-        Err(_) => Outlet::open("output", io::stdout(), |_| String::new()),
+        Ok(stdout) => Outlet::open("output", stdout, SAYS_NOTHING),
+        Err(_) => Outlet::open("output", io::stdout(), SAYS_NOTHING),
     });
     outlet.push(escape::block(text).as_bytes());
 }
@@ -227,35 +266,41 @@ pub fn flush() {
         log.tell(&owed);
         log.outlet.flush(FLUSH_TIMEOUT);
     }
+    if let Some(aside) = ASIDE.get() {
+        aside.flush(FLUSH_TIMEOUT);
+    }
     if let Some(output) = OUTPUT.get() {
         output.flush(FLUSH_TIMEOUT);
     }
 }
 
 fn lost_in_text(lost: u64) -> String {
-    warning(Form::Text, LOST, &[("lost", json!(lost))])
+    own_line(Form::Text, Level::WARN, LOST, &[("lost", json!(lost))])
 }
 
 fn lost_in_json(lost: u64) -> String {
-    warning(Form::Json, LOST, &[("lost", json!(lost))])
+    own_line(Form::Json, Level::WARN, LOST, &[("lost", json!(lost))])
 }
 
-/// A line of the log about the log.
-fn warning(form: Form, message: &str, fields: &[(&str, Value)]) -> String {
+/// A line of the log that no event makes.
+fn own_line(form: Form, level: Level, message: &str, fields: &[(&str, Value)]) -> String {
     let now = OffsetDateTime::now_utc();
     match form {
         Form::Text => {
             let fields: String =
                 fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
             format!(
-                "{} [warning] {message}{}\n",
+                "{} [{}] {}\n",
                 now.format(TIME).unwrap_or_default(),
-                escape::line(&fields)
+                word(level),
+                escape::line(&format!("{message}{fields}"))
             )
         }
         Form::Json => {
             let now = now.format(&Rfc3339).unwrap_or_default();
-            let mut line = json!({ "timestamp": now, "level": "WARN", "message": message, "target": module_path!() });
+            let mut line = json!({
+                "timestamp": now, "level": level.as_str(), "message": message, "target": module_path!()
+            });
             fields.iter().for_each(|(name, value)| line[*name] = value.clone());
             format!("{}\n", escape::line(&line.to_string()))
         }
@@ -292,8 +337,19 @@ impl Log {
         for Owed { left_out, mostly } in owed {
             let fields = [("left_out", json!(left_out)), ("mostly", json!(mostly))];
             let message = "too many log lines of one kind, the rest was counted";
-            self.outlet.push(warning(self.form, message, &fields).as_bytes());
+            self.outlet.push(own_line(self.form, Level::WARN, message, &fields).as_bytes());
         }
+    }
+
+    /// Makes a line for standard error, unless the log is there.
+    fn aside(&self, level: Level, text: &str, log_file: &str) -> Option<String> {
+        let fields = [("log_file", json!(log_file))];
+        let text = if text.len() > TEXT_BYTES_MAX {
+            Cow::Owned(fitted(text, TEXT_BYTES_MAX))
+        } else {
+            Cow::Borrowed(text)
+        };
+        (!self.is_on_stderr).then(|| own_line(self.form, level, &text, &fields))
     }
 }
 
@@ -376,6 +432,9 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let metadata = event.metadata();
+        if otel::is_told_otherwise(metadata) {
+            return Ok(());
+        }
         if *metadata.level() <= Level::INFO && !UNBOUNDED.contains(&metadata.target()) {
             let mut about = About::default();
             event.record(&mut about);
@@ -388,11 +447,10 @@ where
             }
         }
         otel::emit(event);
-        match otel::current() {
-            Some(place) if self.log.form == Form::Json => {
-                self.format_with(&place, context, writer, event)
-            }
-            _ => self.format.format_event(context, writer, event),
+        let place = if self.log.form == Form::Json { otel::current() } else { None };
+        match place {
+            Some(place) => self.format_with(&place, context, writer, event),
+            None => self.format.format_event(context, writer, event),
         }
     }
 }
@@ -482,13 +540,7 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let now = OffsetDateTime::now_utc().format(TIME).map_err(|_| fmt::Error)?;
-        let level = match *event.metadata().level() {
-            Level::ERROR => "error",
-            Level::WARN => "warning",
-            Level::INFO => "info",
-            Level::DEBUG => "debug",
-            Level::TRACE => "trace",
-        };
+        let level = word(*event.metadata().level());
         let mut line = Line::default();
         event.record(&mut line);
         write!(writer, "{now} [{level}] {}{}", line.message, line.fields)?;
@@ -500,6 +552,17 @@ where
             }
         }
         writeln!(writer)
+    }
+}
+
+/// Returns the word for a level in a line of text.
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
     }
 }
 
@@ -548,30 +611,64 @@ mod tests {
         }
     }
 
+    /// A place that logs for the first time asks all subscribers there are whether they want it:
+    /// one that another thread is just about to drop would answer for this one.
+    static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
     /// Returns the log after `events`.
     fn logged(form: Form, events: impl FnOnce()) -> String {
-        // A place that logs for the first time asks all subscribers there are whether they want it:
-        // one that another thread is just about to drop would answer for this one.
-        static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock();
         let end = End::default();
-        let log = Log::new(form, Outlet::open("test", end.clone(), lost_in_text));
-        match form {
-            Form::Json => {
-                let format = log.bounded(json_format());
-                let subscriber =
-                    builder(&log).fmt_fields(JsonFields::new()).event_format(format).finish();
-                tracing::subscriber::with_default(subscriber, events);
-            }
-            Form::Text => {
-                let subscriber = builder(&log).event_format(log.bounded(Lines)).finish();
-                tracing::subscriber::with_default(subscriber, events);
-            }
-        }
+        let notice = Notice::line(lost_in_text);
+        let log = Log::new(form, Outlet::open("test", end.clone(), notice));
+        let subscriber = Registry::default().with(filter(Level::INFO)).with(lines(&log));
+        tracing::subscriber::with_default(subscriber, events);
         let owed = log.flood.lock().end();
         log.tell(&owed);
         log.outlet.flush(Duration::from_secs(30));
         String::from_utf8(end.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn libraries_are_heard_from_warnings_on_unless_everything_is_wanted() {
+        for (wanted, target, level, is_heard) in [
+            (Level::INFO, "lattice_engine::router", Level::INFO, true),
+            (Level::INFO, "lattice_engine::router", Level::DEBUG, false),
+            (Level::INFO, "host", Level::INFO, true),
+            (Level::INFO, "actor", Level::INFO, true),
+            (Level::INFO, "provider", Level::DEBUG, false),
+            (Level::INFO, "async_nats", Level::INFO, false),
+            (Level::INFO, "async_nats", Level::WARN, true),
+            (Level::ERROR, "lattice_base", Level::WARN, false),
+            (Level::ERROR, "async_nats", Level::WARN, true),
+            (Level::DEBUG, "lattice_base", Level::DEBUG, true),
+            (Level::DEBUG, "async_nats", Level::INFO, true),
+            (Level::TRACE, "async_nats", Level::DEBUG, false),
+        ] {
+            let heard = filter(wanted).would_enable(target, &level);
+            assert_eq!(heard, is_heard, "{level} of {target} at {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_filter_below_the_lines_can_be_exchanged() {
+        for form in [Form::Text, Form::Json] {
+            let _turn = ONE_AT_A_TIME.lock();
+            let end = End::default();
+            let notice = Notice::line(lost_in_text);
+            let log = Log::new(form, Outlet::open("test", end.clone(), notice));
+            let (below, handle) = reload::Layer::<_, Registry>::new(filter(Level::ERROR));
+            let subscriber = Registry::default().with(below).with(lines(&log));
+            tracing::subscriber::with_default(subscriber, || {
+                for text in ["before", "after"] {
+                    warn!("{text}");
+                    handle.reload(filter(Level::INFO)).unwrap();
+                }
+            });
+            log.outlet.flush(Duration::from_secs(30));
+            let lines = String::from_utf8(end.0.lock().unwrap().clone()).unwrap();
+            assert!(lines.contains("after") && !lines.contains("before"), "{lines}");
+        }
     }
 
     const EVIL: &str =
@@ -637,6 +734,36 @@ mod tests {
             assert_eq!(count("invocation refused"), 20 + 2 + 1, "{log}");
             assert!(count("MB") == 1 && count("MC") == 1 && count(left_out) == 1, "{log}");
             assert_eq!(count("its own bound"), 300);
+        }
+    }
+
+    #[test]
+    fn what_ends_the_process_is_on_standard_error_once_and_in_the_form_of_the_log() {
+        const LONG: usize = 1 << 20;
+        for (form, is_on_stderr) in
+            [(Form::Text, false), (Form::Json, false), (Form::Text, true), (Form::Json, true)]
+        {
+            let log = Log::new(form, Outlet::open("test", End::default(), SAYS_NOTHING));
+            let log = Log { is_on_stderr, ..log };
+            let line = log.aside(Level::ERROR, &format!("it failed\n{EVIL}"), "a.log");
+            assert_eq!(line.is_none(), is_on_stderr, "the log says it already");
+            let Some(line) = line else { continue };
+            assert_eq!(line.lines().count(), 1, "{line}");
+            assert!(!line.contains(|c| escape::is_obeyed(c) && c != '\n'), "{line:?}");
+            match form {
+                Form::Text => assert!(line.contains(" [error] it failed\\n"), "{line}"),
+                Form::Json => {
+                    let line: Value = serde_json::from_str(&line).unwrap();
+                    let message = line["message"].as_str().unwrap_or_default();
+                    assert!(message.starts_with("it failed\n"), "{line}");
+                    assert_eq!(
+                        (&line["level"], &line["log_file"]),
+                        (&json!("ERROR"), &json!("a.log"))
+                    );
+                }
+            }
+            let long = log.aside(Level::WARN, &"x".repeat(LONG), "a.log").unwrap();
+            assert!(long.len() < LINE_BYTES_MAX && long.contains("WARN") != (form == Form::Text));
         }
     }
 

@@ -3,7 +3,7 @@
 //! Flow: [`Outlet::push`] puts a line into a buffer and returns → a thread of its own takes the
 //! whole buffer and writes it → meanwhile the next buffer fills. A line that finds no room is
 //! counted, and so is one that cannot be written. The count is told with the first lines that get
-//! through again.
+//! through again, and elsewhere where somebody wants to hear of it ([`Notice::alarm`]).
 //!
 //! Always true: `push` neither fails nor blocks nor panics, whatever the other end is: a pipe
 //! without a reader, a closed terminal, a full disk, a reader that was stopped. Memory is bounded
@@ -23,8 +23,30 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 /// How long is waited for a descriptor that somebody set to return at once.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
-/// Makes the line that tells how many lines were lost; an empty one tells nothing.
-pub type Notice = fn(lost: u64) -> String;
+/// The ways to tell of lines that were lost.
+#[derive(Clone, Copy)]
+pub struct Notice {
+    /// Makes the line that tells how many they are; an empty one tells nothing.
+    pub line: fn(lost: u64) -> String,
+    /// Tells of a loss elsewhere, once for each, while no lock is held.
+    pub alarm: fn(Loss),
+}
+
+impl Notice {
+    /// A notice that is nothing but its line.
+    pub const fn line(line: fn(lost: u64) -> String) -> Self {
+        Self { line, alarm: |_| {} }
+    }
+}
+
+/// How lines are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// So many found no room, since those before them were not written in time.
+    NoRoom(u64),
+    /// The stream takes nothing any more.
+    CannotWrite,
+}
 
 /// Where lines go out. Cheap to clone.
 #[derive(Clone)]
@@ -73,7 +95,7 @@ impl Waiting {
     /// where its notice ends.
     fn empty_into(&mut self, batch: &mut Vec<u8>, notice: Notice) -> (u64, usize) {
         let lost = std::mem::take(&mut self.lost);
-        let told = if lost > 0 { notice(lost) } else { String::new() };
+        let told = if lost > 0 { (notice.line)(lost) } else { String::new() };
         let end = if self.has_failed {
             batch.extend_from_slice(told.as_bytes());
             let end = batch.len();
@@ -144,9 +166,16 @@ impl Shared {
                 batch.push(b'\n');
             }
             let start = batch.len();
+            let had_failed = waiting.has_failed;
             let (lost, notice_end) = waiting.empty_into(&mut batch, notice);
             drop(waiting);
+            if lost > 0 && !had_failed {
+                (notice.alarm)(Loss::NoRoom(lost));
+            }
             let written = write(&mut stream, &batch);
+            if written < batch.len() && !had_failed {
+                (notice.alarm)(Loss::CannotWrite);
+            }
             is_torn = if written == 0 { is_torn } else { batch[written - 1] != b'\n' };
             let mut waiting = self.waiting.lock();
             waiting.is_writing = false;
@@ -201,7 +230,9 @@ mod tests {
 
     use super::*;
 
-    fn notice(lost: u64) -> String {
+    const NOTICE: Notice = Notice::line(line);
+
+    fn line(lost: u64) -> String {
         format!("{lost} lost\n")
     }
 
@@ -260,7 +291,7 @@ mod tests {
 
     fn open() -> (End, Outlet) {
         let end = End::default();
-        (end.clone(), Outlet::open("test", end, notice))
+        (end.clone(), Outlet::open("test", end, NOTICE))
     }
 
     #[test]
@@ -316,10 +347,39 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_told_elsewhere_once_and_not_with_every_line() {
+        static TOLD: Mutex<Vec<Loss>> = Mutex::new(Vec::new());
+        let told = || std::mem::take(&mut *TOLD.lock().unwrap());
+        let end = End::default();
+        let notice = Notice { line, alarm: |loss| TOLD.lock().unwrap().push(loss) };
+        let outlet = Outlet::open("test", end.clone(), notice);
+        for _ in 0..2 {
+            end.set(|state| state.room = Some(0));
+            for _ in 0..5 {
+                outlet.push(b"lost\n");
+                outlet.flush(PATIENCE);
+            }
+            assert_eq!(told(), [Loss::CannotWrite]);
+            end.set(|state| state.room = None);
+            outlet.push(b"written\n");
+            outlet.flush(PATIENCE);
+            assert!(told().is_empty());
+        }
+        end.set(|state| (state.is_paused, state.is_reached) = (true, false));
+        outlet.push(b"first\n");
+        end.reached();
+        let large = [vec![b'x'; WAITING_BYTES_MAX], b"\n".to_vec()].concat();
+        (0..3).for_each(|_| outlet.push(&large));
+        end.set(|state| state.is_paused = false);
+        outlet.flush(PATIENCE);
+        assert_eq!(told(), [Loss::NoRoom(3)]);
+    }
+
+    #[test]
     fn a_reader_that_is_gone_costs_no_more_than_the_lines() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let outlet = Outlet::open("test", writer, notice);
+        let outlet = Outlet::open("test", writer, NOTICE);
         for _ in 0..100 {
             outlet.push(b"into the void\n");
             outlet.flush(PATIENCE);
@@ -342,7 +402,7 @@ mod tests {
             }
         }
         let (sender, called) = mpsc::channel();
-        let outlet = Outlet::open("test", Broken(sender), notice);
+        let outlet = Outlet::open("test", Broken(sender), NOTICE);
         outlet.push(b"one\n");
         called.recv().unwrap();
         outlet.push(b"two\n");

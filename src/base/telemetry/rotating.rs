@@ -15,7 +15,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, Permissions, TryLockError},
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,7 @@ use crate::{
     config::LogFile,
     trusted::{self, Holds},
 };
+use lattice_protocol::errors;
 
 /// The file that is written, and the rule for those before it.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Rotating {
     /// Those of the system. A file that other users can change is refused, and so are one that
     /// another process writes, and a directory in which no file can be renamed.
     pub fn open(settings: &LogFile) -> io::Result<Self> {
-        let directory = directory_of(&settings.path);
+        let directory = trusted::directory_of(&settings.path);
         // Without this right the file would grow without a bound.
         tempfile::tempfile_in(directory).map_err(|error| {
             let why = format!("create a file in {}: {error}", directory.display());
@@ -95,13 +96,10 @@ impl Rotating {
     fn rotate(&mut self) -> io::Result<()> {
         let LogFile { path, files_max, .. } = &self.settings;
         let permissions = self.current.take().and_then(|current| current.permissions());
-        for number in (1..files_max.saturating_sub(1)).rev() {
+        for number in (1..files_max - 1).rev() {
             rename(&numbered(path, number), &numbered(path, number + 1))?;
         }
-        match *files_max {
-            0 | 1 => fs::remove_file(path)?,
-            _ => rename(path, &numbered(path, 1))?,
-        }
+        rename(path, &numbered(path, 1))?;
         self.current = Some(Current::open(path, permissions)?);
         Ok(())
     }
@@ -164,7 +162,7 @@ impl Current {
             return Err(error);
         }
         let mut options = OpenOptions::new();
-        options.append(true).create(true);
+        options.read(true).append(true).create(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(path)?;
@@ -178,7 +176,7 @@ impl Current {
         let bytes = file.metadata()?.len();
         // A line that a process left when it was ended in the middle is ended by the first write.
         let mut current = Self { file, bytes, is_within_line: false };
-        if bytes > 0 && !ends_line(path)? {
+        if bytes > 0 && !ends_line(&mut current.file)? {
             current.file.write_all(b"\n")?;
             current.bytes += 1;
         }
@@ -190,10 +188,27 @@ impl Current {
     }
 }
 
-/// Whether the last byte of a file ends a line.
-fn ends_line(path: &Path) -> io::Result<bool> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let mut file = File::open(path)?;
+/// Returns why the file of a setting cannot be opened, with the next step.
+pub(super) fn with_next_step(error: &io::Error, setting: &str, path: &Path) -> String {
+    let directory = trusted::directory_of(path).display();
+    let is_distrust = error.get_ref().is_some_and(|cause| cause.is::<trusted::Distrust>());
+    let first = match error.kind() {
+        ErrorKind::NotFound => format!("make the directory {directory}, or "),
+        // It says itself what mends it.
+        ErrorKind::PermissionDenied if is_distrust => "or ".to_owned(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            format!("let the user of this host write in {directory}, or ")
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            format!("make room in {directory}, or ")
+        }
+        _ => String::new(),
+    };
+    format!("{}; {first}set {setting} to another file", errors::plain(&error.to_string()))
+}
+
+/// Whether the last byte of a file ends a line. What is written next is appended all the same.
+fn ends_line(file: &mut File) -> io::Result<bool> {
     file.seek(SeekFrom::End(-1))?;
     let mut last = [0];
     file.read_exact(&mut last)?;
@@ -209,10 +224,6 @@ fn lines_within(bytes: &[u8], room: u64) -> usize {
 /// Returns the bytes of the first line, with its end if that is there.
 fn end_of_line(bytes: &[u8]) -> usize {
     bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1)
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Returns the name of an earlier file; the last one before is number 1.
@@ -232,7 +243,7 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Removes the files that a larger number of them left.
 fn drop_beyond(settings: &LogFile) {
-    for number in settings.files_max.max(1).. {
+    for number in settings.files_max.. {
         if fs::remove_file(numbered(&settings.path, number)).is_err() {
             return;
         }
@@ -356,6 +367,40 @@ mod tests {
         fs::set_permissions(&settings.path, Permissions::from_mode(0o666)).unwrap();
         let refused = Rotating::open(&settings).unwrap_err();
         assert!(refused.to_string().contains("chmod go-w"), "{refused}");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_has_a_next_step() {
+        let distrust = trusted::Distrust::Owner { path: "logs/a.log".into(), owner: 7, me: 8 };
+        for (error, expected) in [
+            (
+                io::Error::from(ErrorKind::NotFound),
+                "; make the directory logs, or set audit_log to another file",
+            ),
+            (
+                io::Error::from(ErrorKind::PermissionDenied),
+                "; let the user of this host write in logs, or set audit_log to another file",
+            ),
+            (
+                io::Error::from(ErrorKind::StorageFull),
+                "; make room in logs, or set audit_log to another file",
+            ),
+            (
+                io::Error::new(ErrorKind::PermissionDenied, distrust),
+                "chown 8 logs/a.log; or set audit_log to another file",
+            ),
+            (
+                io::Error::other("another process writes it"),
+                "another process writes it; set audit_log to another file",
+            ),
+            (
+                io::Error::new(ErrorKind::PermissionDenied, "open it (os error 13)"),
+                "open it; let the user of this host write in logs, or set audit_log to another file",
+            ),
+        ] {
+            let told = with_next_step(&error, "audit_log", Path::new("logs/a.log"));
+            assert!(told.ends_with(expected) && !told.contains("os error"), "{told}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use super::{
-    print,
+    EXIT_FAILED, print,
     serve::{Around, serve},
 };
 use crate::{
@@ -30,6 +30,7 @@ use lattice_base::{
     telemetry,
 };
 use lattice_dashboard::{entry, token};
+use lattice_protocol::errors::Usage;
 
 /// As shells report an interrupt.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -337,11 +338,19 @@ fn block_on(life: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         match life.await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                error!("{error:#}");
-                ExitCode::FAILURE
+                let text = format!("{error:#}");
+                error!("{text}");
+                telemetry::repeat_on_stderr(&text);
+                ExitCode::from(code_of(&error))
             }
         }
     })
+}
+
+/// Returns the exit code of a host that failed: some settings turn out wrong only when they are
+/// used.
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.is::<Usage>() { args::EXIT_CONFIG } else { EXIT_FAILED }
 }
 
 fn block_on_code(work: impl Future<Output = ExitCode>) -> ExitCode {
@@ -460,4 +469,21 @@ fn announce(config: &Config, sources: &Sources) -> Option<String> {
         warn!("{warning}");
     }
     not_written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_turns_out_wrong_later_has_the_code_of_settings() {
+        let wrong = || anyhow::Error::from(Usage("no such directory".into()));
+        for (error, code) in [
+            (wrong(), 64),
+            (wrong().context("open the audit log").context("start the host"), 64),
+            (anyhow::anyhow!("no server answers").context("start the host"), 1),
+        ] {
+            assert_eq!(code_of(&error), code, "{error:#}");
+        }
+    }
 }

@@ -119,6 +119,31 @@ fn the_log_has_a_file_with_bounds() {
 }
 
 #[test]
+fn the_log_and_the_audit_log_share_no_file() {
+    for (log, audit, is_shared) in [
+        ("a.log", "a.log", true),
+        ("a.log", "./a.log", true),
+        ("a.log", "a.log.3", true),
+        ("a.log", "b.log", false),
+        ("a.log", "stderr", false),
+        ("a.log", "", false),
+    ] {
+        let machine = Machine::new().flag("log_file", log).env("WASMCLOUD_AUDIT_LOG", audit);
+        if !is_shared {
+            machine.config();
+            continue;
+        }
+        let mistake = machine.mistake();
+        let (path, other) = (machine.dir().join(audit), machine.dir().join(log));
+        assert_eq!(mistake.problem, Problem::SharedFile { path, with: "log_file", other });
+        let told = mistake.to_string();
+        for part in ["audit_log", "WASMCLOUD_AUDIT_LOG", "log_file", "stderr"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+}
+
+#[test]
 fn zero_instances_means_as_many_as_fit() {
     let max = |text: &str| {
         Machine::new().env("WASMCLOUD_ACTOR_INSTANCES_MAX", text).config().actors.instances_max

@@ -59,10 +59,12 @@ impl CodeObject {
 
     /// Removes code that is not what its key says, unless it has been replaced meanwhile.
     pub async fn remove(&self) {
-        let is_it = |found: &Result<Info, objects::Error>| {
-            found.as_ref().is_ok_and(|found| found.nuid == self.info.nuid)
-        };
-        remove_if(&self.objects, &self.info.name, is_it).await;
+        remove_if(&self.objects, &self.info.name, |found| self.is_same(found)).await;
+    }
+
+    /// Whether this is what was found.
+    fn is_same(&self, found: &Result<Info, objects::Error>) -> bool {
+        found.as_ref().is_ok_and(|found| found.nuid == self.info.nuid)
     }
 }
 
@@ -83,6 +85,14 @@ struct Listed {
     /// When the server took it, or it was marked as used.
     used: OffsetDateTime,
     state: String,
+}
+
+/// Takes code from a list of objects.
+fn listed((name, object): (String, Result<objects::Listed, objects::Error>)) -> Option<Listed> {
+    let objects::Listed { info, stored } = object.ok()?;
+    let is_code = name.starts_with(NAME);
+    let (bytes, state) = (info.size, state_of(&info));
+    is_code.then_some(Listed { name, bytes, used: stored, state })
 }
 
 /// Returns the code that may go: not used for [`KEPT_FOR`], or not used for longest while all has
@@ -198,12 +208,6 @@ impl Artifacts {
         let Some(objects) = self.open().await? else { return Ok(0) };
         objects.sweep().await.map_err(|e| self.problem(&e))?;
         let all = objects.list().await.map_err(|e| self.problem(&e))?;
-        let listed = |(name, listed): (String, Result<objects::Listed, objects::Error>)| {
-            let objects::Listed { info, stored } = listed.ok()?;
-            let is_code = name.starts_with(NAME);
-            let (bytes, state) = (info.size, state_of(&info));
-            is_code.then_some(Listed { name, bytes, used: stored, state })
-        };
         let bound = bytes_max(bound_of(&objects));
         let old = expired(all.into_iter().filter_map(listed).collect(), bound);
         let old = old.iter().map(|code| (code.name.clone(), code.state.as_str()));

@@ -2,17 +2,14 @@
 
 use std::{fmt, sync::OnceLock, time::SystemTime};
 
-use opentelemetry::{
-    InstrumentationScope,
-    logs::{AnyValue, LogRecord, Logger as _, LoggerProvider as _, Severity},
-};
+use opentelemetry::logs::{AnyValue, LogRecord, Logger as _, LoggerProvider as _, Severity};
 use opentelemetry_sdk::logs::{SdkLogger, SdkLoggerProvider};
 use tracing::{
     Event, Level,
     field::{Field, Visit},
 };
 
-use super::SCOPE;
+use super::scope;
 
 /// Lines of these tell how the export goes: exported, they would make further ones.
 const OF_THE_EXPORT: [&str; 6] = ["opentelemetry", "hyper", "h2", "reqwest", "tonic", "tower"];
@@ -21,9 +18,8 @@ static LOGGER: OnceLock<SdkLogger> = OnceLock::new();
 
 /// Begins to export.
 pub(super) fn start(provider: &SdkLoggerProvider) {
-    let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION"));
     // An error means that lines are exported already.
-    let _ = LOGGER.set(provider.logger_with_scope(scope.build()));
+    let _ = LOGGER.set(provider.logger_with_scope(scope()));
 }
 
 /// Exports a line of the log; with the span that the code of this thread runs in, which the SDK

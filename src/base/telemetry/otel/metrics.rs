@@ -8,14 +8,11 @@ use std::{
 };
 
 pub use opentelemetry::KeyValue;
-use opentelemetry::{
-    InstrumentationScope,
-    metrics::{AsyncInstrument, Meter, MeterProvider as _},
-};
+use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider as _};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use parking_lot::Mutex;
 
-use super::SCOPE;
+use super::scope;
 
 /// The instruments of one report are asked one after the other; all are told the same.
 const ONE_REPORT: Duration = Duration::from_secs(1);
@@ -23,7 +20,6 @@ const ONE_REPORT: Duration = Duration::from_secs(1);
 static METER: OnceLock<Meter> = OnceLock::new();
 
 /// Values that belong together.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family {
     pub name: String,
     pub about: String,
@@ -35,9 +31,8 @@ pub type Samples = HashMap<String, Vec<(Vec<KeyValue>, f64)>>;
 
 /// Begins to take instruments.
 pub(super) fn start(provider: &SdkMeterProvider) {
-    let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION"));
     // An error means that there are some already.
-    let _ = METER.set(provider.meter_with_scope(scope.build()));
+    let _ = METER.set(provider.meter_with_scope(scope()));
 }
 
 /// Says whether counts are exported.

@@ -2,82 +2,95 @@
 //!
 //! [`start`] reads the standard variables (`OTEL_*`) and starts what they ask for; without them
 //! nothing is started, and [`trace`] and [`logs`] do nothing. What the SDK reads itself is left to
-//! it: samplers, limits, batches, the endpoints, headers and compression of exporters, the
-//! attributes of the resource. [`settings`] has the rest, [`transport`] the way to the collector.
+//! it: samplers, limits of spans, headers and compression of exporters, the attributes of the
+//! resource. [`settings`] has the rest, [`check`] the values that do not count, [`transport`] the
+//! way to the collector, and [`outage`] what is told when it takes nothing.
 //!
 //! Always true: telemetry delays or fails nothing. Exporters have threads of their own, and drop
-//! what the collector does not take in time.
+//! what the collector does not take in time. The end of the process waits for it once, for all
+//! signals together ([`FLUSH_TIMEOUT`]), and no thread that still waits keeps the runtime.
 
+mod check;
 mod logs;
 pub mod metrics;
+mod outage;
 pub mod settings;
 pub mod trace;
 mod transport;
 
-use std::{sync::OnceLock, time::Duration};
+use std::{sync::OnceLock, thread, time::Duration};
 
-use opentelemetry::{Key, KeyValue};
+use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_sdk::{
-    Resource, logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider,
+    Resource,
+    logs::{BatchLogProcessor, SdkLoggerProvider},
+    metrics::{PeriodicReader, SdkMeterProvider, Stream, exporter::PushMetricExporter},
+    trace::{BatchSpanProcessor, SdkTracerProvider},
 };
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use crate::config::ProcessEnvironment;
+use check::Wrong;
 pub(crate) use logs::emit;
-use settings::{Signal, Variables};
+use outage::Ways;
+pub(crate) use outage::is_told_otherwise;
+use settings::{Address, Destination, Signal, Variables};
 pub(crate) use trace::current;
 
 /// The name of this program, as the source of spans, counts and lines.
 const SCOPE: &str = "lattice-host";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SERVICE_NAME: &str = "service.name";
-/// How long the end of the process waits for the collector.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the end of the process waits for the collector, for all signals together.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long each signal may take for its end: longer than anybody waits, so that the wait decides.
+const END_TIMEOUT: Duration = Duration::from_secs(4);
+/// Sets of labels that an instrument may have; all beyond it are told as one, and the SDK's own
+/// bound is 2000. A host tells five results of each of the 4096 operations that it counts apart,
+/// and of the rest of 1024 targets; hardly any operation is called both here and over NATS.
+const SETS_MAX: usize = 32 << 10;
 
 static RUNNING: OnceLock<Running> = OnceLock::new();
 
 /// The parts that export.
-#[derive(Default)]
 struct Running {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
     logs: Option<SdkLoggerProvider>,
+    /// Where they export to, for people.
+    addresses: String,
 }
 
 /// The host that tells.
-#[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     pub host_id: &'a str,
     pub lattice: &'a str,
-    pub version: &'static str,
 }
 
 /// Starts what the environment asks for, once in a process. To be called within the runtime.
 pub fn start(about: About<'_>) {
-    let variables = Variables::of(&ProcessEnvironment);
-    let wanted = Signal::ALL.map(|signal| is_wanted(&variables, signal));
-    if wanted == [false; 3] || RUNNING.get().is_some() {
+    if RUNNING.get().is_some() {
         return;
     }
-    let resource = resource(about);
-    let [traces, metrics, logs] = wanted;
-    let running = Running {
-        traces: traces.then(|| tracer(&variables, resource.clone())).flatten(),
-        metrics: metrics.then(|| meter(&variables, resource.clone())).flatten(),
-        logs: logs.then(|| logger(&variables, resource)).flatten(),
-    };
-    info!(
-        traces = running.traces.is_some(),
-        metrics = running.metrics.is_some(),
-        logs = running.logs.is_some(),
-        "telemetry goes to a collector"
-    );
-    let running = RUNNING.get_or_init(|| running);
+    let variables = Variables::of(&ProcessEnvironment);
+    if variables.is_disabled() {
+        info!(variable = settings::DISABLED, "no telemetry goes to a collector");
+        return;
+    }
+    check::wrong(&variables).iter().for_each(tell_wrong);
+    let destinations = Signal::ALL.map(|signal| variables.destination(signal));
+    let wanted = destinations.each_ref().map(|to| matches!(to, Destination::Collector(_)));
+    if wanted == [false; 3] {
+        return;
+    }
+    let running = RUNNING.get_or_init(|| Running::new(&variables, wanted, resource(&about)));
+    let exported = [running.traces.is_some(), running.metrics.is_some(), running.logs.is_some()];
+    for ((signal, to), is_exported) in Signal::ALL.iter().zip(&destinations).zip(exported) {
+        tell_destination(&variables, *signal, to, is_exported);
+    }
     if let Some(provider) = &running.traces {
-        let (carried, unknown) = variables.carried();
-        for propagator in unknown {
-            warn!(propagator, "OTEL_PROPAGATORS names one that this host does not have");
-        }
-        trace::start(provider, carried);
+        trace::start(provider, variables.carried().0);
     }
     if let Some(provider) = &running.metrics {
         metrics::start(provider);
@@ -87,11 +100,34 @@ pub fn start(about: About<'_>) {
     }
 }
 
+fn tell_wrong(wrong: &Wrong) {
+    let Wrong { variable, value, used, allowed } = wrong;
+    let value = value.as_deref().unwrap_or("(not shown)");
+    warn!(variable, value, used, allowed, "this variable has a value that does not count");
+}
+
+/// Says where a signal goes to. A collector that it cannot go to was told with its cause.
+fn tell_destination(variables: &Variables, signal: Signal, to: &Destination, is_exported: bool) {
+    match to {
+        Destination::Collector(Address { shown, variable, .. }) if is_exported => info!(
+            signal = signal.name(),
+            address = %shown,
+            variable,
+            protocol = check::protocol(variables.is_grpc(signal)),
+            "telemetry goes to a collector"
+        ),
+        Destination::Collector(_) => {}
+        Destination::Nowhere(why) => {
+            info!(signal = signal.name(), why, "this telemetry goes to no collector");
+        }
+    }
+}
+
 /// Has the counts told once more, of a host that is about to stop and can be asked no longer after
 /// it. Waits for nothing.
 pub fn report() {
     if let Some(provider) = RUNNING.get().and_then(|running| running.metrics.as_ref()) {
-        drop(tokio::task::spawn_blocking(|| tell(Some(provider.force_flush()))));
+        on_thread("otel-report", || tell(Some(provider.force_flush())));
     }
 }
 
@@ -99,22 +135,50 @@ pub fn report() {
 /// time. To be called before the runtime ends.
 pub async fn finish() {
     let Some(running) = RUNNING.get() else { return };
-    let ended = tokio::task::spawn_blocking(|| running.end());
-    if tokio::time::timeout(FLUSH_TIMEOUT + Duration::from_secs(1), ended).await.is_err() {
-        warn!("the collector did not take the last telemetry in time");
+    if !is_done_within(FLUSH_TIMEOUT, || running.end()).await {
+        let addresses = running.addresses.as_str();
+        warn!(addresses, "the collector did not take the last telemetry in time, and it is lost");
     }
+    outage::end();
+}
+
+/// Does work that blocks; returns whether it was done within a time. It is left alone after it: a
+/// task of the runtime would hold up its end.
+async fn is_done_within(time: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+    let (done, is_done) = oneshot::channel();
+    on_thread("otel-end", move || {
+        work();
+        // Nobody waits any more.
+        let _ = done.send(());
+    });
+    matches!(tokio::time::timeout(time, is_done).await, Ok(Ok(())))
+}
+
+/// Does work on a thread of its own, if one can be had.
+fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    drop(thread::Builder::new().name(name.to_owned()).spawn(work));
 }
 
 impl Running {
+    fn new(variables: &Variables, wanted: [bool; 3], resource: Resource) -> Self {
+        let [traces, metrics, logs] = wanted;
+        let mut ways = Ways::default();
+        let traces = traces.then(|| tracer(variables, &mut ways, resource.clone())).flatten();
+        let metrics = metrics.then(|| meter(variables, &mut ways, resource.clone())).flatten();
+        let logs = logs.then(|| logger(variables, &mut ways, resource)).flatten();
+        Self { traces, metrics, logs, addresses: ways.addresses() }
+    }
+
+    /// Ends all signals at once. Counts have a time of the SDK's, which is longer, too.
     fn end(&self) {
-        std::thread::scope(|threads| {
+        thread::scope(|threads| {
             threads.spawn(|| {
-                tell(self.traces.as_ref().map(|all| all.shutdown_with_timeout(FLUSH_TIMEOUT)))
+                tell(self.traces.as_ref().map(|all| all.shutdown_with_timeout(END_TIMEOUT)))
             });
             threads.spawn(|| {
-                tell(self.metrics.as_ref().map(|all| all.shutdown_with_timeout(FLUSH_TIMEOUT)))
+                tell(self.metrics.as_ref().map(|all| all.shutdown_with_timeout(END_TIMEOUT)))
             });
-            tell(self.logs.as_ref().map(|all| all.shutdown_with_timeout(FLUSH_TIMEOUT)));
+            tell(self.logs.as_ref().map(|all| all.shutdown_with_timeout(END_TIMEOUT)));
         });
     }
 }
@@ -125,19 +189,17 @@ fn tell(ended: Option<opentelemetry_sdk::error::OTelSdkResult>) {
     }
 }
 
-fn is_wanted(variables: &Variables, signal: Signal) -> bool {
-    variables.exports(signal).unwrap_or_else(|why| {
-        warn!("{why}; nothing is exported of it");
-        false
-    })
+/// The source of all that is told.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(SCOPE).with_version(VERSION).build()
 }
 
 /// The attributes of this host. Those that the environment gives win.
-fn resource(about: About<'_>) -> Resource {
+fn resource(about: &About<'_>) -> Resource {
     let given = Resource::builder().build();
     let own = [
         (SERVICE_NAME, SCOPE),
-        ("service.version", about.version),
+        ("service.version", VERSION),
         ("service.instance.id", about.host_id),
         ("lattice.name", about.lattice),
     ];
@@ -151,28 +213,153 @@ fn resource(about: About<'_>) -> Resource {
     Resource::builder().with_attributes(missing).build()
 }
 
-fn tracer(variables: &Variables, resource: Resource) -> Option<SdkTracerProvider> {
-    let exporter = started(Signal::Traces, transport::spans(variables))?;
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter);
+fn tracer(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<SdkTracerProvider> {
+    let exporter = started(Signal::Traces, transport::spans(variables, ways))?;
+    let batch = variables.batches_of_spans();
+    let config = opentelemetry_sdk::trace::BatchConfigBuilder::default()
+        .with_max_queue_size(batch.queue_max)
+        .with_max_export_batch_size(batch.batch_max)
+        .with_scheduled_delay(batch.delay)
+        .build();
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    let provider = SdkTracerProvider::builder().with_span_processor(processor);
     Some(provider.with_resource(resource).build())
 }
 
-fn meter(variables: &Variables, resource: Resource) -> Option<SdkMeterProvider> {
-    let exporter = started(Signal::Metrics, transport::metrics(variables))?;
-    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter);
-    Some(provider.with_resource(resource).build())
+fn meter(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<SdkMeterProvider> {
+    let exporter = started(Signal::Metrics, transport::metrics(variables, ways))?;
+    Some(counting(exporter, variables.interval(), resource))
 }
 
-fn logger(variables: &Variables, resource: Resource) -> Option<SdkLoggerProvider> {
-    let exporter = started(Signal::Logs, transport::logs(variables))?;
-    let provider = SdkLoggerProvider::builder().with_batch_exporter(exporter);
+/// Returns a meter that reports to this exporter from time to time.
+fn counting(
+    exporter: impl PushMetricExporter,
+    interval: Duration,
+    resource: Resource,
+) -> SdkMeterProvider {
+    SdkMeterProvider::builder()
+        .with_reader(PeriodicReader::builder(exporter).with_interval(interval).build())
+        // It changes nothing but the bound; one that cannot be had leaves that of the SDK.
+        .with_view(|_| Stream::builder().with_cardinality_limit(SETS_MAX).build().ok())
+        .with_resource(resource)
+        .build()
+}
+
+fn logger(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<SdkLoggerProvider> {
+    let exporter = started(Signal::Logs, transport::logs(variables, ways))?;
+    let batch = variables.batches_of_lines();
+    let config = opentelemetry_sdk::logs::BatchConfigBuilder::default()
+        .with_max_queue_size(batch.queue_max)
+        .with_max_export_batch_size(batch.batch_max)
+        .with_scheduled_delay(batch.delay)
+        .build();
+    let processor = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
+    let provider = SdkLoggerProvider::builder().with_log_processor(processor);
     Some(provider.with_resource(resource).build())
 }
 
 fn started<T>(signal: Signal, exporter: Result<T, transport::TransportError>) -> Option<T> {
     exporter
         .inspect_err(|error| {
-            warn!(signal = signal.word(), %error, "telemetry of this kind is not exported");
+            warn!(signal = signal.name(), %error, "telemetry of this kind is not exported");
         })
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        sync::{Arc, Mutex},
+    };
+
+    use opentelemetry::metrics::{AsyncInstrument, MeterProvider as _};
+    use opentelemetry_sdk::{
+        error::OTelSdkResult,
+        metrics::{
+            Temporality,
+            data::{AggregatedMetrics, MetricData, ResourceMetrics},
+        },
+    };
+
+    use super::*;
+
+    const SETS: usize = 2001;
+
+    /// The labels that the points of the last report had, by instrument.
+    type Reported = Arc<Mutex<HashMap<String, Vec<KeyValue>>>>;
+
+    /// Takes reports.
+    struct Taking(Reported);
+
+    impl PushMetricExporter for Taking {
+        async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+            let metrics = metrics.scope_metrics().flat_map(|of_scope| of_scope.metrics());
+            let told = metrics.map(|metric| (metric.name().to_owned(), labels_of(metric.data())));
+            *self.0.lock().unwrap() = told.collect();
+            Ok(())
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn temporality(&self) -> Temporality {
+            Temporality::Cumulative
+        }
+    }
+
+    fn labels_of(data: &AggregatedMetrics) -> Vec<KeyValue> {
+        match data {
+            AggregatedMetrics::F64(MetricData::Sum(sum)) => {
+                sum.data_points().flat_map(|point| point.attributes().cloned()).collect()
+            }
+            AggregatedMetrics::F64(MetricData::Gauge(gauge)) => {
+                gauge.data_points().flat_map(|point| point.attributes().cloned()).collect()
+            }
+            other => panic!("nobody tells {other:?}"),
+        }
+    }
+
+    fn tell_sets(instrument: &dyn AsyncInstrument<f64>) {
+        for n in 0..SETS {
+            instrument.observe(1.0, &[KeyValue::new("set", n.to_string())]);
+        }
+    }
+
+    #[test]
+    fn an_end_that_takes_too_long_is_left_alone_and_keeps_no_runtime() {
+        const LONG: Duration = Duration::from_secs(60);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let began = std::time::Instant::now();
+        let done = runtime.block_on(async {
+            let late = is_done_within(Duration::from_millis(20), || thread::sleep(LONG)).await;
+            (late, is_done_within(LONG, || {}).await)
+        });
+        runtime.shutdown_timeout(LONG);
+        assert_eq!(done, (false, true));
+        assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn more_sets_of_labels_than_the_sdk_allows_are_told_apart() {
+        let reported = Reported::default();
+        let (exporter, nothing) =
+            (Taking(Arc::clone(&reported)), Resource::builder_empty().build());
+        let provider = counting(exporter, Duration::from_secs(60), nothing);
+        let meter = provider.meter_with_scope(scope());
+        let _counter = meter.f64_observable_counter("calls").with_callback(tell_sets).build();
+        let _gauge = meter.f64_observable_gauge("depth").with_callback(tell_sets).build();
+        provider.force_flush().unwrap();
+        let reported = reported.lock().unwrap();
+        for instrument in ["calls", "depth"] {
+            let labels = &reported[instrument];
+            assert_eq!(labels.len(), SETS, "{instrument}");
+            assert!(labels.iter().all(|label| label.key.as_str() == "set"), "{instrument}");
+        }
+    }
 }

@@ -1,7 +1,13 @@
-//! The variables of OpenTelemetry that its SDK does not read itself: which signals are
-//! exported, over which protocol, with which certificates, and which headers of HTTP carry a trace.
+//! The variables of OpenTelemetry: which signals are exported, where to and how, and which headers
+//! of HTTP carry a trace.
+//!
+//! A value that is none of those that count is ignored, as the specification asks for: it is as if
+//! the variable was not set, and [`check`](super::check) tells of it. The SDK reads some variables
+//! itself: samplers, limits of spans, headers and compression of exporters, the resource.
 
 use std::{collections::BTreeMap, time::Duration};
+
+use reqwest::Url;
 
 use crate::config::Environment;
 
@@ -9,12 +15,19 @@ use crate::config::Environment;
 pub const PREFIX: &str = "OTEL_";
 /// The name of the service that this process is; no other process gets it.
 pub const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+/// Turns everything off.
+pub(super) const DISABLED: &str = "OTEL_SDK_DISABLED";
+/// The headers of HTTP that carry a trace, by their groups.
+pub(super) const PROPAGATORS: &str = "OTEL_PROPAGATORS";
 
 /// How long an export may take if no variable says so.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The headers of W3C Trace Context.
-const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+pub(super) const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 const BAGGAGE_HEADER: &str = "baggage";
+const DEFAULT_PROPAGATORS: &str = "tracecontext,baggage";
+const DEFAULT_HTTP: &str = "http://localhost:4318";
+const DEFAULT_GRPC: &str = "http://localhost:4317";
 
 /// A kind of telemetry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +48,89 @@ impl Signal {
             Self::Logs => "LOGS",
         }
     }
+
+    /// Returns its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
+
+    /// Returns the variable that turns it on and off.
+    pub fn exporter(self) -> String {
+        format!("OTEL_{}_EXPORTER", self.word())
+    }
+}
+
+/// Returns the name of a setting of exporters: that of one signal, or of all.
+pub(super) fn exporter_setting(signal: Option<Signal>, what: &str) -> String {
+    match signal {
+        Some(signal) => format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.word()),
+        None => format!("OTEL_EXPORTER_OTLP_{what}"),
+    }
+}
+
+/// A number from 1 on that a variable may set.
+#[derive(Debug)]
+pub struct Number {
+    pub name: &'static str,
+    pub max: u64,
+    pub default: u64,
+}
+
+/// As many spans or lines can wait in the memory of a host.
+const QUEUE_MAX: u64 = 1 << 20;
+/// In milliseconds, seven weeks.
+const DELAY_MAX: u64 = u32::MAX as u64;
+
+const SPAN_QUEUE: Number =
+    Number { name: "OTEL_BSP_MAX_QUEUE_SIZE", max: QUEUE_MAX, default: 2048 };
+const SPAN_BATCH: Number =
+    Number { name: "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", max: QUEUE_MAX, default: 512 };
+const SPAN_DELAY: Number =
+    Number { name: "OTEL_BSP_SCHEDULE_DELAY", max: DELAY_MAX, default: 5000 };
+const LINE_QUEUE: Number =
+    Number { name: "OTEL_BLRP_MAX_QUEUE_SIZE", max: QUEUE_MAX, default: 2048 };
+const LINE_BATCH: Number =
+    Number { name: "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", max: QUEUE_MAX, default: 512 };
+const LINE_DELAY: Number =
+    Number { name: "OTEL_BLRP_SCHEDULE_DELAY", max: DELAY_MAX, default: 1000 };
+const INTERVAL: Number =
+    Number { name: "OTEL_METRIC_EXPORT_INTERVAL", max: DELAY_MAX, default: 60_000 };
+/// All numbers that may be set.
+pub(super) const NUMBERS: [Number; 7] =
+    [SPAN_QUEUE, SPAN_BATCH, SPAN_DELAY, LINE_QUEUE, LINE_BATCH, LINE_DELAY, INTERVAL];
+
+/// How much waits for an export, how much goes at once, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub queue_max: usize,
+    pub batch_max: usize,
+    pub delay: Duration,
+}
+
+/// The place of a collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// With the path of the signal, where it goes over HTTP.
+    pub url: String,
+    /// As it was written, without a login.
+    pub shown: String,
+    /// The variable that asks for it.
+    pub variable: String,
+}
+
+/// The place that a signal goes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Destination {
+    Collector(Address),
+    /// Nowhere, for this reason.
+    Nowhere(String),
 }
 
 /// The variables of OpenTelemetry that are set. An empty one counts as not set.
-#[derive(Clone, Debug, Default)]
 pub struct Variables(BTreeMap<String, String>);
 
 impl Variables {
@@ -47,29 +139,38 @@ impl Variables {
         let all = environment.vars().into_iter();
         Self(
             all.filter(|(name, value)| name.starts_with(PREFIX) && !value.trim().is_empty())
-                .map(|(name, value)| (name, value.trim().to_owned()))
                 .collect(),
         )
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    /// Returns a value as it was written, which is how the SDK reads it.
+    pub(super) fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.raw(name).map(str::trim)
     }
 
     /// Returns a setting of the exporter of a signal: its own, or that of all.
     pub fn of_exporter(&self, signal: Signal, what: &str) -> Option<&str> {
-        self.get(&format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.word()))
-            .or_else(|| self.get(&format!("OTEL_EXPORTER_OTLP_{what}")))
+        self.get(&exporter_setting(Some(signal), what))
+            .or_else(|| self.get(&exporter_setting(None, what)))
+    }
+
+    /// Says whether everything is turned off.
+    pub fn is_disabled(&self) -> bool {
+        self.get(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
     /// Says whether a signal is exported. An exporter that this program does not have is an error.
     pub fn exports(&self, signal: Signal) -> Result<bool, String> {
-        if self.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        if self.is_disabled() {
             return Ok(false);
         }
-        let name = format!("OTEL_{}_EXPORTER", signal.word());
+        let name = signal.exporter();
         let Some(exporters) = self.get(&name) else {
-            return Ok(self.of_exporter(signal, "ENDPOINT").is_some());
+            return Ok(self.endpoint(signal).is_some());
         };
         let mut exporters = exporters.split(',').map(str::trim);
         match exporters.find(|exporter| !exporter.eq_ignore_ascii_case("otlp")) {
@@ -79,10 +180,31 @@ impl Variables {
         }
     }
 
+    /// Returns the place that a signal goes to.
+    pub fn destination(&self, signal: Signal) -> Destination {
+        match self.exports(signal) {
+            Ok(true) => Destination::Collector(self.address(signal)),
+            Ok(false) => Destination::Nowhere(self.why_not(signal)),
+            Err(why) => Destination::Nowhere(why),
+        }
+    }
+
+    fn why_not(&self, signal: Signal) -> String {
+        let exporter = signal.exporter();
+        if self.is_disabled() {
+            format!("{DISABLED} is true")
+        } else if let Some(value) = self.get(&exporter) {
+            format!("{exporter} is {value}")
+        } else {
+            let [own, of_all] = [Some(signal), None].map(|of| exporter_setting(of, "ENDPOINT"));
+            format!("neither {exporter} nor {own} nor {of_all} asks for it")
+        }
+    }
+
     /// Says whether a signal goes over gRPC; otherwise it goes over HTTP.
     pub fn is_grpc(&self, signal: Signal) -> bool {
-        let protocol = self.of_exporter(signal, "PROTOCOL");
-        protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("grpc"))
+        let names = [Some(signal), None].map(|of| exporter_setting(of, "PROTOCOL"));
+        names.iter().find_map(|name| is_grpc(self.get(name)?)).unwrap_or(false)
     }
 
     /// Returns how long an export may take.
@@ -93,58 +215,175 @@ impl Variables {
 
     /// Says whether a signal goes over gRPC with TLS.
     pub fn is_grpc_with_tls(&self, signal: Signal) -> bool {
-        let Some(endpoint) = self.of_exporter(signal, "ENDPOINT") else { return false };
-        match endpoint.split_once("://") {
-            Some((scheme, _)) => scheme.eq_ignore_ascii_case("https"),
-            None => !self
-                .of_exporter(signal, "INSECURE")
-                .is_some_and(|insecure| insecure.eq_ignore_ascii_case("true")),
+        let url = self.address(signal).url;
+        url.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
+    }
+
+    /// Returns where a signal goes that is exported.
+    pub fn address(&self, signal: Signal) -> Address {
+        let is_grpc = self.is_grpc(signal);
+        let Some((variable, value)) = self.endpoint(signal) else {
+            let default = if is_grpc { DEFAULT_GRPC } else { DEFAULT_HTTP };
+            let url = self.url(signal, default, is_grpc);
+            return Address { url, shown: default.to_owned(), variable: signal.exporter() };
+        };
+        // That of one signal is used as it is.
+        let is_whole = !is_grpc && variable == exporter_setting(Some(signal), "ENDPOINT");
+        let url = if is_whole { value.to_owned() } else { self.url(signal, value, is_grpc) };
+        Address { url, shown: without_login(value), variable }
+    }
+
+    /// Makes the URL of a signal from an endpoint: the path that HTTP has, the scheme that gRPC
+    /// lacks.
+    fn url(&self, signal: Signal, endpoint: &str, is_grpc: bool) -> String {
+        if !is_grpc {
+            return format!("{}/v1/{}", endpoint.trim_end_matches('/'), signal.name());
         }
+        let is_insecure = self.of_exporter(signal, "INSECURE");
+        let is_insecure = is_insecure.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        match (has_scheme(endpoint), is_insecure) {
+            (true, _) => endpoint.to_owned(),
+            (false, true) => format!("http://{endpoint}"),
+            (false, false) => format!("https://{endpoint}"),
+        }
+    }
+
+    /// Returns the endpoint of a signal and the variable it stands in, its own before that of all.
+    fn endpoint(&self, signal: Signal) -> Option<(String, &str)> {
+        let is_grpc = self.is_grpc(signal);
+        let names = [Some(signal), None].map(|of| exporter_setting(of, "ENDPOINT"));
+        names.into_iter().find_map(|name| {
+            let value = self.get(&name).filter(|value| is_endpoint(value, is_grpc))?;
+            Some((name, value))
+        })
     }
 
     /// Returns where traces go over HTTP, with the path; `None` if they do not.
     pub fn traces_url(&self) -> Option<String> {
-        if self.exports(Signal::Traces) != Ok(true) || self.is_grpc(Signal::Traces) {
-            return None;
-        }
-        let own = self.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").map(str::to_owned);
-        own.or_else(|| {
-            let of_all = self.get("OTEL_EXPORTER_OTLP_ENDPOINT").unwrap_or("http://localhost:4318");
-            Some(format!("{}/v1/traces", of_all.trim_end_matches('/')))
-        })
+        let goes = self.exports(Signal::Traces) == Ok(true) && !self.is_grpc(Signal::Traces);
+        goes.then(|| self.address(Signal::Traces).url)
     }
 
     /// Returns the headers of HTTP that carry a trace, and what is wanted of propagators that this
-    /// program does not have.
+    /// program does not have. Where it has none of them, the usual headers carry it.
     pub fn carried(&self) -> (Vec<&'static str>, Vec<String>) {
-        let (mut headers, mut unknown) = (Vec::new(), Vec::new());
-        let wanted = self.get("OTEL_PROPAGATORS").unwrap_or("tracecontext,baggage");
-        for propagator in wanted.split(',').map(str::trim) {
-            match propagator {
-                "tracecontext" => headers.extend(TRACE_HEADERS),
-                "baggage" => headers.push(BAGGAGE_HEADER),
-                "none" | "" => {}
-                other => unknown.push(other.to_owned()),
-            }
-        }
+        let wanted = self.get(PROPAGATORS).unwrap_or(DEFAULT_PROPAGATORS);
+        let wanted = wanted.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let (known, unknown): (Vec<&str>, Vec<&str>) =
+            wanted.partition(|wanted| headers_of(wanted).is_some());
+        let usual: Vec<&str> = DEFAULT_PROPAGATORS.split(',').collect();
+        let known = if known.is_empty() { usual } else { known };
+        let mut headers: Vec<&'static str> =
+            known.iter().filter_map(|known| headers_of(known)).flatten().copied().collect();
         headers.sort_unstable();
         headers.dedup();
-        (headers, unknown)
+        (headers, unknown.into_iter().map(str::to_owned).collect())
+    }
+
+    /// Returns how spans are collected before they are exported.
+    pub fn batches_of_spans(&self) -> Batch {
+        self.batch(&SPAN_QUEUE, &SPAN_BATCH, &SPAN_DELAY)
+    }
+
+    /// The same for lines of the log.
+    pub fn batches_of_lines(&self) -> Batch {
+        self.batch(&LINE_QUEUE, &LINE_BATCH, &LINE_DELAY)
+    }
+
+    /// Returns the time between two reports of counts.
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.number(&INTERVAL))
+    }
+
+    fn batch(&self, queue: &Number, batch: &Number, delay: &Number) -> Batch {
+        let size = |number: &Number| usize::try_from(self.number(number)).unwrap_or(usize::MAX);
+        let queue_max = size(queue);
+        Batch {
+            queue_max,
+            batch_max: size(batch).min(queue_max),
+            delay: Duration::from_millis(self.number(delay)),
+        }
+    }
+
+    fn number(&self, number: &Number) -> u64 {
+        self.get(number.name).and_then(|text| number.read(text)).unwrap_or(number.default)
     }
 }
 
+impl Number {
+    /// Reads a value; `None` if it is none that counts.
+    pub(super) fn read(&self, text: &str) -> Option<u64> {
+        text.parse().ok().filter(|number| (1..=self.max).contains(number))
+    }
+}
+
+/// Says whether a protocol is gRPC; `None` of one that this program does not have.
+pub(super) fn is_grpc(protocol: &str) -> Option<bool> {
+    if protocol.eq_ignore_ascii_case("grpc") {
+        Some(true)
+    } else {
+        protocol.eq_ignore_ascii_case("http/protobuf").then_some(false)
+    }
+}
+
+/// Returns the headers of a propagator; `None` if this program does not have it.
+fn headers_of(propagator: &str) -> Option<&'static [&'static str]> {
+    match propagator {
+        "tracecontext" => Some(&TRACE_HEADERS),
+        "baggage" => Some(&[BAGGAGE_HEADER]),
+        "none" => Some(&[]),
+        _ => None,
+    }
+}
+
+/// Says whether a text names a collector. Over gRPC it need not have a scheme.
+pub(super) fn is_endpoint(text: &str, is_grpc: bool) -> bool {
+    let url = match has_scheme(text) {
+        true => Url::parse(text),
+        false if is_grpc => Url::parse(&format!("https://{text}")),
+        false => return false,
+    };
+    url.is_ok_and(|url| match url.scheme() {
+        "http" | "https" => url.has_host(),
+        scheme => is_grpc && scheme == "unix",
+    })
+}
+
+fn has_scheme(text: &str) -> bool {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+    scheme.is_some_and(|scheme| !scheme.is_empty() && !scheme.contains(['/', '?', '#']))
+}
+
+/// Returns an address without a login, and without a query, which may have a key in it.
+pub(super) fn without_login(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if has_scheme(text) => (format!("{scheme}://"), rest),
+        _ => (String::new(), text),
+    };
+    let shown = match (rest.find(['?', '#']), rest.rfind('@')) {
+        // Nobody can say which of the two ends first.
+        (Some(query), Some(login)) if query < login => "…",
+        (query, login) => {
+            let start = login.map_or(0, |at| at + 1);
+            &rest[start..query.unwrap_or(rest.len())]
+        }
+    };
+    format!("{scheme}{shown}")
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn variables(pairs: &[(&str, &str)]) -> Variables {
+    pub fn variables(pairs: &[(&str, &str)]) -> Variables {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Variables::of(&pairs.collect::<Vec<_>>())
     }
 
+    const NOTHING: &[(&str, &str)] = &[];
+
     #[test]
     fn a_signal_is_exported_where_an_endpoint_or_its_exporter_says_so() {
-        const NOTHING: &[(&str, &str)] = &[];
         const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         const OF_LOGS: (&str, &str) = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://logs:4318");
         for (pairs, expected) in [
@@ -186,6 +425,131 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_goes_where_the_first_variable_that_counts_says() {
+        const OF_ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        const OWN: &str = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
+        const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        const OTLP: (&str, &str) = ("OTEL_METRICS_EXPORTER", "otlp");
+        const UNKNOWN: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "carrier");
+        const INSECURE: (&str, &str) = ("OTEL_EXPORTER_OTLP_INSECURE", "true");
+        for (pairs, url, shown, variable) in [
+            (
+                &[(OF_ALL, "http://c:4318/")][..],
+                "http://c:4318/v1/metrics",
+                "http://c:4318/",
+                OF_ALL,
+            ),
+            (&[(OF_ALL, "http://c"), (OWN, "http://d/m")], "http://d/m", "http://d/m", OWN),
+            (&[(OF_ALL, "http://c"), (OWN, "nothing")], "http://c/v1/metrics", "http://c", OF_ALL),
+            (
+                &[(OF_ALL, "https://me:pw@c/x?key=1")],
+                "https://me:pw@c/x?key=1/v1/metrics",
+                "https://c/x",
+                OF_ALL,
+            ),
+            (&[OTLP], "http://localhost:4318/v1/metrics", "http://localhost:4318", OTLP.0),
+            (&[OTLP, GRPC], "http://localhost:4317", "http://localhost:4317", OTLP.0),
+            (&[(OF_ALL, "http://c:4317"), GRPC], "http://c:4317", "http://c:4317", OF_ALL),
+            (&[(OF_ALL, "http://c:4317"), GRPC, UNKNOWN], "http://c:4317", "http://c:4317", OF_ALL),
+            (&[(OWN, "c:4317"), GRPC], "https://c:4317", "c:4317", OWN),
+            (&[(OWN, "c:4317"), GRPC, INSECURE], "http://c:4317", "c:4317", OWN),
+        ] {
+            let expected = Address {
+                url: url.to_owned(),
+                shown: shown.to_owned(),
+                variable: variable.to_owned(),
+            };
+            let destination = variables(pairs).destination(Signal::Metrics);
+            assert_eq!(destination, Destination::Collector(expected), "{pairs:?}");
+        }
+        for (pairs, why) in [
+            (NOTHING, "neither OTEL_METRICS_EXPORTER nor"),
+            (&[(OF_ALL, "nothing")], "neither OTEL_METRICS_EXPORTER nor"),
+            (&[(OF_ALL, "c:4318")], "neither OTEL_METRICS_EXPORTER nor"),
+            (
+                &[(OF_ALL, "http://c"), ("OTEL_METRICS_EXPORTER", "none")],
+                "OTEL_METRICS_EXPORTER is none",
+            ),
+            (
+                &[("OTEL_METRICS_EXPORTER", "prometheus")],
+                "OTEL_METRICS_EXPORTER is prometheus, and",
+            ),
+            (&[OTLP, ("OTEL_SDK_DISABLED", "true")], "OTEL_SDK_DISABLED is true"),
+        ] {
+            let destination = variables(pairs).destination(Signal::Metrics);
+            let Destination::Nowhere(told) = destination else { panic!("{destination:?}") };
+            assert!(told.starts_with(why), "{told}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_and_over_grpc_a_host_or_a_socket_too() {
+        for (text, over_http, over_grpc) in [
+            ("http://c:4318", true, true),
+            ("HTTPS://c/path", true, true),
+            ("notaurl", false, true),
+            ("c:4317", false, true),
+            ("unix:///run/c.sock", false, true),
+            ("ftp://c", false, false),
+            ("http://", false, false),
+            ("://c", false, false),
+            ("http://[c", false, false),
+            ("a b", false, false),
+        ] {
+            let found = (is_endpoint(text, false), is_endpoint(text, true));
+            assert_eq!(found, (over_http, over_grpc), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_login_and_no_key_is_shown() {
+        for (text, shown) in [
+            ("http://c:4318/path", "http://c:4318/path"),
+            ("c:4317", "c:4317"),
+            ("http://me:secret@c:4318", "http://c:4318"),
+            ("me:secret@c", "c"),
+            ("http://me:sec/ret@c", "http://c"),
+            ("http://me:sec?ret@c", "http://…"),
+            ("http://c?key=secret", "http://c"),
+            ("http://c?mail=a@b&key=secret", "http://…"),
+            ("", ""),
+        ] {
+            assert_eq!(without_login(text), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_count_are_as_if_they_were_not_set() {
+        let usual = Batch { queue_max: 2048, batch_max: 512, delay: Duration::from_secs(5) };
+        for (pairs, expected) in [
+            (NOTHING, usual),
+            (&[("OTEL_BSP_MAX_QUEUE_SIZE", "4096")], Batch { queue_max: 4096, ..usual }),
+            (&[("OTEL_BSP_MAX_QUEUE_SIZE", " 4096 ")], Batch { queue_max: 4096, ..usual }),
+            (&[("OTEL_BSP_MAX_QUEUE_SIZE", "abc")], usual),
+            (&[("OTEL_BSP_MAX_QUEUE_SIZE", "0")], usual),
+            (&[("OTEL_BSP_MAX_QUEUE_SIZE", "-1")], usual),
+            (&[("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999")], usual),
+            (
+                &[("OTEL_BSP_MAX_QUEUE_SIZE", "100")],
+                Batch { queue_max: 100, batch_max: 100, ..usual },
+            ),
+            (
+                &[("OTEL_BSP_SCHEDULE_DELAY", "100")],
+                Batch { delay: Duration::from_millis(100), ..usual },
+            ),
+            (&[("OTEL_BSP_SCHEDULE_DELAY", "0")], usual),
+        ] {
+            assert_eq!(variables(pairs).batches_of_spans(), expected, "{pairs:?}");
+        }
+        let of_lines = variables(&[("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "7")]).batches_of_lines();
+        assert_eq!((of_lines.batch_max, of_lines.delay), (7, Duration::from_secs(1)));
+        for (text, seconds) in [("2000", 2), ("0", 60), ("soon", 60)] {
+            let interval = variables(&[("OTEL_METRIC_EXPORT_INTERVAL", text)]).interval();
+            assert_eq!(interval, Duration::from_secs(seconds), "{text}");
+        }
+    }
+
+    #[test]
     fn propagators_name_headers() {
         const NONE: &[&str] = &[];
         for (wanted, headers, unknown) in [
@@ -193,6 +557,8 @@ mod tests {
             ("tracecontext", &["traceparent", "tracestate"], NONE),
             ("none", NONE, NONE),
             ("baggage, b3", &["baggage"], &["b3"]),
+            ("b3", &["baggage", "traceparent", "tracestate"], &["b3"]),
+            ("b3,none", NONE, &["b3"]),
         ] {
             let (carried, left) = variables(&[("OTEL_PROPAGATORS", wanted)]).carried();
             assert_eq!(carried, headers, "{wanted}");

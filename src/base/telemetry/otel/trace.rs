@@ -11,7 +11,7 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, InstrumentationScope,
+    Context,
     propagation::{Extractor, TextMapPropagator as _},
     trace::{SpanContext, Status, TraceContextExt as _, Tracer as _, TracerProvider as _},
 };
@@ -21,13 +21,11 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, SdkTracerProvider},
 };
 
-use super::SCOPE;
+use super::{scope, settings::TRACE_HEADERS};
 use lattice_protocol::rpc::invocation::TraceContext;
 
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
-/// The headers that HTTP carries where no traces are exported.
-const UNTOUCHED: [&str; 2] = [TRACEPARENT, TRACESTATE];
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
 
@@ -39,8 +37,7 @@ struct Traces {
 
 /// Begins to make spans.
 pub(super) fn start(provider: &SdkTracerProvider, carried: Vec<&'static str>) {
-    let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION"));
-    let tracer = provider.tracer_with_scope(scope.build());
+    let tracer = provider.tracer_with_scope(scope());
     // An error means that spans are made already.
     let _ = TRACES.set(Traces { tracer, carried });
 }
@@ -50,9 +47,9 @@ pub fn is_on() -> bool {
     TRACES.get().is_some()
 }
 
-/// Returns the headers of HTTP that carry a trace.
+/// Returns the headers of HTTP that carry a trace, also where none is exported.
 pub fn carried() -> &'static [&'static str] {
-    TRACES.get().map_or(&UNTOUCHED[..], |traces| &traces.carried[..])
+    TRACES.get().map_or(&TRACE_HEADERS[..], |traces| &traces.carried[..])
 }
 
 /// The trace and the span that the code of this thread runs in, as the two are written.
@@ -251,7 +248,7 @@ mod tests {
         let before = told.clone();
         let span = Span::begin(SpanKind::Client, String::new(), Vec::new(), &mut told);
         assert!(!span.is_on() && told == before);
-        assert_eq!(carried(), UNTOUCHED);
+        assert_eq!(carried(), TRACE_HEADERS);
         assert_eq!(current(), None);
         span.end(None);
     }
