@@ -160,17 +160,14 @@ impl Keyring {
         env: &dyn Environment,
         home: Option<&Path>,
     ) -> Result<Self, KeyringError> {
-        let vars = env.vars();
-        let set = |name: &str| {
-            vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, v)| v)
-        };
         let below_home =
             home.map(|home| BELOW_HOME.iter().fold(home.to_owned(), |dir, part| dir.join(part)));
         let dir = directory
             .map(Path::to_owned)
-            .or_else(|| set("WASH_KEYS").map(PathBuf::from))
+            .or_else(|| env.var("WASH_KEYS").map(PathBuf::from))
             .or(below_home);
-        let user = set("USER").filter(|user| is_name(user)).map_or(USER_UNKNOWN, String::as_str);
+        let user = env.var("USER").filter(|user| is_name(user));
+        let user = user.unwrap_or_else(|| USER_UNKNOWN.to_owned());
         Ok(Self::new(dir.ok_or(KeyringError::NoHome)?, user))
     }
 

@@ -181,23 +181,18 @@ impl Session {
     /// Returns the history of the lattice. `hosts` are those that answer: what their clusters
     /// signed counts, and what the settings name.
     pub async fn history(&self, hosts: &[HostReply]) -> Result<History> {
-        let told = hosts.iter().find_map(|host| host.js_domain.clone());
-        let domain = self.config.js_domain.clone().or(told);
-        let own = self.config.cluster.issuers.iter().chain([&self.config.cluster.public]).cloned();
-        let trust = history::trust(&self.config.lattice, hosts, own);
+        let domain = history::domain(&self.config, hosts);
+        let trust = history::trust(&self.config, hosts);
         let nats = self.ctl().await?.clone();
         Ok(History::new(nats, domain.as_deref(), &self.config.lattice, trust))
     }
 
     /// Says who this command is, for the history of the hosts that take it.
     fn origin(&self) -> Origin {
-        let variables = ProcessEnvironment.vars();
-        let variable = |name: &str| {
-            let set = variables.iter().find(|(known, _)| known == name)?;
-            Some(set.1.clone()).filter(|text| !text.is_empty())
-        };
-        let user = ["USER", "LOGNAME", "USERNAME"].into_iter().find_map(variable);
-        let machine = std::fs::read_to_string(HOSTNAME).ok().or_else(|| variable("HOSTNAME"));
+        let names = ["USER", "LOGNAME", "USERNAME"];
+        let user = names.into_iter().find_map(|name| ProcessEnvironment.var(name));
+        let machine = std::fs::read_to_string(HOSTNAME).ok();
+        let machine = machine.or_else(|| ProcessEnvironment.var("HOSTNAME"));
         let (user, machine) = (user.unwrap_or_default(), machine.unwrap_or_default());
         let who = match (user.as_str(), machine.trim()) {
             ("", machine) => machine.to_owned(),

@@ -19,6 +19,9 @@ use crate::{
 /// The time that the manager of these tests bears silence, in microseconds.
 const WATCHDOG_USEC: &str = "1000000";
 
+/// The configuration of a NATS server that comes later than its host.
+const JETSTREAM: &str = "jetstream { domain: core, store_dir: \"@DIR@/js\" }";
+
 /// A service manager with the socket that it names to its service.
 struct Manager {
     socket: UnixDatagram,
@@ -146,6 +149,35 @@ async fn a_hangup_reloads_what_a_host_takes_while_it_runs_and_names_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_that_comes_before_a_host_is_ready_reloads_it_when_it_is() {
+    let mut server = Server::prepare("127.0.0.1", Some("core"), JETSTREAM);
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(&mut member(dir.path(), &server));
+    process.line("no NATS server for the");
+    write_env(dir.path(), "WASMCLOUD_LOG_LEVEL=debug\n");
+    process.signal(Signal::HUP);
+    process.line("it reads the settings again when it is");
+    server.resume().await;
+    process.line("[debug] the level of the log");
+    let taken = process.line("settings reloaded");
+    assert!(taken.contains("log_level"), "{taken}");
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_to_drain_and_finds_no_server_says_so_and_ends_well() {
+    let server = Server::prepare("127.0.0.1", Some("core"), JETSTREAM);
+    let dir = TempDir::new().unwrap();
+    let mut process = Process::start(&mut member(dir.path(), &server));
+    process.line("no NATS server for the");
+    process.signal(Signal::USR2);
+    process.line("it drains when it is");
+    process.line("was not ready in time");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_to_drain_leaves_its_work_to_others_and_ends_well() {
     let server = Server::start().await;
     let other = host(&server).start().await;
@@ -208,6 +240,38 @@ fn the_file_of_a_service_can_be_looked_at_and_holds_no_secret() {
         assert_eq!(refused.status.code(), Some(2), "{told}");
         assert!(told.contains("--cluster-seed-file FILE") && refused.stdout.is_empty(), "{told}");
     }
+}
+
+#[test]
+fn a_variable_that_may_be_a_secret_is_kept_out_of_the_unit() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let install = ["service", "install", "--print", "--env"];
+    let variable = "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer-x";
+    let printed = output(command(dir.path()).args(install).arg(variable));
+    let (text, told) = (String::from_utf8_lossy(&printed.stdout).into_owned(), stderr(&printed));
+    assert!(printed.status.success(), "{told}");
+    assert!(text.lines().any(|line| line.starts_with("EnvironmentFile=/")), "{text}");
+    assert!(told.contains("OTEL_EXPORTER_OTLP_HEADERS would be in /"), "{told}");
+    assert!(!text.contains("Bearer") && !told.contains("Bearer"), "{text}{told}");
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "INVOCATION_ID", "LISTEN_FDS"] {
+        let refused = output(command(dir.path()).args(install).arg(format!("{name}=1")));
+        let told = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{told}");
+        assert!(told.contains(&format!("--env {name}: the service manager sets it")), "{told}");
+    }
+}
+
+#[test]
+fn a_user_that_is_not_there_is_refused_before_anything_is_written() {
+    let dir = TempDir::new().unwrap();
+    let install = ["service", "install", "--system", "--run-as", "nobodyatall"];
+    let refused = output(command(dir.path()).args(install));
+    let told = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{told}");
+    assert!(told.contains("--run-as nobodyatall: there is no such user"), "{told}");
 }
 
 #[test]

@@ -256,3 +256,15 @@ async fn before_an_upgrade_it_is_told_what_would_break() {
     first.stop();
     second.stop();
 }
+
+#[tokio::test]
+async fn where_nothing_can_be_checked_nothing_is_said_to_break() {
+    let dir = TempDir::new().unwrap();
+    let port = free_port().to_string();
+    let (report, code) =
+        checked(dir.path(), &["--ctl-host", "127.0.0.1", "--ctl-port", &port]).await;
+    assert_eq!(code, Some(3), "{report:#}");
+    assert_eq!((&report["success"], &report["wrong"]), (&json!(false), &json!(0)), "{report:#}");
+    assert!(report["unchecked"].to_string().contains("no connection"), "{report:#}");
+    is_so(&report, "nats-ctl", "skipped", &["nobody listens", &port]);
+}

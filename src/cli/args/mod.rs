@@ -254,7 +254,7 @@ pub enum Command {
         after_help = "Examples:\n  \
             ./host-of-the-next-version upgrade-check             what would break if it took over\n  \
             ./host-of-the-next-version upgrade-check --strict    warnings make the exit code 1, too\n\n\
-            Exit codes: 0 nothing would break; 1 something would; 2 usage."
+            Exit codes: 0 nothing would break; 1 something would; 2 usage; 3 it could not be checked, as without a connection."
     )]
     UpgradeCheck(lattice::UpgradeCheck),
     /// Tell how a call is decided: claim, link, policy, replica, path; or why one failed, by its id

@@ -16,8 +16,11 @@ pub enum Service {
             Root gets a service of the system, everybody else one of their own, which runs while they are logged in, or always \
             after `loginctl enable-linger`.\n\n\
             Settings are flags, as of `host foreground`, and --env. Everybody on the machine can read them, so secrets are named \
-            as files (--cluster-seed-file FILE, --nats-creds FILE). A service of the system is handed those by systemd, runs as a \
-            user of its own that exists only meanwhile, and keeps its files in /var/lib/lattice-host and /var/cache/lattice-host.\n\n\
+            as files (--cluster-seed-file FILE, --nats-creds FILE); a variable whose value may be a secret is kept in a file \
+            of its own that only its owner may read. A service of the system is handed files with secrets by systemd, runs \
+            as a user of its own that exists only meanwhile, and keeps its files in /var/lib/lattice-host and \
+            /var/cache/lattice-host. What files of the current directory and variables of the shell set counts for a host \
+            started here and not for the service; it is told.\n\n\
             The service is ready when the host is. SIGHUP (`systemctl reload`) reads the settings again; SIGUSR2 starts elsewhere \
             what runs here and stops the host.",
         after_help = "Examples:\n  \

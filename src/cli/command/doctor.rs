@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{flags::SettingArgs, lattice::Doctor},
     doctor::{self, CHECKS, Checked, Finding, Report, Verdict},
+    service::account,
     session::Session,
     terminal::{Cell, Column, Page, Table, Terminal, Text, Tone, View},
 };
@@ -26,6 +27,8 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: Doctor) -> Resu
             .into());
         }
     }
+    // In the directory of a service its settings are looked at, although they are of its user.
+    account::look_at_service_here();
     let report = {
         let mut progress = terminal.progress();
         progress.stage("looking", "");

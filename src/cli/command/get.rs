@@ -95,7 +95,8 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
     let Found { hosts, refusals, silent, .. } = lattice.found_hosts().await?;
     let mut inventories = Vec::with_capacity(hosts.len());
     let (mut refused, mut notes) = (refusals, Vec::new());
-    for (host, asked) in lattice.asked_inventories(&hosts).await {
+    let (told, lost) = tokio::join!(lattice.asked_inventories(&hosts), lost::lost(lattice, &hosts));
+    for (host, asked) in told {
         let called = host_name(&host, &hosts);
         match asked {
             Ok(inventory) => inventories.push(inventory),
@@ -105,7 +106,6 @@ async fn inventory(lattice: &Lattice, word: Option<&str>) -> Result<Looked> {
             Err(error) => notes.push(format!("host {called} did not tell what it runs: {error}")),
         }
     }
-    let lost = lost::lost(lattice, &hosts).await;
     let missing = match lost::is_whole(&hosts, &silent, &inventories, &lost) {
         true => lost::missing(&lost, &inventories),
         false => Vec::new(),

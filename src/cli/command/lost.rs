@@ -16,7 +16,6 @@ use crate::{
 };
 use lattice_client::{
     commands::START_WAIT,
-    lattice::Found,
     lost::{self, Missing, Restarted},
     names,
 };
@@ -28,21 +27,19 @@ use lattice_protocol::{
 /// Starts what ran only on a lost host on others.
 pub async fn start(terminal: &Terminal, before: SettingArgs, args: &StartLost) -> Result<()> {
     let lattice = Session::open(before, &args.connect)?.lattice().await?;
-    let Found { hosts, silent, .. } = lattice.found_hosts().await?;
-    let (lost, inventories) =
-        tokio::join!(lost::lost(&lattice, &hosts), lattice.inventories(&hosts));
-    let host = lost::find(&args.host, &lost)?;
-    if !lost::is_whole(&hosts, &silent, &inventories, &lost) {
+    let look = lost::look(&lattice).await?;
+    let host = lost::find(&args.host, &look.lost)?;
+    if !look.is_whole() {
         bail!(
             "not every host tells what it runs, so nobody knows what runs nowhere; `host doctor` looks at them"
         );
     }
-    let missing = lost::missing(&lost, &inventories);
     let auction = Duration::from_millis(args.auction_timeout_ms);
     let wait = args.wait_ms.map_or(START_WAIT, Duration::from_millis);
-    let restarted = lost::start_elsewhere(&lattice, &host.id, missing, (auction, wait)).await;
+    let restarted =
+        lost::start_elsewhere(&lattice, &host.id, look.missing(), (auction, wait)).await;
     let failed = restarted.iter().filter(|one| one.outcome.is_err()).count();
-    terminal.show(&Starts { host: host.called(), restarted: &restarted, hosts: &hosts })?;
+    terminal.show(&Starts { host: host.called(), restarted: &restarted, hosts: &look.hosts })?;
     if failed < restarted.len() && !terminal.is_data() {
         terminal.note(twice(host.called()));
     }

@@ -21,7 +21,7 @@ mod drain;
 mod explain;
 mod export;
 mod failed;
-mod files;
+pub(crate) mod files;
 mod forget;
 mod get;
 mod history;

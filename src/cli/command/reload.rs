@@ -5,6 +5,8 @@
 //! registry, and the certificates in the files that its connections name. What else has changed is
 //! named, and waits for the next start. With a mistake in the settings nothing changes at all.
 
+use std::collections::BTreeSet;
+
 use tracing::{debug, error, info, warn};
 
 use lattice_base::{
@@ -29,10 +31,10 @@ pub(super) struct Reloader<'a> {
 
 /// Settings that were read before.
 struct Known {
-    /// Those that the host started with.
+    /// All of them when the host was ready.
     started: Loaded,
-    /// Those that it took last.
-    latest: Loaded,
+    /// Those that the host has: what it began with, or what it took last.
+    latest: Config,
 }
 
 /// A connection of the host, and the digests of its files when they were looked at last.
@@ -52,10 +54,11 @@ struct Changes {
 }
 
 impl<'a> Reloader<'a> {
-    /// Takes note of the settings as they are now: a start writes some of them to files.
+    /// Takes note of the settings as they are now: a start writes some of them to files. The host
+    /// began with `config`, and files may have changed since.
     pub(super) fn new(sources: &'a Sources, config: &Config) -> Self {
         let known = Config::load(sources).ok();
-        let known = known.map(|started| Known { latest: started.clone(), started });
+        let known = known.map(|started| Known { latest: config.clone(), started });
         let lines = [(Purpose::Control, &config.ctl), (Purpose::Rpc, &config.rpc)];
         let lines = lines.map(|(purpose, connection)| Line {
             purpose,
@@ -81,20 +84,20 @@ impl<'a> Reloader<'a> {
             warn!(
                 "the settings could not be read when this host was ready, so what has changed is not known; from now on it is"
             );
-            self.known = Some(Known { latest: loaded.clone(), started: loaded });
+            self.known = Some(Known { latest: loaded.config.clone(), started: loaded });
             return;
         };
         let Changes { mut taken, waiting } = changes(
-            loaded.table.differences(&known.latest.table),
+            differences(&known.latest, &loaded.config),
             loaded.table.differences(&known.started.table),
         );
         for warning in &loaded.config.warnings {
-            if !known.latest.config.warnings.contains(warning) {
+            if !known.latest.warnings.contains(warning) {
                 warn!("{warning}");
             }
         }
-        if take(host, &known.latest.config, &loaded.config, &mut taken) {
-            known.latest = loaded;
+        if take(host, &known.latest, &loaded.config, &mut taken) {
+            known.latest = loaded.config;
         }
         for line in &mut self.lines {
             if line.take(host).await {
@@ -123,6 +126,26 @@ impl Line {
             }
         }
     }
+}
+
+/// Returns the keys of settings that a running host takes and that have another value now.
+fn differences(before: &Config, now: &Config) -> Vec<String> {
+    let mut keys = Vec::new();
+    if before.log.level != now.log.level {
+        keys.push(LOG_LEVEL.to_owned());
+    }
+    let [registry, user, password] = LOGIN;
+    let (one, other) = (before.oci.as_ref(), now.oci.as_ref());
+    let login = [
+        (registry, one.map(|oci| &oci.registry) != other.map(|oci| &oci.registry)),
+        (user, one.map(|oci| &oci.user) != other.map(|oci| &oci.user)),
+        (password, one.map(|oci| &oci.password) != other.map(|oci| &oci.password)),
+    ];
+    keys.extend(login.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()));
+    let labels: BTreeSet<&String> = before.labels.keys().chain(now.labels.keys()).collect();
+    let labels = labels.into_iter().filter(|key| before.labels.get(*key) != now.labels.get(*key));
+    keys.extend(labels.map(|key| format!("{LABEL}{key}")));
+    keys
 }
 
 /// Sorts what has changed since the last reading, and since the start.
@@ -187,6 +210,47 @@ mod tests {
 
     fn keys(keys: &[&str]) -> Vec<String> {
         keys.iter().map(|key| (*key).to_owned()).collect()
+    }
+
+    /// Reads the settings of a directory with these variables.
+    fn config(variables: &[(&str, &str)]) -> Config {
+        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let dir = tempfile::tempdir().unwrap();
+        let sources = Sources {
+            flags: Vec::new(),
+            labels: Vec::new(),
+            env: Box::new(pairs.collect::<Vec<_>>()),
+            dir: dir.path().to_owned(),
+            home: None,
+            context: None,
+        };
+        Config::load(&sources).unwrap().config
+    }
+
+    #[test]
+    fn what_a_host_takes_is_compared_with_what_it_has() {
+        let zone = ("WASMCLOUD_LABEL_zone", "a");
+        let login = [("OCI_REGISTRY", "r.example"), ("OCI_REGISTRY_USER", "me")];
+        let password = |word| [login[0], login[1], ("OCI_REGISTRY_PASSWORD", word)];
+        for (before, now, expected) in [
+            (&[][..], &[][..], &[][..]),
+            (&[], &[("WASMCLOUD_LOG_LEVEL", "debug")], &["log_level"]),
+            (&[], &[zone], &["label.zone"]),
+            (
+                &[zone],
+                &[("WASMCLOUD_LABEL_zone", "b"), ("WASMCLOUD_LABEL_rack", "7")],
+                &["label.rack", "label.zone"],
+            ),
+            (&[zone], &[], &["label.zone"]),
+            (&password("x"), &password("y"), &["oci_password"]),
+            (&[], &password("x"), &["oci_registry", "oci_user", "oci_password"]),
+            // The next start takes it.
+            (&[], &[("WASMCLOUD_JS_DOMAIN", "core")], &[]),
+        ] {
+            let found = differences(&config(before), &config(now));
+            assert_eq!(found, keys(expected), "{now:?}");
+            assert!(found.iter().all(|key| is_taken(key)), "{found:?}");
+        }
     }
 
     #[test]

@@ -6,11 +6,16 @@
 //! ```
 //!
 //! A drain is `host drain` from inside: the host takes nothing new, what runs here is started on
-//! others first, and then the host stops as it always does.
+//! others first, and then the host stops as it always does. What is asked of a host before it is
+//! ready is done when it is. A drain does not wait for that for long: it is a stop, and where no
+//! server is there to be ready with, nothing runs that could be drained.
 
 use std::{convert::Infallible, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
@@ -28,8 +33,12 @@ use lattice_client::{
     drain::{self, DRAIN_WAIT, Drained, Fate},
     lattice::Lattice,
 };
-use lattice_engine::{control::state::VERSION, host::Host};
+use lattice_engine::host::Host;
 use lattice_protocol::{control::types::Pairs, history::Origin};
+
+/// How long a host that is to drain may take to be ready. A service manager that has the time for a
+/// drain, and for a stop after it, has so much more.
+const READY_WAIT: Duration = Duration::from_secs(10);
 
 /// The surroundings of a host.
 pub(super) struct Around<'a> {
@@ -49,17 +58,51 @@ enum End {
     Failed(String),
 }
 
+/// The wishes that came before a host was ready.
+#[derive(Debug, Default)]
+struct Early {
+    reload: bool,
+    /// When it was to drain.
+    drain: Option<Instant>,
+}
+
+impl Early {
+    /// Notes a wish, and says what becomes of it.
+    fn note(&mut self, wish: Wish) {
+        match wish {
+            Wish::Reload => {
+                info!("this host is not ready; it reads the settings again when it is");
+                self.reload = true;
+            }
+            Wish::Drain if self.drain.is_none() => {
+                let seconds = READY_WAIT.as_secs();
+                info!(
+                    seconds,
+                    "this host is not ready; it drains when it is, or stops after that time"
+                );
+                self.drain = Some(Instant::now());
+            }
+            // The second one asks for what will be done already.
+            Wish::Drain => {}
+        }
+    }
+
+    /// Returns the next of what is to be done now that the host is ready.
+    fn take(&mut self) -> Option<Wish> {
+        if std::mem::take(&mut self.reload) {
+            return Some(Wish::Reload);
+        }
+        self.drain.take().map(|_| Wish::Drain)
+    }
+}
+
 /// Runs a host until it was stopped, and tells a collector of it if there is one.
 pub(super) async fn serve(
     config: Config,
     around: Around<'_>,
     session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
-    otel::start(otel::About {
-        host_id: &config.host_key.public,
-        lattice: &config.lattice,
-        version: VERSION,
-    });
+    otel::start(otel::About { host_id: &config.host_key.public, lattice: &config.lattice });
     let outcome = serve_to_the_end(config, around, session).await;
     otel::finish().await;
     outcome
@@ -71,12 +114,14 @@ async fn serve_to_the_end(
     mut session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
     let (dirs, manager, stop) = (around.dirs, around.manager.clone(), around.stop.clone());
+    let mut early = Early::default();
+    let noting = wishes_before_ready(&mut around.wishes, &mut early, READY_WAIT, &stop);
     let started = tokio::select! {
         started = Host::start(config.clone(), dirs, &lattice_dashboard::Opener, &stop) => started,
         // It would wait for a server that does not come back.
         why = keep_server(&mut session) => anyhow::bail!(why),
         () = overdue(&stop, config.shutdown_timeout) => return Ok(()),
-        never = wishes_before_ready(&mut around.wishes, &stop) => match never {},
+        never = noting => match never {},
     };
     let host = match started {
         // Told to stop before it was there: that is an end in good order.
@@ -98,13 +143,12 @@ async fn serve_to_the_end(
             }
             Ok(None) => {}
             Err(error) => {
-                manager.tell(&Message::Stopping);
-                host.stop(None).await;
+                stop_host(host, &manager, None).await;
                 return Err(error);
             }
         }
     }
-    live_and_stop(host, reloader, around, session).await
+    live_and_stop(host, reloader, around, early, session).await
 }
 
 /// Does what is asked of a host that is ready, until it is to stop, and stops it.
@@ -112,32 +156,27 @@ async fn live_and_stop(
     mut host: Host,
     mut reloader: Reloader<'_>,
     around: Around<'_>,
+    mut early: Early,
     mut session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
     let Around { manager, stop, mut wishes, .. } = around;
     let failed = host.failed();
-    let drained = CancellationToken::new();
-    let mut draining = None;
+    let mut draining: Option<AbortOnDropHandle<()>> = None;
     let end = loop {
         let wish = tokio::select! {
             () = stop.cancelled() => break End::Asked(None),
             request = host.stop_requested() => break End::Asked(request.timeout),
             () = failed.cancelled() => break End::Failed("the host failed, see above".into()),
             why = keep_server(&mut session) => break End::Failed(why),
-            () = drained.cancelled() => break End::Asked(None),
-            wish = next(&mut wishes) => wish,
+            () = drained(&mut draining) => break End::Asked(None),
+            wish = next(&mut early, &mut wishes) => wish,
         };
         match wish {
             // The second one asks for what goes on already.
             Wish::Drain if draining.is_some() => {}
             Wish::Drain => {
-                let emptied = empty(lattice_of(&host), host_id(&host), manager.clone());
-                let drained = drained.clone();
-                let task = async move {
-                    emptied.await;
-                    drained.cancel();
-                };
-                draining = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+                let drain = empty(lattice_of(&host), host_id(&host), manager.clone());
+                draining = Some(AbortOnDropHandle::new(tokio::spawn(drain)));
             }
             Wish::Reload => {
                 manager.tell(&Message::Reloading);
@@ -150,38 +189,78 @@ async fn live_and_stop(
         }
     };
     drop(draining);
-    otel::report();
-    manager.tell(&Message::Stopping);
     match end {
         End::Asked(timeout) => {
-            host.stop(timeout).await;
+            stop_host(host, &manager, timeout).await;
             Ok(())
         }
         End::Failed(why) => {
-            host.stop(None).await;
+            stop_host(host, &manager, None).await;
             anyhow::bail!(why)
         }
     }
 }
 
-/// Stops a host that is to drain before it is ready: it runs nothing yet. Settings are read when it
-/// is. Never ends.
+/// Stops a host that was ready, after what is told of it for the last time.
+async fn stop_host(host: Host, manager: &ServiceManager, timeout: Option<Duration>) {
+    otel::report();
+    manager.tell(&Message::Stopping);
+    host.stop(timeout).await;
+}
+
+/// Notes what is asked of a host that is not ready yet. One that is to drain and does not get ready
+/// in time is stopped: it runs nothing. Never ends.
 async fn wishes_before_ready(
     wishes: &mut mpsc::Receiver<Wish>,
+    early: &mut Early,
+    patience: Duration,
     stop: &CancellationToken,
 ) -> Infallible {
     loop {
-        match next(wishes).await {
-            Wish::Drain => stop.cancel(),
-            Wish::Reload => {}
+        let over = early.drain.filter(|_| !stop.is_cancelled()).map(|since| since + patience);
+        tokio::select! {
+            wish = received(wishes) => early.note(wish),
+            () = until(over) => {
+                warn!("this host is to drain and was not ready in time; it runs nothing and stops");
+                stop.cancel();
+            }
         }
     }
 }
 
-/// Waits for the next wish; for ever if no signal can be heard.
-async fn next(wishes: &mut mpsc::Receiver<Wish>) -> Wish {
+/// Waits until this time; for ever if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the next wish of a host that is ready: first those from before. Cancel safe.
+async fn next(early: &mut Early, wishes: &mut mpsc::Receiver<Wish>) -> Wish {
+    match early.take() {
+        Some(wish) => wish,
+        None => received(wishes).await,
+    }
+}
+
+/// Waits for the next signal with a wish; for ever if none can be heard. Cancel safe.
+async fn received(wishes: &mut mpsc::Receiver<Wish>) -> Wish {
     match wishes.recv().await {
         Some(wish) => wish,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the drain that goes on has ended, well or not; for ever if there is none. Cancel
+/// safe.
+async fn drained(draining: &mut Option<AbortOnDropHandle<()>>) {
+    match draining {
+        // The host takes nothing new by then, so it stops after a panic, too.
+        Some(drain) => match drain.await {
+            Ok(()) => {}
+            Err(error) => error!("the drain ended early, and this host stops: {error}"),
+        },
         None => std::future::pending().await,
     }
 }
@@ -216,13 +295,16 @@ fn lattice_of(host: &Host) -> Lattice {
 async fn empty(lattice: Lattice, host: String, manager: ServiceManager) {
     info!("draining: this host takes nothing new, and stops when what runs here runs elsewhere");
     manager.tell(&Message::Status("drains"));
-    let told = |word: &'static str, about: String| {
-        manager.tell(&Message::Status(&format!("drains: {word} {about}")));
-    };
+    let told = |word: &'static str, about: String| tell_step(&manager, word, &about);
     match drain::drain(&lattice, &host, &Pairs::new(), DRAIN_WAIT, told).await {
         Ok(drained) => tell_drained(&drained),
         Err(error) => error!("the drain ended early, and this host stops: {error:#}"),
     }
+}
+
+/// Tells the manager of a step of a drain.
+fn tell_step(manager: &ServiceManager, word: &str, about: &str) {
+    manager.tell(&Message::Status(&format!("drains: {word} {about}")));
 }
 
 /// Logs how a drain ended.
@@ -254,5 +336,58 @@ async fn keep_server(session: &mut Option<&mut Session>) -> String {
     match session {
         Some(session) => session.keep_server().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_asked_before_a_host_is_ready_is_done_when_it_is() {
+        for (asked, expected) in [
+            (&[][..], &[][..]),
+            (&[Wish::Reload], &[Wish::Reload]),
+            // Settings come first, and each is done once.
+            (&[Wish::Drain, Wish::Reload, Wish::Drain, Wish::Reload], &[Wish::Reload, Wish::Drain]),
+        ] {
+            let (sender, mut wishes) = mpsc::channel(8);
+            let (mut early, stop) = (Early::default(), CancellationToken::new());
+            asked.iter().for_each(|wish| sender.try_send(*wish).unwrap());
+            let hour = Duration::from_secs(3600);
+            let noting = wishes_before_ready(&mut wishes, &mut early, hour, &stop);
+            let ended = tokio::time::timeout(Duration::from_millis(20), noting).await;
+            assert!(ended.is_err() && !stop.is_cancelled() && wishes.is_empty());
+            for wish in expected {
+                assert_eq!(next(&mut early, &mut wishes).await, *wish, "{asked:?}");
+            }
+            assert_eq!(early.take(), None);
+            sender.try_send(Wish::Reload).unwrap();
+            assert_eq!(next(&mut early, &mut wishes).await, Wish::Reload);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_to_drain_and_does_not_get_ready_is_stopped() {
+        let (sender, mut wishes) = mpsc::channel(8);
+        let (mut early, stop) = (Early::default(), CancellationToken::new());
+        sender.try_send(Wish::Drain).unwrap();
+        let patience = Duration::from_millis(1);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            never = wishes_before_ready(&mut wishes, &mut early, patience, &stop) => match never {},
+        }
+    }
+
+    async fn broken() {
+        panic!("a drain that breaks");
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_breaks_is_over_and_one_that_nobody_asked_for_never_is() {
+        drained(&mut Some(AbortOnDropHandle::new(tokio::spawn(broken())))).await;
+        drained(&mut Some(AbortOnDropHandle::new(tokio::spawn(async {})))).await;
+        let never = tokio::time::timeout(Duration::from_millis(20), drained(&mut None)).await;
+        assert!(never.is_err());
     }
 }

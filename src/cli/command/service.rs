@@ -1,6 +1,9 @@
 //! `host service`: a host as a service of this machine.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -12,16 +15,25 @@ use crate::{
         service::{Install, Service, Which},
     },
     service::{
-        Definition, Kind, NAME, Scope,
-        definition::{self, check_program, check_user, own_directory},
-        manager::{LOOK, Place, is_root},
+        Argument, Definition, Kind, NAME, Scope,
+        account::{self, User},
+        definition::{
+            self, SecretVariables, check_path, check_program, check_user, own_directory,
+            state_directory,
+        },
+        manager::{Files, LOOK, Place, is_root},
         status::Status,
+        systemd,
     },
     terminal::{Message, Page, Terminal, View},
 };
 use lattice_base::{
-    config::{Config, Environment as _, ProcessEnvironment, Sources},
+    config::{
+        Config, Environment as _, FILE_NAME, Loaded, Mistakes, Problem, ProcessEnvironment, Row,
+        Sources, settings,
+    },
     dirs::Dirs,
+    trusted,
 };
 use lattice_protocol::errors::Usage;
 
@@ -37,46 +49,75 @@ async fn install(terminal: &Terminal, before: SettingArgs, mut args: Install) ->
     let given = args::merged(before, std::mem::take(&mut args.settings));
     let place = place_of(&args.which)?;
     let here = ProcessEnvironment.vars();
-    let definition = define(&args, given, &here, place.scope)?;
+    let Plan { definition, notes } =
+        plan(&args, asked(&args, given, &here, &place)?, &here, &place)?;
     let text = place.kind.text(&definition)?;
     if args.print {
-        return print(terminal, &place, &text);
+        return print(terminal, &place, &definition, &text);
     }
     place.check("install")?;
+    place.reach()?;
     place.is_written()?;
-    for name in definition::left_out(&definition.environment, &here) {
-        terminal.note(format!(
-            "{name} is set here and not for the service; --env {name} takes it along"
-        ));
-    }
+    notes.into_iter().for_each(|note| terminal.note(note));
     if let Some(directory) = &definition.directory {
-        fs::create_dir_all(directory).with_context(|| format!("create {directory}"))?;
+        make_directory(directory, definition.run_as.as_deref())?;
     }
-    place.write(&text)?;
-    place.enable(!args.no_start)?;
+    let variables = definition.secret.as_ref().map(systemd::environment_file);
+    let files =
+        Files { service: Some(text.into_bytes()), variables: variables.map(String::into_bytes) };
+    let before = place.last_run();
+    place.install(&files, !args.no_start)?;
     if place.kind == Kind::Task {
         return tell_of_task(terminal, &place);
     }
     let status = match args.no_start {
         true => place.status()?,
-        false => place.settled().await?,
+        false => place.settled(before.as_deref()).await?,
     };
-    let (running, state) = (status.running, status.state.clone());
-    let user = here.iter().find(|(name, _)| name == "USER").map(|(_, user)| user.as_str());
-    let is_good = running || args.no_start;
-    terminal.show(&Told { place: place.clone(), status, is_good })?;
-    if let Some(note) = place.linger_note(user.unwrap_or_default()) {
+    let is_good = status.running || args.no_start;
+    let told = Told { place, status, is_good };
+    terminal.show(&told)?;
+    if let Some(note) = told.place.linger_note(&here.var("USER").unwrap_or_default()) {
         terminal.note(note);
     }
     if !is_good {
-        bail!(
-            "service {} is installed and not running yet ({state}); a host waits for its NATS server. `host service status` \
-             tells how it is, and its log is in {}",
-            place.name(),
-            log_of(&place, &definition)
-        );
+        let log = log_of(&told.place, &definition.log);
+        bail!(not_started(&told.place.name(), &told.status, &log));
     }
     Ok(())
+}
+
+/// Says of a service that was just installed why it does not run.
+fn not_started(name: &str, status: &Status, log: &str) -> String {
+    let cause = status.last_error.as_deref().unwrap_or(&status.state);
+    match status.failed {
+        true => format!(
+            "service {name} is installed, and its host does not run: {cause}. Mend that and give the command again; its log is in \
+             {log}"
+        ),
+        false => {
+            let last = status.last_error.as_ref();
+            let last = last.map(|error| format!("; its last error: {error}")).unwrap_or_default();
+            format!(
+                "service {name} is installed and not running yet ({}{last}); a host waits for its NATS server. \
+                 `host service status` tells how it is, and its log is in {log}",
+                status.state
+            )
+        }
+    }
+}
+
+/// Makes the directory that a service runs in. Another user than that of this command could not
+/// write in it, so one for such a user has to be there.
+fn make_directory(directory: &str, run_as: Option<&str>) -> Result<()> {
+    match run_as {
+        Some(user) if !Path::new(directory).is_dir() => bail!(Usage(format!(
+            "there is no directory {directory} for the service to run in, and user {user} could not write in one that root makes; \
+             make it with `install -d -o {user} {directory}`, or name another with --directory"
+        ))),
+        Some(_) => Ok(()),
+        None => fs::create_dir_all(directory).with_context(|| format!("create {directory}")),
+    }
 }
 
 /// Returns the service that is meant: root has none of its own.
@@ -86,16 +127,214 @@ fn place_of(which: &Which) -> Result<Place> {
     Place::find(Kind::here(), scope, &Dirs::of_process(), home.as_deref())
 }
 
-/// Reads and checks what was asked for, the settings included.
-fn define(
+/// The words of the command, checked, as they count from wherever the service runs.
+struct Asked {
+    program: PathBuf,
+    given: SettingArgs,
+    arguments: Vec<Argument>,
+    variables: Vec<(String, String)>,
+    /// Missing where systemd keeps one for the service.
+    directory: Option<PathBuf>,
+    /// systemd shows the service less than the whole machine.
+    is_bounded: bool,
+}
+
+/// Reads and checks what was asked for, without the settings in files.
+fn asked(
     args: &Install,
     given: SettingArgs,
     here: &[(String, String)],
-    scope: Scope,
-) -> Result<Definition> {
-    let dirs = Dirs::of_process();
+    place: &Place,
+) -> Result<Asked> {
+    let scope = place.scope;
     let cwd = std::env::current_dir().context("find the directory of this command")?;
+    let program = std::env::current_exe().context("find this program")?;
+    let given = definition::from(given, &cwd);
+    let directory = args.directory.as_ref().map(|directory| cwd.join(directory));
     let mut mistakes = Vec::new();
+    check_owner(args, scope, &mut mistakes);
+    let arguments = definition::arguments(&given, scope, &mut mistakes);
+    let variables = definition::environment(&args.env, here, &mut mistakes);
+    mistakes.extend(check_program(&program, scope).err().filter(|_| !args.print));
+    // Only systemd is told to show it less than the whole machine.
+    let is_bounded = scope == Scope::System && place.kind == Kind::Systemd;
+    if is_bounded {
+        mistakes.extend(directory.iter().filter_map(|dir| check_path("--directory", dir).err()));
+        definition::check_flags(&given, &mut mistakes);
+    }
+    if !args.print {
+        mistakes.extend(args.run_as.as_deref().and_then(missing_user));
+    }
+    refuse(&mistakes)?;
+    // systemd keeps one for the service.
+    let own = || own_directory(&Dirs::of_process().state);
+    let directory = directory.or_else(|| (!is_bounded).then(own));
+    Ok(Asked { program, given, arguments, variables, directory, is_bounded })
+}
+
+impl Asked {
+    /// Returns the directory that the service runs in.
+    fn runs_in(&self) -> PathBuf {
+        self.directory.clone().unwrap_or_else(state_directory)
+    }
+
+    /// Reads the settings as the service would in this directory; all mistakes are told together.
+    fn read_in(&self, dir: &Path) -> Result<Loaded> {
+        let sources = Sources {
+            flags: self.given.values.clone(),
+            labels: self.given.labels.clone(),
+            env: Box::new(self.variables.clone()),
+            dir: dir.to_owned(),
+            home: None,
+            context: None,
+        };
+        Ok(Config::load(&sources)?)
+    }
+}
+
+/// A service, and what is worth to be told before it is installed.
+struct Plan {
+    definition: Definition,
+    notes: Vec<String>,
+}
+
+/// Reads the settings that the service will have, and says all of it.
+fn plan(args: &Install, asked: Asked, here: &[(String, String)], place: &Place) -> Result<Plan> {
+    let runs_in = asked.runs_in();
+    if is_root() {
+        look_at_service(args, &runs_in);
+    }
+    let read = asked.read_in(&runs_in);
+    if asked.is_bounded {
+        refuse(&handed_before(&read).into_iter().collect::<Vec<String>>())?;
+    }
+    let mut loaded = read?;
+    let mut notes = definition::notes_of_variables(&asked.variables, here);
+    notes.extend(note_of_files(&asked, &loaded, &runs_in));
+    if asked.is_bounded {
+        check_bounds(&loaded.config, args.run_as.as_deref())?;
+        notes.extend(note_of_paths(&mut loaded, &runs_in));
+    }
+    let directory = asked.directory.map(text_of).transpose()?;
+    let writable = definition::writable(&loaded.config, directory.as_deref());
+    let (environment, secret) = definition::parted(asked.variables);
+    let definition = Definition {
+        scope: place.scope,
+        program: text_of(asked.program)?,
+        arguments: asked.arguments,
+        environment,
+        secret: secret_of(secret, place)?,
+        directory,
+        run_as: args.run_as.clone(),
+        writable: writable.into_iter().map(text_of).collect::<Result<Vec<String>>>()?,
+        drains: args.drain,
+        shutdown_timeout: loaded.config.shutdown_timeout,
+        log: match place.scope {
+            Scope::System => format!("/var/log/{NAME}.log"),
+            Scope::User => text_of(Dirs::of_process().state.join("service.log"))?,
+        },
+    };
+    Ok(Plan { definition, notes })
+}
+
+/// Lets root look at the files of the service that was here before: its settings count for the next
+/// one, too. A directory that is named belongs to the user of the service; that which systemd keeps
+/// still belongs to the user before, until the next one starts.
+fn look_at_service(args: &Install, runs_in: &Path) {
+    let user = args.run_as.as_deref().filter(|_| args.directory.is_some());
+    let user = match user.map(account::user) {
+        Some(User::Known(id)) => Some(id),
+        Some(User::Missing | User::Unknown) | None => None,
+    };
+    if let Some(service) = account::service_in(runs_in, user) {
+        trusted::look_at(service);
+    }
+}
+
+/// Says of settings of a service that name a file which systemd handed to it before, that it will
+/// not be handed again: only flags are words of the unit.
+fn handed_before(read: &Result<Loaded>) -> Option<String> {
+    let handed = account::handed();
+    let key = match read {
+        Ok(loaded) => {
+            let mut rows = loaded.table.rows().into_iter();
+            let is_handed = |row: &Row| Path::new(&row.value).starts_with(&handed);
+            rows.find(|row| row.origin.file().is_some() && is_handed(row))?.key
+        }
+        Err(error) => {
+            let mut mistakes = error.downcast_ref::<Mistakes>()?.0.iter();
+            mistakes.find(|mistake| names(&mistake.problem, &handed))?.key.clone()
+        }
+    };
+    Some(format!(
+        "{key} is a file below {} in the settings of the service, which systemd handed to it because a flag named it; give that \
+         flag again, such as --nats-creds FILE",
+        handed.display()
+    ))
+}
+
+/// Whether it is a file below a directory that cannot be read.
+fn names(problem: &Problem, dir: &Path) -> bool {
+    matches!(problem, Problem::Unreadable { path, .. } if path.starts_with(dir))
+}
+
+/// Says which settings of the directory of this command the service does not have.
+fn note_of_files(asked: &Asked, service: &Loaded, runs_in: &Path) -> Option<String> {
+    let cwd = std::env::current_dir().ok()?;
+    match asked.read_in(&cwd) {
+        Ok(here) => definition::note_of_files(&here.table, &service.table, runs_in),
+        Err(_) => {
+            let file = Some(cwd.join(FILE_NAME)).filter(|file| file.exists())?;
+            Some(format!(
+                "{} is of this directory and not for the service, which runs in {}",
+                file.display(),
+                runs_in.display()
+            ))
+        }
+    }
+}
+
+/// Takes from the settings what the service is not to decide itself, and says what does.
+fn note_of_paths(loaded: &mut Loaded, runs_in: &Path) -> Option<String> {
+    let keys = definition::without_own_paths(loaded, account::is_of_root);
+    let settings = keys.iter().filter_map(|key| settings::find(key));
+    let flags: Vec<String> = settings.map(|setting| format!("--{}", setting.flag)).collect();
+    (!flags.is_empty()).then(|| {
+        format!(
+            "{} is in files of the service's user in {}, which give it no right to write elsewhere; {} does",
+            keys.join(", "),
+            runs_in.display(),
+            flags.join(" ")
+        )
+    })
+}
+
+/// Returns the variables that go into a file of their own, if there are any.
+fn secret_of(variables: Vec<(String, String)>, place: &Place) -> Result<Option<SecretVariables>> {
+    if variables.is_empty() {
+        return Ok(None);
+    }
+    // Without a place for them the service file is refused.
+    let file = text_of(place.variables.clone().unwrap_or_default())?;
+    Ok(Some(SecretVariables { file, variables }))
+}
+
+/// Says that there is no user of this name, if so.
+fn missing_user(name: &str) -> Option<String> {
+    let is_missing = check_user(name).is_ok() && account::user(name) == User::Missing;
+    is_missing.then(|| no_user(name, Kind::here()))
+}
+
+fn no_user(name: &str, kind: Kind) -> String {
+    let next = match kind {
+        Kind::Systemd => format!("`sudo useradd --system {name}` makes one"),
+        Kind::Launchd | Kind::Task => "make one first".to_owned(),
+    };
+    format!("--run-as {name}: there is no such user on this machine; {next}, or name another")
+}
+
+/// Checks whether a service can have the user and the directory that it is to have.
+fn check_owner(args: &Install, scope: Scope, mistakes: &mut Vec<String>) {
     mistakes.extend(args.run_as.as_deref().and_then(|user| check_user(user).err()));
     if args.run_as.is_some() && scope == Scope::User {
         mistakes.push("--run-as is for a service of the system, --system".to_owned());
@@ -107,60 +346,26 @@ fn define(
                 .to_owned(),
         );
     }
-    let given = definition::from(given, &cwd);
-    let arguments = definition::arguments(&given, scope).unwrap_or_else(|wrong| {
-        mistakes.extend(wrong);
-        Vec::new()
-    });
-    let environment = definition::environment(&args.env, here).unwrap_or_else(|wrong| {
-        mistakes.extend(wrong);
-        Vec::new()
-    });
-    let program = std::env::current_exe().context("find this program")?;
-    mistakes.extend(check_program(&program, scope).err().filter(|_| !args.print));
+}
+
+/// Checks whether a service of the system reaches what links may name, and can write what it is to
+/// write.
+fn check_bounds(config: &Config, run_as: Option<&str>) -> Result<()> {
+    let paths = config.link_paths.iter();
+    let mut mistakes: Vec<String> =
+        paths.filter_map(|path| check_path("link_paths", path).err()).collect();
+    if run_as.is_none() {
+        definition::check_written(config, &mut mistakes);
+    }
+    refuse(&mistakes)
+}
+
+/// Returns all mistakes as one error, if there are any.
+fn refuse(mistakes: &[String]) -> Result<()> {
     if !mistakes.is_empty() {
         bail!(Usage(mistakes.join("; ")));
     }
-    let directory = match (&args.directory, scope) {
-        (Some(directory), _) => Some(text_of(cwd.join(directory))?),
-        // systemd keeps one for the service.
-        (None, Scope::System) if Kind::here() == Kind::Systemd => None,
-        (None, _) => Some(text_of(own_directory(&dirs.state))?),
-    };
-    let config = checked(given, &environment, directory.as_deref())?;
-    let link_paths = config.link_paths.into_iter().map(text_of).collect::<Result<Vec<String>>>()?;
-    Ok(Definition {
-        scope,
-        program: text_of(program)?,
-        arguments,
-        environment,
-        directory,
-        run_as: args.run_as.clone(),
-        link_paths,
-        drains: args.drain,
-        shutdown_timeout: config.shutdown_timeout,
-        log: match scope {
-            Scope::System => format!("/var/log/{NAME}.log"),
-            Scope::User => text_of(dirs.state.join("service.log"))?,
-        },
-    })
-}
-
-/// Reads the settings as the service will; all mistakes are told together.
-fn checked(
-    given: SettingArgs,
-    environment: &[(String, String)],
-    directory: Option<&str>,
-) -> Result<Config> {
-    let sources = Sources {
-        flags: given.values,
-        labels: given.labels,
-        env: Box::new(environment.to_vec()),
-        dir: PathBuf::from(directory.map_or_else(|| format!("/var/lib/{NAME}"), str::to_owned)),
-        home: None,
-        context: None,
-    };
-    Ok(Config::load(&sources)?.config)
+    Ok(())
 }
 
 fn text_of(path: PathBuf) -> Result<String> {
@@ -170,10 +375,22 @@ fn text_of(path: PathBuf) -> Result<String> {
     })
 }
 
-/// Prints the file of a service.
-fn print(terminal: &Terminal, place: &Place, text: &str) -> Result<()> {
+/// Prints the file of a service. The one with secrets is only named.
+fn print(terminal: &Terminal, place: &Place, definition: &Definition, text: &str) -> Result<()> {
+    let secret = definition.secret.as_ref();
     if terminal.is_data() {
-        return terminal.data(json!({ "success": true, "unit_file": place.file, "text": text }));
+        let file = secret.map(|secret| &secret.file);
+        let told = json!({
+            "success": true, "unit_file": place.file, "text": text, "variables_file": file,
+        });
+        return terminal.data(told);
+    }
+    if let Some(secret) = secret {
+        terminal.note(format!(
+            "{} would be in {}, which only its owner may read",
+            secret.names(),
+            secret.file
+        ));
     }
     let mut page = terminal.page();
     page.block(text);
@@ -188,11 +405,11 @@ fn tell_of_task(terminal: &Terminal, place: &Place) -> Result<()> {
     terminal.show(&Message::new(text, place.name(), json!({ "unit_file": place.file })))
 }
 
-fn log_of(place: &Place, definition: &Definition) -> String {
+fn log_of(place: &Place, file: &str) -> String {
     match (place.kind, place.scope) {
         (Kind::Systemd, Scope::User) => format!("`journalctl --user -u {NAME}`"),
         (Kind::Systemd, Scope::System) => format!("`journalctl -u {NAME}`"),
-        _ => definition.log.clone(),
+        _ => file.to_owned(),
     }
 }
 
@@ -220,28 +437,44 @@ fn status(terminal: &Terminal, which: &Which) -> Result<()> {
     let place = place_of(which)?;
     place.check(LOOK)?;
     let status = place.status()?;
+    let is_good = status.running;
+    let told = Told { place, status, is_good };
+    terminal.show(&told)?;
+    match hint(&told.place, &told.status) {
+        None => Ok(()),
+        Some(hint) => bail!(hint),
+    }
+}
+
+/// Says what to do about a service that does not run.
+fn hint(place: &Place, status: &Status) -> Option<String> {
     let (name, scope) = (place.name(), place.scope.word());
-    let (installed, running) = (status.installed, status.running);
-    terminal.show(&Told { place: place.clone(), status, is_good: running })?;
-    let restart = match place.scope {
-        Scope::User => format!("systemctl --user restart {name}"),
-        Scope::System => format!("systemctl restart {name}"),
+    let systemctl = match place.scope {
+        Scope::User => "systemctl --user",
+        Scope::System => "systemctl",
     };
-    match (installed, running, place.kind) {
-        (_, true, _) => Ok(()),
-        (false, ..) => bail!(
+    Some(match (status.installed, place.kind) {
+        _ if status.running => return None,
+        (false, _) => format!(
             "no service of this {scope} is installed; `host service install` does that, with the flags of `host foreground`"
         ),
-        (true, false, Kind::Systemd) => {
-            bail!("service {name} does not run; mend its last error, then `{restart}`")
+        (true, Kind::Systemd) if status.failed && status.last_error.is_some() => format!(
+            "service {name} does not run; mend its last error, then `{systemctl} restart {name}`"
+        ),
+        (true, Kind::Systemd) if status.state.starts_with("activating") => format!(
+            "service {name} is not ready yet; a host waits for its NATS server, and tells for which in its log, {}",
+            log_of(place, "")
+        ),
+        (true, Kind::Systemd) => {
+            format!("service {name} does not run; `{systemctl} start {name}` starts it")
         }
-        (true, false, Kind::Launchd) => {
-            bail!("service {name} does not run; `host service install` starts it again")
+        (true, Kind::Launchd) => {
+            format!("service {name} does not run; `host service install` starts it again")
         }
-        (true, false, Kind::Task) => {
-            bail!("only its file is known here; `schtasks /Query /TN {NAME} /V` tells how it is")
+        (true, Kind::Task) => {
+            format!("only its file is known here; `schtasks /Query /TN {NAME} /V` tells how it is")
         }
-    }
+    })
 }
 
 /// A service, as it is shown.
@@ -284,5 +517,119 @@ impl View for Told {
 
     fn names(&self) -> Vec<String> {
         vec![self.place.name()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_made_unless_another_user_is_to_write_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let text = path.to_str().unwrap();
+        let refused = make_directory(text, Some("lattice")).unwrap_err();
+        assert!(refused.is::<Usage>() && !path.exists(), "{refused}");
+        let told = refused.to_string();
+        assert!(told.contains(&format!("install -d -o lattice {text}")), "{told}");
+        make_directory(text, None).unwrap();
+        make_directory(text, Some("lattice")).unwrap();
+        assert!(path.is_dir());
+    }
+
+    #[test]
+    fn a_file_that_was_handed_to_the_service_before_has_to_be_named_again() {
+        let (dir, place) = (tempfile::tempdir().unwrap(), place(Kind::Systemd));
+        let creds = account::handed().join("nats_creds");
+        let text = json!({ "ctl_creds": creds }).to_string();
+        trusted::replace(&dir.path().join(FILE_NAME), text.as_bytes()).unwrap();
+        let file = dir.path().join("host.creds");
+        trusted::replace(&file, b"x").unwrap();
+        let asked = |values: Vec<(&'static str, String)>| Asked {
+            program: place.file.clone(),
+            given: SettingArgs { values, labels: Vec::new() },
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            directory: None,
+            is_bounded: true,
+        };
+        let told = handed_before(&asked(Vec::new()).read_in(dir.path())).expect("it is refused");
+        assert!(told.starts_with("ctl_creds is a file below /run/credentials/"), "{told}");
+        let again = asked(vec![("nats_creds", file.display().to_string())]);
+        assert_eq!(handed_before(&again.read_in(dir.path())), None);
+        let wrong = asked(vec![("js_domain", "a b".to_owned())]);
+        assert!(wrong.read_in(file.parent().unwrap()).is_err());
+        assert_eq!(handed_before(&wrong.read_in(Path::new("/nowhere"))), None);
+    }
+
+    fn place(kind: Kind) -> Place {
+        let file = PathBuf::from("/etc/systemd/system/lattice-host.service");
+        Place { kind, scope: Scope::System, file, variables: None }
+    }
+
+    fn status(state: &str, failed: bool, last_error: Option<&str>) -> Status {
+        Status {
+            installed: state != "inactive (none)",
+            running: state.starts_with("active"),
+            state: state.to_owned(),
+            failed,
+            last_error: last_error.map(str::to_owned),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn a_hint_names_an_error_only_where_there_is_one() {
+        for (kind, status, words) in [
+            (Kind::Systemd, status("active (running)", false, None), None),
+            (Kind::Systemd, status("inactive (none)", false, None), Some("host service install")),
+            (
+                Kind::Systemd,
+                status("failed (failed)", true, Some("x")),
+                Some("mend its last error"),
+            ),
+            (Kind::Systemd, status("inactive (dead)", false, None), Some("systemctl start")),
+            // An error of a run that was stopped in order.
+            (Kind::Systemd, status("inactive (dead)", false, Some("x")), Some("systemctl start")),
+            (Kind::Systemd, status("activating (start)", false, None), Some("journalctl -u")),
+            (Kind::Launchd, status("waiting", false, None), Some("starts it again")),
+            (Kind::Task, status("unknown", false, None), Some("schtasks")),
+        ] {
+            let told = hint(&place(kind), &status);
+            assert_eq!(told.is_some(), words.is_some(), "{told:?}");
+            assert!(words.is_none_or(|words| told.unwrap().contains(words)), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_that_failed_is_told_with_its_cause_and_not_with_nats() {
+        for (status, has, has_not) in [
+            (status("failed (failed)", true, Some("no such user")), "no such user", "NATS"),
+            (status("failed (failed)", true, None), "run: failed (failed)", "NATS"),
+            (status("activating (auto-restart)", true, Some("no room")), "no room", "NATS"),
+            (status("activating (start)", false, None), "waits for its NATS server", "error"),
+            (
+                status("activating (start)", false, Some("refused")),
+                "error: refused",
+                "does not run",
+            ),
+        ] {
+            let told = not_started("s", &status, "`journalctl`");
+            assert!(told.contains(has) && !told.contains(has_not), "{told}");
+            assert!(told.ends_with("log is in `journalctl`"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_user_that_is_not_there_is_told_by_name_with_the_next_step() {
+        for (kind, next) in
+            [(Kind::Systemd, "useradd --system nobodyatall"), (Kind::Launchd, "make one")]
+        {
+            let told = no_user("nobodyatall", kind);
+            assert!(told.starts_with("--run-as nobodyatall: there is no") && told.contains(next));
+        }
+        // A name that cannot be one is another mistake.
+        assert_eq!(missing_user("a b"), None);
     }
 }

@@ -11,21 +11,36 @@ use crate::{
         Report, Verdict,
         upgrade::{self, CHECKS, HostRow, Upgrade},
     },
+    service::account,
     session::Session,
     terminal::{Cell, Column, Page, Table, Terminal, Tone, View},
 };
+use lattice_engine::control::state::VERSION;
+use lattice_protocol::errors::OutcomeUnknown;
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: UpgradeCheck) -> Result<()> {
+    // It is given in the directory of a host, which may be a service with a user of its own.
+    account::look_at_service_here();
     let upgrade = {
         let mut progress = terminal.progress();
         progress.stage("looking", "");
         upgrade::examine(Session::open(before, &args.connect)).await
     };
     terminal.show(&upgrade)?;
-    match broken(&upgrade.report, args.strict) {
-        0 => Ok(()),
-        1 => bail!("one check found something that would break"),
-        count => bail!("{count} checks found something that would break"),
+    outcome(broken(&upgrade.report, args.strict), upgrade.unchecked.as_deref())
+}
+
+/// Tells of so many checks that speak against the upgrade, and of why not all was looked at.
+fn outcome(broken: usize, unchecked: Option<&str>) -> Result<()> {
+    let rest = unchecked.map(|why| format!("; the rest could not be checked: {why}"));
+    let rest = rest.unwrap_or_default();
+    match (broken, unchecked) {
+        (0, None) => Ok(()),
+        (0, Some(why)) => bail!(OutcomeUnknown(format!(
+            "whether this binary can take over could not be checked: {why}"
+        ))),
+        (1, _) => bail!("one check found something that would break{rest}"),
+        (count, _) => bail!("{count} checks found something that would break{rest}"),
     }
 }
 
@@ -38,18 +53,19 @@ fn broken(report: &Report, is_strict: bool) -> usize {
 impl View for Upgrade {
     fn json(&self) -> Value {
         json!({
-            "success": self.report.count(Verdict::Wrong) == 0,
-            "version": upgrade::VERSION,
+            "success": self.report.count(Verdict::Wrong) == 0 && self.unchecked.is_none(),
+            "version": VERSION,
             "hosts": self.hosts,
             "stored": self.stored,
             "checks": self.report.checks,
             "wrong": self.report.count(Verdict::Wrong),
             "warnings": self.report.count(Verdict::Warning),
+            "unchecked": self.unchecked,
         })
     }
 
     fn text(&self, page: &mut Page) {
-        page.line(format!("this binary is version {}", upgrade::VERSION));
+        page.line(format!("this binary is version {VERSION}"));
         page.gap();
         page.table(&hosts(&self.hosts), "no host answers");
         page.gap();
@@ -75,9 +91,6 @@ impl Upgrade {
             Column::number("UNPROVEN"),
         ]);
         for kind in &self.stored {
-            let bad = |count: u64, tone: Tone| {
-                Cell::toned(count.to_string(), if count == 0 { Tone::Plain } else { tone })
-            };
             table.row([
                 Cell::from(&kind.place),
                 kind.kind.into(),
@@ -88,6 +101,11 @@ impl Upgrade {
         }
         table
     }
+}
+
+/// Returns a count of what should not be; none of it is fine.
+fn bad(count: u64, tone: Tone) -> Cell {
+    Cell::toned(count.to_string(), if count == 0 { Tone::Plain } else { tone })
 }
 
 fn hosts(rows: &[HostRow]) -> Table {
@@ -116,6 +134,22 @@ fn hosts(rows: &[HostRow]) -> Table {
 mod tests {
     use super::*;
     use crate::doctor::Checked;
+
+    #[test]
+    fn what_could_not_be_checked_is_neither_fine_nor_broken() {
+        for (broken, unchecked, is_unknown, words) in [
+            (0, Some("no connection"), true, "could not be checked: no connection"),
+            (1, None, false, "one check found something that would break"),
+            (2, None, false, "2 checks found"),
+            // A finding counts, whatever was not looked at.
+            (1, Some("late"), false, "would break; the rest could not be checked: late"),
+        ] {
+            let error = outcome(broken, unchecked).unwrap_err();
+            assert_eq!(error.is::<OutcomeUnknown>(), is_unknown, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert!(outcome(0, None).is_ok());
+    }
 
     #[test]
     fn warnings_count_where_that_is_asked_for() {

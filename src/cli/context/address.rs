@@ -4,6 +4,7 @@
 //! Settings keep the two apart, so that an address can be shown. [`split`] takes them apart.
 
 use lattice_base::config::Secret;
+use percent_encoding::percent_decode_str;
 
 /// The login that stood before the `@` of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,25 +53,7 @@ fn read(text: &str) -> Option<Login> {
 
 /// Reads `%40` as `@`; what is no such code stays as it is.
 fn decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digits =
-            bytes.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let code = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                out.push(byte);
-                at += 3;
-            }
-            _ => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

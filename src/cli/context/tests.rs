@@ -374,14 +374,19 @@ fn flags_replace_what_they_stand_for() {
         ("nats_host", "new".to_owned()),
         ("nats_creds", "a.creds".to_owned()),
         ("js_domain", String::new()),
+        ("log_file", "host.log".to_owned()),
+        ("audit_log", "audit.jsonl".to_owned()),
     ];
     let merged = write::merged(members, &flags, Path::new("/dir"));
     let content = write::host_content(&merged).unwrap();
     let object: serde_json::Value = serde_json::from_slice(&content).unwrap();
     let expected = serde_json::json!({
         "nats_host": "new", "nats_creds": "/dir/a.creds", "ctl_port": 5222, "cluster_seed": "",
+        "log_file": "/dir/host.log", "audit_log": "/dir/audit.jsonl",
     });
     assert_eq!(object, expected);
+    let flags = [("audit_log", "stderr".to_owned())];
+    assert_eq!(write::merged(Vec::new(), &flags, Path::new("/dir"))[0].value, "stderr");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn value_of(key: &str, text: &str, dir: &Path) -> Value {
         Kind::List | Kind::ClusterKeys | Kind::AccountKeys | Kind::InboxPrefixes => {
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
         }
-        Kind::Path | Kind::File => {
+        _ if setting.kind.names_path(text) => {
             let path = dir.join(text.trim());
             std::path::absolute(&path).unwrap_or(path).display().to_string().into()
         }

@@ -110,12 +110,10 @@ pub async fn gather(facts: &Facts) -> Result<Stored, Unknown> {
         return Err("there is no connection to the NATS server (nats-ctl)".to_owned());
     };
     let hosts = facts.lattice.as_ref().map(|seen| seen.hosts.as_slice()).unwrap_or_default();
-    let told = hosts.iter().find_map(|host| host.js_domain.clone());
-    let domain = config.js_domain.clone().or(told).filter(|domain| !domain.is_empty());
+    let domain = history::domain(config, hosts);
     let domain = domain.as_deref();
     let lattice = config.lattice.as_str();
-    let own = config.cluster.issuers.iter().chain([&config.cluster.public]).cloned();
-    let trust = history::trust(lattice, hosts, own);
+    let trust = history::trust(config, hosts);
     let archive = History::new(nats.clone(), domain, lattice, trust.clone());
     let metadata = keys::bucket(lattice);
     let (desired, said) = (desired::bucket(lattice), attention::bucket(lattice));
@@ -136,7 +134,7 @@ pub async fn gather(facts: &Facts) -> Result<Stored, Unknown> {
     stored.take(&said, of_people, |entry| Some(of_attention(&trust, entry)));
     match past.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
         Ok(kinds) => stored.kinds.extend(kinds),
-        Err(why) => stored.failed.push((stream(lattice), why)),
+        Err(why) => stored.failed.push((history, why)),
     }
     Ok(stored)
 }

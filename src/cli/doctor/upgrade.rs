@@ -3,24 +3,31 @@
 //! It looks at the lattice as the doctor does. Checks of the doctor that matter for an upgrade are
 //! taken over ([`CHECKS`]); those that are only here are `versions`, `entries` and `replicas`.
 
-use std::cmp::Ordering;
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::{
-    Check, Facts, Finding, Found, Report, bucket, check, connection,
-    facts::{Seen, named},
+    Check, Facts, Finding, Found, Report, Verdict, bucket, check, connection,
+    facts::{NotConnected, Seen, Settings, named},
     hosts::{self, inhabited},
     jetstream, running, settings,
     stored::{self, KindCount, Stored},
     trust,
 };
 use crate::session::Session;
-use lattice_protocol::control::types::{HostReply, Inventory};
+use lattice_base::config::{Mistake, Problem};
+use lattice_client::names::{listed, or_id};
+use lattice_engine::control::state::VERSION;
+use lattice_protocol::{
+    control::types::{HostReply, Inventory},
+    errors::chain,
+};
 
-/// The version of this binary.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Names in a sentence.
 const NAMED_MAX: usize = 8;
 
@@ -57,6 +64,16 @@ pub struct Upgrade {
     pub hosts: Vec<HostRow>,
     pub stored: Vec<KindCount>,
     pub report: Report,
+    /// Why it is not known whether something would break; nothing where it is.
+    pub unchecked: Option<String>,
+}
+
+/// The cause for which something could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Obstacle {
+    why: String,
+    /// The checks that tell of it. What they find is no finding about an upgrade.
+    told_by: &'static [&'static str],
 }
 
 /// A host, as an upgrade sees it.
@@ -75,26 +92,108 @@ pub struct HostRow {
 pub async fn examine(session: Result<Session>) -> Upgrade {
     let mut facts = Facts::gather(session).await;
     facts.stored = stored::gather(&facts).await;
-    let report = Report { checks: CHECKS.iter().map(|check| check.run(&facts)).collect() };
-    let hosts = facts.lattice.as_ref().map(rows).unwrap_or_default();
-    Upgrade { hosts, stored: facts.stored.map(|stored| stored.kinds).unwrap_or_default(), report }
+    let mut report = Report { checks: CHECKS.iter().map(|check| check.run(&facts)).collect() };
+    let obstacle = obstacle(&facts);
+    if let Some(Obstacle { told_by, .. }) = &obstacle {
+        set_aside(&mut report, told_by);
+    }
+    Upgrade {
+        hosts: facts.lattice.as_ref().map(rows).unwrap_or_default(),
+        stored: facts.stored.map(|stored| stored.kinds).unwrap_or_default(),
+        report,
+        unchecked: obstacle.map(|obstacle| obstacle.why),
+    }
+}
+
+/// Finds why something could not be looked at; the first cause explains what comes after it.
+fn obstacle(facts: &Facts) -> Option<Obstacle> {
+    if facts.settings.config.is_none() {
+        let why = unread_settings(&facts.settings)?;
+        return Some(Obstacle { why, told_by: &["settings"] });
+    }
+    if let Err(cause) = &facts.ctl.connected {
+        return Some(Obstacle { why: not_connected(cause), told_by: &["nats-ctl"] });
+    }
+    let seen = match &facts.lattice {
+        Ok(seen) => seen,
+        Err(why) => return Some(Obstacle { why: why.clone(), told_by: &["hosts"] }),
+    };
+    if seen.hosts.is_empty() && seen.refusals.is_empty() {
+        let why = "no host of the lattice answers at this NATS server".to_owned();
+        return Some(Obstacle { why, told_by: &["hosts"] });
+    }
+    let unread = match &facts.stored {
+        Ok(stored) => {
+            let (place, why) = stored.failed.first()?;
+            format!("{place} was not read: {why}")
+        }
+        Err(why) => why.clone(),
+    };
+    Some(Obstacle { why: unread, told_by: &["jetstream", "bucket", "entries"] })
+}
+
+/// Says why there are no settings, unless they have mistakes: with those, this binary could not
+/// take over. What this user may not read, a host may.
+fn unread_settings(settings: &Settings) -> Option<String> {
+    if settings.error.is_some() {
+        return settings.error.clone();
+    }
+    let mistakes = &settings.mistakes.0;
+    let is_kept_from_us = !mistakes.is_empty() && mistakes.iter().all(is_kept_from_us);
+    is_kept_from_us.then(|| mistakes[0].to_string())
+}
+
+/// Whether a mistake is that a file which is there cannot be read.
+fn is_kept_from_us(mistake: &Mistake) -> bool {
+    match &mistake.problem {
+        Problem::Unreadable { path, .. } => !matches!(path.try_exists(), Ok(false)),
+        _ => false,
+    }
+}
+
+fn not_connected(cause: &NotConnected) -> String {
+    let why = match cause {
+        NotConnected::Failed(error) => chain(error),
+        NotConnected::TimedOut => "it does not answer in time".to_owned(),
+        NotConnected::NotTried => "the settings cannot be used".to_owned(),
+    };
+    format!("there is no connection to the NATS server: {why}")
+}
+
+/// Lets checks say that they could not look, whatever they found.
+fn set_aside(report: &mut Report, names: &[&str]) {
+    for check in report.checks.iter_mut().filter(|check| names.contains(&check.name)) {
+        let findings = check.findings.iter_mut();
+        for finding in findings.filter(|finding| finding.verdict >= Verdict::Warning) {
+            finding.verdict = Verdict::Skipped;
+        }
+        let verdicts = check.findings.iter().map(|finding| finding.verdict);
+        check.verdict = verdicts.max().unwrap_or(Verdict::Ok);
+    }
 }
 
 fn rows(seen: &Seen) -> Vec<HostRow> {
-    let row = |host: &HostReply| {
-        let inventory = seen.inventories.iter().find(|inventory| inventory.host_id == host.id);
-        HostRow {
-            id: host.id.clone(),
-            name: host.friendly_name.clone(),
-            version: host.version.clone(),
-            actors: inventory.map_or(0, |inventory| inventory.actors.len()),
-            providers: inventory.map_or(0, |inventory| inventory.providers.len()),
-            alone: inventory
-                .map(|inventory| alone(inventory, &seen.inventories))
-                .unwrap_or_default(),
-        }
+    let homes = homes(&seen.inventories);
+    let told: HashMap<&str, &Inventory> =
+        seen.inventories.iter().map(|inventory| (&*inventory.host_id, inventory)).collect();
+    seen.hosts.iter().map(|host| row(host, told.get(&*host.id).copied(), &homes)).collect()
+}
+
+/// Returns the row of a host, which may not have told what it runs.
+fn row(host: &HostReply, inventory: Option<&Inventory>, homes: &Homes<'_>) -> HostRow {
+    let row = HostRow {
+        id: host.id.clone(),
+        name: host.friendly_name.clone(),
+        version: host.version.clone(),
+        ..HostRow::default()
     };
-    seen.hosts.iter().map(row).collect()
+    let Some(inventory) = inventory else { return row };
+    HostRow {
+        actors: inventory.actors.len(),
+        providers: inventory.providers.len(),
+        alone: alone(inventory, homes),
+        ..row
+    }
 }
 
 /// Compares the versions of hosts with that of this binary.
@@ -174,7 +273,8 @@ fn unread(stored: &Stored) -> Vec<Finding> {
 
 fn unreadable(kind: &KindCount) -> Option<Finding> {
     let first = kind.keys.first()?;
-    let keys: Vec<&str> = kind.keys.iter().take(NAMED_MAX).map(|one| one.key.as_str()).collect();
+    let keys = kind.keys.iter().map(|one| one.key.as_str());
+    let count = usize::try_from(kind.unreadable).unwrap_or(usize::MAX);
     let fix = format!(
         "look at it with `nats kv get {} {}`; keep the binary that wrote it, or delete the entry \
          if nobody needs it",
@@ -186,7 +286,7 @@ fn unreadable(kind: &KindCount) -> Option<Finding> {
         kind.entries,
         kind.kind,
         kind.place,
-        listed(&keys, kind.unreadable),
+        listed(keys, NAMED_MAX, count),
         first.why
     );
     Some(Finding::wrong(seen, fix))
@@ -205,26 +305,14 @@ fn unproven(kind: &KindCount) -> Option<Finding> {
     })
 }
 
-/// Joins names, and says how many are left out of so many.
-fn listed(names: &[&str], of: u64) -> String {
-    let named = u64::try_from(names.len()).unwrap_or(u64::MAX);
-    match of.saturating_sub(named) {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
-}
-
 /// Finds what is away while its only host restarts.
 fn replicas(facts: &Facts) -> Found {
     let seen = inhabited(facts)?;
     let count = seen.hosts.len();
     let mut found: Vec<Finding> =
         rows(seen).iter().filter_map(|row| only_there(row, count)).collect();
-    if seen.inventories.len() < count {
-        found.push(Finding::warning(
-            format!("{} of {count} hosts told what they run", seen.inventories.len()),
-            "see the check hosts",
-        ));
+    if !seen.is_whole() {
+        found.push(Finding::warning(untold(seen), "see the check hosts"));
     }
     if found.is_empty() {
         found.push(Finding::ok(
@@ -234,17 +322,31 @@ fn replicas(facts: &Facts) -> Found {
     Ok(found)
 }
 
+/// Says how many hosts told what they run, and which are silent and not known to be lost.
+fn untold(seen: &Seen) -> String {
+    let (told, count) = (seen.inventories.len(), seen.hosts.len());
+    let told = format!("{told} of {count} hosts told what they run");
+    let lost: HashSet<&str> = seen.lost.iter().map(|host| host.id.as_str()).collect();
+    let silent = seen.silent.iter().map(String::as_str).filter(|id| !lost.contains(id));
+    let silent: Vec<&str> = silent.collect();
+    match silent.len() {
+        0 => told,
+        count => {
+            let silent = listed(silent, NAMED_MAX, count);
+            format!("{told}; others are silent, and may run anything: {silent}")
+        }
+    }
+}
+
 /// Tells what only one host of so many runs.
 fn only_there(row: &HostRow, hosts: usize) -> Option<Finding> {
-    let alone: Vec<&str> = row.alone.iter().take(NAMED_MAX).map(String::as_str).collect();
-    if alone.is_empty() {
+    if row.alone.is_empty() {
         return None;
     }
-    let name = if row.name.is_empty() { &row.id } else { &row.name };
-    let all = u64::try_from(row.alone.len()).unwrap_or(u64::MAX);
+    let name = or_id(&row.name, &row.id);
     let seen = format!(
         "only host {name} runs {}: it is away while that host restarts",
-        listed(&alone, all)
+        listed(row.alone.iter().map(String::as_str), NAMED_MAX, row.alone.len())
     );
     let fix = match hosts {
         ..=1 => "start a second host, and there what runs here; or exchange it when nobody calls"
@@ -256,30 +358,51 @@ fn only_there(row: &HostRow, hosts: usize) -> Option<Finding> {
     Some(Finding::warning(seen, fix))
 }
 
-/// Returns the names of what runs on this host and on none of the others.
-fn alone(inventory: &Inventory, all: &[Inventory]) -> Vec<String> {
-    let others: Vec<&Inventory> =
-        all.iter().filter(|other| other.host_id != inventory.host_id).collect();
-    let actors = inventory.actors.iter().filter(|actor| {
-        !others.iter().flat_map(|other| &other.actors).any(|one| one.id == actor.id)
-    });
-    let providers = inventory.providers.iter().filter(|provider| {
-        let mut elsewhere = others.iter().flat_map(|other| &other.providers);
-        !elsewhere.any(|one| one.id == provider.id && one.link_name == provider.link_name)
-    });
-    let actors = actors.map(|actor| called(&actor.name, &actor.id));
-    actors.chain(providers.map(|provider| called(&provider.name, &provider.id))).collect()
+/// An actor, or a provider under its link name.
+type Entity<'a> = (&'a str, Option<&'a str>);
+/// The ids of the hosts that run each.
+type Homes<'a> = HashMap<Entity<'a>, HashSet<&'a str>>;
+
+/// Returns the hosts of all that runs.
+fn homes(inventories: &[Inventory]) -> Homes<'_> {
+    let mut homes = Homes::new();
+    for inventory in inventories {
+        for (entity, _) in running(inventory) {
+            homes.entry(entity).or_default().insert(inventory.host_id.as_str());
+        }
+    }
+    homes
 }
 
-fn called(name: &str, id: &str) -> String {
-    if name.is_empty() { id.to_owned() } else { name.to_owned() }
+/// Returns what runs on a host, each with its name.
+fn running(inventory: &Inventory) -> impl Iterator<Item = (Entity<'_>, &str)> {
+    let actors = inventory.actors.iter();
+    let actors = actors.map(|actor| ((&*actor.id, None), or_id(&actor.name, &actor.id)));
+    let providers = inventory.providers.iter().map(|provider| {
+        ((&*provider.id, Some(&*provider.link_name)), or_id(&provider.name, &provider.id))
+    });
+    actors.chain(providers)
+}
+
+/// Returns the names of what runs on this host and on none of the others.
+fn alone(inventory: &Inventory, homes: &Homes<'_>) -> Vec<String> {
+    let here = running(inventory);
+    let alone = here.filter(|(entity, _)| homes.get(entity).is_none_or(|hosts| hosts.len() < 2));
+    alone.map(|(_, name)| name.to_owned()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{Verdict, stored::Unreadable};
-    use lattice_protocol::control::types::{InventoryActor, InventoryProvider};
+    use crate::doctor::{Checked, facts::Reached, stored::Unreadable};
+    use lattice_base::{
+        config::{Config, Mistakes, Origin, Sources},
+        lattice::connection::Purpose,
+    };
+    use lattice_protocol::control::{
+        probe::lost::LostHost,
+        types::{InventoryActor, InventoryProvider},
+    };
 
     fn host(id: &str, version: &str) -> HostReply {
         HostReply {
@@ -348,8 +471,9 @@ mod tests {
             inventory("N1", &["MA", "MB"], &[("V", "default"), ("V", "second")]),
             inventory("N2", &["MA"], &[("V", "default")]),
         ];
-        assert_eq!(alone(&all[0], &all), ["MB", "V"]);
-        assert!(alone(&all[1], &all).is_empty());
+        let homes = homes(&all);
+        assert_eq!(alone(&all[0], &homes), ["MB", "V"]);
+        assert!(alone(&all[1], &homes).is_empty());
     }
 
     #[test]
@@ -367,6 +491,23 @@ mod tests {
         assert!(found[0].fix.as_ref().unwrap().starts_with("host drain N2"), "{found:?}");
         let both = vec![inventory("N1", &["MA"], &[]), inventory("N2", &["MA"], &[])];
         assert_eq!(replicas(&facts(seen(both))).unwrap()[0].verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn what_a_silent_host_runs_is_not_known_unless_it_is_lost() {
+        let seen = |silent: &str, lost: &str| Seen {
+            hosts: vec![host("N1", VERSION), host("N2", VERSION)],
+            inventories: vec![inventory("N1", &["MA"], &[]), inventory("N2", &["MA"], &[])],
+            silent: vec![silent.into()],
+            lost: vec![LostHost { id: lost.into(), ..LostHost::default() }],
+            ..Seen::default()
+        };
+        let found = replicas(&facts(seen("N3", "N4"))).unwrap();
+        assert!(matches!(found.as_slice(), [one] if one.verdict == Verdict::Warning), "{found:?}");
+        assert!(found[0].seen.starts_with("2 of 2 hosts told"), "{found:?}");
+        assert!(found[0].seen.ends_with("may run anything: N3"), "{found:?}");
+        let found = replicas(&facts(seen("N3", "N3"))).unwrap();
+        assert_eq!(found[0].verdict, Verdict::Ok);
     }
 
     #[test]
@@ -396,6 +537,84 @@ mod tests {
         assert_eq!(of(vec![kind(0, 3)])[0].0, Verdict::Warning);
         let failed = vec![("KV".to_owned(), "away".to_owned())];
         assert_eq!(judged(Stored { failed, ..Stored::default() })[0].0, Verdict::Warning);
+    }
+
+    #[test]
+    fn settings_that_this_user_may_not_read_are_no_mistake_of_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mistake = |problem: Problem| Mistake {
+            key: "host_config.json".into(),
+            origin: Origin::Default,
+            problem,
+            accepted: "x".into(),
+        };
+        let unreadable = |path: &std::path::Path| {
+            mistake(Problem::Unreadable { path: path.to_owned(), reason: "user 61000".into() })
+        };
+        let there = || unreadable(dir.path());
+        let gone = || unreadable(&dir.path().join("gone"));
+        let wrong = || mistake(Problem::NotASeed);
+        for (mistakes, is_unknown) in [
+            (vec![there()], true),
+            (vec![there(), wrong()], false),
+            (vec![wrong()], false),
+            (vec![gone()], false),
+            (Vec::new(), false),
+        ] {
+            let settings = Settings { mistakes: Mistakes(mistakes), ..Settings::default() };
+            let facts = Facts { settings, ..Facts::default() };
+            let found = obstacle(&facts);
+            assert_eq!(found.is_some(), is_unknown, "{found:?}");
+            assert!(found.is_none_or(|found| found.why.contains("user 61000")));
+        }
+        let settings = Settings { error: Some("no context x".into()), ..Settings::default() };
+        let found = obstacle(&Facts { settings, ..Facts::default() }).expect("an obstacle");
+        assert_eq!((found.why.as_str(), found.told_by), ("no context x", &["settings"][..]));
+    }
+
+    /// Returns the settings of a directory in which nothing is set.
+    fn defaults() -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = Sources {
+            flags: Vec::new(),
+            labels: Vec::new(),
+            env: Box::new(Vec::<(String, String)>::new()),
+            dir: dir.path().to_owned(),
+            home: None,
+            context: None,
+        };
+        Config::load(&sources).unwrap().config
+    }
+
+    #[test]
+    fn a_place_that_does_not_answer_is_no_finding_about_an_upgrade() {
+        let not_there = |connected: NotConnected| Reached {
+            purpose: Purpose::Control,
+            looks: Vec::new(),
+            connected: Err(connected),
+            took: Default::default(),
+            elsewhere: None,
+        };
+        let settings = Settings { config: Some(defaults()), ..Settings::default() };
+        let facts = Facts { settings, ctl: not_there(NotConnected::TimedOut), ..Facts::default() };
+        let found = obstacle(&facts).expect("an obstacle");
+        assert!(found.why.contains("no connection") && found.why.contains("in time"), "{found:?}");
+        let finding = |verdict: Verdict| Finding { verdict, ..Finding::ok("x") };
+        let checked = |name: &'static str, verdicts: &[Verdict]| Checked {
+            name,
+            about: "",
+            verdict: verdicts[0],
+            findings: verdicts.iter().map(|verdict| finding(*verdict)).collect(),
+        };
+        let mut report = Report {
+            checks: vec![
+                checked("nats-ctl", &[Verdict::Wrong, Verdict::Note]),
+                checked("settings", &[Verdict::Wrong]),
+            ],
+        };
+        set_aside(&mut report, found.told_by);
+        let verdicts: Vec<Verdict> = report.checks.iter().map(|check| check.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Note, Verdict::Wrong]);
     }
 
     #[test]

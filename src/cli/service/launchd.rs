@@ -1,6 +1,6 @@
 //! A property list of launchd.
 
-use super::{Argument, DESCRIPTION, Definition, LABEL, MARK, TextError};
+use super::{DESCRIPTION, Definition, LABEL, MARK, TextError};
 
 /// The time that a stop takes beside the host's own.
 const STOP_MARGIN_SECONDS: u64 = 15;
@@ -12,6 +12,12 @@ pub fn property_list(definition: &Definition) -> Result<String, TextError> {
     if definition.drains {
         return Err(TextError::NotThere(
             "--drain: launchd has one signal for every stop; send SIGUSR2 to the host to drain it",
+        ));
+    }
+    if definition.secret.is_some() {
+        return Err(TextError::NotThere(
+            "--env: the value of one of the variables may be a secret, which every user of this machine could read in a property \
+             list; give settings as files, and leave the variable away",
         ));
     }
     let mut lines = vec![
@@ -26,7 +32,7 @@ pub fn property_list(definition: &Definition) -> Result<String, TextError> {
     lines.extend([key("ProgramArguments"), "<array>".to_owned()]);
     lines.push(text("program", &definition.program)?);
     for argument in &definition.arguments {
-        lines.push(word(argument)?);
+        lines.push(text("flag", &argument.word())?);
     }
     lines.push("</array>".to_owned());
     if !definition.environment.is_empty() {
@@ -53,14 +59,6 @@ pub fn property_list(definition: &Definition) -> Result<String, TextError> {
     lines.extend([key("Umask"), format!("<integer>{UMASK}</integer>")]);
     lines.extend(["</dict>".to_owned(), "</plist>".to_owned()]);
     Ok(lines.join("\n") + "\n")
-}
-
-/// Returns a word of the command line. launchd hands over no secrets, so it names their files.
-fn word(argument: &Argument) -> Result<String, TextError> {
-    match argument {
-        Argument::Text(word) => text("flag", word),
-        Argument::Credential { flag, file, .. } => text("file", &format!("--{flag}={file}")),
-    }
 }
 
 /// Returns a key; these are names, and need no escape.
@@ -93,7 +91,7 @@ pub(super) fn escaped(what: &'static str, value: &str) -> Result<String, TextErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Scope;
+    use crate::service::{Argument, Scope, definition::SecretVariables};
     use std::time::Duration;
 
     fn definition() -> Definition {
@@ -105,9 +103,10 @@ mod tests {
                 Argument::Text("--label=a=<b> & c".into()),
             ],
             environment: vec![("RUST_LOG".into(), "\"x\"</string>".into())],
+            secret: None,
             directory: Some("/Users/me/w".into()),
             run_as: None,
-            link_paths: Vec::new(),
+            writable: Vec::new(),
             drains: false,
             shutdown_timeout: Duration::from_secs(10),
             log: "/Users/me/host.log".into(),
@@ -134,6 +133,10 @@ mod tests {
     fn what_it_cannot_say_is_refused() {
         let drains = Definition { drains: true, ..definition() };
         assert!(matches!(property_list(&drains), Err(TextError::NotThere(_))));
+        let variables = vec![("A_TOKEN".into(), "x".into())];
+        let secret = SecretVariables { file: "/f".into(), variables };
+        let secret = Definition { secret: Some(secret), ..definition() };
+        assert!(matches!(property_list(&secret), Err(TextError::NotThere(_))));
         let broken = Definition { directory: Some("/a\nb".into()), ..definition() };
         assert!(matches!(property_list(&broken), Err(TextError::Character { .. })));
     }

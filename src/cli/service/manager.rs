@@ -3,9 +3,9 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Write as _},
+    io::ErrorKind,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -16,12 +16,21 @@ use super::{
     Kind, LABEL, MARK, NAME, Scope,
     status::{self, PROPERTIES, Status},
 };
-use lattice_base::dirs::Dirs;
+use crate::command::files;
+use lattice_base::{
+    config::{Environment as _, ProcessEnvironment},
+    dirs::Dirs,
+    trusted,
+};
 
 /// The directory that systemd makes when it is the one that runs this machine (sd_booted(3)).
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 /// Where systemd notes users whose services run while they are not logged in.
 const LINGER: &str = "/var/lib/systemd/linger";
+/// Where the manager of each user has its sockets.
+const RUNTIME: &str = "/run/user";
+/// Where variables of a service of the system are that others must not read.
+const VARIABLES: &str = "/etc/lattice-host";
 /// How long a start is looked at.
 const START_LOOK: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(250);
@@ -35,6 +44,15 @@ pub struct Place {
     pub scope: Scope,
     /// Where its file is, or would be.
     pub file: PathBuf,
+    /// Where its variables are that others must not read; none if the manager reads no such file.
+    pub variables: Option<PathBuf>,
+}
+
+/// The contents of the files of a service.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    pub service: Option<Vec<u8>>,
+    pub variables: Option<Vec<u8>>,
 }
 
 impl Place {
@@ -55,7 +73,13 @@ impl Place {
             }
             (Kind::Task, _) => dirs.data.join(format!("{NAME}.xml")),
         };
-        Ok(Self { kind, scope, file })
+        let variables = match (kind, scope) {
+            (Kind::Systemd, Scope::System) => Some(PathBuf::from(VARIABLES)),
+            (Kind::Systemd, Scope::User) => dirs.config.clone(),
+            (Kind::Launchd | Kind::Task, _) => None,
+        };
+        let variables = variables.map(|dir| dir.join("service.env"));
+        Ok(Self { kind, scope, file, variables })
     }
 
     /// Returns the name that the manager knows the service by.
@@ -82,51 +106,98 @@ impl Place {
         Ok(())
     }
 
+    /// Checks whether the manager of this user runs here, before anything is written for it.
+    pub fn reach(&self) -> Result<()> {
+        if self.kind != Kind::Systemd || self.scope != Scope::User {
+            return Ok(());
+        }
+        let asked = output("systemctl", &["--user", "show", "--property=Version"])?;
+        if asked.status.success() {
+            return Ok(());
+        }
+        let id = user_id();
+        let user = ProcessEnvironment.var("USER").unwrap_or_else(|| id.to_string());
+        let given = ProcessEnvironment.var("XDG_RUNTIME_DIR");
+        let own = Path::new(RUNTIME).join(id.to_string());
+        let runs = own.join("systemd").is_dir();
+        let told = String::from_utf8_lossy(&asked.stderr);
+        bail!(unreached(&user, &own, given.as_deref(), runs, told.trim()))
+    }
+
     /// Returns whether the file is there. One that somebody else wrote is an error.
     pub fn is_written(&self) -> Result<bool> {
-        let text = match fs::read(&self.file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(error) => {
-                return Err(error).with_context(|| format!("read {}", self.file.display()));
-            }
+        Ok(self.found()?.service.is_some())
+    }
+
+    /// Returns the files that are there. One that somebody else wrote is an error.
+    fn found(&self) -> Result<Files> {
+        let variables = self.variables.as_deref().map(own).transpose()?.flatten();
+        Ok(Files { service: own(&self.file)?, variables })
+    }
+
+    /// Writes the files, and lets the manager start the service from now on. If that fails, the
+    /// files are again as they were.
+    pub fn install(&self, files: &Files, starts: bool) -> Result<()> {
+        let before = self.found()?;
+        let Err(error) = self.put(files).and_then(|()| self.enable(starts)) else { return Ok(()) };
+        let end = match self.put_back(&before) {
+            Ok(()) if before.service.is_none() => "nothing is installed".to_owned(),
+            Ok(()) => format!("{} is as it was before", self.file.display()),
+            Err(left) => format!("nor could that be undone: {left:#}"),
         };
-        if !String::from_utf8_lossy(&text).contains(MARK) {
-            bail!(
-                "{} was not written by `host service install`, and stays as it is; move it away first",
-                self.file.display()
-            );
+        bail!("{error:#}; {end}")
+    }
+
+    /// Makes the files what these are; one that is none of them is removed.
+    fn put(&self, files: &Files) -> Result<()> {
+        if let Some(path) = &self.variables {
+            match &files.variables {
+                Some(text) => keep(path, text)?,
+                None => remove(path)?,
+            }
         }
-        Ok(true)
+        match &files.service {
+            Some(text) => self.write(&String::from_utf8_lossy(text)),
+            None => remove(&self.file),
+        }
+    }
+
+    /// Makes the files what they were, and lets the manager know.
+    fn put_back(&self, before: &Files) -> Result<()> {
+        let is_systemd = self.kind == Kind::Systemd;
+        if is_systemd && before.service.is_none() {
+            // An error means that it was not enabled, or that there is no manager.
+            let _ = self.systemctl(&["disable", &self.name()]);
+        }
+        self.put(before)?;
+        if is_systemd {
+            let _ = self.systemctl(&["daemon-reload"]);
+        }
+        Ok(())
     }
 
     /// Writes the file, as a whole or not at all; everybody may read it.
     pub fn write(&self, text: &str) -> Result<()> {
-        let path = self.file.display();
-        let dir = self.file.parent().with_context(|| format!("find the directory of {path}"))?;
-        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let written = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            file.write_all(text.as_bytes())?;
-            #[cfg(unix)]
-            {
-                use std::os::unix::fs::PermissionsExt as _;
-                file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-            }
-            file.as_file().sync_all()?;
-            file.persist(&self.file).map(drop).map_err(|error| error.error)
-        };
-        written().with_context(|| format!("write {path}"))
+        files::write(&self.file, text.as_bytes())?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(&self.file, fs::Permissions::from_mode(0o644))
+                .with_context(|| format!("let everybody read {}", self.file.display()))?;
+        }
+        Ok(())
     }
 
     /// Lets the manager read the file, and start the service from now on; `starts` at once, or
     /// again if it runs.
-    pub fn enable(&self, starts: bool) -> Result<()> {
+    fn enable(&self, starts: bool) -> Result<()> {
         match self.kind {
             Kind::Systemd => {
                 self.systemctl(&["daemon-reload"])?;
                 self.systemctl(&["enable", &self.name()])?;
                 if starts {
+                    // Starts that failed before do not count. An error means that there was none.
+                    let _ = self.systemctl(&["reset-failed", &self.name()]);
                     // It may wait for its NATS server for long.
                     self.systemctl(&["restart", "--no-block", &self.name()])?;
                 }
@@ -153,7 +224,7 @@ impl Place {
             Kind::Launchd => _ = run("launchctl", &["bootout", &self.target()]),
             Kind::Task => {}
         }
-        fs::remove_file(&self.file).with_context(|| format!("remove {}", self.file.display()))?;
+        self.put(&Files::default())?;
         if self.kind == Kind::Systemd {
             self.systemctl(&["daemon-reload"])?;
             // An error means that it had not failed.
@@ -168,13 +239,9 @@ impl Place {
             Kind::Systemd => {
                 let properties = format!("--property={}", PROPERTIES.join(","));
                 let shown = self.systemctl(&["show", &properties, &self.name()])?;
-                let mut status = status::of_systemd(&shown);
-                let logged = self.logged_error().filter(|_| status.installed);
-                status.last_error = match (status.last_error, logged) {
-                    (Some(end), Some(logged)) => Some(format!("{end}; its log: {logged}")),
-                    (end, logged) => end.or(logged),
-                };
-                Ok(status)
+                let status = status::of_systemd(&shown);
+                let told = self.last_words(&status).filter(|_| status.installed);
+                Ok(status.with_log(told))
             }
             Kind::Launchd => {
                 let file = self.file.display().to_string();
@@ -187,12 +254,18 @@ impl Place {
         }
     }
 
-    /// Looks at a service that was started until it runs or has failed, for a while.
-    pub async fn settled(&self) -> Result<Status> {
+    /// Returns the name of the last run, if it had one.
+    pub fn last_run(&self) -> Option<String> {
+        self.status().ok()?.invocation
+    }
+
+    /// Looks at a service that was started until it runs or has failed, for a while. The run before
+    /// was `before`.
+    pub async fn settled(&self, before: Option<&str>) -> Result<Status> {
         let until = Instant::now() + START_LOOK;
         loop {
             let status = self.status()?;
-            if status.running || status.state.starts_with("failed") || Instant::now() >= until {
+            if status.is_settled(before) || Instant::now() >= until {
                 return Ok(status);
             }
             sleep(POLL).await;
@@ -228,14 +301,13 @@ impl Place {
         }
     }
 
-    /// Returns the last error in the log of the service; none if this user may not read it.
-    fn logged_error(&self) -> Option<String> {
-        let of_unit = match self.scope {
-            Scope::User => format!("--user-unit={}", self.name()),
-            Scope::System => format!("--unit={}", self.name()),
-        };
-        let words = [&*of_unit, "--lines", LOG_LINES, "--output=cat", "--no-pager", "--quiet"];
-        status::last_error(&run("journalctl", &words).ok()?)
+    /// Returns what the log of the last run says of its end; nothing if this user may not read it,
+    /// or the run cannot be told from others.
+    fn last_words(&self, status: &Status) -> Option<String> {
+        let of_run = status::journal_words(self.scope, status.invocation.as_deref()?);
+        let form = ["--lines", LOG_LINES, "--output=json", "--no-pager", "--quiet"];
+        let words: Vec<&str> = of_run.iter().map(String::as_str).chain(form).collect();
+        status::last_words(&run("journalctl", &words).ok()?, status.failed)
     }
 
     /// Returns the domain of launchd that the service is in.
@@ -276,24 +348,90 @@ fn user_id() -> u32 {
     0
 }
 
+/// Returns the content of a file that is ours; none if it is not there.
+fn own(path: &Path) -> Result<Option<Vec<u8>>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
+    if !String::from_utf8_lossy(&text).contains(MARK) {
+        bail!(
+            "{} was not written by `host service install`, and stays as it is; move it away first",
+            path.display()
+        );
+    }
+    Ok(Some(text))
+}
+
+/// Writes a file for its owner alone.
+fn keep(path: &Path, text: &[u8]) -> Result<()> {
+    fs::create_dir_all(trusted::directory_of(path))
+        .and_then(|()| trusted::replace(path, text))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs a program of the manager to its end; returns what it prints.
 fn run(program: &str, words: &[&str]) -> Result<String> {
-    let mut command = Command::new(program);
-    // Times and errors in words that are the same everywhere.
-    command.args(words).env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
-    let line = format!("{program} {}", words.join(" "));
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("`{line}` cannot run: there is no {program} on this machine; install it")
-        }
-        Err(error) => return Err(error).with_context(|| format!("run `{line}`")),
-    };
+    let output = output(program, words)?;
     if !output.status.success() {
+        let line = line(program, words);
         let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         bail!("`{line}` failed ({}): {told}{}", output.status, advice(&told));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn line(program: &str, words: &[&str]) -> String {
+    format!("{program} {}", words.join(" "))
+}
+
+/// Runs a program of the manager to its end, well or not.
+fn output(program: &str, words: &[&str]) -> Result<Output> {
+    let mut command = Command::new(program);
+    // Times and errors in words that are the same everywhere.
+    command.args(words).env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
+    let line = line(program, words);
+    match command.output() {
+        Ok(output) => Ok(output),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("`{line}` cannot run: there is no {program} on this machine; install it")
+        }
+        Err(error) => Err(error).with_context(|| format!("run `{line}`")),
+    }
+}
+
+/// Says why the manager of a user is not reached, and what lets it be. Its sockets are in `own`,
+/// where they are looked for in `given`; `runs` tells that it is there.
+fn unreached(user: &str, own: &Path, given: Option<&str>, runs: bool, told: &str) -> String {
+    let is_own = given.is_some_and(|given| Path::new(given) == own);
+    let own = own.display();
+    let named = match given {
+        None => "XDG_RUNTIME_DIR is not set, as after su or sudo".to_owned(),
+        Some(given) => format!("XDG_RUNTIME_DIR is {given}, which is not that of {user}"),
+    };
+    match (runs, is_own) {
+        (true, true) => format!("the service manager of user {user} does not answer: {told}"),
+        (true, false) => format!(
+            "the service manager of user {user} is not reached: {named}; give `export XDG_RUNTIME_DIR={own}`, and then the command \
+             again"
+        ),
+        (false, _) => format!(
+            "the service manager of user {user} does not run here, so there is nobody to start a service ({told}). \
+             `sudo loginctl enable-linger {user}` starts it, now and at each boot; then give \
+             `export XDG_RUNTIME_DIR={own}`, and the command again"
+        ),
+    }
 }
 
 /// Returns what to do about an error of a manager.
@@ -312,7 +450,8 @@ mod tests {
 
     fn place(dir: &Path) -> Place {
         let file = dir.join("systemd/user/lattice-host.service");
-        Place { kind: Kind::Systemd, scope: Scope::User, file }
+        let variables = Some(dir.join("lattice-host/service.env"));
+        Place { kind: Kind::Systemd, scope: Scope::User, file, variables }
     }
 
     #[test]
@@ -325,6 +464,54 @@ mod tests {
         fs::write(&place.file, "[Unit]\n").unwrap();
         let error = place.is_written().unwrap_err().to_string();
         assert!(error.contains("move it away"), "{error}");
+    }
+
+    #[test]
+    fn files_are_put_and_put_back_and_those_that_are_none_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        let text = |word: &str| Some(format!("# {MARK}\n{word}\n").into_bytes());
+        let both = Files { service: text("a"), variables: text("b") };
+        let one = Files { service: text("c"), variables: None };
+        for files in [&both, &one, &both, &Files::default(), &one] {
+            place.put(files).unwrap();
+            assert!(place.found().unwrap() == *files);
+        }
+        place.put(&both).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            let variables = place.variables.as_deref().unwrap();
+            assert_eq!((mode(&place.file), mode(variables)), (0o644, 0o600));
+        }
+        // Somebody's own variables stay, whatever becomes of the service.
+        fs::write(place.variables.as_deref().unwrap(), "A=1\n").unwrap();
+        let error = place.install(&one, true).unwrap_err().to_string();
+        assert!(error.contains("service.env") && error.contains("move it away"), "{error}");
+    }
+
+    #[test]
+    fn a_manager_of_a_user_that_is_not_reached_is_told_with_the_cause() {
+        let own = Path::new("/run/user/1000");
+        for (given, runs, words) in [
+            (
+                None,
+                true,
+                &["XDG_RUNTIME_DIR is not set", "export XDG_RUNTIME_DIR=/run/user/1000"][..],
+            ),
+            (
+                Some("/run/user/0"),
+                true,
+                &["is /run/user/0", "export XDG_RUNTIME_DIR=/run/user/1000"],
+            ),
+            (Some("/run/user/1000/"), true, &["does not answer: no bus"]),
+            (None, false, &["does not run", "loginctl enable-linger me", "(no bus)"]),
+            (Some("/run/user/1000"), false, &["does not run", "loginctl enable-linger me"]),
+        ] {
+            let told = unreached("me", own, given, runs, "no bus");
+            assert!(words.iter().all(|word| told.contains(word)), "{given:?} {runs}: {told}");
+        }
     }
 
     #[test]

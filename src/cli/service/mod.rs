@@ -3,10 +3,13 @@
 //! * [`definition`] reads what was asked for into a [`Definition`]: all that a service file says.
 //! * [`systemd`], [`launchd`] and [`task`] write it as a file of their manager. These are pure, and
 //!   nothing that a user gives means more there than itself.
+//! * [`account`] knows the users of services, and whose files root believes meanwhile.
 //! * [`manager`] installs, removes and looks at the service with the programs of the manager.
 //!
-//! Always true: no secret is in a service file, since every user of a machine can read it.
+//! Always true: no secret is in a service file, since every user of a machine can read it. What may
+//! be one is in a file beside it, for its owner alone.
 
+pub mod account;
 pub mod definition;
 pub mod launchd;
 pub mod manager;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::Scope;
 
 /// The properties of a unit that are asked for.
-pub const PROPERTIES: [&str; 11] = [
+pub const PROPERTIES: [&str; 12] = [
     "LoadState",
     "ActiveState",
     "SubState",
@@ -17,7 +19,15 @@ pub const PROPERTIES: [&str; 11] = [
     "ExecMainStatus",
     "StatusText",
     "NRestarts",
+    "InvocationID",
 ];
+/// Lines of the log that are told of a run that failed without an error in its log: a host with
+/// wrong settings names each mistake in one.
+const LINES_MAX: usize = 3;
+/// The priority of an error in the journal; a lower one is worse.
+const PRIORITY_ERROR: u8 = 3;
+/// The name in the journal of what systemd says itself.
+const MANAGER: &str = "systemd";
 
 /// The state of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -37,6 +47,30 @@ pub struct Status {
     /// Starts that followed a failure.
     pub restarts: Option<u64>,
     pub last_error: Option<String>,
+    /// The last run ended badly.
+    #[serde(skip)]
+    pub failed: bool,
+    /// The last run, of which the manager gives each another name.
+    #[serde(skip)]
+    pub invocation: Option<String>,
+}
+
+impl Status {
+    /// Whether a start has come to its end, and this is about it: the run before it was `before`.
+    pub fn is_settled(&self, before: Option<&str>) -> bool {
+        // Not every manager gives names to runs.
+        let is_of_start = self.invocation.is_none() || self.invocation.as_deref() != before;
+        is_of_start && (self.running || self.failed)
+    }
+
+    /// Adds what the log of the last run says of its end.
+    pub fn with_log(mut self, told: Option<String>) -> Self {
+        self.last_error = match (self.last_error, told) {
+            (Some(end), Some(told)) => Some(format!("{end}; its log: {told}")),
+            (end, told) => end.or(told),
+        };
+        self
+    }
 }
 
 /// Reads what `systemctl show` prints: a property on each line.
@@ -52,6 +86,7 @@ pub fn of_systemd(text: &str) -> Status {
     let running = matches!(active, Some("active" | "reloading"));
     let since = property(&properties, "ActiveEnterTimestamp").and_then(time);
     let pid = property(&properties, "MainPID").and_then(|pid| pid.parse::<u32>().ok());
+    let failure = failure(&properties);
     Status {
         installed: !matches!(property(&properties, "LoadState"), None | Some("not-found")),
         enabled: matches!(property(&properties, "UnitFileState"), Some("enabled")),
@@ -62,7 +97,10 @@ pub fn of_systemd(text: &str) -> Status {
         unit_file: property(&properties, "FragmentPath").map(str::to_owned),
         status: property(&properties, "StatusText").map(str::to_owned),
         restarts: property(&properties, "NRestarts").and_then(|count| count.parse().ok()),
-        last_error: failure(&properties),
+        // A reload that failed, say, is no end of what runs.
+        failed: failure.is_some() && !running,
+        last_error: failure,
+        invocation: property(&properties, "InvocationID").map(str::to_owned),
     }
 }
 
@@ -75,13 +113,92 @@ fn failure(properties: &BTreeMap<&str, &str>) -> Option<String> {
     let result = property(properties, "Result").filter(|result| *result != "success")?;
     let status = property(properties, "ExecMainStatus").unwrap_or("?");
     Some(match result {
-        "exit-code" => format!("it ended with exit code {status}"),
+        "exit-code" => match not_started(status) {
+            Some(why) => format!("it was not started (exit code {status}): {why}"),
+            None => format!("it ended with exit code {status}"),
+        },
         "signal" | "core-dump" => format!("it was ended by signal {status}"),
         "watchdog" => "it did not say that it lives, and was ended".to_owned(),
         "timeout" => "it was not ready, or had not stopped, in time, and was ended".to_owned(),
         "oom-kill" => "the machine had no memory left for it".to_owned(),
+        "start-limit-hit" => "it failed too often in a short time".to_owned(),
         other => format!("it ended badly ({other})"),
     })
+}
+
+/// Returns why systemd could not start the program, in the words of systemd.exec(5) for its exit
+/// codes.
+fn not_started(status: &str) -> Option<&'static str> {
+    Some(match status {
+        "200" => "its directory cannot be entered",
+        "203" => "its program cannot be run",
+        "217" => "there is no such user",
+        "226" => "what it may see of the machine could not be set up",
+        "238" => "its directory of files could not be made",
+        "239" => "its directory of caches could not be made",
+        "243" => "a file with a secret could not be read",
+        _ => return None,
+    })
+}
+
+/// Returns the words that let journalctl print the lines of one run: those of the host, and those
+/// of systemd about it.
+pub fn journal_words(scope: Scope, invocation: &str) -> [String; 3] {
+    let of_manager = match scope {
+        Scope::System => "INVOCATION_ID",
+        Scope::User => "USER_INVOCATION_ID",
+    };
+    [
+        format!("_SYSTEMD_INVOCATION_ID={invocation}"),
+        "+".to_owned(),
+        format!("{of_manager}={invocation}"),
+    ]
+}
+
+/// A line of the journal, as journalctl prints it in JSON.
+#[derive(Deserialize)]
+struct Line {
+    /// A text, if it is one.
+    #[serde(rename = "MESSAGE", default)]
+    message: serde_json::Value,
+    #[serde(rename = "PRIORITY", default)]
+    priority: Option<String>,
+    #[serde(rename = "SYSLOG_IDENTIFIER", default)]
+    identifier: Option<String>,
+}
+
+impl Line {
+    fn text(&self) -> Option<&str> {
+        self.message.as_str().map(str::trim).filter(|text| !text.is_empty())
+    }
+
+    fn is_error(&self) -> bool {
+        let priority = self.priority.as_deref().and_then(|text| text.parse::<u8>().ok());
+        priority.is_some_and(|priority| priority <= PRIORITY_ERROR)
+    }
+
+    fn is_of_manager(&self) -> bool {
+        self.identifier.as_deref() == Some(MANAGER)
+    }
+}
+
+/// Returns what a run said of its end: its last error, or that of systemd about it. Of one that
+/// failed without any, the last lines.
+pub fn last_words(journal: &str, has_failed: bool) -> Option<String> {
+    let lines = journal.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let lines: Vec<Line> = lines.collect();
+    let texts: Vec<&str> = lines.iter().filter_map(Line::text).collect();
+    if let Some(error) = last_error(&texts.join("\n")) {
+        return Some(error);
+    }
+    let mut errors = lines.iter().rev().filter(|line| line.is_error());
+    if let Some(error) = errors.find_map(Line::text) {
+        return Some(error.to_owned());
+    }
+    let own = lines.iter().filter(|line| !line.is_of_manager());
+    let own: Vec<&str> = own.filter_map(Line::text).collect();
+    let last = &own[own.len().saturating_sub(LINES_MAX)..];
+    (has_failed && !last.is_empty()).then(|| last.join("; "))
 }
 
 /// Returns a time as systemd prints it in UTC, `Mon 2026-11-30 18:27:11 UTC`, in the usual form.
@@ -108,22 +225,26 @@ fn error_in(line: &str) -> Option<String> {
 
 /// Reads what `launchctl print` prints: among much else, lines of `name = value`.
 pub fn of_launchd(text: &str, file: &str) -> Status {
-    let value = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.trim().split_once(" = "));
-        lines.find(|(known, _)| *known == name).map(|(_, value)| value)
-    };
-    let running = value("state") == Some("running");
-    let code = value("last exit code").filter(|code| !matches!(*code, "0" | "(never exited)"));
+    let state = value_in(text, "state");
+    let running = state == Some("running");
+    let code = value_in(text, "last exit code");
+    let code = code.filter(|code| !matches!(*code, "0" | "(never exited)"));
     Status {
         installed: true,
         enabled: true,
         running,
-        state: value("state").unwrap_or("unknown").to_owned(),
-        pid: value("pid").and_then(|pid| pid.parse().ok()),
+        state: state.unwrap_or("unknown").to_owned(),
+        pid: value_in(text, "pid").and_then(|pid| pid.parse().ok()),
         unit_file: Some(file.to_owned()),
         last_error: code.map(|code| format!("it ended with exit code {code}")),
         ..Status::default()
     }
+}
+
+/// Returns the value in the first line of `name = value` with this name.
+fn value_in<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = text.lines().filter_map(|line| line.trim().split_once(" = "));
+    lines.find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -149,6 +270,8 @@ mod tests {
             status: Some("host a in lattice b=c".into()),
             restarts: Some(1),
             last_error: None,
+            failed: false,
+            invocation: None,
         };
         assert_eq!(status, expected);
     }
@@ -175,6 +298,106 @@ mod tests {
             ("10:00:00.000 [info] ready", None),
         ] {
             assert_eq!(last_error(log).as_deref(), expected, "{log}");
+        }
+    }
+
+    #[test]
+    fn a_start_is_over_when_this_run_runs_or_has_failed() {
+        let of = |lines: &str| of_systemd(&format!("LoadState=loaded\n{lines}"));
+        let old = "a1";
+        for (lines, is_over) in [
+            // The run before, which stopped or failed, says nothing of this one.
+            ("ActiveState=active\nSubState=running\nInvocationID=a1", false),
+            ("ActiveState=failed\nResult=exit-code\nInvocationID=a1", false),
+            ("ActiveState=inactive\nSubState=dead\nResult=success\nInvocationID=", false),
+            ("ActiveState=activating\nSubState=start\nResult=success\nInvocationID=b2", false),
+            ("ActiveState=active\nSubState=running\nInvocationID=b2", true),
+            ("ActiveState=failed\nResult=exit-code\nInvocationID=b2", true),
+            (
+                "ActiveState=activating\nSubState=auto-restart\nResult=exit-code\nInvocationID=b2",
+                true,
+            ),
+            // An old systemd, which has no names for runs.
+            ("ActiveState=active\nSubState=running", true),
+        ] {
+            assert_eq!(of(lines).is_settled(Some(old)), is_over, "{lines}");
+        }
+        let first = of("ActiveState=failed\nResult=exit-code\nInvocationID=b2");
+        assert!(first.is_settled(None) && first.failed);
+    }
+
+    #[test]
+    fn what_systemd_could_not_start_is_told_in_words() {
+        for (status, expected) in [
+            ("217", "it was not started (exit code 217): there is no such user"),
+            ("203", "it was not started (exit code 203): its program cannot be run"),
+            ("1", "it ended with exit code 1"),
+        ] {
+            let text = format!("ActiveState=failed\nResult=exit-code\nExecMainStatus={status}\n");
+            assert_eq!(of_systemd(&text).last_error.as_deref(), Some(expected));
+        }
+    }
+
+    /// Returns a line of the journal.
+    fn line(identifier: &str, priority: &str, message: &str) -> String {
+        serde_json::json!({
+            "MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": identifier,
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn a_run_is_told_by_its_own_lines() {
+        let host = |message: &str| line("host", "6", message);
+        let starting = line(MANAGER, "6", "Starting lattice-host.service");
+        let no_user = line(MANAGER, "3", "Failed to find the user");
+        let ended = line(MANAGER, "4", "Main process exited");
+        let json = host(r#"{"level":"ERROR","message":"third"}"#);
+        let (error, info) = (host("10:00:00.000 [error] no room"), host("10:00:01.000 [info] x"));
+        // Mistakes in settings come before there is a log.
+        let mistakes = [host("a: wrong"), host("b: wrong"), host("")];
+        let odd = [r#"{"MESSAGE":[1,2]}"#, "{}", "-- no entries --"].map(str::to_owned);
+        for (lines, has_failed, expected) in [
+            (vec![error, info.clone()], true, Some("no room")),
+            (vec![json], false, Some("third")),
+            (vec![starting.clone(), no_user, ended], true, Some("Failed to find the user")),
+            (
+                [vec![starting.clone()], mistakes.to_vec()].concat(),
+                true,
+                Some("a: wrong; b: wrong"),
+            ),
+            (vec![info], false, None),
+            (vec![starting], true, None),
+            (odd.to_vec(), true, None),
+            (Vec::new(), true, None),
+        ] {
+            assert_eq!(last_words(&lines.join("\n"), has_failed).as_deref(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_lines_of_one_run_are_asked_for() {
+        for (scope, expected) in [
+            (Scope::User, "_SYSTEMD_INVOCATION_ID=b2 + USER_INVOCATION_ID=b2"),
+            (Scope::System, "_SYSTEMD_INVOCATION_ID=b2 + INVOCATION_ID=b2"),
+        ] {
+            assert_eq!(journal_words(scope, "b2").join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn the_log_is_told_with_how_the_run_ended() {
+        let of = |end: Option<&str>, told: Option<&str>| {
+            let status = Status { last_error: end.map(str::to_owned), ..Status::default() };
+            status.with_log(told.map(str::to_owned)).last_error
+        };
+        for (end, told, expected) in [
+            (Some("it ended"), Some("no room"), Some("it ended; its log: no room")),
+            (Some("it ended"), None, Some("it ended")),
+            (None, Some("no room"), Some("no room")),
+            (None, None, None),
+        ] {
+            assert_eq!(of(end, told).as_deref(), expected);
         }
     }
 

@@ -7,7 +7,9 @@
 
 use lattice_client::drain::DRAIN_WAIT;
 
-use super::{Argument, DESCRIPTION, Definition, MARK, NAME, Scope, TextError};
+use super::{
+    Argument, DESCRIPTION, Definition, MARK, NAME, Scope, TextError, definition::SecretVariables,
+};
 use crate::args::EXIT_CONFIG;
 
 /// How long a host may take to be ready; it waits for its NATS server. The manager begins anew
@@ -73,11 +75,31 @@ pub fn unit(definition: &Definition) -> Result<String, TextError> {
     for (name, value) in &definition.environment {
         lines.push(format!("Environment={}", quoted(&format!("{name}={value}"))));
     }
+    if let Some(SecretVariables { file, .. }) = &definition.secret {
+        lines.push(format!("EnvironmentFile={}", plain("file", file)?));
+    }
     let hardening = if is_system { HARDENING_SYSTEM } else { HARDENING_USER };
     lines.extend(hardening.iter().map(|line| (*line).to_owned()));
     let target = if is_system { "multi-user.target" } else { "default.target" };
     lines.extend([String::new(), "[Install]".to_owned(), format!("WantedBy={target}")]);
     Ok(lines.join("\n") + "\n")
+}
+
+/// Returns the text of the file with the variables that others must not read. In quotes, systemd
+/// reads four characters of such a file as more than themselves.
+pub fn environment_file(secret: &SecretVariables) -> String {
+    let mut text = format!("# {MARK}\n");
+    for (name, value) in &secret.variables {
+        text.push_str(&format!("{name}=\""));
+        for character in value.chars() {
+            if matches!(character, '"' | '\\' | '$' | '`') {
+                text.push('\\');
+            }
+            text.push(character);
+        }
+        text.push_str("\"\n");
+    }
+    text
 }
 
 /// Returns how the process is started, watched and stopped.
@@ -145,7 +167,7 @@ fn place(definition: &Definition) -> Result<Vec<String>, TextError> {
             lines.push(format!("LoadCredential={name}:{}", plain("file", file)?));
         }
     }
-    for path in definition.link_paths.iter().chain(&definition.directory) {
+    for path in definition.writable.iter().chain(&definition.directory) {
         lines.push(format!("ReadWritePaths=\"-{}\"", listed(path)?));
     }
     Ok(lines)
@@ -214,7 +236,39 @@ fn listed(path: &str) -> Result<String, TextError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
+
+    /// The unit of packages.
+    const PACKAGED: &str = include_str!("../../../packaging/systemd/host.service");
+    /// The lines in which the unit of packages is meant to be another one: values of `install`,
+    /// then those of the package.
+    const DIFFERENCES: &[(&str, &[&str], &[&str])] = &[
+        ("Description", &[DESCRIPTION], &["Lattice host: signed WebAssembly actors over NATS"]),
+        ("Documentation", &[], &["man:lattice-host(1)"]),
+        // It has its settings in a file that people edit, and no flags.
+        (
+            "ExecStart",
+            &["\"/usr/local/bin/host\" \"foreground\" \"--js-domain=core\""],
+            &["/usr/bin/lattice-host foreground"],
+        ),
+        ("EnvironmentFile", &[], &["-/etc/lattice-host/host.env"]),
+        (
+            "Environment",
+            &["HOME=%S/lattice-host", "XDG_CACHE_HOME=%C", "XDG_DATA_HOME=%S", "XDG_STATE_HOME=%S"],
+            &[
+                "HOME=/var/lib/lattice-host",
+                "XDG_CACHE_HOME=/var/cache",
+                "XDG_DATA_HOME=/var/lib",
+                "XDG_STATE_HOME=/var/lib",
+            ],
+        ),
+        // Its user stays, and owns files in /etc.
+        ("DynamicUser", &["yes"], &[]),
+        ("User", &[], &["lattice-host"]),
+        ("Group", &[], &["lattice-host"]),
+        // A drop-in that lets it drain needs no further line for the time.
+        ("TimeoutStopSec", &["25"], &["90"]),
+    ];
 
     fn definition(scope: Scope) -> Definition {
         Definition {
@@ -225,9 +279,10 @@ mod tests {
                 Argument::Text("--js-domain=core".into()),
             ],
             environment: Vec::new(),
+            secret: None,
             directory: None,
             run_as: None,
-            link_paths: Vec::new(),
+            writable: Vec::new(),
             drains: false,
             shutdown_timeout: Duration::from_secs(10),
             log: String::new(),
@@ -270,6 +325,76 @@ mod tests {
         }
         let own = Definition { run_as: Some("lattice".into()), ..system };
         assert!(has(&own, "User=lattice") && !has(&own, "DynamicUser=yes"));
+    }
+
+    #[test]
+    fn a_service_may_write_in_its_directory_and_beside_it() {
+        let own = Definition {
+            run_as: Some("lattice".into()),
+            directory: Some("/srv/lattice".into()),
+            writable: vec!["/var/log/a b".into()],
+            ..definition(Scope::System)
+        };
+        assert!(has(&own, "ReadWritePaths=\"-/var/log/a b\""), "{:#?}", lines(&own));
+        assert!(has(&own, "ReadWritePaths=\"-/srv/lattice\""), "{:#?}", lines(&own));
+    }
+
+    /// Returns the values of each name in a unit, sorted. Times are in seconds, and a line of
+    /// several variables is as many.
+    fn settings(unit: &str) -> BTreeMap<&str, Vec<String>> {
+        let mut settings: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let lines = unit.lines().filter(|line| !line.starts_with(['#', '[']));
+        for (name, value) in lines.filter_map(|line| line.split_once('=')) {
+            let values = settings.entry(name).or_default();
+            match name {
+                "Environment" => {
+                    values.extend(value.split(' ').map(|word| word.trim_matches('"').to_owned()));
+                }
+                _ if name.ends_with("Sec") => values.push(value.trim_end_matches('s').to_owned()),
+                _ => values.push(value.to_owned()),
+            }
+        }
+        settings.values_mut().for_each(|values| values.sort());
+        settings
+    }
+
+    #[test]
+    fn the_unit_of_packages_is_that_of_install_but_for_what_is_meant_to_differ() {
+        let unit = unit(&definition(Scope::System)).unwrap();
+        let (ours, packaged) = (settings(&unit), settings(PACKAGED));
+        let none = Vec::new();
+        let mut names: Vec<&str> = ours.keys().chain(packaged.keys()).copied().collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let own = ours.get(name).unwrap_or(&none);
+            let other = packaged.get(name).unwrap_or(&none);
+            match DIFFERENCES.iter().find(|(known, ..)| *known == name) {
+                Some((_, expected, of_package)) => {
+                    assert_eq!(own, expected, "{name} of install");
+                    assert_eq!(other, of_package, "{name} of packages");
+                }
+                None => assert_eq!(own, other, "{name}: install, then packages"),
+            }
+        }
+    }
+
+    #[test]
+    fn variables_that_others_must_not_read_are_in_a_file_of_their_own() {
+        let secret = SecretVariables {
+            file: "/etc/lattice-host/50%.env".into(),
+            variables: vec![
+                ("OTEL_EXPORTER_OTLP_HEADERS".into(), "authorization=Bearer x".into()),
+                ("A_TOKEN".into(), "a\"b\\c$d`e #f'\ng".into()),
+            ],
+        };
+        let text = environment_file(&secret);
+        let expected = "OTEL_EXPORTER_OTLP_HEADERS=\"authorization=Bearer x\"\n\
+                        A_TOKEN=\"a\\\"b\\\\c\\$d\\`e #f'\ng\"\n";
+        assert_eq!(text.strip_prefix(&format!("# {MARK}\n")), Some(expected));
+        let definition = Definition { secret: Some(secret), ..definition(Scope::System) };
+        assert!(has(&definition, "EnvironmentFile=/etc/lattice-host/50%%.env"));
+        assert!(!unit(&definition).unwrap().contains("Bearer"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::{Argument, DESCRIPTION, Definition, MARK, Scope, TextError, launchd::
 
 /// Returns the text of a task.
 pub fn document(definition: &Definition) -> Result<String, TextError> {
-    if !definition.environment.is_empty() {
+    if !definition.environment.is_empty() || definition.secret.is_some() {
         return Err(TextError::NotThere(
             "--env: a task of Windows has no variables of its own; give the settings as flags",
         ));
@@ -58,13 +58,7 @@ pub fn document(definition: &Definition) -> Result<String, TextError> {
 }
 
 fn command_line(arguments: &[Argument]) -> String {
-    let words: Vec<String> = arguments
-        .iter()
-        .map(|argument| match argument {
-            Argument::Text(text) => word(text),
-            Argument::Credential { flag, file, .. } => word(&format!("--{flag}={file}")),
-        })
-        .collect();
+    let words: Vec<String> = arguments.iter().map(|argument| word(&argument.word())).collect();
     words.join(" ")
 }
 

@@ -47,20 +47,18 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Finds the binary where [`find_or_install`] looks, and installs nothing.
 pub fn find(env: &dyn Environment, dirs: &Dirs) -> Option<PathBuf> {
-    let vars = env.vars();
-    if let Some(named) = var(&vars, ENV_NATS_SERVER) {
+    if let Some(named) = env.var(ENV_NATS_SERVER) {
         return Some(PathBuf::from(named)).filter(|path| is_program(path));
     }
-    let path = var(&vars, "PATH").unwrap_or_default();
+    let path = env.var("PATH").unwrap_or_default();
     let installed = binary_in(&dirs.data.join("nats-server"));
-    on_path(path, "nats-server").or_else(|| Some(installed).filter(|path| is_program(path)))
+    on_path(&path, "nats-server").or_else(|| Some(installed).filter(|path| is_program(path)))
 }
 
 /// Finds the binary: `$NATS_SERVER`, the path, the data directory; else installs it and says how.
 pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathBuf> {
-    let vars = env.vars();
-    if let Some(named) = var(&vars, ENV_NATS_SERVER) {
-        let path = PathBuf::from(named);
+    if let Some(named) = env.var(ENV_NATS_SERVER) {
+        let path = PathBuf::from(&named);
         if !path.is_file() {
             bail!("{ENV_NATS_SERVER} names {named}, which is no file; correct it or unset it");
         }
@@ -71,8 +69,8 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
         }
         return Ok(path);
     }
-    let path = var(&vars, "PATH").unwrap_or_default();
-    if let Some(found) = on_path(path, "nats-server") {
+    let path = env.var("PATH").unwrap_or_default();
+    if let Some(found) = on_path(&path, "nats-server") {
         return Ok(found);
     }
     let target = dirs.data.join("nats-server");
@@ -80,20 +78,14 @@ pub async fn find_or_install(env: &dyn Environment, dirs: &Dirs) -> Result<PathB
     if is_program(&installed) {
         return Ok(installed);
     }
-    let leave = if var(&vars, ENV_INSTALL) == Some("yes") { Leave::Given } else { Leave::Ask };
-    install(path, &target, leave).await?;
+    let leave =
+        if env.var(ENV_INSTALL).as_deref() == Some("yes") { Leave::Given } else { Leave::Ask };
+    install(&path, &target, leave).await?;
     if is_program(&installed) {
         return Ok(installed);
     }
     on_path(&format!("{path}:/usr/sbin:/usr/local/sbin"), "nats-server")
         .context("the installation ended without a nats-server")
-}
-
-/// A variable that says something.
-fn var<'v>(vars: &'v [(String, String)], name: &str) -> Option<&'v str> {
-    vars.iter()
-        .find(|(key, value)| key == name && !value.is_empty())
-        .map(|(_, value)| value.as_str())
 }
 
 /// A way to install the server.

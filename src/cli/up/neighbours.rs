@@ -11,7 +11,7 @@ use lattice_base::{
     config::Config,
     lattice::connection::{Purpose, connect_once},
 };
-use lattice_client::{CLIENT_NAME, lattice::Lattice};
+use lattice_client::{CLIENT_NAME, lattice::Lattice, names::listed};
 use lattice_protocol::{
     control::{
         probe::health::{self, Health},
@@ -107,12 +107,7 @@ fn has_same_domain(own: &Own, health: Option<&Health>) -> bool {
 }
 
 fn named(hosts: &[&HostReply]) -> String {
-    let names: Vec<&str> =
-        hosts.iter().take(NAMED_MAX).map(|host| host.friendly_name.as_str()).collect();
-    match hosts.len().saturating_sub(NAMED_MAX) {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
+    listed(hosts.iter().map(|host| host.friendly_name.as_str()), NAMED_MAX, hosts.len())
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! changed corrected. Rows appear in the order in which they were added; a part that has something
 //! to show adds a row.
 
-use std::fmt;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +75,9 @@ impl Session {
         if let Some(dashboard) = host.dashboard() {
             summary.row("dashboard", dashboard.url());
         }
-        if let Some(log) = &self.record.background_log {
+        if let Some(of_terminal) = &self.record.background_log {
+            let file = config.log.file.as_ref().map(|file| file.path.as_path());
+            let log = log_of(of_terminal, file, &self.record.directory);
             summary.row("log", log.display().to_string());
         }
         if let Some(page) = &self.record.page {
@@ -163,6 +168,14 @@ impl Session {
     }
 }
 
+/// Returns where the log of a host in the background is: the file of the settings, or what would be
+/// its terminal, which has the log where that file cannot be used, and says why.
+fn log_of(of_terminal: &Path, file: Option<&Path>, directory: &Path) -> PathBuf {
+    // Without the dots of a path that begins in this directory.
+    let file = file.map(|file| directory.join(file).components().collect::<PathBuf>());
+    file.filter(|file| file.is_file()).unwrap_or_else(|| of_terminal.to_owned())
+}
+
 /// How the hub is, in words.
 pub(super) fn hub_row(is_connected: bool, hub: &str) -> String {
     let state = if is_connected {
@@ -176,6 +189,22 @@ pub(super) fn hub_row(is_connected: bool, hub: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_is_where_the_settings_say_if_it_can_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("x.log"), "").unwrap();
+        let (there, terminal) = (dir.path().join("x.log"), Path::new("/state/host.log"));
+        for (file, expected) in [
+            (None, terminal),
+            (Some(Path::new("x.log")), there.as_path()),
+            (Some(Path::new("./x.log")), there.as_path()),
+            (Some(there.as_path()), there.as_path()),
+            (Some(Path::new("none/x.log")), terminal),
+        ] {
+            assert_eq!(log_of(terminal, file, dir.path()), expected, "{file:?}");
+        }
+    }
 
     #[test]
     fn the_columns_stand_below_each_other() {

@@ -170,7 +170,7 @@ async fn prune(applications: &Applications, name: &str, progress: &mut Progress)
 fn tell(progress: &mut Progress, news: News<'_>) {
     match news {
         News::Status(name, info) => {
-            progress.stage(&format!("{name} {}", show::word(info.kind)), info.message.clone());
+            progress.stage(&format!("{name} {}", info.kind.word()), info.message.clone());
         }
         News::Step(step) => show_step(progress, step),
     }

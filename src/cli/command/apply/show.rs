@@ -105,7 +105,7 @@ impl Row {
                 Some(Shortfall::Open(format!(
                     "the time is over, and hosts go on with {name}: it is {}{told}{message}. `host app status {name}` shows how it gets \
                      on; --wait-ms waits longer",
-                    word(*kind)
+                    kind.word()
                 )))
             }
         }
@@ -155,7 +155,7 @@ impl View for Applied {
                 (Some(Trouble { text, .. }), _) => {
                     (Cell::toned("refused", Tone::Bad), text.as_str())
                 }
-                (None, Some(info)) => (toned(word(info.kind)), info.message.as_str()),
+                (None, Some(info)) => (toned(info.kind.word()), info.message.as_str()),
                 (None, None) => ("".into(), ""),
             };
             let change = row.change.word();
@@ -188,16 +188,6 @@ fn planned(row: &Row, page: &mut Page) {
             _ => Tone::Plain,
         };
         page.line(tone.paint(line));
-    }
-}
-
-/// Returns the word of a status.
-pub fn word(kind: StatusType) -> &'static str {
-    match kind {
-        StatusType::Undeployed => "undeployed",
-        StatusType::Reconciling => "reconciling",
-        StatusType::Deployed => "deployed",
-        StatusType::Failed => "failed",
     }
 }
 
