@@ -17,9 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::manager::Standing;
-use lattice_base::store::{
-    Expect,
-    desired::{Desired, DesiredError},
+use lattice_base::{
+    backoff,
+    store::{
+        Expect,
+        desired::{Desired, DesiredError},
+    },
 };
 use lattice_client::{lattice::Lattice, watch::count};
 use lattice_protocol::{
@@ -105,7 +108,7 @@ impl Export {
 
 /// How long to wait before the next look, by a number of chance from 0 to 1.
 fn pause_of(is_there: bool, chance: f64) -> Duration {
-    if is_there { PAUSE } else { MISSING.mul_f64(0.5 + chance) }
+    if is_there { PAUSE } else { backoff::about(MISSING, chance) }
 }
 
 /// Says whether a host in this role writes.

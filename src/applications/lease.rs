@@ -63,8 +63,8 @@ pub struct View<'a> {
 /// The step to take with a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It is this host's.
-    Act,
+    /// It is this host's, by this revision.
+    Act(u64),
     /// Take it, if its revision is still this one; 0 if there is none.
     Take(u64),
     /// It is another host's, or another one's turn.
@@ -79,7 +79,7 @@ pub fn decide(
     view: View<'_>,
 ) -> Step {
     match seen {
-        Some(seen) if seen.owner == view.me => Step::Act,
+        Some(seen) if seen.owner == view.me => Step::Act(seen.revision),
         Some(seen) if is_held(seen, view) => Step::Leave,
         other => {
             let waited = free_since.map_or(Duration::ZERO, |since| view.now - since);
@@ -169,7 +169,7 @@ mod tests {
         let view = |me, after| View { me, live: &others, renewed: &renewed, now: now + after };
         let decide = |seen: &Seen, view| decide("shop", Some(seen), Some(now), view);
         assert_eq!(decide(&seen("A"), view("C", Duration::ZERO)), Step::Leave);
-        assert_eq!(decide(&seen("C"), view("C", Duration::ZERO)), Step::Act);
+        assert_eq!(decide(&seen("C"), view("C", Duration::ZERO)), Step::Act(7));
         // It was not heard of for too long.
         let late = view("C", STALE_AFTER + TURN * 3);
         assert_eq!(decide(&seen("A"), late), Step::Take(7));

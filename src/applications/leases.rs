@@ -169,7 +169,7 @@ impl Leases {
         let mut mine = BTreeMap::new();
         for application in applications {
             let revision = match self.step(application, live) {
-                Step::Act => self.revision(application),
+                Step::Act(revision) => Some(revision),
                 Step::Take(revision) => self.take(application, revision).await,
                 Step::Leave => None,
             };
@@ -187,10 +187,6 @@ impl Leases {
 
     fn may_act(&self) -> bool {
         self.0.table.lock().may_act()
-    }
-
-    fn revision(&self, application: &str) -> Option<u64> {
-        self.0.table.lock().leases.get(application).map(|seen| seen.revision)
     }
 
     /// Whether the bucket has confirmed after a moment that this host acts; it is asked if it has

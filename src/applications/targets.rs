@@ -19,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::leases::Leases;
-use lattice_base::store::{
-    Backend as _, Update,
-    desired::{Desired, DesiredError, Record},
+use lattice_base::{
+    backoff,
+    store::{
+        Backend as _, Update,
+        desired::{Desired, DesiredError, Record},
+    },
 };
 use lattice_protocol::{
     applications::manifest::Manifest,
@@ -280,7 +283,7 @@ enum Ended {
 /// How long to wait before a bucket is looked for again, by a number of chance from 0 to 1.
 fn pause(ended: Ended, chance: f64) -> Duration {
     match ended {
-        Ended::Missing => MISSING.mul_f64(0.5 + chance),
+        Ended::Missing => backoff::about(MISSING, chance),
         Ended::Broken => LOOK,
     }
 }

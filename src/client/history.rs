@@ -12,6 +12,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use serde::de::DeserializeOwned;
 
 use lattice_base::{
+    config::Config,
     lattice::connection::Nats,
     store::history::{Archive, ArchiveError},
 };
@@ -233,17 +234,25 @@ pub struct ArchivedLine {
     pub line: Line,
 }
 
+/// Returns the JetStream domain of the history: that of the settings, or else the one that the
+/// hosts that answer tell. An empty one is none.
+pub fn domain(config: &Config, hosts: &[HostReply]) -> Option<String> {
+    let told = hosts.iter().find_map(|host| host.js_domain.clone());
+    config.js_domain.clone().or(told).filter(|domain| !domain.is_empty())
+}
+
 /// Returns what a client without a seed trusts: the cluster keys of the hosts that answer, and
 /// those of its own settings.
-pub fn trust(lattice: &str, hosts: &[HostReply], own: impl IntoIterator<Item = String>) -> Trust {
-    let told = hosts.iter().flat_map(|host| {
-        host.cluster_issuers.split(',').chain([host.issuer.as_str()]).map(str::to_owned)
-    });
+pub fn trust(config: &Config, hosts: &[HostReply]) -> Trust {
+    let told =
+        hosts.iter().flat_map(|host| host.cluster_issuers.split(',').chain([host.issuer.as_str()]));
+    let cluster = &config.cluster;
+    let own = cluster.issuers.iter().chain([&cluster.public]).map(String::as_str);
     let mut keys: Vec<ClusterKey> =
         told.chain(own).filter_map(|key| ClusterKey::parse(key.trim()).ok()).collect();
     keys.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     keys.dedup_by(|a, b| a.as_str() == b.as_str());
-    Trust::new(lattice, keys)
+    Trust::new(&config.lattice, keys)
 }
 
 /// Orders events by time and tells once what several hosts told: each loss, and each change of a
@@ -305,6 +314,36 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_base::config::Sources;
+
+    #[test]
+    fn an_empty_domain_is_none_and_that_of_the_settings_counts_first() {
+        let dir = tempfile::tempdir().expect("create a directory");
+        let config = |flags: Vec<(&'static str, String)>| {
+            let sources = Sources {
+                flags,
+                labels: Vec::new(),
+                env: Box::new(Vec::<(String, String)>::new()),
+                dir: dir.path().to_owned(),
+                home: None,
+                context: None,
+            };
+            Config::load(&sources).expect("settings").config
+        };
+        let host = |domain: Option<&str>| HostReply {
+            js_domain: domain.map(str::to_owned),
+            ..HostReply::default()
+        };
+        let (unset, own) = (config(Vec::new()), config(vec![("js_domain", "hub".to_owned())]));
+        for (hosts, expected) in [
+            (vec![], None),
+            (vec![host(Some(""))], None),
+            (vec![host(None), host(Some("core"))], Some("core")),
+        ] {
+            assert_eq!(domain(&unset, &hosts).as_deref(), expected, "{hosts:?}");
+            assert_eq!(domain(&own, &hosts).as_deref(), Some("hub"), "{hosts:?}");
+        }
+    }
 
     fn told(host: &str, link: &str, at_ms: u64) -> Kept<Happened> {
         Kept {

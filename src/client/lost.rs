@@ -178,6 +178,36 @@ pub fn missing<'a>(
     all
 }
 
+/// The hosts of a lattice, what they run, and the hosts that it has lost.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    pub hosts: Vec<HostReply>,
+    /// Ids of hosts that others hear and that did not answer.
+    pub silent: Vec<String>,
+    pub inventories: Vec<Inventory>,
+    pub lost: Vec<LostHost>,
+}
+
+impl Look {
+    /// Whether every host has told what it runs.
+    pub fn is_whole(&self) -> bool {
+        is_whole(&self.hosts, &self.silent, &self.inventories, &self.lost)
+    }
+
+    /// Returns what ran on lost hosts and runs on none of those that are there.
+    pub fn missing(&self) -> Vec<Missing> {
+        missing(&self.lost, &self.inventories)
+    }
+}
+
+/// Looks at the hosts that answer, at what they run, and at those that are lost; an error if none
+/// answers.
+pub async fn look(lattice: &Lattice) -> Result<Look> {
+    let Found { hosts, silent, .. } = lattice.found_hosts().await?;
+    let (lost, inventories) = tokio::join!(lost(lattice, &hosts), lattice.inventories(&hosts));
+    Ok(Look { hosts, silent, inventories, lost })
+}
+
 /// Whether every host has told what it runs; else nobody knows what runs nowhere. One that is
 /// silent may be frozen and run anything, unless it is lost.
 pub fn is_whole(
@@ -230,27 +260,27 @@ impl Meant {
 
 /// Returns the host that a word means among those that answer, or else among those that vanished.
 pub async fn look_up(lattice: &Lattice, word: &str, hosts: &[HostReply]) -> Result<Meant> {
-    let lost = match may_be_lost(word, hosts) {
-        true => lost(lattice, hosts).await,
-        false => Vec::new(),
-    };
-    meant(word, hosts, &lost)
+    meant(word, hosts, lost(lattice, hosts)).await
 }
 
-/// Whether a word means none of the hosts that answer, nor several of them.
-fn may_be_lost(word: &str, hosts: &[HostReply]) -> bool {
-    !names::is_like_any(word, &names::hosts(hosts))
-}
-
-/// Decides which host a word means; a word that several hosts that answer resemble means none.
-fn meant(word: &str, hosts: &[HostReply], lost: &[LostHost]) -> Result<Meant> {
-    let unknown = match names::host(word, hosts) {
-        Ok(id) => return Ok(Meant::There(id)),
-        Err(error) => error,
+/// Decides which host a word means; a word that several hosts that answer resemble means none. The
+/// lost ones are asked for only if it resembles none of those that answer.
+async fn meant(
+    word: &str,
+    hosts: &[HostReply],
+    lost: impl Future<Output = Vec<LostHost>>,
+) -> Result<Meant> {
+    let there = names::hosts(hosts);
+    let unknown = match names::find("host", word, &there) {
+        Ok(host) => return Ok(Meant::There(host.id.clone())),
+        Err(unknown) => unknown,
     };
-    match find(word, lost) {
-        Ok(gone) if may_be_lost(word, hosts) => Ok(Meant::Lost(Box::new(gone.clone()))),
-        _ => Err(unknown),
+    if names::is_like_any(word, &there) {
+        return Err(unknown);
+    }
+    match find(word, &lost.await) {
+        Ok(gone) => Ok(Meant::Lost(Box::new(gone.clone()))),
+        Err(_) => Err(unknown),
     }
 }
 
@@ -276,13 +306,9 @@ fn vanished(host: &LostHost, now_ms: u64) -> String {
 
 /// Returns what ran only on lost hosts and is called so, of a kind.
 pub async fn missing_called(lattice: &Lattice, kind: &str, word: &str) -> Option<Missing> {
-    let Found { hosts, silent, .. } = lattice.found_hosts().await.ok()?;
-    let (lost, inventories) = tokio::join!(lost(lattice, &hosts), lattice.inventories(&hosts));
-    if !is_whole(&hosts, &silent, &inventories, &lost) {
-        return None;
-    }
-    let missing = missing(&lost, &inventories);
-    missing.into_iter().find(|missing| missing.kind() == kind && missing.is_named(word))
+    let look = look(lattice).await.ok().filter(Look::is_whole)?;
+    let mut missing = look.missing().into_iter();
+    missing.find(|missing| missing.kind() == kind && missing.is_named(word))
 }
 
 /// Takes a lost host off the lists of all hosts. One of a host that does not answer now stays on
@@ -366,6 +392,8 @@ async fn start(
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
     use lattice_protocol::control::types::{
         InventoryActor, InventoryInstance, InventoryProvider, Trial,
@@ -396,6 +424,12 @@ mod tests {
 
     fn lost(host: &str, lost_ms: u64, inventory: Inventory) -> LostHost {
         LostHost { id: host.into(), lost_ms, inventory }
+    }
+
+    /// Decides which host a word means, with the lost ones at hand.
+    fn meant(word: &str, hosts: &[HostReply], lost: &[LostHost]) -> Result<Meant> {
+        let lost = std::future::ready(lost.to_vec());
+        super::meant(word, hosts, lost).now_or_never().expect("nobody is waited for")
     }
 
     #[test]

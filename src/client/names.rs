@@ -102,6 +102,19 @@ pub fn or_id<'a>(name: &'a str, id: &'a str) -> &'a str {
     if name.is_empty() { id } else { name }
 }
 
+/// Joins the first of these names, and says how many more there are of so many in `total`.
+pub fn listed<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    named_max: usize,
+    total: usize,
+) -> String {
+    let named: Vec<&str> = names.into_iter().take(named_max).collect();
+    match total.saturating_sub(named.len()) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
 /// The friendly name of a host; its id if none of these hosts has it.
 pub fn host_name<'a>(id: &'a str, hosts: &'a [HostReply]) -> &'a str {
     let host = hosts.iter().find(|host| host.id == id);
@@ -305,6 +318,18 @@ mod tests {
             "MGONE",
             "the beginning of an id is its own"
         );
+    }
+
+    #[test]
+    fn only_the_first_names_are_listed_and_the_rest_counted() {
+        for (names, total, text) in [
+            (&["a"][..], 1, "a"),
+            (&["a", "b"], 2, "a, b"),
+            (&["a", "b", "c"], 3, "a, b and 1 more"),
+            (&["a", "b"], 9, "a, b and 7 more"),
+        ] {
+            assert_eq!(listed(names.iter().copied(), 2, total), text);
+        }
     }
 
     #[test]

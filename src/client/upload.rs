@@ -22,10 +22,7 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt as _;
 use tracing::debug;
 
-use super::{
-    lattice::{Found, Lattice},
-    lost::{is_whole, lost},
-};
+use super::{lattice::Lattice, lost::look};
 use lattice_base::{
     budget::Budget,
     config::Config,
@@ -429,18 +426,16 @@ impl Sender {
         }
     }
 
-    /// The references of all that runs, or is to run when its host comes back; an error if a host or
-    /// the bucket does not tell.
+    /// The references of all that runs, or is to run when its host comes back; an error if a host
+    /// or the bucket does not tell.
     pub async fn in_use(&self, readers: &Readers) -> Result<BTreeSet<String>> {
-        let Found { hosts, silent, .. } = self.lattice.found_hosts().await?;
-        let (lost, inventories) =
-            tokio::join!(lost(&self.lattice, &hosts), self.lattice.inventories(&hosts));
-        if !is_whole(&hosts, &silent, &inventories, &lost) {
+        let look = look(&self.lattice).await?;
+        if !look.is_whole() {
             bail!("not every host says what it runs");
         }
         let desired =
             Desired::new(self.nats.clone(), readers.domain(), self.lattice.name(), self.making);
-        let mut in_use = references_of(&inventories);
+        let mut in_use = references_of(&look.inventories);
         // Even of others: an upload that stays too long does no harm.
         for entry in desired.entries().await? {
             in_use.extend(uploads::references_in(&String::from_utf8_lossy(&entry.value)));

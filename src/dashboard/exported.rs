@@ -27,19 +27,13 @@ pub async fn start(dashboard: &Dashboard) {
         Ok(text) => text,
         Err(error) => return warn!(%error, "counts are not exported"),
     };
-    let known = families(&text);
-    let names: HashMap<String, String> =
-        known.iter().map(|(sample, family)| (sample.clone(), family.name.clone())).collect();
-    let source =
-        Source { dashboard: Arc::downgrade(&dashboard.0), names, runtime: Handle::current() };
-    otel::observe(known.into_iter().map(|(_, family)| family).collect(), move || source.read());
+    let source = Source { dashboard: Arc::downgrade(&dashboard.0), runtime: Handle::current() };
+    otel::observe(families(&text), move || source.read());
 }
 
 /// Reads the numbers of a dashboard, as long as it is there.
 struct Source {
     dashboard: Weak<Inner>,
-    /// The names of families, by the names of their samples.
-    names: HashMap<String, String>,
     runtime: Handle,
 }
 
@@ -50,66 +44,64 @@ impl Source {
         // The time begins within the runtime, which has the clock.
         let reading = async { timeout(READ_TIMEOUT, metrics::text(Dashboard(inner))).await };
         match self.runtime.block_on(reading) {
-            Ok(Ok(text)) => samples(&text, &self.names),
+            Ok(Ok(text)) => samples(&text),
             Ok(Err(_)) | Err(_) => Samples::new(),
         }
     }
 }
 
-/// The families that a text in OpenMetrics has, each with the name of its samples.
-fn families(text: &str) -> Vec<(String, Family)> {
+/// The families that a text in OpenMetrics has.
+fn families(text: &str) -> Vec<Family> {
     let helps: HashMap<&str, &str> =
         text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' ')).collect();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let mut families = Vec::new();
     for (name, kind) in types {
         let about = helps.get(name).copied().unwrap_or_default();
-        for (sample, family, is_counter) in parts_of(name, kind) {
-            families.push((sample, Family { name: family, about: about.to_owned(), is_counter }));
+        for (name, is_counter) in parts_of(name, kind) {
+            families.push(Family { name, about: about.to_owned(), is_counter });
         }
     }
     families
 }
 
-/// The numbers of a family: the name of their samples, their own name, and whether they only grow.
-fn parts_of(name: &str, kind: &str) -> Vec<(String, String, bool)> {
-    let part = |suffix: &str| format!("{name}_{suffix}");
+/// The numbers of a family: their names, and whether they only grow.
+fn parts_of(name: &str, kind: &str) -> Vec<(String, bool)> {
     match kind {
-        "counter" => vec![(part("total"), name.to_owned(), true)],
-        "gauge" => vec![(name.to_owned(), name.to_owned(), false)],
-        "info" => vec![(part("info"), part("info"), false)],
-        "histogram" => ["count", "sum"].map(|of| (part(of), part(of), true)).to_vec(),
+        "counter" => vec![(name.to_owned(), true)],
+        "gauge" => vec![(name.to_owned(), false)],
+        "info" => vec![(format!("{name}_info"), false)],
+        "histogram" => vec![(format!("{name}_count"), true), (format!("{name}_sum"), true)],
         _ => Vec::new(),
     }
 }
 
-/// The values of a text in OpenMetrics that have a name.
-fn samples(text: &str, names: &HashMap<String, String>) -> Samples {
+/// The values of a text in OpenMetrics, by the names that [`families`] gives.
+fn samples(text: &str) -> Samples {
     let mut samples = Samples::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        if let Some((sample, labels, value)) = sample(line)
-            && let Some(name) = names.get(sample)
-        {
-            samples.entry(name.clone()).or_default().push((labels, value));
+        let Some((name, labels, value)) = sample(line) else { continue };
+        match samples.get_mut(name) {
+            Some(values) => values.push((labels, value)),
+            None => drop(samples.insert(name.to_owned(), vec![(labels, value)])),
         }
     }
     samples
 }
 
-/// Reads `name{label="value"} number`.
+/// Reads `name{label="value"} number`, with the name that is told. Buckets are not told: there are
+/// many of them, and none is read further than its name.
 fn sample(line: &str) -> Option<(&str, Vec<KeyValue>, f64)> {
-    let (name, labels, number) = match line.split_once('{') {
-        Some((name, rest)) => {
-            let (labels, number) = labels(rest)?;
-            (name, labels, number)
-        }
-        None => {
-            let (name, number) = line.split_once(' ')?;
-            (name, Vec::new(), number)
-        }
+    let (name, rest) = line.split_at(line.find(['{', ' '])?);
+    if name.ends_with("_bucket") {
+        return None;
+    }
+    let (labels, number) = match rest.strip_prefix('{') {
+        Some(rest) => labels(rest)?,
+        None => (Vec::new(), rest),
     };
     let number = number.split_whitespace().next()?.parse().ok()?;
-    Some((name, labels, number))
+    Some((name.strip_suffix("_total").unwrap_or(name), labels, number))
 }
 
 /// Reads labels up to their brace; returns what follows it.
@@ -171,7 +163,7 @@ lattice_took_seconds_bucket{le="+Inf",target="M"} 2
     fn the_text_is_read_as_it_was_meant() {
         let known = families(TEXT);
         let told: Vec<_> =
-            known.iter().map(|(_, family)| (family.name.as_str(), family.is_counter)).collect();
+            known.iter().map(|family| (family.name.as_str(), family.is_counter)).collect();
         assert_eq!(
             told,
             [
@@ -182,9 +174,10 @@ lattice_took_seconds_bucket{le="+Inf",target="M"} 2
                 ("lattice_took_seconds_sum", true),
             ]
         );
-        assert_eq!(known[2].1.about, "Since the start.");
-        let names = known.iter().map(|(sample, family)| (sample.clone(), family.name.clone()));
-        let read = samples(TEXT, &names.collect());
+        assert_eq!(known[2].about, "Since the start.");
+        let read = samples(TEXT);
+        assert!(known.iter().all(|family| read.contains_key(&family.name)), "{read:?}");
+        assert_eq!(read.len(), known.len(), "buckets are not told");
         let values =
             |name: &str| -> Vec<f64> { read[name].iter().map(|(_, value)| *value).collect() };
         assert_eq!(values("lattice_calls"), [3.0, 4.0]);

@@ -44,13 +44,6 @@ use lattice_protocol::{
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long the NATS server may take; what does not come back is left out.
 const ROUND_TRIP: Duration = Duration::from_millis(800);
-/// The states of applications.
-const APPLICATION_STATES: [(StatusType, &str); 4] = [
-    (StatusType::Deployed, "deployed"),
-    (StatusType::Reconciling, "reconciling"),
-    (StatusType::Failed, "failed"),
-    (StatusType::Undeployed, "undeployed"),
-];
 /// The ends of buckets, in microseconds.
 const BOUNDS_US: [u64; 17] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -123,6 +116,7 @@ impl Collector for Host {
         self.nats(&mut encoder)?;
         self.store(&mut encoder)?;
         self.refused(&mut encoder)?;
+        self.refused_links(&mut encoder)?;
         self.lost(&mut encoder)?;
         self.applications(&mut encoder)
     }
@@ -172,6 +166,16 @@ impl Host {
     /// The name of an actor, beside its id.
     fn actor<'a>(&'a self, id: &'a str) -> Labels<'a> {
         vec![("actor", id), ("actor_name", self.name(id)), ("host_name", self.host_name())]
+    }
+
+    /// The name of a provider and its link name, beside its id.
+    fn provider<'a>(&'a self, id: &'a str, link_name: &'a str) -> Labels<'a> {
+        vec![
+            ("provider", id),
+            ("provider_name", self.name(id)),
+            ("link_name", link_name),
+            ("host_name", self.host_name()),
+        ]
     }
 
     /// Every operation of every target, with what names it.
@@ -396,13 +400,7 @@ impl Host {
     fn providers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let conditions = self.dashboard.parts().providers.conditions();
         let all = conditions.iter().map(|condition| {
-            let labels = vec![
-                ("provider", condition.id.as_str()),
-                ("provider_name", self.name(condition.id.as_str())),
-                ("link_name", condition.link_name.as_str()),
-                ("host_name", self.host_name()),
-            ];
-            (labels, condition)
+            (self.provider(condition.id.as_str(), condition.link_name.as_str()), condition)
         });
         let restarts = all.clone().map(|(labels, condition)| (labels, condition.restarts));
         counters(
@@ -493,7 +491,7 @@ impl Host {
         gauges(encoder, ("store_entries", "What is known of the lattice.", None), entries)
     }
 
-    /// The calls, messages and links that were not taken.
+    /// The calls and messages that were not taken.
     fn refused(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let parts = self.dashboard.parts();
         let tokens = parts.context.tokens.health();
@@ -510,26 +508,20 @@ impl Host {
         let sessions = &parts.context.sessions;
         let messages = kinds.map(|(kind, of)| (vec![("kind", kind)], sessions.refused(of)));
         let about = ("messages_refused", "Messages in the name of a host that nothing proved.");
-        counters(encoder, about, messages)?;
-        let refused = parts.router.refused_links();
+        counters(encoder, about, messages)
+    }
+
+    /// The links that were not taken.
+    fn refused_links(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let refused = self.dashboard.parts().router.refused_links();
         let mut links: BTreeMap<[&str; 2], f64> = BTreeMap::new();
         for (link, _) in &refused {
             *links.entry([&*link.provider_id, &*link.link_name]).or_default() += 1.0;
         }
-        let links = links.into_iter().map(|([provider, link_name], count)| {
-            let labels = vec![
-                ("provider", provider),
-                ("provider_name", self.name(provider)),
-                ("link_name", link_name),
-                ("host_name", self.host_name()),
-            ];
-            (labels, count)
-        });
-        gauges(
-            encoder,
-            ("links_refused", "Links that a provider here does not take on.", None),
-            links,
-        )
+        let links =
+            links.into_iter().map(|([id, link_name], count)| (self.provider(id, link_name), count));
+        let about = ("links_refused", "Links that a provider here does not take on.", None);
+        gauges(encoder, about, links)
     }
 
     /// The lines and entries that were not kept.
@@ -548,9 +540,9 @@ impl Host {
         let model = self.dashboard.model();
         let known = model.shelf().known().filter(|_| model.is_watched());
         let counts = known.iter().flat_map(|known| {
-            APPLICATION_STATES.map(|(state, word)| {
+            StatusType::ALL.map(|state| {
                 let of_state = known.all.values().filter(|one| one.status == state);
-                (vec![("state", word)], of_state.count() as f64)
+                (vec![("state", state.word())], of_state.count() as f64)
             })
         });
         let about = "Applications by their state; one host of the lattice tells.";

@@ -10,7 +10,6 @@
 use std::{fmt::Display, net::SocketAddr, pin::Pin};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use hyper::{
     HeaderMap, Method, StatusCode,
     header::{self, HeaderName, HeaderValue},
@@ -102,11 +101,11 @@ fn about(call: &Call) -> Vec<KeyValue> {
 }
 
 /// Performs a call within its span, which ends with it.
-pub async fn around(
-    span: Span,
-    mut call: BoxFuture<'_, Result<Bytes, CallError>>,
-) -> Result<Bytes, CallError> {
-    let result = span.within(Pin::new(&mut call)).await;
+pub async fn around<F>(span: Span, call: Pin<&mut F>) -> Result<Bytes, CallError>
+where
+    F: Future<Output = Result<Bytes, CallError>>,
+{
+    let result = span.within(call).await;
     end(span, &result);
     result
 }
@@ -170,9 +169,10 @@ fn carried(headers: &HeaderMap) -> TraceContext {
 
 /// Begins the span of a request to another server, and adds the headers that carry it. `shown`
 /// makes the URL without its secrets.
-pub fn outgoing<U>(
+pub fn outgoing(
     told: &TraceContext,
-    (method, url, shown): (&Method, &U, fn(&U) -> String),
+    method: &Method,
+    shown: impl FnOnce() -> String,
     headers: &mut HeaderMap,
 ) -> Span {
     if !trace::is_on() {
@@ -180,7 +180,7 @@ pub fn outgoing<U>(
     }
     let (name, method) = named(method);
     let attributes =
-        vec![KeyValue::new("http.request.method", method), KeyValue::new("url.full", shown(url))];
+        vec![KeyValue::new("http.request.method", method), KeyValue::new("url.full", shown())];
     let mut told = told.clone();
     let span = Span::begin(SpanKind::Client, name, attributes, &mut told);
     carry(&told, headers);

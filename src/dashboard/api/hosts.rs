@@ -110,7 +110,7 @@ impl Host {
             lost_ms: view.lost_ms,
             runs_nowhere: missing_with(snapshot, &view.id).count(),
             actors: view.inventory.actors.len(),
-            replicas: view.replicas,
+            replicas: view.replicas(),
             providers: view.inventory.providers.len(),
             rates: if view.state == HostState::Lost { None } else { rates.host(&view.id) },
             memory_bytes: rates.memory(&view.id),

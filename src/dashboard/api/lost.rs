@@ -20,7 +20,7 @@ use crate::{
 };
 use lattice_client::{
     commands::START_WAIT,
-    lost::{self, Missing},
+    lost::{self, Missing, Restarted},
     placement::AUCTION_WAIT,
 };
 
@@ -67,30 +67,29 @@ pub async fn start_elsewhere(
     let snapshot = dashboard.model().snapshot();
     let missing: Vec<Missing> = missing_with(&snapshot, &id).cloned().collect();
     let title = format!("Start elsewhere what ran on {}", snapshot.host_name(&id));
-    begin_on_host(
-        &dashboard,
-        ("start_elsewhere", title),
-        &id,
-        |handle, lattice, lost_host| async move {
-            handle.stage("auction", "");
-            let wait = (AUCTION_WAIT, START_WAIT);
-            let all = lost::start_elsewhere(&lattice, &lost_host, missing, wait).await;
-            let failed = all.iter().filter_map(|one| {
-                Some(format!("{}: {:#}", one.missing.called(), one.outcome.as_ref().err()?))
-            });
-            let failed: Vec<String> = failed.collect();
-            let count = all.len() - failed.len();
-            if !failed.is_empty() {
-                anyhow::bail!("{count} of {} run elsewhere; {}", all.len(), failed.join("; "));
-            }
-            let text = match count {
-                0 => "Nothing is left to start: all of it runs elsewhere".to_owned(),
-                1 => "It runs elsewhere".to_owned(),
-                count => format!("All {count} run elsewhere"),
-            };
-            Ok(End { text, ..End::default() })
-        },
-    )
+    begin_on_host(&dashboard, ("start_elsewhere", title), &id, |handle, lattice, host| async move {
+        handle.stage("auction", "");
+        let wait = (AUCTION_WAIT, START_WAIT);
+        end(&lost::start_elsewhere(&lattice, &host, missing, wait).await)
+    })
+}
+
+/// The end of a start elsewhere: an error names all that was not started.
+fn end(all: &[Restarted]) -> anyhow::Result<End> {
+    let failed = all.iter().filter_map(|one| {
+        Some(format!("{}: {:#}", one.missing.called(), one.outcome.as_ref().err()?))
+    });
+    let failed: Vec<String> = failed.collect();
+    let count = all.len() - failed.len();
+    if !failed.is_empty() {
+        anyhow::bail!("{count} of {} run elsewhere; {}", all.len(), failed.join("; "));
+    }
+    let text = match count {
+        0 => "Nothing is left to start: all of it runs elsewhere".to_owned(),
+        1 => "It runs elsewhere".to_owned(),
+        count => format!("All {count} run elsewhere"),
+    };
+    Ok(End { text, ..End::default() })
 }
 
 /// Takes a lost host off the lists of all hosts
@@ -103,17 +102,12 @@ pub async fn forget(
     let id = absent(&dashboard, &id).await?;
     let title = format!("Forget host {}", dashboard.model().snapshot().host_name(&id));
     let model = dashboard.model().clone();
-    begin_on_host(
-        &dashboard,
-        ("forget_host", title),
-        &id,
-        |handle, lattice, lost_host| async move {
-            handle.stage("command", "");
-            lost::forget(&lattice, &lattice.hosts().await?, &lost_host).await?;
-            model.forget_lost(&lost_host);
-            Ok(End { text: "The lattice has forgotten the host".to_owned(), ..End::default() })
-        },
-    )
+    begin_on_host(&dashboard, ("forget_host", title), &id, |handle, lattice, host| async move {
+        handle.stage("command", "");
+        lost::forget(&lattice, &lattice.hosts().await?, &host).await?;
+        model.forget_lost(&host);
+        Ok(End { text: "The lattice has forgotten the host".to_owned(), ..End::default() })
+    })
 }
 
 /// The id of a host that is lost.

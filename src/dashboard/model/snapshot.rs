@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use lattice_client::lost::{Missing, missing};
+use lattice_client::{
+    lost::{Missing, missing},
+    watch::instances,
+};
 use lattice_protocol::control::{
     probe::{health::Health, lost::LostHost},
     types::{CodeInfo, Inventory, Pairs},
@@ -43,8 +46,6 @@ pub struct HostView {
     /// It is like this one, and answers what hosts of earlier years do not know.
     pub is_ours: bool,
     pub inventory: Arc<Inventory>,
-    /// Calls its actors take at a time, all together.
-    pub replicas: u64,
     /// Its last report about itself, if it is of this make.
     pub health: Option<Arc<Health>>,
     /// Results of the health checks of its providers, by public key and link name.
@@ -60,6 +61,11 @@ impl HostView {
         }
         let lost_ms = self.lost_ms.unwrap_or(self.heard_ms);
         LostHost { id: self.id.to_string(), lost_ms, inventory }
+    }
+
+    /// Calls its actors take at a time, all together.
+    pub fn replicas(&self) -> u64 {
+        self.inventory.actors.iter().map(|actor| instances(actor, |_| true)).sum()
     }
 
     /// How a provider of it answers health checks.
@@ -163,7 +169,7 @@ impl Index {
                     sum.code.clone_from(&actor.code);
                 }
                 sum.references.insert(actor.image_ref.clone());
-                sum.replicas += lattice_client::watch::instances(actor, |_| true);
+                sum.replicas += instances(actor, |_| true);
                 sum.hosts.push(Arc::clone(host));
             }
             for provider in &host.inventory.providers {
@@ -233,6 +239,17 @@ mod tests {
             inventory: Arc::new(inventory),
             ..HostView::default()
         })
+    }
+
+    #[test]
+    fn the_replicas_of_a_host_are_those_of_its_inventory() {
+        let mut view = HostView::clone(&host("N1", State::Ok, &[("MA", 2), ("MB", 1)]));
+        assert_eq!(view.replicas(), 3);
+        // As what others remember of it replaces it.
+        view.state = State::Lost;
+        view.inventory = Arc::clone(&host("N1", State::Lost, &[("MA", 7)]).inventory);
+        assert_eq!(view.replicas(), 7);
+        assert_eq!(HostView::default().replicas(), 0);
     }
 
     #[test]

@@ -387,11 +387,12 @@ impl Actor {
         let span = spans::run(&mut call, &artifact.claims);
         let place = (call.depth, call.ends_at(), limit);
         let memory_max = self.shared.engine.memory_max_bytes();
-        let visit = Visit::new(self.inbound(call, artifact, turn), memory_max)?;
-        let running = pin!(self.run_beside_others((artifact, prepared), visit, place));
-        let result = span.within(running).await;
-        spans::end(span, &result);
-        result
+        let inbound = self.inbound(call, artifact, turn);
+        let running = pin!(async {
+            let visit = Visit::new(inbound, memory_max)?;
+            self.run_beside_others((artifact, prepared), visit, place).await
+        });
+        spans::around(span, running).await
     }
 
     /// Runs a call in an instance of its own.
@@ -417,8 +418,8 @@ impl Actor {
             Code::Component(prepared) if prepared.can_share(&inbound.operation) => Reuse::Never,
             _ => Reuse::of(self.idle.calls_max(&artifact)),
         };
-        let _slot = self.slot(&artifact, depth, ends_at).await?;
         let running = pin!(async {
+            let _slot = self.slot(&artifact, depth, ends_at).await?;
             turn.begin().await;
             let idle = match reuse {
                 Reuse::Possible => self.idle.take(&artifact, &inbound.operation),
@@ -440,9 +441,7 @@ impl Actor {
                 }
             }
         });
-        let result = turn.watch(pin!(span.within(running))).await;
-        spans::end(span, &result);
-        result
+        turn.watch(pin!(spans::around(span, running))).await
     }
 
     /// Makes the result of a call of how its instance ended and how long it might take, and keeps

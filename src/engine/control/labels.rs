@@ -11,11 +11,16 @@ use lattice_protocol::control::{
 
 /// The part of a message that all labels together may take, one of so many: pings, inventories and
 /// heartbeats have them.
-pub(crate) const LABELS_PART: usize = 8;
+const LABELS_PART: usize = 8;
+
+/// Returns how many bytes all labels may have together, with messages of this size.
+pub(crate) fn bytes_max(payload_max: usize) -> usize {
+    payload_max / LABELS_PART
+}
 
 impl Server {
     pub(super) fn put_label(&self, PutLabel { key, value }: PutLabel) -> Answer {
-        let bytes_max = self.payload_max() / LABELS_PART;
+        let bytes_max = bytes_max(self.payload_max());
         let changed = check(&key, &value)
             .and_then(|()| self.parts.context.state.put_label(&key, &value, bytes_max));
         self.label_changed(&key, changed)

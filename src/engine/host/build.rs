@@ -3,7 +3,7 @@
 //!
 //! Nobody reaches the host yet: its control interface opens in [`Host::run`].
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -577,18 +577,43 @@ fn reserved_subjects(config: &Config) -> Reserved {
 fn greet(config: &Config) {
     info!("Valid cluster signers: {}", config.cluster.issuers.join(", "));
     if config.cluster.ad_hoc {
-        let (file, public) = (lattice_base::config::FILE_NAME, &config.cluster.public);
-        warn!("WARNING. You are using an ad hoc generated cluster seed.");
-        warn!(
+        // The file is written before the host is built, and that may have failed.
+        let is_kept = keeps(Path::new(config::FILE_NAME), config.cluster.seed.expose());
+        for line in about_new_seed(is_kept, &config.cluster.public) {
+            warn!("{line}");
+        }
+    }
+}
+
+/// Whether a file of settings has this cluster seed.
+fn keeps(file: &Path, seed: &str) -> bool {
+    let members = config::read_object(file, config::FILE_NAME, &mut Vec::new()).unwrap_or_default();
+    members.iter().any(|member| member.key == "cluster_seed" && member.value == seed)
+}
+
+/// Returns what to know of a cluster seed that was made up for this start.
+fn about_new_seed(is_kept: bool, public: &str) -> [String; 3] {
+    let file = config::FILE_NAME;
+    let place = match is_kept {
+        true => format!(
             "It is written to ./{file} (member cluster_seed). For any other host or CLI tool to communicate with this \
              host, copy that file into the directory it is started from, or set WASMCLOUD_CLUSTER_SEED to the \
              member's value."
-        );
-        warn!(
+        ),
+        false => format!(
+            "It is not written to ./{file}, so it ends with this run, and no other host or CLI tool can communicate with this \
+             host. Let this user write in this directory, or set WASMCLOUD_CLUSTER_SEED to a seed that `host keys gen cluster` \
+             makes, and start again."
+        ),
+    };
+    [
+        "WARNING. You are using an ad hoc generated cluster seed.".to_owned(),
+        place,
+        format!(
             "Hosts with a cluster seed of their own must also list this cluster signer (WASMCLOUD_CLUSTER_ISSUERS): \
              {public}"
-        );
-    }
+        ),
+    ]
 }
 
 /// Asks whether somebody answers as this host already, before it does so itself. Where nobody does,
@@ -603,5 +628,30 @@ async fn look_for_twin(context: &HostContext) {
     );
     if matches!(asked.await, Ok(Ok(_))) {
         context.peers.tell_twin(host_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_said_to_be_kept_only_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(config::FILE_NAME);
+        assert!(!keeps(&file, "SCA"));
+        for (text, is_kept) in [
+            (r#"{"cluster_seed":"SCA"}"#, true),
+            (r#"{"cluster_seed":"SCB"}"#, false),
+            (r#"{"host_seed":"SCA"}"#, false),
+            ("{", false),
+        ] {
+            lattice_base::trusted::replace(&file, text.as_bytes()).unwrap();
+            assert_eq!(keeps(&file, "SCA"), is_kept, "{text}");
+            let told = about_new_seed(keeps(&file, "SCA"), "CABC").join(" ");
+            assert_eq!(told.contains("It is written to ./host_config.json"), is_kept, "{told}");
+            assert_eq!(told.contains("ends with this run"), !is_kept, "{told}");
+            assert!(told.contains("CABC"), "{told}");
+        }
     }
 }

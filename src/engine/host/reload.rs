@@ -1,16 +1,14 @@
 //! Settings that a running host takes anew, and what a drain from inside needs.
 
-use std::fmt;
-
 use tracing::info;
 
 use super::Host;
-use crate::control::labels::LABELS_PART;
+use crate::control::labels::bytes_max;
 use lattice_base::{
     config::{self, OciCredentials, labels::LabelError},
     lattice::connection::{ConnectError, Nats, Purpose, connect_once},
 };
-use lattice_protocol::{control::types::Pairs, events::Event, lattice::subject::Subjects};
+use lattice_protocol::{control::types::Pairs, lattice::subject::Subjects};
 
 /// Why a connection was not made anew.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +34,9 @@ impl Host {
     /// the others. Labels that clients set meanwhile stay.
     pub fn replace_labels(&self, before: &Pairs, now: &Pairs) -> Result<(), LabelError> {
         let state = &self.context.state;
-        let bytes_max = self.context.ctl.client.server_info().max_payload / LABELS_PART;
+        let bytes_max = bytes_max(self.context.ctl.client.server_info().max_payload);
         state.replace_labels(before, now, bytes_max)?;
-        let heartbeat = state.heartbeat(&self.actors.running(), &self.providers.running());
-        self.context.events.publish(Event::HostHeartbeat(heartbeat));
+        self.tell_heartbeat();
         Ok(())
     }
 
@@ -65,12 +62,7 @@ impl Host {
         // Tried first: a connection that was given up would not come back with bad files.
         drop(connect_once(purpose, settings, "host reload").await?);
         info!(connection = %purpose, "certificates changed, connecting anew");
-        nats.client.force_reconnect().await.map_err(ReconnectError::client)
-    }
-}
-
-impl ReconnectError {
-    fn client(error: impl fmt::Display) -> Self {
-        Self::Client(error.to_string())
+        let reconnected = nats.client.force_reconnect().await;
+        reconnected.map_err(|error| ReconnectError::Client(error.to_string()))
     }
 }

@@ -17,6 +17,7 @@
 //! * [`sessions`] has the keys shared with the hosts that proved to belong to the lattice, and
 //!   `members` what those told; [`refusals`] counts what nothing proved;
 //! * [`words`] seals and opens the messages;
+//! * `questions` asks others what they offer, `inventories` what they run;
 //! * [`service`] speaks and listens, and keeps the table.
 //!
 //! Hosts of this make sign their messages and prove calls and answers; of one that did so, nothing

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{table::PEERS_MAX, words};
+use lattice_base::backoff;
 use lattice_protocol::{lattice::subject::Subjects, peers::wire::ROSTER};
 
 /// How long a host may take to answer.
@@ -206,7 +207,7 @@ impl Plan {
             End::Answered(count) if again.is_some_and(|heard| count < heard) => self.ask(host),
             End::Silence if unanswered < RETRIES => {
                 let pause = RETRY * (1 << unanswered);
-                if self.ask_at(host, now + pause.mul_f64(0.5 + chance)) {
+                if self.ask_at(host, now + backoff::about(pause, chance)) {
                     self.unanswered.insert(host.to_owned(), unanswered + 1);
                 }
             }

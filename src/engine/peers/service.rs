@@ -1,9 +1,10 @@
 //! Speaks for this host and listens to the others.
 //!
-//! One task does it all: speaks and listens as [`watch`](super::watch) says, answers, and asks
-//! those whose offers it does not know. Some hosts it also asks what they run, to remember it if
-//! they are lost ([`lost`](super::lost)). An own change is told to all; if it takes something back,
-//! those that call this host confirm it. Changes that come close together are told together.
+//! One task does it all: speaks and listens as [`watch`](super::watch) says, answers, and has those
+//! asked whose offers it does not know ([`questions`](super::questions)). Some hosts are also asked
+//! what they run, to remember it if they are lost ([`inventories`](super::inventories)). An own
+//! change is told to all; if it takes something back, those that call this host confirm it. Changes
+//! that come close together are told together.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,7 +30,7 @@ use super::{
     lost::is_chosen,
     peer::Peer,
     questions::{End, Questions, Told},
-    ring::{BEAT, FEW, spread},
+    ring::{BEAT, FEW},
     sessions::Sessions,
     table::Heard,
     watch::{AT_CHARS, SILENT, Turn, Watch},
@@ -290,7 +291,7 @@ impl Service {
 
     /// A part of the time in which all hosts of this lattice may do something, one after the other.
     fn by_chance(&self) -> Duration {
-        spread(self.peers.0.table.count()).mul_f64(rand::random())
+        self.watch.spread().mul_f64(rand::random())
     }
 
     /// Listens to the beats of these hosts, and of no others.
@@ -326,7 +327,10 @@ impl Service {
         }
         let roster =
             message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
-        if let Some(roster) = roster {
+        // Only of hosts that are known: anybody can make up others.
+        if let Some(roster) = roster
+            && self.peers.0.table.find(&announcement.host).is_some()
+        {
             let last = self.confirmed.entry(announcement.host).or_default();
             *last = roster.max(*last);
             self.settle();
@@ -443,15 +447,11 @@ impl Service {
         let table = &self.peers.0.table;
         let heard = table.apply(announcement);
         self.watch.hear(table, announcement, &heard, is_beat, Instant::now());
-        let is_taken = self.follow(announcement, heard);
-        if is_taken && !is_beat {
-            self.inventories.ask_what_runs(announcement);
-        }
-        is_taken
+        self.follow(announcement, heard, is_beat)
     }
 
     /// Does what follows from an announcement that was applied.
-    fn follow(&mut self, announcement: &Announcement, heard: Heard) -> bool {
+    fn follow(&mut self, announcement: &Announcement, heard: Heard, is_beat: bool) -> bool {
         let host_id = &announcement.host;
         match heard {
             Heard::Ignored => return false,
@@ -482,6 +482,9 @@ impl Service {
         if offers_unknown || self.peers.0.table.wants_proof(host_id) {
             self.asked.ask(host_id);
         }
+        if !is_beat {
+            self.inventories.ask_what_runs(announcement);
+        }
         true
     }
 
@@ -509,9 +512,7 @@ impl Service {
                     Heard::Ask => Heard::Known,
                     heard => heard,
                 };
-                if self.follow(&announcement, heard) {
-                    self.inventories.ask_what_runs(&announcement);
-                }
+                self.follow(&announcement, heard, false);
                 self.asked.end(&host, End::Answered(announcement.count));
             }
             _ => {

@@ -210,8 +210,12 @@ impl Watch {
 
     /// Whether a name in a call is that of all, of a host or of a group.
     fn is_known(&self, table: &Table, name: &str) -> bool {
-        let is_own = name == ALL || name == &*self.own || name == self.at;
-        is_own || self.groups.contains(name) || table.find(name).is_some()
+        self.is_for_this_one(name) || self.groups.contains(name) || table.find(name).is_some()
+    }
+
+    /// Whether this host is among those that a name in a call means.
+    fn is_for_this_one(&self, name: &str) -> bool {
+        name == ALL || name == &*self.own || name == self.at
     }
 
     /// Notes that this host is connected anew, perhaps elsewhere: it may have missed something.
@@ -232,7 +236,7 @@ impl Watch {
     }
 
     /// The time over which the answers of all are spread, by the hosts that are known here.
-    fn spread(&self) -> Duration {
+    pub(super) fn spread(&self) -> Duration {
         spread(self.known + 1)
     }
 
@@ -398,9 +402,8 @@ impl Watch {
         if name == ALL {
             self.all_at = None;
         }
-        let is_own = name == ALL || name == &*self.own || name == self.at;
         let spoke = self.spoke_at.is_some_and(|at| now.saturating_duration_since(at) < SPOKE);
-        if is_own && !spoke {
+        if self.is_for_this_one(name) && !spoke {
             self.speak_at = self.speak_at.min(now + within.mul_f64(rand::random()));
         }
     }

@@ -13,7 +13,13 @@
 
 mod slots;
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use async_nats::Subscriber;
@@ -178,7 +184,7 @@ impl Local for InProcess {
         Box::pin(async move {
             let link = self.link_of(&call).await?;
             let span = spans::provided(&mut call);
-            spans::around(span, link.call(call)).await
+            spans::around(span, pin!(link.call(call))).await
         })
     }
 }

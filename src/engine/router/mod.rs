@@ -494,13 +494,13 @@ impl Router {
         }
         if let Some(admitted) = Arc::clone(&local).try_admit() {
             let span = spans::made(&mut call, Path::Local);
-            return ended(counted, spans::around(span, admitted(call)).await, &key);
+            return ended(counted, spans::around(span, pin!(admitted(call))).await, &key);
         }
         let is_unread = call.exchange.as_ref().is_some_and(|exchange| exchange.is_unread());
         if is_unread && inner.remote.runners(&call.target).is_empty() {
             // Nobody else would take it, and only here its body need not be read first.
             let span = spans::made(&mut call, Path::Local);
-            return ended(counted, spans::around(span, local.call(call)).await, &key);
+            return ended(counted, spans::around(span, pin!(local.call(call))).await, &key);
         }
         // All permits are out: another host may have one. If none takes the call, it waits for a
         // permit here.
@@ -513,7 +513,7 @@ impl Router {
                 elsewhere.withdraw();
                 let counted = begin();
                 let span = spans::made(&mut call, Path::Local);
-                ended(counted, spans::around(span, local.call(call)).await, &key)
+                ended(counted, spans::around(span, pin!(local.call(call))).await, &key)
             }
             result => ended(Some(elsewhere), result, &key),
         }
@@ -527,9 +527,7 @@ impl Router {
     ) -> Result<Bytes, CallError> {
         let span = spans::made(&mut call, Path::Nats);
         let sent = pin!(async { self.0.remote.call(call.whole().await?, candidates).await });
-        let result = span.within(sent).await;
-        spans::end(span, &result);
-        result
+        spans::around(span, sent).await
     }
 
     /// Performs a verified call that arrived over NATS for the actor `target`.

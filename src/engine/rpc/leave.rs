@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber, connection::State};
-use futures::StreamExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, sleep, timeout},
+};
 
 use lattice_base::lattice::connection::confirm;
 
@@ -42,9 +45,10 @@ pub async fn leave(
     mut take_on: impl FnMut(Message),
 ) {
     if nats.connection_state() != State::Connected {
-        // It ends after the messages that have come. Without a client there is nothing to end.
-        let _ = subscription.unsubscribe().await;
-        while let Some(message) = subscription.next().await {
+        // The client takes the word when it has room for it. What is here is taken on in any case,
+        // and dropping the subscription says the same once more.
+        let _ = timeout(CONFIRM_MAX, subscription.unsubscribe()).await;
+        while let Some(Some(message)) = unconstrained(subscription.next()).now_or_never() {
             take_on(message);
         }
         return;

@@ -74,6 +74,20 @@ pub enum StatusType {
     Failed,
 }
 
+impl StatusType {
+    pub const ALL: [Self; 4] = [Self::Deployed, Self::Reconciling, Self::Failed, Self::Undeployed];
+
+    /// Returns its word, as it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Deployed => "deployed",
+            Self::Reconciling => "reconciling",
+            Self::Failed => "failed",
+            Self::Undeployed => "undeployed",
+        }
+    }
+}
+
 /// A status with a sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
@@ -434,6 +448,13 @@ impl News<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_word_of_a_status_is_the_one_that_is_written() {
+        for kind in StatusType::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
+        }
+    }
 
     #[test]
     fn warnings_of_a_put_are_read_from_its_message() {

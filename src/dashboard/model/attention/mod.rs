@@ -113,8 +113,7 @@ impl Summary {
         })));
         attention.extend(applications.failed().map(|summary| of_application(summary)));
         // Where calls fail by a link, that says it.
-        let is_called = |link: &LinkDefinition| rates.failing.iter().any(|edge| is_by(edge, link));
-        for link in table.links().filter(|link| !is_called(link)) {
+        for link in table.links().filter(|link| !is_failing(link, &rates.failing)) {
             attention.extend(links::of_link(link, &table, &standing(link, &table, index, None)));
         }
         attention.sort_by_key(|item| (item.severity, item.rank));
@@ -126,6 +125,11 @@ impl Summary {
     pub fn all(&self) -> impl Iterator<Item = &Attention> {
         self.attention.iter().chain(&self.muted)
     }
+}
+
+/// Whether calls fail by a link.
+fn is_failing(link: &LinkDefinition, failing: &[Failing]) -> bool {
+    failing.iter().any(|edge| is_by(edge, link))
 }
 
 /// Whether calls go by a link.

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::Dashboard;
 pub use ask::health;
-use lattice_client::{calls, failing::failing, rates, watch};
+use lattice_client::{calls, failing::failing, rates};
 use lattice_protocol::{
     clock,
     control::{
@@ -388,8 +388,6 @@ impl Collector {
             }
         }
         view.heard_ms = clock::now_ms();
-        view.replicas =
-            inventory.actors.iter().map(|actor| watch::instances(actor, |_| true)).sum();
         view.inventory = Arc::new(inventory);
         if let Some(health) = health {
             // This health is newer than what events said.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
+use percent_encoding::percent_decode_str;
 use serde_json::Value as Json;
 
 /// Stands for a value that is not shown.
@@ -90,10 +91,11 @@ impl Masks {
     }
 
     /// Remembers the values of headers, as a variable of OpenTelemetry has them: `key=value`, with
-    /// commas between. Which of them are secret, nobody says.
+    /// commas between and `%20` for a blank. Which of them are secret, nobody says.
     pub fn add_headers(&self, headers: &str) {
         for (_, value) in headers.split(',').filter_map(|header| header.split_once('=')) {
             self.add(value.trim());
+            self.add(&percent_decode_str(value.trim()).decode_utf8_lossy());
         }
     }
 
@@ -236,6 +238,14 @@ mod tests {
             masks.apply(line),
             "redis://me:****@db **** **** amqp://:****@mq **** 0.0.0.0:8080"
         );
+    }
+
+    #[test]
+    fn values_of_headers_are_masked_as_they_are_written_and_as_they_are_sent() {
+        let masks = Masks::default();
+        masks.add_headers("authorization=Basic%20dXNlcjpwYXNz, x-tenant = bakery");
+        assert_eq!(masks.apply("got Basic dXNlcjpwYXNz for bakery"), "got **** for ****");
+        assert_eq!(masks.apply("from Basic%20dXNlcjpwYXNz"), "from ****");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{io::Write, sync::Arc, time::Duration};
 
 use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tempfile::NamedTempFile;
 use tokio::sync::watch;
@@ -309,23 +310,7 @@ fn report(event: &Event, link: &LinkDefinition, denied: &watch::Sender<Vec<Strin
 
 /// User and password of an address without the `%41` spellings.
 fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped =
-            tail.get(..2).filter(|_| *first == b'%').and_then(|hex| str::from_utf8(hex).ok());
-        match escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
