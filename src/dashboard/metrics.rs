@@ -31,24 +31,30 @@ use lattice_base::{
 };
 use lattice_engine::{
     control::state::VERSION,
-    meter::edges::EdgeCounts,
+    meter::{
+        Snapshot,
+        edges::EdgeCounts,
+        exemplars::{ByOperation, Exemplar},
+    },
     peers::refusals,
     providers::{external::health::Health, supervisor::Phase},
 };
 use lattice_protocol::{
     applications::api::StatusType,
-    builtin,
-    meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Histogram},
+    builtin, clock,
+    meter::{
+        OperationCounts, Path, Tally, TargetCounts,
+        histogram::{BOUNDS_US, Histogram},
+    },
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long the NATS server may take; what does not come back is left out.
 const ROUND_TRIP: Duration = Duration::from_millis(800);
-/// The ends of buckets, in microseconds.
-const BOUNDS_US: [u64; 17] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 10_000_000,
-];
+/// The times of calls, without the prefix and the unit: of what runs here, and of calls that left.
+const DURATIONS: [&str; 2] = ["invocation_duration", "invocation_sent_duration"];
+/// An exemplar that is older says nothing about what is so now.
+const EXEMPLAR_TIME: Duration = Duration::from_secs(600);
 
 /// `GET /metrics`
 pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
@@ -67,14 +73,65 @@ pub async fn text(dashboard: Dashboard) -> Result<String, fmt::Error> {
     let (ctl, rpc) = tokio::join!(round_trip(&parts.context.ctl), round_trip(&parts.context.rpc));
     let mut registry = Registry::with_prefix("lattice");
     let names = names(&dashboard);
+    let meter = dashboard.parts().router.meter();
+    let (calls, exemplars) = (meter.snapshot(), meter.exemplars());
+    let exemplars = [(&calls.served, &exemplars[0]), (&calls.called, &exemplars[1])]
+        .map(|(targets, seen)| of_buckets(targets, seen));
     registry.register_collector(Box::new(Host {
         dashboard,
         names,
+        calls,
         round_trips: [("ctl", ctl), ("rpc", rpc)],
     }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
+    for (name, exemplars) in DURATIONS.into_iter().zip(exemplars) {
+        text = with_exemplars(text, &format!("lattice_{name}_seconds_bucket{{"), &exemplars);
+    }
     Ok(text)
+}
+
+/// What follows the lines of all buckets of these targets, in the order in which they are written.
+fn of_buckets(targets: &[TargetCounts], seen: &ByOperation) -> Vec<Option<String>> {
+    let oldest = clock::now_ms().saturating_sub(EXEMPLAR_TIME.as_millis() as u64);
+    let mut all = Vec::new();
+    for (target, counts) in operations(targets) {
+        let operation = counts.operation.clone();
+        let key = (target.id.clone(), target.link_name.clone(), operation, counts.path);
+        let buckets = seen.get(&key).copied().unwrap_or_default();
+        let recent = |call: &Exemplar| call.at_ms >= oldest;
+        all.extend(buckets.map(|bucket| bucket.filter(recent).map(|call| shown(&call))));
+    }
+    all
+}
+
+/// An exemplar as OpenMetrics writes it behind a bucket.
+fn shown(Exemplar { sampled, took_ns, at_ms }: &Exemplar) -> String {
+    let [trace_id, span_id] = sampled.ids();
+    let (took, at) = (*took_ns as f64 / 1e9, *at_ms as f64 / 1e3);
+    format!(r#" # {{trace_id="{trace_id}",span_id="{span_id}"}} {took} {at}"#)
+}
+
+/// Adds exemplars to the lines of the buckets of a family. The crate that writes these lines lets
+/// nobody make an exemplar.
+fn with_exemplars(text: String, beginning: &str, exemplars: &[Option<String>]) -> String {
+    if exemplars.iter().all(Option::is_none) {
+        return text;
+    }
+    let mut exemplars = exemplars.iter();
+    let mut told = String::with_capacity(text.len());
+    for line in text.lines() {
+        told.push_str(line);
+        let exemplar = line.starts_with(beginning).then(|| exemplars.next()).flatten();
+        told.extend(exemplar.and_then(Option::as_deref));
+        told.push('\n');
+    }
+    told
+}
+
+/// All operations of all targets.
+fn operations(targets: &[TargetCounts]) -> impl Iterator<Item = (&TargetCounts, &OperationCounts)> {
+    targets.iter().flat_map(|target| target.operations.iter().map(move |counts| (target, counts)))
 }
 
 /// The names of what the lattice knows, by public key.
@@ -96,6 +153,7 @@ struct Host {
     dashboard: Dashboard,
     /// The names of actors and providers, by public key.
     names: HashMap<String, String>,
+    calls: Snapshot,
     round_trips: [(&'static str, Option<Duration>); 2],
 }
 
@@ -183,12 +241,10 @@ impl Host {
         &'a self,
         targets: &'a [TargetCounts],
     ) -> impl Iterator<Item = (Labels<'a>, &'a Tally)> {
-        targets.iter().flat_map(move |target| {
-            target.operations.iter().map(move |counts| {
-                let mut labels = labels(target, counts);
-                labels.extend(self.names_of(&target.id));
-                (labels, &counts.tally)
-            })
+        operations(targets).map(|(target, counts)| {
+            let mut labels = labels(target, counts);
+            labels.extend(self.names_of(&target.id));
+            (labels, &counts.tally)
         })
     }
 
@@ -280,8 +336,7 @@ impl Host {
     }
 
     fn calls(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let snapshot = self.dashboard.parts().router.meter().snapshot();
-        let (served, called) = (&snapshot.served, &snapshot.called);
+        let (served, called) = (&self.calls.served, &self.calls.called);
         for (name, help, targets) in [
             ("invocations", "Calls that ended, of what runs on this host.", served),
             ("invocations_sent", "Calls that left this host, by their end.", called),
@@ -295,9 +350,10 @@ impl Host {
             });
             counters(encoder, (name, help), results)?;
         }
+        let [here, sent] = DURATIONS;
         for (name, help, targets) in [
-            ("invocation_duration", "How long calls of what runs on this host took.", served),
-            ("invocation_sent_duration", "How long calls that left this host took.", called),
+            (here, "How long calls of what runs on this host took.", served),
+            (sent, "How long calls that left this host took.", called),
         ] {
             let mut family = encoder.encode_descriptor(
                 name,
@@ -572,4 +628,21 @@ fn results(tally: &Tally) -> [(&'static str, u64); 5] {
         ("refused", tally.refused),
         ("abandoned", tally.abandoned),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exemplars_stand_behind_the_buckets_of_their_family_in_its_order() {
+        let text = "took_bucket{le=\"1\"} 1\ntook_bucket{le=\"+Inf\"} 2\ntook_count{} 2\n\
+                    other_bucket{le=\"1\"} 1\ntook_bucket{le=\"1\",b=\"\"} 3\n# EOF\n";
+        let none = with_exemplars(text.to_owned(), "took_bucket{", &[None, None, None]);
+        assert_eq!(none, text);
+        let exemplars = [None, Some(" # {a} 2".to_owned()), Some(" # {b} 3".to_owned())];
+        let told = with_exemplars(text.to_owned(), "took_bucket{", &exemplars);
+        let expected = text.replace("+Inf\"} 2", "+Inf\"} 2 # {a} 2").replace("} 3", "} 3 # {b} 3");
+        assert_eq!(told, expected);
+    }
 }

@@ -265,7 +265,8 @@ async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
     let (server, collector) = (Server::shared().await, Collector::start().await);
     let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     let (http, grpc) = ((&collector, "http/protobuf"), (&collector, "grpc"));
-    let (front, first) = started(dirs[0].path(), &server, http, free_port()).await;
+    let page = free_port();
+    let (front, first) = started(dirs[0].path(), &server, http, page).await;
     let (back, second) = started(dirs[1].path(), &server, grpc, 0).await;
     let address = format!("127.0.0.1:{}", free_port());
     furnish(&server, [&first, &second], &address).await;
@@ -318,6 +319,21 @@ async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
         (has_line && has_count).then_some(())
     })
     .await;
+    // Calls that are kept stand beside the buckets that count them. A few times between two buckets
+    // have none, so more than one call may be needed.
+    let metrics = format!("http://127.0.0.1:{page}/metrics");
+    for family in ["invocation_duration", "invocation_sent_duration"] {
+        let bucket = format!("lattice_{family}_seconds_bucket{{");
+        eventually(family, || async {
+            ask(&url, TRACE, "01").await?;
+            let text = reqwest::get(&metrics).await.ok()?.text().await.ok()?;
+            let named = format!("# {{trace_id=\"{TRACE}\",span_id=\"");
+            text.lines()
+                .any(|line| line.starts_with(&bucket) && line.contains(&named))
+                .then_some(())
+        })
+        .await;
+    }
     for mut host in [front, back] {
         host.signal(rustix::process::Signal::TERM);
         assert_eq!(host.exit_code(), Some(0));

@@ -3,7 +3,7 @@
 //!
 //! Nobody reaches the host yet: its control interface opens in [`Host::run`].
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -577,18 +577,10 @@ fn reserved_subjects(config: &Config) -> Reserved {
 fn greet(config: &Config) {
     info!("Valid cluster signers: {}", config.cluster.issuers.join(", "));
     if config.cluster.ad_hoc {
-        // The file is written before the host is built, and that may have failed.
-        let is_kept = keeps(Path::new(config::FILE_NAME), config.cluster.seed.expose());
-        for line in about_new_seed(is_kept, &config.cluster.public) {
+        for line in about_new_seed(config.cluster.is_kept, &config.cluster.public) {
             warn!("{line}");
         }
     }
-}
-
-/// Whether a file of settings has this cluster seed.
-fn keeps(file: &Path, seed: &str) -> bool {
-    let members = config::read_object(file, config::FILE_NAME, &mut Vec::new()).unwrap_or_default();
-    members.iter().any(|member| member.key == "cluster_seed" && member.value == seed)
 }
 
 /// Returns what to know of a cluster seed that was made up for this start.
@@ -637,18 +629,8 @@ mod tests {
 
     #[test]
     fn a_seed_is_said_to_be_kept_only_where_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(config::FILE_NAME);
-        assert!(!keeps(&file, "SCA"));
-        for (text, is_kept) in [
-            (r#"{"cluster_seed":"SCA"}"#, true),
-            (r#"{"cluster_seed":"SCB"}"#, false),
-            (r#"{"host_seed":"SCA"}"#, false),
-            ("{", false),
-        ] {
-            lattice_base::trusted::replace(&file, text.as_bytes()).unwrap();
-            assert_eq!(keeps(&file, "SCA"), is_kept, "{text}");
-            let told = about_new_seed(keeps(&file, "SCA"), "CABC").join(" ");
+        for is_kept in [true, false] {
+            let told = about_new_seed(is_kept, "CABC").join(" ");
             assert_eq!(told.contains("It is written to ./host_config.json"), is_kept, "{told}");
             assert_eq!(told.contains("ends with this run"), !is_kept, "{told}");
             assert!(told.contains("CABC"), "{told}");

@@ -18,9 +18,10 @@
 //! [`OPERATIONS_MAX`] for each target and [`COUNTED_MAX`] for all. Everything beyond them is
 //! counted as [`OTHER`].
 //!
-//! [`edges`] counts calls where they begin.
+//! [`edges`] counts calls where they begin; [`exemplars`] names some of them.
 
 pub mod edges;
+pub mod exemplars;
 
 use std::{
     collections::HashMap,
@@ -36,6 +37,8 @@ use parking_lot::Mutex;
 
 use crate::rpc::call::CallError;
 use edges::{Caller, EdgeCounts};
+use exemplars::{ByOperation, Exemplars};
+use lattice_base::telemetry::otel::trace::{Sampled, Span};
 use lattice_protocol::{
     meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Buckets},
     rpc::invocation::Entity,
@@ -180,6 +183,12 @@ impl Meter {
         Snapshot { served: served.read(), called: called.read() }
     }
 
+    /// The calls that served and called targets had last and of which a collector has the trace.
+    pub fn exemplars(&self) -> [ByOperation; 2] {
+        let Inner { served, called, .. } = &*self.0;
+        [served.exemplars(), called.exemplars()]
+    }
+
     /// The numbers of all edges at this moment: calls by caller and target, counted where they
     /// begin.
     pub fn edges(&self) -> Vec<EdgeCounts> {
@@ -279,6 +288,11 @@ impl Counters<Target> {
         all.sort_by(|a, b| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name)));
         all
     }
+
+    fn exemplars(&self) -> ByOperation {
+        let known = self.known.load_full();
+        known.values().flatten().flat_map(|target| target.exemplars()).collect()
+    }
 }
 
 /// An actor, or a provider under a link name, whose calls are counted.
@@ -333,7 +347,7 @@ impl Target {
             None => self.add(operation),
         };
         operation.counts(path).in_work.fetch_add(1, Ordering::Relaxed);
-        InWork { operation, path, began, is_over: false }
+        InWork { operation, path, began, sampled: None, is_over: false }
     }
 
     fn add(&self, name: &str) -> Arc<Operation> {
@@ -385,6 +399,19 @@ impl Target {
         let operations = both.flatten().collect();
         TargetCounts { id: self.id.to_string(), link_name: self.link_name.to_string(), operations }
     }
+
+    fn exemplars(&self) -> ByOperation {
+        let mut all = ByOperation::default();
+        for operation in &**self.operations.load() {
+            for path in [Path::Local, Path::Nats] {
+                let seen = operation.slot(path).get().and_then(|counts| counts.exemplars.read());
+                let [id, link_name] = [&self.id, &self.link_name].map(|text| text.to_string());
+                let key = (id, link_name, operation.name.to_string(), path);
+                all.extend(seen.map(|seen| (key, seen)));
+            }
+        }
+        all
+    }
 }
 
 impl Drop for Target {
@@ -429,6 +456,7 @@ struct Counts {
     sum_ns: AtomicU64,
     /// All that were carried out, whatever came of them.
     took: Buckets,
+    exemplars: Exemplars,
 }
 
 impl Counts {
@@ -460,10 +488,16 @@ pub struct InWork {
     operation: Arc<Operation>,
     path: Path,
     began: Instant,
+    sampled: Option<Sampled>,
     is_over: bool,
 }
 
 impl InWork {
+    /// Says which span the call has.
+    pub fn traced(&mut self, span: &Span) {
+        self.sampled = span.sampled();
+    }
+
     /// Counts how it ended.
     pub fn end(mut self, outcome: Outcome) {
         self.is_over = true;
@@ -481,6 +515,9 @@ impl InWork {
         let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         counts.sum_ns.fetch_add(took, Ordering::Relaxed);
         counts.took.count(took);
+        if let Some(sampled) = self.sampled {
+            counts.exemplars.keep(sampled, took);
+        }
     }
 
     /// Takes it back: the call went elsewhere.

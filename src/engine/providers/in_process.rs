@@ -194,7 +194,8 @@ impl Handler for InProcess {
         Box::pin(async move {
             let span = spans::received(&mut call);
             let key = Arc::clone(&call.target.public_key);
-            let counted = self.served.begin(&call.operation, Path::Nats);
+            let mut counted = self.served.begin(&call.operation, Path::Nats);
+            counted.traced(&span);
             let result = match self.check(&call) {
                 Ok(()) => span.within(Pin::new(&mut self.call(call))).await,
                 Err(error) => Err(error),

@@ -474,16 +474,16 @@ impl Router {
         let inner = &*self.0;
         let key = Arc::clone(&call.target.public_key);
         let Some(local) = self.local(&call.target) else {
-            let counted = inner.meter.called(&call.target, &call.operation);
+            let mut counted = inner.meter.called(&call.target, &call.operation);
             let is_asked = asks_policy(&call.target, Place::Elsewhere);
             let permitted = if is_asked { self.permitted(&call).await } else { Ok(()) };
             let result = match permitted {
-                Ok(()) => Box::pin(self.call_remote(call, Candidates::All)).await,
+                Ok(()) => Box::pin(self.call_remote(call, Candidates::All, &mut counted)).await,
                 Err(error) => Err(error),
             };
             return ended(Some(counted), result, &key);
         };
-        let mut call = match &call.exchange {
+        let call = match &call.exchange {
             Some(_) if !local.takes_pieces() => Box::pin(call.whole()).await?,
             _ => call,
         };
@@ -493,27 +493,25 @@ impl Router {
             return ended(counted, Err(error), &key);
         }
         if let Some(admitted) = Arc::clone(&local).try_admit() {
-            let span = spans::made(&mut call, Path::Local);
-            return ended(counted, spans::around(span, pin!(admitted(call))).await, &key);
+            return performed(counted, call, admitted, &key).await;
         }
         let is_unread = call.exchange.as_ref().is_some_and(|exchange| exchange.is_unread());
         if is_unread && inner.remote.runners(&call.target).is_empty() {
             // Nobody else would take it, and only here its body need not be read first.
-            let span = spans::made(&mut call, Path::Local);
-            return ended(counted, spans::around(span, pin!(local.call(call))).await, &key);
+            return performed(counted, call, |call| local.call(call), &key).await;
         }
         // All permits are out: another host may have one. If none takes the call, it waits for a
         // permit here.
         counted.into_iter().for_each(InWork::withdraw);
-        let elsewhere = inner.meter.called(&call.target, &call.operation);
-        match Box::pin(self.call_remote(call.clone(), Candidates::Others)).await {
+        let mut elsewhere = inner.meter.called(&call.target, &call.operation);
+        let others = self.call_remote(call.clone(), Candidates::Others, &mut elsewhere);
+        match Box::pin(others).await {
             Err(error)
                 if error.is_busy(&key) || matches!(error, CallError::NoResponders { .. }) =>
             {
                 elsewhere.withdraw();
                 let counted = begin();
-                let span = spans::made(&mut call, Path::Local);
-                ended(counted, spans::around(span, pin!(local.call(call))).await, &key)
+                performed(counted, call, |call| local.call(call), &key).await
             }
             result => ended(Some(elsewhere), result, &key),
         }
@@ -524,8 +522,10 @@ impl Router {
         &self,
         mut call: Call,
         candidates: Candidates,
+        counted: &mut InWork,
     ) -> Result<Bytes, CallError> {
         let span = spans::made(&mut call, Path::Nats);
+        counted.traced(&span);
         let sent = pin!(async { self.0.remote.call(call.whole().await?, candidates).await });
         spans::around(span, sent).await
     }
@@ -538,7 +538,8 @@ impl Router {
     ) -> Result<Bytes, CallError> {
         let span = spans::received(&mut call);
         let key = Arc::clone(&call.target.public_key);
-        let counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
+        let mut counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
+        counted.iter_mut().for_each(|counted| counted.traced(&span));
         let begun_elsewhere = self.stranger(&call.origin).map(|caller| {
             let (edge, operation) = (caller.to(&call.target), call.operation.clone());
             (edge.begin(&operation), edge, operation)
@@ -658,6 +659,21 @@ impl Inner {
             self.remote.presence(actor_id)
         }
     }
+}
+
+/// Performs a call in this process within its span, and counts how it ended.
+async fn performed<F>(
+    mut counted: Option<InWork>,
+    mut call: Call,
+    perform: impl FnOnce(Call) -> F,
+    target: &str,
+) -> Result<Bytes, CallError>
+where
+    F: Future<Output = Result<Bytes, CallError>>,
+{
+    let span = spans::made(&mut call, Path::Local);
+    counted.iter_mut().for_each(|counted| counted.traced(&span));
+    ended(counted, spans::around(span, pin!(perform(call))).await, target)
 }
 
 /// Counts how a call ended.

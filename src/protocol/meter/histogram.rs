@@ -30,6 +30,21 @@ const BUCKETS: usize = (STEPS as usize) * (DOUBLINGS as usize + 1);
 /// The end of the last bucket.
 const LONGEST_NS: u64 = UNIT_NS << (DOUBLINGS + STEPS_SHIFT);
 
+/// The ends of the buckets that `/metrics` tells, in microseconds.
+pub const BOUNDS_US: [u64; 17] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000,
+];
+
+/// Returns the number of the bucket of `/metrics` that has a duration and counts it. Where one of
+/// our buckets is cut by a bound, some are counted in the neighbour of their own; they have none.
+pub fn coarse(ns: u64) -> Option<usize> {
+    let middle = middle_ns(upper_ns(index(ns)));
+    let counted = BOUNDS_US.iter().take_while(|us| middle > (**us * 1000) as f64).count();
+    let own = BOUNDS_US.iter().take_while(|us| ns > **us * 1000).count();
+    (counted == own).then_some(own)
+}
+
 /// Counts durations. Every method is a few instructions and takes no lock.
 pub struct Buckets([AtomicU64; BUCKETS]);
 
@@ -179,6 +194,20 @@ mod tests {
             assert!((lower..upper_ns(index)).contains(&ns), "{ns} in {lower}..{}", upper_ns(index));
         }
         assert_eq!(index(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn the_bucket_that_tells_of_a_duration_is_the_one_that_counts_it() {
+        for ns in [0, 1, 48_000, 51_201, 97_000, 900_000, 2_600_000, 12_000_000_000, u64::MAX] {
+            let buckets = Buckets::default();
+            buckets.count(ns);
+            let counts = buckets.read().in_buckets(BOUNDS_US.iter().map(|us| us * 1000));
+            assert_eq!(counts.len(), BOUNDS_US.len() + 1);
+            let bucket = coarse(ns).unwrap_or_else(|| panic!("{ns}"));
+            assert_eq!(counts.iter().position(|count| *count == 1), Some(bucket), "{ns}");
+        }
+        // Counted above 50 µs, with all that take up to 51.2.
+        assert_eq!(coarse(49_500), None);
     }
 
     #[test]
