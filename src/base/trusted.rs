@@ -115,23 +115,33 @@ impl Trusted {
     }
 }
 
-/// Reads a file that is believed. Pipes and devices are read as they are, up to a few MiB: they
-/// have no content of their own.
+/// Reads a file that is believed. Devices, and pipes that this process was given (`/dev/fd/N`), are
+/// read as they are, up to a few MiB: they have no content of their own. A pipe in a directory is
+/// refused: it would wait for its other end.
 ///
 /// # Errors
 ///
 /// Those of the system, and [`Distrust`] as the cause of one of kind `PermissionDenied`.
 pub fn read(path: &Path, holds: Holds) -> io::Result<Trusted> {
-    read_named(path, holds, None)
+    read_for(path, holds, service_of(path, None))
 }
 
-fn read_named(path: &Path, holds: Holds, source: Option<&Path>) -> io::Result<Trusted> {
+fn read_for(path: &Path, holds: Holds, service: Option<&Service>) -> io::Result<Trusted> {
     check_links(path)?;
-    let mut file = File::open(path)?;
-    let warning = check_open(path, &file, holds, source)?;
+    let file = if is_stream(path, service)? { File::open(path)? } else { open_regular(path)? };
+    read_open(path, file, holds, service)
+}
+
+fn read_open(
+    path: &Path,
+    file: File,
+    holds: Holds,
+    service: Option<&Service>,
+) -> io::Result<Trusted> {
+    let warning = check_open(path, &file, holds, service)?;
     let mut bytes = Vec::new();
     // One byte more tells that there is more.
-    (&mut file).take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -149,10 +159,8 @@ pub fn read_regular(path: &Path, holds: Holds) -> io::Result<Trusted> {
 /// Does the same for a file that is named in the file `source`, if in one: that of a service names
 /// only what its user can read.
 pub fn read_regular_named(path: &Path, holds: Holds, source: Option<&Path>) -> io::Result<Trusted> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    read_named(path, holds, source)
+    check_links(path)?;
+    read_open(path, open_regular(path)?, holds, service_of(path, source))
 }
 
 /// Checks a file that another library reads. Returns a warning about a secret that others may read.
@@ -162,16 +170,49 @@ pub fn check(path: &Path, holds: Holds) -> io::Result<Option<String>> {
 
 /// Does the same for a file that is named in the file `source`, if in one.
 pub fn check_named(path: &Path, holds: Holds, source: Option<&Path>) -> io::Result<Option<String>> {
+    let service = service_of(path, source);
     check_links(path)?;
-    let metadata = fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    // Opening a named pipe would wait for its other end.
-    if !metadata.is_file() {
+    if is_stream(path, service)? {
         return Ok(None);
     }
-    check_open(path, &File::open(path)?, holds, source)
+    check_open(path, &open_regular(path)?, holds, service)
+}
+
+/// Whether a device, or a pipe that this process was given, is at a path where one may be: none is
+/// read for a service that is looked at.
+fn is_stream(path: &Path, service: Option<&Service>) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    #[cfg(unix)]
+    let is_pipe = std::os::unix::fs::FileTypeExt::is_fifo(&metadata.file_type());
+    #[cfg(not(unix))]
+    let is_pipe = false;
+    let is_given = ["/dev/fd", "/dev/stdin", "/proc"].iter().any(|given| path.starts_with(given));
+    let is_other = !metadata.is_file() && !metadata.is_dir() && (!is_pipe || is_given);
+    Ok(service.is_none() && is_other)
+}
+
+/// Opens a regular file. Should it be or become a pipe, nothing waits for the other end.
+fn open_regular(path: &Path) -> io::Result<File> {
+    // Before it is opened, too: opening alone does something to some devices.
+    check_regular(&fs::metadata(path)?)?;
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+    );
+    let file = options.open(path)?;
+    check_regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
+    match metadata.is_file() {
+        true => Ok(()),
+        false if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        false => Err(io::Error::other("it is no regular file")),
+    }
 }
 
 /// Writes a file for its owner alone, over another or not. It appears whole or not at all. A link
@@ -225,12 +266,17 @@ fn check_links(_: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn check_open(_: &Path, _: &File, _: Holds, _: Option<&Path>) -> io::Result<Option<String>> {
+fn check_open(_: &Path, _: &File, _: Holds, _: Option<&Service>) -> io::Result<Option<String>> {
     Ok(None)
 }
 
+#[cfg(not(unix))]
+fn service_of(_: &Path, _: Option<&Path>) -> Option<&'static Service> {
+    None
+}
+
 #[cfg(unix)]
-use unix::{check_links, check_open};
+use unix::{check_links, check_open, service_of};
 
 #[cfg(unix)]
 mod unix {
@@ -280,11 +326,12 @@ mod unix {
         }
 
         /// Whether a regular file is believed that a service has written or leads to: it is the
-        /// service's own, or it would be believed anyway and the service could read it.
+        /// service's own, or it would be believed anyway and the service could read it. `real` is
+        /// its path without links.
         pub(super) fn judge_for(
             self,
             service: &Service,
-            path: &Path,
+            (path, real): (&Path, &Path),
             (owner, group): (u32, u32),
             mode: u32,
         ) -> Result<(), Distrust> {
@@ -293,8 +340,8 @@ mod unix {
                     return Err(Distrust::Owner { path: path.to_owned(), owner, me: self.uid });
                 }
                 let is_handed = path.parent() == Some(service.handed.as_path());
-                let is_of_group = service.group == Some(group) && mode & 0o040 != 0;
-                if !is_handed && !is_of_group && mode & 0o004 == 0 {
+                let is_readable = may_use(service, (owner, group), mode, 0o4);
+                if !is_handed && !(is_readable && is_reached(service, real)) {
                     let (path, user) = (path.to_owned(), service.user);
                     return Err(Distrust::NotForService { path, user });
                 }
@@ -324,14 +371,51 @@ mod unix {
         }
     }
 
+    /// Whether permissions of a file or directory let a service do something, which is a bit of
+    /// those of others.
+    fn may_use(service: &Service, (owner, group): (u32, u32), mode: u32, bit: u32) -> bool {
+        match (owner == service.user, service.group == Some(group)) {
+            (true, _) => mode & (bit << 6) != 0,
+            (false, true) => mode & (bit << 3) != 0,
+            (false, false) => mode & bit != 0,
+        }
+    }
+
+    /// Whether a service comes to a file: it may search each directory above it. To its own it
+    /// comes in any case, also where systemd keeps that below one of root's.
+    fn is_reached(service: &Service, real: &Path) -> bool {
+        let mut above = real.ancestors().skip(1).take_while(|dir| *dir != service.home);
+        above.all(|dir| {
+            fs::symlink_metadata(dir)
+                .is_ok_and(|seen| may_use(service, (seen.uid(), seen.gid()), seen.mode(), 0o1))
+        })
+    }
+
+    /// Returns the path of an open file without links; on Linux it is that of the file itself,
+    /// whatever has become of the path meanwhile.
+    fn real_path(path: &Path, file: &File) -> io::Result<PathBuf> {
+        if cfg!(target_os = "linux") {
+            use std::os::fd::AsRawFd as _;
+            return fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        }
+        fs::canonicalize(path)
+    }
+
     /// Returns the service that a file is read for: it lies in the directory of the service, or is
     /// named in a file there.
-    fn service_of(me: Believer, path: &Path, source: Option<&Path>) -> Option<&'static Service> {
-        let service = SERVICE.get().filter(|_| me.uid == 0)?;
-        let is_in = |file: &Path| {
-            fs::canonicalize(directory_of(file)).is_ok_and(|dir| dir.starts_with(&service.home))
-        };
-        (is_in(path) || source.is_some_and(is_in)).then_some(service)
+    pub fn service_of(path: &Path, source: Option<&Path>) -> Option<&'static Service> {
+        let service = SERVICE.get()?;
+        let is_root = Believer::of_process().is_some_and(|me| me.uid == 0);
+        let is_of_it = is_in(service, path) || source.is_some_and(|source| is_in(service, source));
+        (is_root && is_of_it).then_some(service)
+    }
+
+    /// Whether a path lies in the directory of a service, or leads there. One that cannot be
+    /// resolved does: its user may have seen to that.
+    pub(super) fn is_in(service: &Service, path: &Path) -> bool {
+        let leads = fs::canonicalize(directory_of(path));
+        std::path::absolute(path).is_ok_and(|path| path.starts_with(&service.home))
+            || leads.map_or(true, |dir| dir.starts_with(&service.home))
     }
 
     pub(super) fn refused(distrust: Distrust) -> io::Error {
@@ -362,7 +446,7 @@ mod unix {
         path: &Path,
         file: &File,
         holds: Holds,
-        source: Option<&Path>,
+        service: Option<&Service>,
     ) -> io::Result<Option<String>> {
         let Some(me) = Believer::of_process() else { return Ok(None) };
         let metadata = file.metadata()?;
@@ -370,8 +454,11 @@ mod unix {
             return Ok(None);
         }
         let (owner, mode) = (metadata.uid(), metadata.mode());
-        let judged = match service_of(me, path, source) {
-            Some(service) => me.judge_for(service, path, (owner, metadata.gid()), mode),
+        let judged = match service {
+            Some(service) => {
+                let real = real_path(path, file)?;
+                me.judge_for(service, (path, &real), (owner, metadata.gid()), mode)
+            }
             None => me.judge(path, owner, mode, is_mount(file)),
         };
         judged.map_err(|distrust| {
@@ -411,24 +498,22 @@ mod unix {
 
 /// Writes a file that must not exist, for its owner only.
 pub fn write(dir: &Path, path: &Path, seed: &str) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)?;
-    // Of mode 0600; without a line break, which `wash` would take for a part of the seed.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(seed.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path)?;
-    Ok(())
+    create_dir(dir)?;
+    // Without a line break, which `wash` would take for a part of the seed.
+    create(path, seed.as_bytes())
 }
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::{
+        fd::AsRawFd as _,
+        unix::fs::{PermissionsExt as _, symlink},
+    };
 
-    use super::{unix::Believer, *};
+    use super::{
+        unix::{Believer, is_in},
+        *,
+    };
 
     #[test]
     fn a_file_is_believed_by_its_owner_and_its_mode() {
@@ -492,12 +577,64 @@ mod tests {
             (root, creds, 61_000, 0, 0o100_400, true),
             (root, "/run/credentials/lattice-host.service/../x", 0, 0, 0o100_400, false),
         ] {
-            let judged = me.judge_for(&service, Path::new(path), (owner, group), mode);
+            // Everybody enters the one directory above it.
+            let paths = (Path::new(path), Path::new("/f"));
+            let judged = me.judge_for(&service, paths, (owner, group), mode);
             assert_eq!(judged.is_ok(), is_believed, "{path} {owner} {mode:o}: {judged:?}");
         }
         let alone = Service { group: None, ..service };
-        let judged = root.judge_for(&alone, Path::new("/etc/shadow"), (0, 0), 0o100_640);
+        let shadow = Path::new("/etc/shadow");
+        let judged = root.judge_for(&alone, (shadow, shadow), (0, 0), 0o100_640);
         assert!(matches!(judged, Err(Distrust::NotForService { user: 61_000, .. })), "{judged:?}");
+    }
+
+    /// Returns a service of another user in a directory.
+    fn service(dir: &Path) -> Service {
+        let home = fs::canonicalize(dir).unwrap();
+        Service { user: 61_000, group: None, home, handed: "/nowhere".into() }
+    }
+
+    #[test]
+    fn a_service_leads_root_to_no_file_in_a_directory_that_its_user_cannot_enter() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let path = file(&inner, "f", 0o644);
+        for (mode, is_believed) in [(0o711, true), (0o700, false), (0o755, true)] {
+            fs::set_permissions(&inner, fs::Permissions::from_mode(mode)).unwrap();
+            let read = read_for(&path, Holds::Settings, Some(&service));
+            assert_eq!(read.is_ok(), is_believed, "{mode:o}: {read:?}");
+        }
+        for (path, expected) in [(path.as_path(), true), (Path::new("/etc/hosts"), false)] {
+            assert_eq!(is_in(&service, path), expected, "{path:?}");
+        }
+        // It may lead there when somebody looks again.
+        assert!(is_in(&service, Path::new("/no/such/directory/f")));
+    }
+
+    #[test]
+    fn nobody_waits_for_the_other_end_of_a_pipe_and_one_that_was_given_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (service, pipe) = (service(dir.path()), dir.path().join("pipe"));
+        let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for refused in [
+            read(&pipe, Holds::Settings).map(drop),
+            read_regular(&pipe, Holds::Secrets).map(drop),
+            check(&pipe, Holds::Secrets).map(drop),
+            read_for(&pipe, Holds::Settings, Some(&service)).map(drop),
+            read_for(Path::new("/dev/null"), Holds::Settings, Some(&service)).map(drop),
+        ] {
+            assert_eq!(refused.unwrap_err().to_string(), "it is no regular file");
+        }
+        assert_eq!(read(Path::new("/dev/null"), Holds::Settings).unwrap().bytes, b"");
+        let (given, mut other) = io::pipe().unwrap();
+        other.write_all(b"text").unwrap();
+        drop(other);
+        let path = PathBuf::from(format!("/dev/fd/{}", given.as_raw_fd()));
+        assert_eq!(check(&path, Holds::Secrets).unwrap(), None);
+        assert_eq!(read(&path, Holds::Secrets).unwrap().bytes, b"text");
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! A host under a service manager: what the manager hears, what signals bring about, and the files
 //! of the service.
 
-use std::{io::ErrorKind, os::unix::net::UnixDatagram, path::Path};
+use std::{
+    io::ErrorKind,
+    os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    path::Path,
+    time::Instant,
+};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -31,14 +36,16 @@ struct Manager {
 impl Manager {
     fn listen(dir: &Path) -> Self {
         let socket = UnixDatagram::bind(dir.join("notify")).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self { socket, heard: Vec::new() }
     }
 
     /// Waits for a message that begins so.
     fn hears(&mut self, beginning: &str) -> String {
-        let mut buffer = [0; 4096];
+        let (mut buffer, until) = ([0; 4096], Instant::now() + PATIENCE);
         loop {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{beginning:?} after {:#?}: too late", self.heard);
+            self.socket.set_read_timeout(Some(left)).expect("a timeout");
             let bytes = match self.socket.recv(&mut buffer) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -261,6 +268,25 @@ fn a_variable_that_may_be_a_secret_is_kept_out_of_the_unit() {
         let told = stderr(&refused);
         assert_eq!(refused.status.code(), Some(2), "{told}");
         assert!(told.contains(&format!("--env {name}: the service manager sets it")), "{told}");
+    }
+}
+
+#[test]
+fn a_file_with_a_secret_that_others_than_root_can_exchange_is_not_for_systemd() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("x.creds");
+    std::fs::write(&file, "x").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    for flag in ["--nats-creds", "--cluster-seed-file"] {
+        let install = ["service", "install", "--print", "--system", flag];
+        let refused = output(command(dir.path()).args(install).arg(&file));
+        let told = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{told}");
+        assert!(told.contains(&format!("{flag} {}", file.display())), "{told}");
+        assert!(told.contains("systemd reads it as root") && refused.stdout.is_empty(), "{told}");
     }
 }
 

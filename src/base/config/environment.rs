@@ -70,7 +70,7 @@ fn is_of_service(name: &str, service: &str) -> bool {
 }
 
 /// Whether a variable of this name would be a setting or a label.
-pub(super) fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &str) -> bool {
     let is_label = name.starts_with(ENV_HOST_LABEL) || name.starts_with(ENV_LABEL);
     is_label || settings::all().any(|setting| setting.is_env(name))
 }

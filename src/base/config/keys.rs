@@ -36,6 +36,8 @@ pub struct Cluster {
     pub public: String,
     /// Whether the seed was made up just now because none was configured; the user has to be told.
     pub ad_hoc: bool,
+    /// Whether the file of this directory has the seed: it is written before the host starts.
+    pub is_kept: bool,
     /// Accepted issuers; our own key is always among them.
     pub issuers: Vec<String>,
 }
@@ -71,7 +73,8 @@ impl Cluster {
         if !issuers.contains(&public) {
             issuers.insert(0, public.clone());
         }
-        Cluster { seed: seed_of(&pair), public, ad_hoc: seed.is_none(), issuers }
+        let (ad_hoc, seed) = (seed.is_none(), seed_of(&pair));
+        Cluster { seed, public, ad_hoc, is_kept: false, issuers }
     }
 }
 

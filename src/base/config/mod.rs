@@ -40,6 +40,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use connection::{Auth, Connection, Tls};
+pub use environment::is_ours;
 pub use file::{FILE_NAME, Member, WASH_DIR, WriteError, read_object, write};
 pub use keys::{Cluster, HostKey, KeyOrigin};
 pub use origin::{Mistake, Mistakes, Origin, Problem};

@@ -90,6 +90,13 @@ impl Sources {
             context: None,
         }
     }
+
+    /// The files of a directory alone: no flag and no variable is set.
+    pub fn of_directory(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        let env = Box::new(Vec::<(String, String)>::new());
+        Sources { dir, env, home: None, ..Self::from_process(Vec::new(), Vec::new()) }
+    }
 }
 
 /// A variable with the place it was set.

@@ -29,6 +29,7 @@ use tracing::{error, info, warn};
 use crate::{
     backoff::Backoff,
     config::{self, Auth},
+    trusted::{self, Holds, Trusted},
 };
 use lattice_protocol::{clock, errors::chain};
 
@@ -270,7 +271,7 @@ impl<'a> Line<'a> {
 
     async fn attempt(&self) -> Result<Nats, ConnectError> {
         let (purpose, servers) = (self.purpose, self.servers.clone());
-        let options = options(purpose, self.config, self.client_name, self.reports.clone()).await?;
+        let options = options(purpose, self.config, self.client_name, self.reports.clone())?;
         let failure = match options.connect(&self.addresses[..]).await {
             Ok(client) => {
                 let (reconnects, denied) = self.ends.clone();
@@ -326,7 +327,7 @@ fn greeting(purpose: Purpose, auth: &Auth) -> String {
     }
 }
 
-async fn options(
+fn options(
     purpose: Purpose,
     config: &config::Connection,
     client_name: &str,
@@ -364,9 +365,13 @@ async fn options(
             })
         }
         Auth::Nkey { seed } => options.nkey(seed.expose().to_owned()),
-        Auth::Creds(path) => options.credentials_file(path).await.map_err(|e| {
-            ConnectError::Credentials { purpose, cause: format!("{}: {e}", path.display()) }
-        })?,
+        Auth::Creds(path) => trusted::read(path, Holds::Secrets)
+            .and_then(Trusted::text)
+            .and_then(|creds| options.credentials(&creds))
+            .map_err(|e| {
+                let cause = format!("{}: {e}", path.display());
+                ConnectError::Credentials { purpose, cause }
+            })?,
         Auth::User { user, password } => {
             options.user_and_password(user.clone(), password.expose().to_owned())
         }

@@ -17,7 +17,7 @@ use crate::{
     up::{
         self, Session, detached, down,
         instance::{ClaimError, Instance, Record},
-        nats_server, process,
+        nats_server, process, summary,
     },
 };
 use lattice_base::{
@@ -145,9 +145,10 @@ async fn in_background(
     options: &up::Options,
     loaded: &Loaded,
 ) -> ExitCode {
-    let file = loaded.config.log.file.as_ref().map(|file| file.path.clone());
-    let log = file.unwrap_or_else(|| detached::log_of(instance));
-    match started(instance, dirs, options, loaded).await {
+    let outcome = started(instance, dirs, options, loaded).await;
+    let file = loaded.config.log.file.as_ref().map(|file| file.path.as_path());
+    let log = summary::log_of(&detached::log_of(instance), file, Path::new(""));
+    match outcome {
         Ok(detached::Outcome::Ready(record)) => {
             let code = print(told(instance, &record).await);
             print_link(dirs, record.host_id.as_deref().unwrap_or_default());
@@ -403,7 +404,7 @@ async fn live(
     let outcome = match session {
         None => match take_identity(&mut config, sources) {
             Ok(_identity) => {
-                announce(&config, sources);
+                announce(&mut config, sources);
                 serve(config, around, None).await
             }
             Err(error) => Err(error),
@@ -414,7 +415,7 @@ async fn live(
                     .and_then(|()| take_identity(&mut config, sources))
                 {
                     Ok(_identity) => {
-                        let not_written = announce(&config, sources);
+                        let not_written = announce(&mut config, sources);
                         session.wrote(&mut config, not_written);
                         serve(config, around, Some(&mut session)).await
                     }
@@ -442,7 +443,7 @@ fn take_identity(config: &mut Config, sources: &Sources) -> anyhow::Result<Ident
 
 /// Writes the settings and logs what is worth to know of them. Returns why this directory has no
 /// file with them, if it has none.
-fn announce(config: &Config, sources: &Sources) -> Option<String> {
+fn announce(config: &mut Config, sources: &Sources) -> Option<String> {
     if let Some(domain) = &config.js_domain {
         info!("Using JetStream domain: {domain}");
     }
@@ -468,6 +469,7 @@ fn announce(config: &Config, sources: &Sources) -> Option<String> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    config.cluster.is_kept = not_written.is_none();
     not_written
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use lattice_base::trusted;
 
 /// Reads a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
@@ -26,7 +27,7 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if before.as_ref().is_some_and(|before| !before.is_file() && !before.is_dir()) {
         return fs::write(&path, content);
     }
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = trusted::directory_of(&path);
     fs::create_dir_all(dir)?;
     let mut builder = tempfile::Builder::new();
     // The umask decides what others may do with it, as with every file.

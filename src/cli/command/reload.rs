@@ -216,15 +216,8 @@ mod tests {
     fn config(variables: &[(&str, &str)]) -> Config {
         let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let dir = tempfile::tempdir().unwrap();
-        let sources = Sources {
-            flags: Vec::new(),
-            labels: Vec::new(),
-            env: Box::new(pairs.collect::<Vec<_>>()),
-            dir: dir.path().to_owned(),
-            home: None,
-            context: None,
-        };
-        Config::load(&sources).unwrap().config
+        let env = Box::new(pairs.collect::<Vec<_>>());
+        Config::load(&Sources { env, ..Sources::of_directory(dir.path()) }).unwrap().config
     }
 
     #[test]

@@ -17,20 +17,18 @@ use crate::{
     service::{
         Argument, Definition, Kind, NAME, Scope,
         account::{self, User},
-        definition::{
-            self, SecretVariables, check_path, check_program, check_user, own_directory,
-            state_directory,
-        },
+        definition::{self, Handing, SecretVariables, check_user, own_directory, state_directory},
         manager::{Files, LOOK, Place, is_root},
+        paths::{self, check_path, check_program},
         status::Status,
-        systemd,
+        systemd, variables,
     },
     terminal::{Message, Page, Terminal, View},
 };
 use lattice_base::{
     config::{
-        Config, Environment as _, FILE_NAME, Loaded, Mistakes, Problem, ProcessEnvironment, Row,
-        Sources, settings,
+        Config, Environment as _, FILE_NAME, Loaded, Mistakes, Problem, ProcessEnvironment,
+        Resolved, Row, Sources, settings,
     },
     dirs::Dirs,
     trusted,
@@ -56,7 +54,6 @@ async fn install(terminal: &Terminal, before: SettingArgs, mut args: Install) ->
         return print(terminal, &place, &definition, &text);
     }
     place.check("install")?;
-    place.reach()?;
     place.is_written()?;
     notes.into_iter().for_each(|note| terminal.note(note));
     if let Some(directory) = &definition.directory {
@@ -153,14 +150,16 @@ fn asked(
     let directory = args.directory.as_ref().map(|directory| cwd.join(directory));
     let mut mistakes = Vec::new();
     check_owner(args, scope, &mut mistakes);
-    let arguments = definition::arguments(&given, scope, &mut mistakes);
-    let variables = definition::environment(&args.env, here, &mut mistakes);
-    mistakes.extend(check_program(&program, scope).err().filter(|_| !args.print));
-    // Only systemd is told to show it less than the whole machine.
+    // Only systemd is told to show it less than the whole machine, and hands it files.
     let is_bounded = scope == Scope::System && place.kind == Kind::Systemd;
+    let handing = Handing { directory: directory.as_deref(), is_of_root: &account::is_of_root };
+    let handing = is_bounded.then_some(&handing);
+    let arguments = definition::arguments(&given, handing, &mut mistakes);
+    let variables = variables::environment(&args.env, here, &mut mistakes);
+    mistakes.extend(check_program(&program, scope).err().filter(|_| !args.print));
     if is_bounded {
         mistakes.extend(directory.iter().filter_map(|dir| check_path("--directory", dir).err()));
-        definition::check_flags(&given, &mut mistakes);
+        paths::check_flags(&given, &mut mistakes);
     }
     if !args.print {
         mistakes.extend(args.run_as.as_deref().and_then(missing_user));
@@ -184,9 +183,7 @@ impl Asked {
             flags: self.given.values.clone(),
             labels: self.given.labels.clone(),
             env: Box::new(self.variables.clone()),
-            dir: dir.to_owned(),
-            home: None,
-            context: None,
+            ..Sources::of_directory(dir)
         };
         Ok(Config::load(&sources)?)
     }
@@ -208,16 +205,18 @@ fn plan(args: &Install, asked: Asked, here: &[(String, String)], place: &Place) 
     if asked.is_bounded {
         refuse(&handed_before(&read).into_iter().collect::<Vec<String>>())?;
     }
-    let mut loaded = read?;
-    let mut notes = definition::notes_of_variables(&asked.variables, here);
-    notes.extend(note_of_files(&asked, &loaded, &runs_in));
+    let Loaded { config, table } = &read?;
+    let mut notes = variables::notes(&asked.variables, here);
+    notes.extend(note_of_files(&asked, table, &runs_in));
+    let mut own_keys = Vec::new();
     if asked.is_bounded {
-        check_bounds(&loaded.config, args.run_as.as_deref())?;
-        notes.extend(note_of_paths(&mut loaded, &runs_in));
+        check_bounds(config, args.run_as.as_deref())?;
+        own_keys = paths::own_keys(table, account::is_of_root);
+        notes.extend(note_of_paths(&paths::without_effect(config, &own_keys), &runs_in));
     }
     let directory = asked.directory.map(text_of).transpose()?;
-    let writable = definition::writable(&loaded.config, directory.as_deref());
-    let (environment, secret) = definition::parted(asked.variables);
+    let writable = paths::writable(config, directory.as_deref(), &own_keys);
+    let (environment, secret) = variables::parted(asked.variables);
     let definition = Definition {
         scope: place.scope,
         program: text_of(asked.program)?,
@@ -228,7 +227,7 @@ fn plan(args: &Install, asked: Asked, here: &[(String, String)], place: &Place) 
         run_as: args.run_as.clone(),
         writable: writable.into_iter().map(text_of).collect::<Result<Vec<String>>>()?,
         drains: args.drain,
-        shutdown_timeout: loaded.config.shutdown_timeout,
+        shutdown_timeout: config.shutdown_timeout,
         log: match place.scope {
             Scope::System => format!("/var/log/{NAME}.log"),
             Scope::User => text_of(Dirs::of_process().state.join("service.log"))?,
@@ -279,10 +278,10 @@ fn names(problem: &Problem, dir: &Path) -> bool {
 }
 
 /// Says which settings of the directory of this command the service does not have.
-fn note_of_files(asked: &Asked, service: &Loaded, runs_in: &Path) -> Option<String> {
+fn note_of_files(asked: &Asked, service: &Resolved, runs_in: &Path) -> Option<String> {
     let cwd = std::env::current_dir().ok()?;
     match asked.read_in(&cwd) {
-        Ok(here) => definition::note_of_files(&here.table, &service.table, runs_in),
+        Ok(here) => paths::note_of_files(&here.table, service, runs_in),
         Err(_) => {
             let file = Some(cwd.join(FILE_NAME)).filter(|file| file.exists())?;
             Some(format!(
@@ -294,9 +293,8 @@ fn note_of_files(asked: &Asked, service: &Loaded, runs_in: &Path) -> Option<Stri
     }
 }
 
-/// Takes from the settings what the service is not to decide itself, and says what does.
-fn note_of_paths(loaded: &mut Loaded, runs_in: &Path) -> Option<String> {
-    let keys = definition::without_own_paths(loaded, account::is_of_root);
+/// Says of settings that have no effect in files of the service's own what decides them.
+fn note_of_paths(keys: &[&str], runs_in: &Path) -> Option<String> {
     let settings = keys.iter().filter_map(|key| settings::find(key));
     let flags: Vec<String> = settings.map(|setting| format!("--{}", setting.flag)).collect();
     (!flags.is_empty()).then(|| {
@@ -355,7 +353,7 @@ fn check_bounds(config: &Config, run_as: Option<&str>) -> Result<()> {
     let mut mistakes: Vec<String> =
         paths.filter_map(|path| check_path("link_paths", path).err()).collect();
     if run_as.is_none() {
-        definition::check_written(config, &mut mistakes);
+        paths::check_written(config, &mut mistakes);
     }
     refuse(&mistakes)
 }
@@ -458,7 +456,7 @@ fn hint(place: &Place, status: &Status) -> Option<String> {
         (false, _) => format!(
             "no service of this {scope} is installed; `host service install` does that, with the flags of `host foreground`"
         ),
-        (true, Kind::Systemd) if status.failed && status.last_error.is_some() => format!(
+        (true, Kind::Systemd) if status.failed => format!(
             "service {name} does not run; mend its last error, then `{systemctl} restart {name}`"
         ),
         (true, Kind::Systemd) if status.state.starts_with("activating") => format!(

@@ -9,6 +9,7 @@ use lattice_client::{
     expiry::span,
     failing::{Failing, failing},
     lost::{Missing, missing},
+    names::listed,
 };
 
 /// Things that are named in one finding.
@@ -61,18 +62,12 @@ fn of_host(name: &str, id: &str, lost_ms: u64, missing: &[Missing], now: u64) ->
             "all that host {name} ran, which vanished {ago} ago, runs elsewhere; host forget {name} takes it off the list"
         ));
     }
-    let mut names: Vec<&str> =
-        gone.iter().take(NAMED_MAX).map(|missing| missing.called()).collect();
-    let more = format!("and {} more", gone.len().saturating_sub(NAMED_MAX));
-    if gone.len() > NAMED_MAX {
-        names.push(&more);
-    }
     Finding::wrong(
         format!(
             "{} ran only on host {name}, which vanished {ago} ago, and {} nowhere: {}",
             gone.len(),
             if gone.len() == 1 { "runs" } else { "run" },
-            names.join(", ")
+            listed(gone.iter().map(|missing| missing.called()), NAMED_MAX, gone.len())
         ),
         format!(
             "host start lost {name} starts them elsewhere; host forget {name} takes the host off the list"

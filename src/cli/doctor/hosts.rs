@@ -7,7 +7,7 @@ use super::{
     Finding, Found,
     facts::{Facts, Seen, Told, Untold, named},
 };
-use lattice_client::expiry::span;
+use lattice_client::{expiry::span, names::listed};
 use lattice_protocol::control::{probe::lost::LostHost, types::HostReply};
 
 /// Why nothing is known of hosts that answer.
@@ -59,16 +59,14 @@ pub(super) fn hosts(facts: &Facts) -> Found {
 
 /// Names the hosts that answer; of many only the first.
 fn everybody(hosts: &[HostReply]) -> String {
-    let mut names: Vec<String> = hosts.iter().take(NAMED_MAX).map(named).collect();
-    if let Some(more @ 1..) = hosts.len().checked_sub(NAMED_MAX) {
-        names.push(format!("and {more} more"));
-    }
+    let names: Vec<String> = hosts.iter().take(NAMED_MAX).map(named).collect();
+    let names = listed(names.iter().map(String::as_str), NAMED_MAX, hosts.len());
     let count = if hosts.len() == 1 {
         "one host answers".to_owned()
     } else {
         format!("{} hosts answer", hosts.len())
     };
-    format!("{count}: {}", names.join(", "))
+    format!("{count}: {names}")
 }
 
 /// A host that is there, and does not say which.

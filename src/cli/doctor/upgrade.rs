@@ -575,15 +575,7 @@ mod tests {
     /// Returns the settings of a directory in which nothing is set.
     fn defaults() -> Config {
         let dir = tempfile::tempdir().unwrap();
-        let sources = Sources {
-            flags: Vec::new(),
-            labels: Vec::new(),
-            env: Box::new(Vec::<(String, String)>::new()),
-            dir: dir.path().to_owned(),
-            home: None,
-            context: None,
-        };
-        Config::load(&sources).unwrap().config
+        Config::load(&Sources::of_directory(dir.path())).unwrap().config
     }
 
     #[test]

@@ -8,20 +8,27 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use lattice_base::trusted::{self, Service};
 
 use super::{
     NAME,
-    definition::{STATE, state_directory},
-    manager::is_root,
+    definition::state_directory,
+    manager::{is_root, run},
+    status::{properties, property},
 };
 
 /// Where systemd puts the files with secrets that it hands to a service while that runs.
 const HANDED: &str = "/run/credentials";
-/// Where units of the system are; the first one that is there counts.
-const UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+/// How long systemd may take to tell of the unit.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// As many links as Linux follows.
+#[cfg(unix)]
+const LINKS_MAX: usize = 40;
 
 /// The user that a name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +64,8 @@ pub fn look_at_service_here() {
         return;
     }
     let Ok(here) = std::env::current_dir().and_then(fs::canonicalize) else { return };
-    let known = [service_in(&state_directory(), None), service_of_unit()];
-    if let Some(service) = known.into_iter().flatten().find(|service| service.home == here) {
+    let kept = service_in(&state_directory(), None).filter(|service| service.home == here);
+    if let Some(service) = kept.or_else(|| service_of_unit(&here)) {
         trusted::look_at(service);
     }
 }
@@ -78,34 +85,66 @@ pub fn handed() -> PathBuf {
     Path::new(HANDED).join(format!("{NAME}.service"))
 }
 
-/// Returns the service whose unit names a directory and a user.
-fn service_of_unit() -> Option<Service> {
-    let unit = format!("{NAME}.service");
-    let text = UNITS.iter().find_map(|dir| fs::read_to_string(Path::new(dir).join(&unit)).ok())?;
-    let (directory, name) = place_in(&text)?;
-    match user(&name) {
-        User::Known(id) => service_in(&directory, Some(id)),
+/// Returns the service that runs in this directory with the user whom its unit names.
+fn service_of_unit(here: &Path) -> Option<Service> {
+    let (sender, shown) = mpsc::channel();
+    // It ends with the program, which waits for systemd for some time and not for ever.
+    thread::spawn(move || {
+        let unit = format!("{NAME}.service");
+        sender.send(run("systemctl", &["show", "--property=User,UID,WorkingDirectory", &unit]))
+    });
+    let (directory, name) = place_in(&shown.recv_timeout(PATIENCE).ok()?.ok()?)?;
+    if fs::canonicalize(directory).ok()? != here {
+        return None;
+    }
+    match name.parse().map_or_else(|_| user(&name), User::Known) {
+        User::Known(id) => service_in(here, Some(id)),
         User::Missing | User::Unknown => None,
     }
 }
 
-/// Returns the directory and the user that a unit names; `None` without one of them.
-fn place_in(unit: &str) -> Option<(PathBuf, String)> {
-    let directory = value_in(unit, "WorkingDirectory")?.trim_start_matches('-');
-    let directory = directory.replace("%S", STATE).replace("%%", "%");
-    let user = value_in(unit, "User").filter(|user| !user.is_empty())?;
+/// Returns the directory and the user, or its number, that systemd shows of a unit; `None` without
+/// one of them.
+fn place_in(shown: &str) -> Option<(PathBuf, String)> {
+    let shown = properties(shown);
+    // A directory that may be missing has a sign in front.
+    let directory = property(&shown, "WorkingDirectory")?.trim_start_matches(['!', '-']);
+    let id = property(&shown, "UID").filter(|id| id.parse::<u32>().is_ok());
+    let user = id.or_else(|| property(&shown, "User"))?;
     directory.starts_with('/').then(|| (PathBuf::from(directory), user.to_owned()))
 }
 
-/// Returns the value of the last line of a unit with this name.
-fn value_in<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
-    let mut lines = unit.lines().rev();
-    lines.find_map(|line| Some(line.trim().strip_prefix(name)?.strip_prefix('=')?.trim()))
+/// Whether nobody but root decides what is at a path: it is root's and others cannot write to it,
+/// and so are the directories and the links that lead to it.
+#[cfg(unix)]
+pub fn is_of_root(path: &Path) -> bool {
+    leads_over_root(path, LINKS_MAX)
 }
 
-/// Whether a file belongs to root. Elsewhere than on Unix nothing else is known of it.
-pub fn is_of_root(file: &Path) -> bool {
-    owner_of(file).is_none_or(|(owner, _)| owner == 0)
+/// Elsewhere than on Unix nothing else is known of it.
+#[cfg(not(unix))]
+pub fn is_of_root(_: &Path) -> bool {
+    true
+}
+
+#[cfg(unix)]
+fn leads_over_root(path: &Path, links_max: usize) -> bool {
+    path.is_absolute() && path.ancestors().all(|part| is_set_by_root(part, links_max))
+}
+
+/// Whether nobody but root decides on a file, a directory, or a link and where that leads.
+#[cfg(unix)]
+fn is_set_by_root(part: &Path, links_max: usize) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match fs::symlink_metadata(part) {
+        Ok(seen) if seen.uid() != 0 => false,
+        Ok(seen) if seen.is_symlink() => fs::read_link(part).is_ok_and(|target| {
+            let target = trusted::directory_of(part).join(target);
+            links_max > 0 && leads_over_root(&target, links_max - 1)
+        }),
+        Ok(seen) => seen.mode() & 0o022 == 0,
+        Err(_) => false,
+    }
 }
 
 #[cfg(unix)]
@@ -138,19 +177,34 @@ mod tests {
     #[test]
     fn a_unit_names_a_directory_and_a_user_or_nothing_is_looked_at() {
         for (unit, expected) in [
-            ("WorkingDirectory=/srv/50%%\nUser=lattice\n", Some(("/srv/50%", "lattice"))),
+            ("User=lattice\nUID=998\nWorkingDirectory=/srv/50%\n", Some(("/srv/50%", "998"))),
             (
-                "User=host\nStateDirectory=x\nWorkingDirectory=%S/lattice-host\n",
-                Some(("/var/lib/lattice-host", "host")),
+                "UID=[not set]\nUser=lattice\nWorkingDirectory=!/srv/x\n",
+                Some(("/srv/x", "lattice")),
             ),
-            ("WorkingDirectory=/a\nWorkingDirectory=/b\nUser=c\n", Some(("/b", "c"))),
-            ("WorkingDirectory=%S/lattice-host\nDynamicUser=yes\n", None),
-            ("WorkingDirectory=~\nUser=c\n", None),
-            ("#User=c\nWorkingDirectory=/b\n", None),
+            ("UID=[not set]\nUser=\nWorkingDirectory=/var/lib/lattice-host\n", None),
+            ("User=c\nUID=998\nWorkingDirectory=~\n", None),
+            ("User=c\nUID=[not set]\nWorkingDirectory=\n", None),
             ("", None),
         ] {
             let expected = expected.map(|(dir, user)| (PathBuf::from(dir), user.to_owned()));
             assert_eq!(place_in(unit), expected, "{unit:?}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_is_of_root_with_all_that_leads_to_it() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("f"), dir.path().join("link"));
+        fs::write(&file, "x").unwrap();
+        symlink("/etc/passwd", &link).unwrap();
+        // Root's own, too: whoever may write here may exchange what is here.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(is_of_root(Path::new("/etc/passwd")));
+        for path in [file.as_path(), &link, Path::new("/no/such/file"), Path::new("etc/passwd")] {
+            assert!(!is_of_root(path), "{path:?}");
         }
     }
 

@@ -103,11 +103,11 @@ impl Place {
         if self.kind != Kind::Task && self.scope == Scope::System && does != LOOK && !is_root() {
             bail!("a service of the system is for root to {does}; give the command with sudo");
         }
-        Ok(())
+        self.reach()
     }
 
-    /// Checks whether the manager of this user runs here, before anything is written for it.
-    pub fn reach(&self) -> Result<()> {
+    /// Checks whether the manager of this user runs here.
+    fn reach(&self) -> Result<()> {
         if self.kind != Kind::Systemd || self.scope != Scope::User {
             return Ok(());
         }
@@ -139,8 +139,9 @@ impl Place {
     /// files are again as they were.
     pub fn install(&self, files: &Files, starts: bool) -> Result<()> {
         let before = self.found()?;
+        let was_loaded = self.is_loaded();
         let Err(error) = self.put(files).and_then(|()| self.enable(starts)) else { return Ok(()) };
-        let end = match self.put_back(&before) {
+        let end = match self.put_back(&before, was_loaded) {
             Ok(()) if before.service.is_none() => "nothing is installed".to_owned(),
             Ok(()) => format!("{} is as it was before", self.file.display()),
             Err(left) => format!("nor could that be undone: {left:#}"),
@@ -157,13 +158,14 @@ impl Place {
             }
         }
         match &files.service {
-            Some(text) => self.write(&String::from_utf8_lossy(text)),
+            Some(text) => self.write(text),
             None => remove(&self.file),
         }
     }
 
-    /// Makes the files what they were, and lets the manager know.
-    fn put_back(&self, before: &Files) -> Result<()> {
+    /// Makes the files what they were, and lets the manager know; `was_loaded` tells that launchd
+    /// had the service.
+    fn put_back(&self, before: &Files, was_loaded: bool) -> Result<()> {
         let is_systemd = self.kind == Kind::Systemd;
         if is_systemd && before.service.is_none() {
             // An error means that it was not enabled, or that there is no manager.
@@ -173,12 +175,25 @@ impl Place {
         if is_systemd {
             let _ = self.systemctl(&["daemon-reload"]);
         }
+        if was_loaded && !self.is_loaded() {
+            self.bootstrap()?;
+        }
         Ok(())
     }
 
+    /// Whether launchd has the service.
+    fn is_loaded(&self) -> bool {
+        self.kind == Kind::Launchd && run("launchctl", &["print", &self.target()]).is_ok()
+    }
+
+    /// Lets launchd have the service, which starts it.
+    fn bootstrap(&self) -> Result<String> {
+        run("launchctl", &["bootstrap", &self.domain(), &self.file.display().to_string()])
+    }
+
     /// Writes the file, as a whole or not at all; everybody may read it.
-    pub fn write(&self, text: &str) -> Result<()> {
-        files::write(&self.file, text.as_bytes())?;
+    fn write(&self, text: &[u8]) -> Result<()> {
+        files::write(&self.file, text)?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -207,8 +222,7 @@ impl Place {
                 let _ = run("launchctl", &["bootout", &self.target()]);
                 run("launchctl", &["enable", &self.target()])?;
                 if starts {
-                    let file = self.file.display().to_string();
-                    run("launchctl", &["bootstrap", &self.domain(), &file])?;
+                    self.bootstrap()?;
                 }
             }
             Kind::Task => {}
@@ -233,15 +247,18 @@ impl Place {
         Ok(())
     }
 
-    /// Asks the manager how the service is.
+    /// Asks the manager how the service is, and its log how the last run ended.
     pub fn status(&self) -> Result<Status> {
+        Ok(self.with_log(self.shown()?))
+    }
+
+    /// Asks the manager how the service is.
+    fn shown(&self) -> Result<Status> {
         match self.kind {
             Kind::Systemd => {
                 let properties = format!("--property={}", PROPERTIES.join(","));
                 let shown = self.systemctl(&["show", &properties, &self.name()])?;
-                let status = status::of_systemd(&shown);
-                let told = self.last_words(&status).filter(|_| status.installed);
-                Ok(status.with_log(told))
+                Ok(status::of_systemd(&shown))
             }
             Kind::Launchd => {
                 let file = self.file.display().to_string();
@@ -256,7 +273,7 @@ impl Place {
 
     /// Returns the name of the last run, if it had one.
     pub fn last_run(&self) -> Option<String> {
-        self.status().ok()?.invocation
+        self.shown().ok()?.invocation
     }
 
     /// Looks at a service that was started until it runs or has failed, for a while. The run before
@@ -264,9 +281,9 @@ impl Place {
     pub async fn settled(&self, before: Option<&str>) -> Result<Status> {
         let until = Instant::now() + START_LOOK;
         loop {
-            let status = self.status()?;
+            let status = self.shown()?;
             if status.is_settled(before) || Instant::now() >= until {
-                return Ok(status);
+                return Ok(self.with_log(status));
             }
             sleep(POLL).await;
         }
@@ -299,6 +316,12 @@ impl Place {
             Scope::User => run("systemctl", &[&["--user"][..], words].concat()),
             Scope::System => run("systemctl", words),
         }
+    }
+
+    /// Adds what the log of the last run says of its end.
+    fn with_log(&self, status: Status) -> Status {
+        let told = self.last_words(&status).filter(|_| status.installed);
+        status.with_log(told)
     }
 
     /// Returns what the log of the last run says of its end; nothing if this user may not read it,
@@ -382,12 +405,12 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Runs a program of the manager to its end; returns what it prints.
-fn run(program: &str, words: &[&str]) -> Result<String> {
+pub(super) fn run(program: &str, words: &[&str]) -> Result<String> {
     let output = output(program, words)?;
     if !output.status.success() {
         let line = line(program, words);
         let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        bail!("`{line}` failed ({}): {told}{}", output.status, advice(&told));
+        bail!("`{line}` failed ({}): {told}", output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -434,16 +457,6 @@ fn unreached(user: &str, own: &Path, given: Option<&str>, runs: bool, told: &str
     }
 }
 
-/// Returns what to do about an error of a manager.
-fn advice(told: &str) -> &'static str {
-    if told.contains("connect to bus") {
-        ". The service manager of this user does not run here: log in as this user itself rather than with su or sudo, or let \
-         root give `loginctl enable-linger USER` first"
-    } else {
-        ""
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -459,7 +472,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = place(dir.path());
         assert!(!place.is_written().unwrap());
-        place.write(&format!("# {MARK}\n")).unwrap();
+        place.write(format!("# {MARK}\n").as_bytes()).unwrap();
         assert!(place.is_written().unwrap());
         fs::write(&place.file, "[Unit]\n").unwrap();
         let error = place.is_written().unwrap_err().to_string();
@@ -512,11 +525,5 @@ mod tests {
             let told = unreached("me", own, given, runs, "no bus");
             assert!(words.iter().all(|word| told.contains(word)), "{given:?} {runs}: {told}");
         }
-    }
-
-    #[test]
-    fn an_error_of_the_bus_is_told_with_what_to_do() {
-        assert!(advice("Failed to connect to bus: No medium found").contains("enable-linger"));
-        assert_eq!(advice("Unit not found."), "");
     }
 }

@@ -1,6 +1,7 @@
 //! The host as a service of its machine.
 //!
-//! * [`definition`] reads what was asked for into a [`Definition`]: all that a service file says.
+//! * [`definition`] reads what was asked for into a [`Definition`]: all that a service file says;
+//!   [`variables`] and [`paths`] are two parts of it.
 //! * [`systemd`], [`launchd`] and [`task`] write it as a file of their manager. These are pure, and
 //!   nothing that a user gives means more there than itself.
 //! * [`account`] knows the users of services, and whose files root believes meanwhile.
@@ -13,9 +14,11 @@ pub mod account;
 pub mod definition;
 pub mod launchd;
 pub mod manager;
+pub mod paths;
 pub mod status;
 pub mod systemd;
 pub mod task;
+pub mod variables;
 
 pub use definition::{Argument, Definition, Scope};
 

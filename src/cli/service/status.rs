@@ -75,8 +75,7 @@ impl Status {
 
 /// Reads what `systemctl show` prints: a property on each line.
 pub fn of_systemd(text: &str) -> Status {
-    let properties: BTreeMap<&str, &str> =
-        text.lines().filter_map(|line| line.split_once('=')).collect();
+    let properties = properties(text);
     let active = property(&properties, "ActiveState");
     let state = match (active, property(&properties, "SubState")) {
         (Some(active), Some(sub)) => format!("{active} ({sub})"),
@@ -104,7 +103,12 @@ pub fn of_systemd(text: &str) -> Status {
     }
 }
 
-fn property<'a>(properties: &BTreeMap<&str, &'a str>, name: &str) -> Option<&'a str> {
+/// Returns the properties that `systemctl show` prints.
+pub(super) fn properties(text: &str) -> BTreeMap<&str, &str> {
+    text.lines().filter_map(|line| line.split_once('=')).collect()
+}
+
+pub(super) fn property<'a>(properties: &BTreeMap<&str, &'a str>, name: &str) -> Option<&'a str> {
     properties.get(name).copied().filter(|value| !value.is_empty())
 }
 
@@ -187,8 +191,7 @@ impl Line {
 pub fn last_words(journal: &str, has_failed: bool) -> Option<String> {
     let lines = journal.lines().filter_map(|line| serde_json::from_str(line).ok());
     let lines: Vec<Line> = lines.collect();
-    let texts: Vec<&str> = lines.iter().filter_map(Line::text).collect();
-    if let Some(error) = last_error(&texts.join("\n")) {
+    if let Some(error) = lines.iter().rev().filter_map(Line::text).find_map(last_error) {
         return Some(error);
     }
     let mut errors = lines.iter().rev().filter(|line| line.is_error());

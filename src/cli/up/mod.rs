@@ -30,7 +30,7 @@ pub mod nats_server;
 mod neighbours;
 pub mod process;
 mod settle;
-mod summary;
+pub mod summary;
 mod supervise;
 
 use std::{

@@ -170,7 +170,7 @@ impl Session {
 
 /// Returns where the log of a host in the background is: the file of the settings, or what would be
 /// its terminal, which has the log where that file cannot be used, and says why.
-fn log_of(of_terminal: &Path, file: Option<&Path>, directory: &Path) -> PathBuf {
+pub fn log_of(of_terminal: &Path, file: Option<&Path>, directory: &Path) -> PathBuf {
     // Without the dots of a path that begins in this directory.
     let file = file.map(|file| directory.join(file).components().collect::<PathBuf>());
     file.filter(|file| file.is_file()).unwrap_or_else(|| of_terminal.to_owned())
