@@ -46,9 +46,8 @@ pub enum Message<'a> {
 /// The manager of this process, if there is one. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceManager {
-    socket: Option<Arc<Socket>>,
-    /// The address of the socket, for people.
-    address: Arc<str>,
+    /// With its address, for people.
+    socket: Option<Arc<(Socket, String)>>,
     /// How long the manager bears silence.
     watchdog: Option<Duration>,
 }
@@ -56,19 +55,13 @@ pub struct ServiceManager {
 impl ServiceManager {
     /// Finds the manager of this process by its environment.
     pub fn find(env: &dyn Environment) -> Self {
-        let vars = env.vars();
-        let allowed = watchdog(
-            variable(&vars, WATCHDOG_USEC),
-            variable(&vars, WATCHDOG_PID),
-            std::process::id(),
-        );
-        let Some(address) = variable(&vars, SOCKET) else { return Self::default() };
-        match Socket::open(address) {
-            Ok(socket) => {
-                let (socket, address) = (Some(Arc::new(socket)), address.into());
-                Self { socket, address, watchdog: allowed }
-            }
+        let Some(address) = env.var(SOCKET) else { return Self::default() };
+        let (usec, watched) = (env.var(WATCHDOG_USEC), env.var(WATCHDOG_PID));
+        let watchdog = watchdog(usec.as_deref(), watched.as_deref(), std::process::id());
+        match Socket::open(&address) {
+            Ok(socket) => Self { socket: Some(Arc::new((socket, address))), watchdog },
             Err(error) => {
+                let address = address.as_str();
                 warn!(%error, address, "NOTIFY_SOCKET cannot be used, so no service manager is told");
                 Self::default()
             }
@@ -77,9 +70,9 @@ impl ServiceManager {
 
     /// Tells the manager; does nothing where there is none.
     pub fn tell(&self, message: &Message<'_>) {
-        let Some(socket) = &self.socket else { return };
+        let Some((socket, address)) = self.socket.as_deref() else { return };
         if let Err(error) = socket.send(text(message, monotonic_usec()).as_bytes()) {
-            let address = &*self.address;
+            let address = address.as_str();
             warn!(
                 %error, address,
                 "the service manager was not told what this host does: nobody takes it at the address in NOTIFY_SOCKET"
@@ -101,11 +94,6 @@ impl ServiceManager {
             }
         }
     }
-}
-
-fn variable<'a>(vars: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let set = vars.iter().find(|(known, value)| known == name && !value.is_empty());
-    set.map(|(_, value)| value.as_str())
 }
 
 /// Returns how long a watchdog bears silence; `None` if there is none, or it watches another

@@ -14,16 +14,7 @@
 //! written, is counted ([`AuditLog::lost`]), told in the log, and told in the file with the next
 //! line that is written.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, thread, time::Duration};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -33,7 +24,7 @@ use tracing::warn;
 
 use super::{
     LOG,
-    commands::{Commands, Failure, HOLD_MS, Told},
+    commands::{Commands, End, Failure, HOLD_MS, Told},
     on_stderr,
     outlet::{Loss, Notice, Outlet},
     rotating::{self, Rotating},
@@ -54,9 +45,7 @@ const FAILED: &str = "failed";
 /// The setting that names the place.
 const SETTING: &str = "audit_log";
 
-/// The outlets that are opened here, to be emptied at the end of the process. Held for a copy.
-static OPEN: Mutex<Vec<Outlet>> = Mutex::new(Vec::new());
-/// The logs whose failures may wait for their commands. Held for a copy.
+/// The logs that are opened here, to be emptied at the end of the process. Held for a copy.
 static LOGS: Mutex<Vec<AuditLog>> = Mutex::new(Vec::new());
 
 /// Takes in the commands of a host. Cheap to clone.
@@ -64,16 +53,16 @@ static LOGS: Mutex<Vec<AuditLog>> = Mutex::new(Vec::new());
 pub struct AuditLog {
     outlet: Outlet,
     host: Arc<Host>,
-    waiting: Arc<Waiting>,
+    // Held for a look, never while a line is written.
+    waiting: Arc<Mutex<Waiting>>,
 }
 
 /// The things that wait for their other half.
 #[derive(Default)]
 struct Waiting {
-    // Held for a look, never while a line is written.
-    commands: Mutex<Commands>,
+    commands: Commands,
     /// A thread lets out the failures whose time is over.
-    has_thread: AtomicBool,
+    has_thread: bool,
 }
 
 /// The host whose commands are noted.
@@ -128,12 +117,12 @@ impl AuditLog {
                 let opened_file = Rotating::open(file).map_err(|error| {
                     Usage(rotating::with_next_step(&error, SETTING, &file.path))
                 })?;
-                opened(Outlet::open("audit", opened_file, notice))
+                Outlet::open("audit", opened_file, notice)
             }
-            config::AuditLog::Stderr => match LOG.get().filter(|log| log.is_on_stderr) {
-                // Its lines and these do not mix, and it is emptied with the log.
+            config::AuditLog::Stderr => match LOG.get().filter(|log| log.file.is_none()) {
+                // Its lines and these do not mix.
                 Some(log) => log.outlet.clone(),
-                None => opened(on_stderr("audit", Notice { line: lost, alarm: warn_of_loss })),
+                None => on_stderr("audit", Notice { line: lost, alarm: warn_of_loss }),
             },
         };
         let host = Host { lattice: lattice.to_owned(), host_id: host_id.to_owned() };
@@ -145,26 +134,24 @@ impl AuditLog {
     /// Notes a command that was taken or refused, and its failure if that came first.
     pub fn note(&self, entry: &Audit) {
         self.push(&line(&self.host, entry));
-        let told = self.waiting.commands.lock().on_command(entry);
+        let told = self.waiting.lock().commands.on_command(entry);
         self.tell(told);
     }
 
     /// Notes a start that failed, as soon as its command is known or is not to be expected any
     /// more; other events are no news here.
     pub fn on_event(&self, at_ms: u64, event: &Event) {
-        let (told, is_holding) = {
-            let mut commands = self.waiting.commands.lock();
-            (commands.on_event(at_ms, event), commands.holds_failure())
-        };
+        let Some(end) = End::of(at_ms, event) else { return };
+        let (told, needs_thread) = self.waiting.lock().on_end(end);
         self.tell(told);
-        if is_holding && !self.waiting.has_thread.swap(true, Ordering::AcqRel) {
+        if needs_thread {
             self.wait_on_thread();
         }
     }
 
     /// Lets out failures that wait no longer at this time.
     fn settle(&self, now_ms: u64) {
-        let told = self.waiting.commands.lock().overdue(now_ms);
+        let told = self.waiting.lock().commands.overdue(now_ms);
         self.tell(told);
     }
 
@@ -176,7 +163,7 @@ impl AuditLog {
         });
         // Without a thread they wait for the next event, or for the end.
         if started.is_err() {
-            self.waiting.has_thread.store(false, Ordering::Release);
+            self.waiting.lock().has_thread = false;
         }
     }
 
@@ -184,9 +171,9 @@ impl AuditLog {
         loop {
             thread::sleep(Duration::from_millis(HOLD_MS));
             self.settle(clock::now_ms());
-            self.waiting.has_thread.store(false, Ordering::Release);
-            let is_holding = self.waiting.commands.lock().holds_failure();
-            if !is_holding || self.waiting.has_thread.swap(true, Ordering::AcqRel) {
+            let mut waiting = self.waiting.lock();
+            waiting.has_thread = waiting.commands.holds_failure();
+            if !waiting.has_thread {
                 return;
             }
         }
@@ -223,19 +210,26 @@ impl AuditLog {
     }
 }
 
-/// Keeps an outlet until the end of the process.
-fn opened(outlet: Outlet) -> Outlet {
-    OPEN.lock().push(outlet.clone());
-    outlet
+impl Waiting {
+    /// Takes in an end; returns what can be told now, and whether what waits needs a thread.
+    fn on_end(&mut self, end: End) -> (Vec<Told>, bool) {
+        let told = self.commands.on_end(end);
+        let needs_thread = self.commands.holds_failure() && !self.has_thread;
+        self.has_thread |= needs_thread;
+        (told, needs_thread)
+    }
 }
 
-/// Lets out the lines that wait, as far as they are taken within a short time.
-pub(super) fn flush(time: Duration) {
+/// Lets out all failures: no command is answered any more.
+pub(super) fn settle() {
     let logs = LOGS.lock().clone();
-    // No command is answered any more.
     logs.iter().for_each(|log| log.settle(u64::MAX));
-    let open = OPEN.lock().clone();
-    open.iter().for_each(|outlet| outlet.flush(time));
+}
+
+/// Lets out the lines that wait to be written, as far as they are taken within a short time.
+pub(super) fn empty(time: Duration) {
+    let logs = LOGS.lock().clone();
+    logs.iter().for_each(|log| log.outlet.flush(time));
 }
 
 fn line<'a>(host: &'a Host, entry: &'a Audit) -> Line<'a> {
@@ -264,9 +258,9 @@ fn rfc3339(at_ms: u64) -> String {
     at.ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-/// Says in the log that lines found no room.
+/// Says in the log how many lines were lost.
 fn warn_of_gap(loss: Loss) {
-    if let Loss::NoRoom(lost) = loss {
+    if let Loss::NoRoom(lost) | Loss::WhileBroken(lost) = loss {
         warn!(lost, "lines of the audit log were lost: they could not be written in time");
     }
 }
@@ -422,6 +416,26 @@ mod tests {
             thread::sleep(Duration::from_millis(20));
         }
         assert!(began.elapsed() >= Duration::from_millis(HOLD_MS) / 2);
+    }
+
+    #[test]
+    fn lines_are_let_out_while_failures_still_wait() {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir);
+        let failed = Event::ProviderStartFailed {
+            provider_ref: "a:1".into(),
+            link_name: "default".into(),
+            error: "no such image".into(),
+        };
+        // No thread lets it out.
+        log.waiting.lock().has_thread = true;
+        log.note(&refused("ann@laptop"));
+        log.on_event(clock::now_ms(), &failed);
+        empty(PATIENCE);
+        assert_eq!(lines(&dir).len(), 1, "its command may come");
+        log.settle(u64::MAX);
+        empty(PATIENCE);
+        assert_eq!(lines(&dir).len(), 2);
     }
 
     #[test]

@@ -11,14 +11,19 @@
 //! ```
 //!
 //! The end of a start that worked takes its command away as well, so that what fails later, as a
-//! restart may, is not laid at its door. Nothing here is written or waits by itself.
+//! restart may, is not laid at its door. A trial that is withdrawn before it begins has no end, so
+//! the command that withdraws it takes it away. Nothing here is written or waits by itself.
 //!
 //! Always true: a failure is told once; a command is named for one end at most. Memory is bounded
 //! by [`COMMANDS_MAX`] and [`ENDS_MAX`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
 
 use lattice_protocol::{
+    clock,
     events::{Event, event::NOT_AVAILABLE},
     history::{Audit, Origin, audit::Outcome, compact},
     identity::keys::LinkName,
@@ -33,12 +38,21 @@ const COMMANDS_MAX: usize = 512;
 /// Ends that wait for their command.
 const ENDS_MAX: usize = 256;
 
-/// The thing that a command starts. A text is empty where nobody says it.
+/// The member of an update that makes it a trial, in percent.
+const SHARE: &str = "share";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Actor,
+    Update,
+    Provider,
+}
+
+/// The thing that a command starts. A text that nobody says is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Start {
-    Actor { id: String, reference: String },
-    Update { id: String },
-    Provider { reference: String, link_name: String },
+struct Start {
+    kind: Kind,
+    object: BTreeMap<String, String>,
 }
 
 /// A command that was taken and has not ended yet.
@@ -63,10 +77,14 @@ pub(super) struct Failure {
 pub(super) type Told = (Failure, Option<Command>);
 
 /// The end of a start.
-#[derive(Debug)]
-struct End {
+#[derive(Clone, Debug)]
+pub(super) struct End {
     start: Start,
     at_ms: u64,
+    /// When it came, by a clock that nobody sets.
+    since: Instant,
+    /// Of an update that worked: the group that it is told of.
+    group: Option<String>,
     /// None if it worked.
     failure: Option<Failure>,
 }
@@ -77,23 +95,32 @@ struct End {
 pub(super) struct Commands {
     taken: VecDeque<Command>,
     ends: VecDeque<End>,
+    /// The last update that worked, of the first group: it is told of each group of its actor, and
+    /// is one command.
+    last_update: Option<End>,
 }
 
 impl Commands {
     /// Takes in a command that was answered; returns its failure if that came before.
     pub fn on_command(&mut self, entry: &Audit) -> Option<Told> {
         let start = start_of(entry)?;
+        if entry.outcome == Outcome::Accepted {
+            self.taken.retain(|taken| !is_withdrawn(&taken.start, &start));
+        }
+        // No event tells that there was nothing to take back, or that it has not begun.
+        if start.takes_back() {
+            return None;
+        }
         let command = Command {
             id: entry.id.clone(),
             origin: entry.origin.clone(),
             at_ms: entry.at_ms,
             start,
         };
-        let is_end_of_it =
-            |end: &End| end.at_ms >= command.at_ms && is_meant(&command.start, &end.start);
+        let is_end_of_it = |end: &End| end.at_ms >= command.at_ms && is_meant(&command.start, end);
         if let Some(at) = self.ends.iter().position(is_end_of_it) {
             let end = self.ends.remove(at);
-            return end.and_then(|end| end.failure).map(|failure| (failure, Some(command)));
+            return end.and_then(|end| told(end, Some(command)));
         }
         if entry.outcome != Outcome::Refused {
             if self.taken.len() >= COMMANDS_MAX {
@@ -104,32 +131,34 @@ impl Commands {
         None
     }
 
-    /// Takes in an event; returns the failures that can be told now.
-    pub fn on_event(&mut self, at_ms: u64, event: &Event) -> Vec<Told> {
-        let Some(end) = end_of(at_ms, event) else { return Vec::new() };
-        self.taken.retain(|command| at_ms.saturating_sub(command.at_ms) < COMMAND_MS_MAX);
-        if let Some(at) = self.taken.iter().position(|taken| is_meant(&taken.start, &end.start)) {
-            let command = self.taken.remove(at);
-            return end.failure.map(|failure| (failure, command)).into_iter().collect();
+    /// Takes in an end; returns the failures that can be told now.
+    pub fn on_end(&mut self, end: End) -> Vec<Told> {
+        if end.group.is_some() {
+            if self.last_update.as_ref().is_some_and(|last| end.is_further(last)) {
+                return Vec::new();
+            }
+            self.last_update = Some(end.clone());
         }
-        let mut told = self.overdue(at_ms);
+        self.taken.retain(|command| end.at_ms.saturating_sub(command.at_ms) < COMMAND_MS_MAX);
+        if let Some(at) = self.taken.iter().position(|taken| is_meant(&taken.start, &end)) {
+            let command = self.taken.remove(at);
+            return told(end, command).into_iter().collect();
+        }
+        let mut overdue = self.overdue(end.at_ms);
         if self.ends.len() >= ENDS_MAX {
-            let oldest = self.ends.pop_front();
-            told.extend(oldest.and_then(|end| end.failure).map(|failure| (failure, None)));
+            overdue.extend(self.ends.pop_front().and_then(|oldest| told(oldest, None)));
         }
         self.ends.push_back(end);
-        told
+        overdue
     }
 
     /// Returns the failures that have waited for their command long enough.
     pub fn overdue(&mut self, now_ms: u64) -> Vec<Told> {
-        let mut told = Vec::new();
-        let is_overdue = |end: &End| now_ms.saturating_sub(end.at_ms) >= HOLD_MS;
-        while self.ends.front().is_some_and(is_overdue) {
-            let end = self.ends.pop_front();
-            told.extend(end.and_then(|end| end.failure).map(|failure| (failure, None)));
+        let mut overdue = Vec::new();
+        while self.ends.front().is_some_and(|end| end.is_overdue(now_ms)) {
+            overdue.extend(self.ends.pop_front().and_then(|end| told(end, None)));
         }
-        told
+        overdue
     }
 
     /// Says whether a failure waits for its command.
@@ -138,91 +167,133 @@ impl Commands {
     }
 }
 
-/// Says whether an end is that of a command about `start`.
-fn is_meant(start: &Start, end: &Start) -> bool {
-    match (start, end) {
-        (Start::Actor { id, reference }, Start::Actor { id: end_id, reference: end_reference }) => {
-            is_same(id, end_id) || is_same(reference, end_reference)
-        }
-        (Start::Update { id }, Start::Update { id: end_id }) => is_same(id, end_id),
-        (Start::Provider { .. }, Start::Provider { .. }) => start == end,
-        _ => false,
+fn told(end: End, command: Option<Command>) -> Option<Told> {
+    end.failure.map(|failure| (failure, command))
+}
+
+impl Start {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.object.get(name).map(String::as_str)
+    }
+
+    /// Says whether both say the same under this name.
+    fn has_same(&self, other: &Self, name: &str) -> bool {
+        self.get(name).is_some() && self.get(name) == other.get(name)
+    }
+
+    /// Says whether it ends the trials of an actor, and starts nothing.
+    fn takes_back(&self) -> bool {
+        self.kind == Kind::Update && self.get(SHARE) == Some("0")
     }
 }
 
-fn is_same(one: &str, other: &str) -> bool {
-    one == other && !one.is_empty()
+/// Says whether a trial, unless it has begun, is no more after a later command.
+fn is_withdrawn(trial: &Start, later: &Start) -> bool {
+    trial.kind == Kind::Update
+        && later.kind == Kind::Update
+        && trial.get(SHARE).is_some()
+        && trial.has_same(later, "actor_id")
+        && (later.takes_back() || !trial.has_same(later, "new_actor_ref"))
+}
+
+/// Says whether an end is that of a command about `start`.
+fn is_meant(start: &Start, end: &End) -> bool {
+    let has_same = |name: &&str| start.has_same(&end.start, name);
+    start.kind == end.start.kind
+        && match start.kind {
+            Kind::Provider => ["provider_ref", "link_name"].iter().all(has_same),
+            Kind::Actor | Kind::Update => ["actor_id", "actor_ref"].iter().any(has_same),
+        }
+        // One that failed does not say whether it was a trial.
+        && (end.failure.is_some() || start.get(SHARE) == end.start.get(SHARE))
 }
 
 /// Returns the thing that a command starts; none if it starts nothing.
 fn start_of(entry: &Audit) -> Option<Start> {
-    let of = |name: &str| entry.object.get(name).cloned().unwrap_or_default();
-    Some(match entry.verb.as_str() {
-        "start actor" | "scale actor" => {
-            Start::Actor { id: of("actor_id"), reference: of("actor_ref") }
-        }
-        "update actor" => Start::Update { id: of("actor_id") },
-        "start provider" => {
-            let link_name = Some(of("link_name")).filter(|name| !name.is_empty());
-            let link_name = link_name.unwrap_or_else(|| LinkName::DEFAULT.to_owned());
-            Start::Provider { reference: of("provider_ref"), link_name }
-        }
-        _ => return None,
-    })
-}
-
-/// Returns the end that an event tells. Of the three events of a start that failed, one is enough.
-fn end_of(at_ms: u64, event: &Event) -> Option<End> {
-    let (start, failed) = match event {
-        Event::ActorScaleFailed { public_key, image_ref, error, .. } => {
-            (actor(public_key, image_ref), Some(("scale actor", error)))
-        }
-        Event::ActorUpdateFailed { public_key, reason, .. } => {
-            (Start::Update { id: known(public_key) }, Some(("update actor", reason)))
-        }
-        Event::ProviderStartFailed { provider_ref, link_name, error } => {
-            (provider(provider_ref, link_name), Some(("start provider", error)))
-        }
-        Event::ActorScaled { actor: of, .. } => (actor(&of.public_key, &of.image_ref), None),
-        Event::ActorUpdated { public_key, .. } => (Start::Update { id: known(public_key) }, None),
-        Event::ProviderStarted { provider: of, .. } => {
-            (provider(&of.image_ref, &of.link_name), None)
-        }
+    let kind = match entry.verb.as_str() {
+        "start actor" | "scale actor" => Kind::Actor,
+        "update actor" => Kind::Update,
+        "start provider" => Kind::Provider,
         _ => return None,
     };
-    let failure = failed.map(|(verb, error)| Failure {
-        at_ms,
-        verb,
-        object: object(&start),
-        reason: compact::text(error),
-    });
-    Some(End { start, at_ms, failure })
+    let mut object = entry.object.clone();
+    if kind == Kind::Provider {
+        object.entry("link_name".to_owned()).or_insert_with(|| LinkName::DEFAULT.to_owned());
+    }
+    Some(Start { kind, object })
 }
 
-fn actor(id: &str, reference: &str) -> Start {
-    Start::Actor { id: known(id), reference: known(reference) }
-}
-
-fn provider(reference: &str, link_name: &str) -> Start {
-    Start::Provider { reference: known(reference), link_name: known(link_name) }
-}
-
-/// Returns a text of an event as a command has it; empty if it says nothing.
-fn known(text: &str) -> String {
-    if text == NOT_AVAILABLE { String::new() } else { compact::text(text) }
-}
-
-/// Returns what a start is about, under the names that commands have for it.
-fn object(start: &Start) -> BTreeMap<String, String> {
-    let named = match start {
-        Start::Actor { id, reference } => vec![("actor_id", id), ("actor_ref", reference)],
-        Start::Update { id } => vec![("actor_id", id)],
-        Start::Provider { reference, link_name } => {
-            vec![("provider_ref", reference), ("link_name", link_name)]
+impl End {
+    /// Returns the end that an event tells. Of the three events of a start that failed, one is
+    /// enough; that a trial was taken back ends no command.
+    pub fn of(at_ms: u64, event: &Event) -> Option<Self> {
+        let (kind, named, error) = match event {
+            Event::ActorScaleFailed { public_key, image_ref, error, .. } => {
+                (Kind::Actor, vec![("actor_id", public_key), ("actor_ref", image_ref)], Some(error))
+            }
+            Event::ActorScaled { actor, .. } => {
+                let named = vec![("actor_id", &actor.public_key), ("actor_ref", &actor.image_ref)];
+                (Kind::Actor, named, None)
+            }
+            Event::ActorUpdateFailed { public_key, reason, .. } => {
+                (Kind::Update, vec![("actor_id", public_key)], Some(reason))
+            }
+            Event::ActorUpdated { public_key, share, .. } if *share != Some(0) => {
+                (Kind::Update, vec![("actor_id", public_key)], None)
+            }
+            Event::ProviderStartFailed { provider_ref, link_name, error } => {
+                let named = vec![("provider_ref", provider_ref), ("link_name", link_name)];
+                (Kind::Provider, named, Some(error))
+            }
+            Event::ProviderStarted { provider, .. } => {
+                let (reference, link_name) = (&provider.image_ref, &provider.link_name);
+                let named = vec![("provider_ref", reference), ("link_name", link_name)];
+                (Kind::Provider, named, None)
+            }
+            _ => return None,
+        };
+        let said = named.into_iter().filter(|(_, text)| !text.is_empty() && *text != NOT_AVAILABLE);
+        let mut object: BTreeMap<String, String> =
+            said.map(|(name, text)| (name.to_owned(), compact::text(text))).collect();
+        let mut group = None;
+        if let Event::ActorUpdated { revision, instance_id, share, .. } = event {
+            object.insert("revision".to_owned(), revision.to_string());
+            object.extend(share.map(|share| (SHARE.to_owned(), share.to_string())));
+            group = Some(instance_id.clone());
         }
-    };
-    let said = named.into_iter().filter(|(_, text)| !text.is_empty());
-    said.map(|(name, text)| (name.to_owned(), text.clone())).collect()
+        let failure = error.map(|error| Failure {
+            at_ms,
+            verb: kind.verb(),
+            object: object.clone(),
+            reason: compact::text(error),
+        });
+        Some(Self { start: Start { kind, object }, at_ms, since: Instant::now(), group, failure })
+    }
+
+    /// Says whether it is of the same update as this end, and of another group.
+    fn is_further(&self, first: &Self) -> bool {
+        self.start == first.start
+            && self.group != first.group
+            && self.at_ms.saturating_sub(first.at_ms) < HOLD_MS
+    }
+
+    /// Says whether it has waited for its command long enough.
+    fn is_overdue(&self, now_ms: u64) -> bool {
+        // A clock that is set back would hold it for as long.
+        let waited_ms = now_ms.saturating_sub(self.at_ms).max(clock::millis(self.since.elapsed()));
+        waited_ms >= HOLD_MS
+    }
+}
+
+impl Kind {
+    /// Returns the verb of a failure.
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Actor => "scale actor",
+            Self::Update => "update actor",
+            Self::Provider => "start provider",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -280,6 +351,19 @@ mod tests {
             revision: 1,
             instance_id: "i".into(),
             share: None,
+        }
+    }
+
+    fn update(id: &str, reference: &str, share: Option<u8>) -> Audit {
+        let named = [("actor_id", "MA"), ("new_actor_ref", reference)];
+        let mut update = command(id, "update actor", &named);
+        update.object.extend(share.map(|share| (SHARE.to_owned(), share.to_string())));
+        update
+    }
+
+    impl Commands {
+        fn on_event(&mut self, at_ms: u64, event: &Event) -> Vec<Told> {
+            End::of(at_ms, event).map(|end| self.on_end(end)).unwrap_or_default()
         }
     }
 
@@ -371,6 +455,58 @@ mod tests {
             let told = ids(commands.on_event(1001, &provider_failed("default")));
             assert_eq!(told, [Some(id.to_owned())]);
         }
+    }
+
+    #[test]
+    fn a_trial_that_was_withdrawn_is_named_for_nothing() {
+        let refused = Audit { outcome: Outcome::Refused, ..update("2", "", Some(0)) };
+        for (first, second, expected) in [
+            (update("1", "a:2", Some(10)), update("2", "", Some(0)), "3"),
+            (update("1", "a:2", Some(10)), update("2", "a:3", Some(10)), "3"),
+            (update("1", "a:2", Some(10)), update("2", "a:3", None), "2"),
+            (update("1", "a:2", Some(10)), refused, "1"),
+            // Only trials are taken back.
+            (update("1", "a:2", None), update("2", "", Some(0)), "1"),
+        ] {
+            let mut commands = Commands::default();
+            for command in [&first, &second, &update("3", "a:2", None)] {
+                assert_eq!(commands.on_command(command), None);
+            }
+            let told = ids(commands.on_event(2000, &update_failed("MA")));
+            assert_eq!(told, [Some(expected.to_owned())], "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_of_several_groups_ends_one_command_and_one_with_another_share_none() {
+        let updated = |group: &str, share| Event::ActorUpdated {
+            public_key: "MA".into(),
+            revision: 2,
+            instance_id: group.into(),
+            share,
+        };
+        let mut commands = Commands::default();
+        commands.on_command(&update("1", "a:2", None));
+        commands.on_command(&update("2", "a:2", None));
+        for group in ["i", "j", "k"] {
+            assert!(commands.on_event(1001, &updated(group, None)).is_empty());
+        }
+        assert_eq!(ids(commands.on_event(1002, &update_failed("MA"))), [Some("2".to_owned())]);
+        commands.on_command(&update("3", "a:2", None));
+        commands.on_command(&update("4", "a:2", Some(10)));
+        for share in [None, Some(0), Some(20)] {
+            assert!(commands.on_event(1003, &updated("i", share)).is_empty());
+        }
+        assert_eq!(ids(commands.on_event(1004, &update_failed("MA"))), [Some("4".to_owned())]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_no_failure() {
+        let mut commands = Commands::default();
+        commands.on_event(3_600_000, &provider_failed("default"));
+        assert!(commands.overdue(0).is_empty());
+        commands.ends[0].since -= std::time::Duration::from_millis(HOLD_MS);
+        assert_eq!(ids(commands.overdue(0)), [None]);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Loss {
     NoRoom(u64),
     /// The stream takes nothing any more.
     CannotWrite,
+    /// It takes lines again; so many were lost meanwhile.
+    WhileBroken(u64),
 }
 
 /// Where lines go out. Cheap to clone.
@@ -173,14 +175,17 @@ impl Shared {
                 (notice.alarm)(Loss::NoRoom(lost));
             }
             let written = write(&mut stream, &batch);
-            if written < batch.len() && !had_failed {
-                (notice.alarm)(Loss::CannotWrite);
+            let has_failed = written < batch.len();
+            match (had_failed, has_failed) {
+                (false, true) => (notice.alarm)(Loss::CannotWrite),
+                (true, false) if lost > 0 => (notice.alarm)(Loss::WhileBroken(lost)),
+                _ => {}
             }
             is_torn = if written == 0 { is_torn } else { batch[written - 1] != b'\n' };
             let mut waiting = self.waiting.lock();
             waiting.is_writing = false;
-            waiting.has_failed = written < batch.len();
-            if waiting.has_failed {
+            waiting.has_failed = has_failed;
+            if has_failed {
                 // The end of the torn line is no line of its own.
                 let lines =
                     batch[written.max(start)..].iter().filter(|byte| **byte == b'\n').count()
@@ -363,7 +368,7 @@ mod tests {
             end.set(|state| state.room = None);
             outlet.push(b"written\n");
             outlet.flush(PATIENCE);
-            assert!(told().is_empty());
+            assert_eq!(told(), [Loss::WhileBroken(5)]);
         }
         end.set(|state| (state.is_paused, state.is_reached) = (true, false));
         outlet.push(b"first\n");

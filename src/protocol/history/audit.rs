@@ -21,7 +21,7 @@ const ORIGIN_BYTES_MAX: usize = 1024;
 /// Bytes of a text of an origin that are kept.
 const WORD_BYTES_MAX: usize = 128;
 /// Members of commands that name what they are about. None of them has secrets in it.
-const NAMED: [&str; 16] = [
+const NAMED: [&str; 17] = [
     "actor_ref",
     "actor_id",
     "new_actor_ref",
@@ -33,6 +33,7 @@ const NAMED: [&str; 16] = [
     "count",
     "scale",
     "max_instances",
+    "share",
     "key",
     "name",
     "version",
@@ -265,6 +266,7 @@ mod tests {
         };
         assert_eq!(put.subject(), "MA to VB for wasmcloud:httpserver");
         assert!(!serde_json::to_string(&put).unwrap().contains("hunter2"));
+        assert_eq!(object(br#"{"actor_id": "MA", "share": 0}"#)["share"], "0");
         for (verb, body, subject) in [
             ("start actor", json!({"actor_ref": "file:///a.wasm", "count": 3}), "file:///a.wasm"),
             ("update actor", json!({"actor_id": "MA", "new_actor_ref": "a:2"}), "MA to a:2"),

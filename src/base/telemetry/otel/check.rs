@@ -5,10 +5,13 @@
 //! told here as well, and its own lines about them are left out of the log. Headers have secrets in
 //! them, so their values are not told.
 
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::settings::{
-    self, DISABLED, NUMBERS, PROPAGATORS, Signal, TIMEOUT, Variables, exporter_setting,
+    self, DISABLED, NUMBERS, Number, PROPAGATORS, Signal, TIMEOUT, Variables, exporter_setting,
 };
 
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
@@ -29,14 +32,17 @@ const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
 const TEMPORALITIES: [&str; 3] = ["cumulative", "delta", "lowmemory"];
 const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
 /// Limits of what a span holds. 0 is one, too.
-const LIMITS: [&str; 3] = [
-    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_SPAN_EVENT_COUNT_LIMIT",
-    "OTEL_SPAN_LINK_COUNT_LIMIT",
+const LIMITS: [Number; 3] = [
+    limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+    limit("OTEL_SPAN_EVENT_COUNT_LIMIT"),
+    limit("OTEL_SPAN_LINK_COUNT_LIMIT"),
 ];
-const USUAL_LIMIT: &str = "128";
-const BOOLEANS: &str = "true, false";
+const BOOLEANS: [&str; 2] = ["true", "false"];
 const PAIRS: &str = "NAME=VALUE,NAME=VALUE with %2C for a comma";
+
+const fn limit(name: &'static str) -> Number {
+    Number { name, min: 0, max: u32::MAX as u64, default: 128 }
+}
 
 /// A value that does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,10 +66,16 @@ impl Wrong {
 }
 
 /// Returns all values that do not count.
-pub fn wrong(variables: &Variables) -> Vec<Wrong> {
-    let checks: [fn(&Variables) -> Vec<Wrong>; 9] =
-        [switches, exporters, protocols, endpoints, ways, headers, propagators, sampler, numbers];
-    checks.iter().flat_map(|check| check(variables)).collect()
+pub fn wrong(variables: &Variables) -> impl Iterator<Item = Wrong> {
+    switches(variables)
+        .chain(exporters(variables))
+        .chain(protocols(variables))
+        .chain(endpoints(variables))
+        .chain(ways(variables))
+        .chain(headers(variables))
+        .chain(carriers(variables))
+        .chain(sampler(variables))
+        .chain(numbers(variables))
 }
 
 /// Returns the names of a setting of exporters, that of all signals first.
@@ -72,38 +84,34 @@ fn names(what: &str) -> impl Iterator<Item = (Option<Signal>, String)> {
     signals.map(move |signal| (signal, exporter_setting(signal, what)))
 }
 
-fn is_boolean(text: &str) -> bool {
-    ["true", "false"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
+/// Tells of a value that is none of these words, in whatever letters.
+fn word(name: &str, value: Option<&str>, words: &[&str], used: &str) -> Option<Wrong> {
+    let value = value.filter(|value| !words.iter().any(|word| value.eq_ignore_ascii_case(word)))?;
+    Some(Wrong::new(name, value, used, &words.join(", ")))
 }
 
 /// Everything but the word `true` is no.
-fn switches(variables: &Variables) -> Vec<Wrong> {
+fn switches(variables: &Variables) -> impl Iterator<Item = Wrong> {
     let insecure = names("INSECURE").map(|(_, name)| name);
     let all = [DISABLED.to_owned()].into_iter().chain(insecure);
-    let wrong = all.filter_map(|name| {
-        let value = variables.raw(&name).filter(|value| !is_boolean(value))?;
-        Some(Wrong::new(&name, value, "false", BOOLEANS))
-    });
-    wrong.collect()
+    all.filter_map(move |name| word(&name, variables.get(&name), &BOOLEANS, "false"))
 }
 
 /// Nothing is exported where another exporter is wanted.
-fn exporters(variables: &Variables) -> Vec<Wrong> {
-    let wrong = Signal::ALL.into_iter().filter_map(|signal| {
-        variables.exports(signal).err()?;
+fn exporters(variables: &Variables) -> impl Iterator<Item = Wrong> {
+    Signal::ALL.into_iter().filter_map(move |signal| {
         let name = signal.exporter();
-        Some(Wrong::new(&name, variables.raw(&name)?, "none", "otlp, none"))
-    });
-    wrong.collect()
+        let value = variables.raw(&name).filter(|list| settings::wants_other(list))?;
+        Some(Wrong::new(&name, value, "none", "otlp, none"))
+    })
 }
 
-fn protocols(variables: &Variables) -> Vec<Wrong> {
-    let wrong = names("PROTOCOL").filter_map(|(signal, name)| {
-        let value = variables.get(&name).filter(|value| settings::is_grpc(value).is_none())?;
+fn protocols(variables: &Variables) -> impl Iterator<Item = Wrong> {
+    names("PROTOCOL").filter_map(move |(signal, name)| {
         let is_grpc = signal.is_some_and(|signal| variables.is_grpc(signal));
-        Some(Wrong::new(&name, value, protocol(is_grpc), "grpc, http/protobuf"))
-    });
-    wrong.collect()
+        let all = [true, false].map(protocol);
+        word(&name, variables.get(&name), &all, protocol(is_grpc))
+    })
 }
 
 /// Returns the word for a protocol.
@@ -111,9 +119,8 @@ pub(super) fn protocol(is_grpc: bool) -> &'static str {
     if is_grpc { "grpc" } else { "http/protobuf" }
 }
 
-fn endpoints(variables: &Variables) -> Vec<Wrong> {
-    let of_all = exporter_setting(None, "ENDPOINT");
-    let wrong = names("ENDPOINT").filter_map(|(signal, name)| {
+fn endpoints(variables: &Variables) -> impl Iterator<Item = Wrong> {
+    names("ENDPOINT").filter_map(move |(signal, name)| {
         let is_grpc = match signal {
             Some(signal) => variables.is_grpc(signal),
             // It counts if it does for one of them.
@@ -121,47 +128,36 @@ fn endpoints(variables: &Variables) -> Vec<Wrong> {
         };
         let is_wrong = |value: &&str| !settings::is_endpoint(value, is_grpc);
         let value = variables.get(&name).filter(is_wrong)?;
-        let other = variables.get(&of_all).filter(|value| settings::is_endpoint(value, is_grpc));
-        let used = match other {
-            Some(_) if signal.is_some() => of_all.as_str(),
-            _ => "nothing, as if it was not set",
-        };
+        let other = signal.and_then(|signal| variables.endpoint(signal)).map(|(name, _)| name);
+        let used = other.as_deref().unwrap_or("nothing, as if it was not set");
         let allowed = match is_grpc {
             true => "http://HOST:PORT, https://HOST:PORT, HOST:PORT",
             false => "http://HOST:PORT, https://HOST:PORT",
         };
         Some(Wrong::new(&name, &settings::without_login(value), used, allowed))
-    });
-    wrong.collect()
+    })
 }
 
 /// The compression, the time and the kind of sums of exports.
-fn ways(variables: &Variables) -> Vec<Wrong> {
+fn ways(variables: &Variables) -> impl Iterator<Item = Wrong> {
     let compressed = variables.raw(&exporter_setting(None, "COMPRESSION"));
     let is_gzip = compressed.is_some_and(|value| value.eq_ignore_ascii_case("gzip"));
-    let compressions = names("COMPRESSION").filter_map(|(signal, name)| {
-        let is_known =
-            |value: &&str| ["gzip", "none"].iter().any(|it| value.eq_ignore_ascii_case(it));
-        let value = variables.raw(&name).filter(|value| !is_known(value))?;
+    let compressions = names("COMPRESSION").filter_map(move |(signal, name)| {
         let used = if signal.is_some() && is_gzip { "gzip" } else { "none" };
-        Some(Wrong::new(&name, value, used, "gzip, none"))
+        word(&name, variables.raw(&name), &["gzip", "none"], used)
     });
-    let usual_timeout = TIMEOUT.as_millis().to_string();
-    let timeouts = names("TIMEOUT").filter_map(|(_, name)| {
+    let timeouts = names("TIMEOUT").filter_map(move |(_, name)| {
         let value = variables.get(&name).filter(|value| value.parse::<u64>().is_err())?;
-        Some(Wrong::new(&name, value, &usual_timeout, "a whole number of milliseconds"))
+        let used = TIMEOUT.as_millis().to_string();
+        Some(Wrong::new(&name, value, &used, "a whole number of milliseconds"))
     });
-    let is_temporality =
-        |value: &&str| TEMPORALITIES.iter().any(|known| value.eq_ignore_ascii_case(known));
-    let temporality = variables.raw(TEMPORALITY).filter(|value| !is_temporality(value));
-    let temporality = temporality
-        .map(|value| Wrong::new(TEMPORALITY, value, TEMPORALITIES[0], &TEMPORALITIES.join(", ")));
-    compressions.chain(timeouts).chain(temporality).collect()
+    let sums = word(TEMPORALITY, variables.raw(TEMPORALITY), &TEMPORALITIES, TEMPORALITIES[0]);
+    compressions.chain(timeouts).chain(sums)
 }
 
 /// Pairs that are none are left out, of headers and of attributes.
-fn headers(variables: &Variables) -> Vec<Wrong> {
-    let of_headers = names("HEADERS").filter_map(|(_, name)| {
+fn headers(variables: &Variables) -> impl Iterator<Item = Wrong> {
+    let of_headers = names("HEADERS").filter_map(move |(_, name)| {
         let used = left_out(variables.raw(&name)?, is_header)?;
         let allowed = PAIRS.to_owned();
         Some(Wrong { variable: name, value: None, used, allowed })
@@ -170,7 +166,7 @@ fn headers(variables: &Variables) -> Vec<Wrong> {
         let used = left_out(value, |pair| pair.contains('='))?;
         Some(Wrong::new(RESOURCE, value, &used, PAIRS))
     });
-    of_headers.chain(attributes).collect()
+    of_headers.chain(attributes)
 }
 
 /// Says which parts of a list do not hold; `None` if all do.
@@ -188,65 +184,63 @@ fn left_out(list: &str, holds: impl Fn(&str) -> bool) -> Option<String> {
     })
 }
 
+/// The SDK decodes a value, takes one that cannot be decoded as it is, and leaves out what is no
+/// value of a header then.
 fn is_header(pair: &str) -> bool {
     pair.split_once('=').is_some_and(|(name, value)| {
         let (name, value) = (name.trim(), value.trim());
-        let is_value = !value.is_empty() && HeaderValue::from_str(value).is_ok();
+        let decoded = percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value));
+        let is_value = !value.is_empty() && HeaderValue::from_str(&decoded).is_ok();
         is_value && name.parse::<HeaderName>().is_ok()
     })
 }
 
-fn propagators(variables: &Variables) -> Vec<Wrong> {
-    let (carried, unknown) = variables.carried();
-    let value = variables.raw(PROPAGATORS).filter(|_| !unknown.is_empty());
-    let used = match carried.is_empty() {
-        true => "no header".to_owned(),
-        false => format!("the headers {}", carried.join(", ")),
+fn carriers(variables: &Variables) -> Option<Wrong> {
+    let list = variables.raw(PROPAGATORS)?;
+    let used = match variables.carried().as_slice() {
+        [] => "no header".to_owned(),
+        carried => format!("the headers {}", carried.join(", ")),
     };
-    let wrong =
-        value.map(|value| Wrong::new(PROPAGATORS, value, &used, "tracecontext, baggage, none"));
-    wrong.into_iter().collect()
+    let is_wrong = settings::propagators(list).any(|it| settings::headers_of(it).is_none());
+    is_wrong.then(|| Wrong::new(PROPAGATORS, list, &used, "tracecontext, baggage, none"))
 }
 
 /// The sampler and its ratio, which the SDK takes as they are written.
-fn sampler(variables: &Variables) -> Vec<Wrong> {
+fn sampler(variables: &Variables) -> Option<Wrong> {
     let sampler = variables.raw(SAMPLER).unwrap_or(USUAL_SAMPLER);
     if !SAMPLERS.contains(&sampler) {
-        return vec![Wrong::new(SAMPLER, sampler, USUAL_SAMPLER, &SAMPLERS.join(", "))];
+        return Some(Wrong::new(SAMPLER, sampler, USUAL_SAMPLER, &SAMPLERS.join(", ")));
     }
     let text = variables.raw(SAMPLER_ARG).unwrap_or_default();
     let used = match text.parse::<f64>() {
-        _ if !sampler.ends_with(OF_RATIO) => return Vec::new(),
-        Ok(ratio) if (0.0..=1.0).contains(&ratio) => return Vec::new(),
+        _ if !sampler.ends_with(OF_RATIO) => return None,
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => return None,
         Ok(ratio) if ratio > 1.0 => "1, all traces",
         Ok(_) => "0, no trace",
         Err(_) => "1, all traces",
     };
-    vec![Wrong::new(SAMPLER_ARG, text, used, "a number from 0 to 1")]
+    Some(Wrong::new(SAMPLER_ARG, text, used, "a number from 0 to 1"))
 }
 
-fn numbers(variables: &Variables) -> Vec<Wrong> {
-    let mut wrong = Vec::new();
-    for number in NUMBERS {
-        if let Some(value) = variables.get(number.name).filter(|it| number.read(it).is_none()) {
-            let (used, allowed) =
-                (number.default.to_string(), format!("a whole number from 1 to {}", number.max));
-            wrong.push(Wrong::new(number.name, value, &used, &allowed));
-        }
-    }
-    for limit in LIMITS {
-        if let Some(value) = variables.raw(limit).filter(|it| it.parse::<u32>().is_err()) {
-            let allowed = format!("a whole number from 0 to {}", u32::MAX);
-            wrong.push(Wrong::new(limit, value, USUAL_LIMIT, &allowed));
-        }
-    }
-    wrong
+fn numbers(variables: &Variables) -> impl Iterator<Item = Wrong> {
+    let numbers = NUMBERS.into_iter().map(move |number| (variables.get(number.name), number));
+    // The SDK reads these as they are written.
+    let limits = LIMITS.into_iter().map(move |limit| (variables.raw(limit.name), limit));
+    numbers.chain(limits).filter_map(|(value, number)| {
+        let value = value.filter(|value| number.read(value).is_none())?;
+        let allowed = format!("a whole number from {} to {}", number.min, number.max);
+        Some(Wrong::new(number.name, value, &number.default.to_string(), &allowed))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::telemetry::otel::settings::tests::variables;
+
+    fn wrong(variables: &Variables) -> Vec<Wrong> {
+        super::wrong(variables).collect()
+    }
 
     #[test]
     fn a_value_that_does_not_count_is_told_with_what_counts_and_what_would() {
@@ -342,6 +336,8 @@ mod tests {
             ("=hunter2,a=b,hunter2=", "all of its 3 parts but number 1, 3"),
             ("hun ter2=x", "none of its parts"),
             ("a=hunter2\u{7f}", "none of its parts"),
+            ("a=b,b=hunter2%0A,c=%zz", "all of its 3 parts but number 2"),
+            ("a=hunter2%0A", "none of its parts"),
         ] {
             for name in ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"] {
                 let wrong = wrong(&variables(&[(name, value)]));

@@ -23,9 +23,9 @@ use std::{sync::OnceLock, thread, time::Duration};
 use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_sdk::{
     Resource,
-    logs::{BatchLogProcessor, SdkLoggerProvider},
+    logs::{BatchLogProcessor, LogExporter, SdkLoggerProvider},
     metrics::{PeriodicReader, SdkMeterProvider, Stream, exporter::PushMetricExporter},
-    trace::{BatchSpanProcessor, SdkTracerProvider},
+    trace::{BatchSpanProcessor, SdkTracerProvider, SpanExporter},
 };
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
@@ -35,7 +35,7 @@ use check::Wrong;
 pub(crate) use logs::emit;
 use outage::Ways;
 pub(crate) use outage::is_told_otherwise;
-use settings::{Address, Destination, Signal, Variables};
+use settings::{Address, Signal, Variables};
 pub(crate) use trace::current;
 
 /// The name of this program, as the source of spans, counts and lines.
@@ -78,19 +78,14 @@ pub fn start(about: About<'_>) {
         info!(variable = settings::DISABLED, "no telemetry goes to a collector");
         return;
     }
-    check::wrong(&variables).iter().for_each(tell_wrong);
+    check::wrong(&variables).for_each(tell_wrong);
     let destinations = Signal::ALL.map(|signal| variables.destination(signal));
-    let wanted = destinations.each_ref().map(|to| matches!(to, Destination::Collector(_)));
-    if wanted == [false; 3] {
+    if destinations.iter().all(Result::is_err) {
         return;
     }
-    let running = RUNNING.get_or_init(|| Running::new(&variables, wanted, resource(&about)));
-    let exported = [running.traces.is_some(), running.metrics.is_some(), running.logs.is_some()];
-    for ((signal, to), is_exported) in Signal::ALL.iter().zip(&destinations).zip(exported) {
-        tell_destination(&variables, *signal, to, is_exported);
-    }
+    let running = RUNNING.get_or_init(|| Running::new(&variables, destinations, resource(&about)));
     if let Some(provider) = &running.traces {
-        trace::start(provider, variables.carried().0);
+        trace::start(provider, variables.carried());
     }
     if let Some(provider) = &running.metrics {
         metrics::start(provider);
@@ -100,27 +95,10 @@ pub fn start(about: About<'_>) {
     }
 }
 
-fn tell_wrong(wrong: &Wrong) {
-    let Wrong { variable, value, used, allowed } = wrong;
+fn tell_wrong(wrong: Wrong) {
+    let Wrong { variable, value, used, allowed } = &wrong;
     let value = value.as_deref().unwrap_or("(not shown)");
     warn!(variable, value, used, allowed, "this variable has a value that does not count");
-}
-
-/// Says where a signal goes to. A collector that it cannot go to was told with its cause.
-fn tell_destination(variables: &Variables, signal: Signal, to: &Destination, is_exported: bool) {
-    match to {
-        Destination::Collector(Address { shown, variable, .. }) if is_exported => info!(
-            signal = signal.name(),
-            address = %shown,
-            variable,
-            protocol = check::protocol(variables.is_grpc(signal)),
-            "telemetry goes to a collector"
-        ),
-        Destination::Collector(_) => {}
-        Destination::Nowhere(why) => {
-            info!(signal = signal.name(), why, "this telemetry goes to no collector");
-        }
-    }
 }
 
 /// Has the counts told once more, of a host that is about to stop and can be asked no longer after
@@ -160,12 +138,20 @@ fn on_thread(name: &str, work: impl FnOnce() + Send + 'static) {
 }
 
 impl Running {
-    fn new(variables: &Variables, wanted: [bool; 3], resource: Resource) -> Self {
-        let [traces, metrics, logs] = wanted;
+    fn new(
+        variables: &Variables,
+        [traces, metrics, logs]: [Result<Address, String>; 3],
+        resource: Resource,
+    ) -> Self {
         let mut ways = Ways::default();
-        let traces = traces.then(|| tracer(variables, &mut ways, resource.clone())).flatten();
-        let metrics = metrics.then(|| meter(variables, &mut ways, resource.clone())).flatten();
-        let logs = logs.then(|| logger(variables, &mut ways, resource)).flatten();
+        let traces =
+            started(Signal::Traces, traces, |to| transport::spans(variables, to, &mut ways))
+                .map(|exporter| tracer(exporter, variables, resource.clone()));
+        let metrics =
+            started(Signal::Metrics, metrics, |to| transport::metrics(variables, to, &mut ways))
+                .map(|exporter| counting(exporter, variables.interval(), resource.clone()));
+        let logs = started(Signal::Logs, logs, |to| transport::logs(variables, to, &mut ways))
+            .map(|exporter| logger(exporter, variables, resource));
         Self { traces, metrics, logs, addresses: ways.addresses() }
     }
 
@@ -213,8 +199,11 @@ fn resource(about: &About<'_>) -> Resource {
     Resource::builder().with_attributes(missing).build()
 }
 
-fn tracer(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<SdkTracerProvider> {
-    let exporter = started(Signal::Traces, transport::spans(variables, ways))?;
+fn tracer(
+    exporter: impl SpanExporter + 'static,
+    variables: &Variables,
+    resource: Resource,
+) -> SdkTracerProvider {
     let batch = variables.batches_of_spans();
     let config = opentelemetry_sdk::trace::BatchConfigBuilder::default()
         .with_max_queue_size(batch.queue_max)
@@ -223,12 +212,7 @@ fn tracer(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<
         .build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
     let provider = SdkTracerProvider::builder().with_span_processor(processor);
-    Some(provider.with_resource(resource).build())
-}
-
-fn meter(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<SdkMeterProvider> {
-    let exporter = started(Signal::Metrics, transport::metrics(variables, ways))?;
-    Some(counting(exporter, variables.interval(), resource))
+    provider.with_resource(resource).build()
 }
 
 /// Returns a meter that reports to this exporter from time to time.
@@ -245,8 +229,11 @@ fn counting(
         .build()
 }
 
-fn logger(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<SdkLoggerProvider> {
-    let exporter = started(Signal::Logs, transport::logs(variables, ways))?;
+fn logger(
+    exporter: impl LogExporter + 'static,
+    variables: &Variables,
+    resource: Resource,
+) -> SdkLoggerProvider {
     let batch = variables.batches_of_lines();
     let config = opentelemetry_sdk::logs::BatchConfigBuilder::default()
         .with_max_queue_size(batch.queue_max)
@@ -255,15 +242,30 @@ fn logger(variables: &Variables, ways: &mut Ways, resource: Resource) -> Option<
         .build();
     let processor = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
     let provider = SdkLoggerProvider::builder().with_log_processor(processor);
-    Some(provider.with_resource(resource).build())
+    provider.with_resource(resource).build()
 }
 
-fn started<T>(signal: Signal, exporter: Result<T, transport::TransportError>) -> Option<T> {
-    exporter
-        .inspect_err(|error| {
-            warn!(signal = signal.name(), %error, "telemetry of this kind is not exported");
-        })
-        .ok()
+/// Makes the exporter of a signal; says where it goes to, or why nowhere.
+fn started<T>(
+    signal: Signal,
+    to: Result<Address, String>,
+    exporter: impl FnOnce(&Address) -> Result<T, transport::TransportError>,
+) -> Option<T> {
+    let signal = signal.name();
+    let to =
+        to.inspect_err(|why| info!(signal, why, "this telemetry goes to no collector")).ok()?;
+    let made = exporter(&to);
+    match &made {
+        Ok(_) => info!(
+            signal,
+            address = %to.shown,
+            variable = to.variable.as_str(),
+            protocol = check::protocol(to.is_grpc),
+            "telemetry goes to a collector"
+        ),
+        Err(error) => warn!(signal, %error, "telemetry of this kind is not exported"),
+    }
+    made.ok()
 }
 
 #[cfg(test)]

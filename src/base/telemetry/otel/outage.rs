@@ -21,7 +21,7 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter},
 };
 use parking_lot::Mutex;
-use tracing::{Metadata, debug, info, warn};
+use tracing::{debug, info, warn};
 
 use super::settings::{Address, Signal};
 use lattice_protocol::errors;
@@ -64,12 +64,8 @@ pub(super) fn end() {
     IS_OVER.store(true, Ordering::Relaxed);
 }
 
-/// Says whether a line of the SDK is left out of the log.
-pub(crate) fn is_told_otherwise(metadata: &Metadata<'_>) -> bool {
-    is_left_out(metadata.target(), metadata.name())
-}
-
-fn is_left_out(target: &str, name: &str) -> bool {
+/// Says whether a line with this target and name, one of the SDK, is left out of the log.
+pub(crate) fn is_told_otherwise(target: &str, name: &str) -> bool {
     target.starts_with(SDK) && TOLD_OTHERWISE.contains(&name)
 }
 
@@ -79,24 +75,20 @@ pub struct Ways(Vec<Arc<Way>>);
 
 impl Ways {
     /// Returns the way to a collector; the same for all signals that one variable sends there.
-    pub fn to(&mut self, address: &Address) -> Arc<Way> {
+    pub fn to(&mut self, to: &Address) -> Arc<Way> {
         let is_it =
-            |way: &&Arc<Way>| (&way.address, &way.variable) == (&address.shown, &address.variable);
+            |way: &&Arc<Way>| (&way.to.shown, &way.to.variable) == (&to.shown, &to.variable);
         if let Some(way) = self.0.iter().find(is_it) {
             return Arc::clone(way);
         }
-        let way = Way {
-            address: address.shown.clone(),
-            variable: address.variable.clone(),
-            state: Mutex::default(),
-        };
-        self.0.push(Arc::new(way));
-        Arc::clone(&self.0[self.0.len() - 1])
+        let way = Arc::new(Way { to: to.clone(), failing: Mutex::default() });
+        self.0.push(Arc::clone(&way));
+        way
     }
 
     /// Returns where they lead to, for people.
     pub fn addresses(&self) -> String {
-        let addresses: Vec<&str> = self.0.iter().map(|way| way.address.as_str()).collect();
+        let addresses: Vec<&str> = self.0.iter().map(|way| way.to.shown.as_str()).collect();
         addresses.join(", ")
     }
 }
@@ -104,15 +96,14 @@ impl Ways {
 /// The way to a collector.
 #[derive(Debug)]
 pub struct Way {
-    address: String,
-    variable: String,
+    /// Of the first signal that goes there.
+    to: Address,
     // Held for a look, never while something is told.
-    state: Mutex<State>,
+    failing: Mutex<Failing>,
 }
 
 /// The kinds of causes why signals fail, each at the place of its signal.
-#[derive(Debug, Default)]
-struct State([Option<String>; 3]);
+type Failing = [Option<String>; 3];
 
 #[derive(Debug, PartialEq, Eq)]
 enum News {
@@ -126,8 +117,8 @@ impl Way {
         if IS_OVER.load(Ordering::Relaxed) {
             return;
         }
-        let news = self.state.lock().attempted(signal, failure);
-        let Self { address, variable, .. } = self;
+        let news = news(&mut self.failing.lock(), signal, failure);
+        let Address { shown: address, variable, .. } = &self.to;
         let (signal, cause) = (signal.name(), failure.unwrap_or_default());
         match news {
             Some(News::Began) => warn!(
@@ -144,26 +135,24 @@ impl Way {
     }
 }
 
-impl State {
-    /// Returns what is news. Signals that fail for causes of one kind are one outage, which is over
-    /// when the first of them gets through.
-    fn attempted(&mut self, signal: Signal, failure: Option<&str>) -> Option<News> {
-        let at = signal as usize;
-        let Some(cause) = failure else {
-            let kind = self.0[at].take()?;
-            self.0.iter_mut().filter(|other| other.as_ref() == Some(&kind)).for_each(|other| {
-                *other = None;
-            });
-            return Some(News::Ended);
-        };
-        if self.0[at].is_some() {
-            return None;
-        }
-        let kind = Some(kind_of(cause).to_owned());
-        let is_told = self.0.contains(&kind);
-        self.0[at] = kind;
-        (!is_told).then_some(News::Began)
+/// Returns what is news of an attempt. Signals that fail for causes of one kind are one outage,
+/// which is over when the first of them gets through.
+fn news(failing: &mut Failing, signal: Signal, failure: Option<&str>) -> Option<News> {
+    let at = signal as usize;
+    let Some(cause) = failure else {
+        let kind = failing[at].take()?;
+        failing.iter_mut().filter(|other| other.as_ref() == Some(&kind)).for_each(|other| {
+            *other = None;
+        });
+        return Some(News::Ended);
+    };
+    if failing[at].is_some() {
+        return None;
     }
+    let kind = Some(kind_of(cause).to_owned());
+    let is_told = failing.contains(&kind);
+    failing[at] = kind;
+    (!is_told).then_some(News::Began)
 }
 
 /// Returns the kind of a cause: what the collector answered, or that it did not.
@@ -228,18 +217,6 @@ impl<E: SpanExporter> SpanExporter for Watched<E> {
         self.attempted(self.exporter.export(batch).await)
     }
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.exporter.shutdown()
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
     }
@@ -252,10 +229,6 @@ impl<E: LogExporter> LogExporter for Watched<E> {
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.exporter.shutdown()
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -274,10 +247,6 @@ impl<E: PushMetricExporter> PushMetricExporter for Watched<E> {
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        self.exporter.shutdown()
     }
 
     fn temporality(&self) -> Temporality {
@@ -320,9 +289,9 @@ mod tests {
                 (Metrics, Some(FORBIDDEN), None),
             ],
         ] {
-            let mut state = State::default();
+            let mut failing = Failing::default();
             for (number, (signal, failure, expected)) in attempts.iter().enumerate() {
-                let news = state.attempted(*signal, *failure);
+                let news = news(&mut failing, *signal, *failure);
                 assert_eq!(news, *expected, "{number}: {signal:?} {failure:?}");
             }
         }
@@ -338,7 +307,7 @@ mod tests {
             ("opentelemetry_sdk", "event src/lib.rs:1", false),
             ("lattice_base::telemetry::otel", "BatchSpanProcessor.ExportError", false),
         ] {
-            assert_eq!(is_left_out(target, name), is_out, "{target} {name}");
+            assert_eq!(is_told_otherwise(target, name), is_out, "{target} {name}");
         }
     }
 
@@ -379,6 +348,7 @@ mod tests {
             url: url.to_owned(),
             shown: shown.to_owned(),
             variable: variable.to_owned(),
+            is_grpc: false,
         };
         let mut ways = Ways::default();
         let first = ways.to(&of("http://c", "ALL", "http://c/v1/traces"));
@@ -390,9 +360,9 @@ mod tests {
 
     /// Fails with the SDK's words, while the client saw more.
     #[derive(Debug)]
-    struct Failing(Seen);
+    struct Refusing(Seen);
 
-    impl SpanExporter for Failing {
+    impl SpanExporter for Refusing {
         async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
             self.0.set(Some(REFUSED.to_owned()));
             Err(OTelSdkError::InternalFailure("HTTP export failed: network error".into()))
@@ -402,11 +372,11 @@ mod tests {
     #[tokio::test]
     async fn an_attempt_that_fails_still_fails_and_its_cause_is_taken() {
         let seen = Seen::default();
-        let address = Address { url: String::new(), shown: String::new(), variable: String::new() };
-        let way = Ways::default().to(&address);
-        let exporter = Watched::new(Failing(seen.clone()), Traces, Arc::clone(&way), seen.clone());
+        let (url, shown, variable) = Default::default();
+        let way = Ways::default().to(&Address { url, shown, variable, is_grpc: false });
+        let exporter = Watched::new(Refusing(seen.clone()), Traces, Arc::clone(&way), seen.clone());
         assert!(SpanExporter::export(&exporter, Vec::new()).await.is_err());
         assert_eq!(seen.take(), None);
-        assert_eq!(way.state.lock().0[0].as_deref(), Some(NO_ANSWER));
+        assert_eq!(way.failing.lock()[0].as_deref(), Some(NO_ANSWER));
     }
 }

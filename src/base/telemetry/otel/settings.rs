@@ -2,8 +2,10 @@
 //! of HTTP carry a trace.
 //!
 //! A value that is none of those that count is ignored, as the specification asks for: it is as if
-//! the variable was not set, and [`check`](super::check) tells of it. The SDK reads some variables
-//! itself: samplers, limits of spans, headers and compression of exporters, the resource.
+//! the variable was not set, and [`check`](super::check) tells of it. The time of one signal is the
+//! exception: for one that does not count the usual time is used, and not that of all signals. The
+//! SDK reads some variables itself: samplers, limits of spans, headers and compression of
+//! exporters, the resource.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -40,16 +42,7 @@ pub enum Signal {
 impl Signal {
     pub const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
 
-    /// Returns its name in variables.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Traces => "TRACES",
-            Self::Metrics => "METRICS",
-            Self::Logs => "LOGS",
-        }
-    }
-
-    /// Returns its name for people.
+    /// Returns its name; variables have it in capitals.
     pub fn name(self) -> &'static str {
         match self {
             Self::Traces => "traces",
@@ -60,22 +53,28 @@ impl Signal {
 
     /// Returns the variable that turns it on and off.
     pub fn exporter(self) -> String {
-        format!("OTEL_{}_EXPORTER", self.word())
+        format!("OTEL_{}_EXPORTER", self.name().to_uppercase())
     }
 }
 
 /// Returns the name of a setting of exporters: that of one signal, or of all.
 pub(super) fn exporter_setting(signal: Option<Signal>, what: &str) -> String {
     match signal {
-        Some(signal) => format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.word()),
+        Some(signal) => format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.name().to_uppercase()),
         None => format!("OTEL_EXPORTER_OTLP_{what}"),
     }
 }
 
-/// A number from 1 on that a variable may set.
+/// Returns the names of a setting of a signal's exporter: its own, and that of all.
+fn names_of(signal: Signal, what: &str) -> [String; 2] {
+    [Some(signal), None].map(|of| exporter_setting(of, what))
+}
+
+/// A number that a variable may set.
 #[derive(Debug)]
 pub struct Number {
     pub name: &'static str,
+    pub min: u64,
     pub max: u64,
     pub default: u64,
 }
@@ -85,21 +84,14 @@ const QUEUE_MAX: u64 = 1 << 20;
 /// In milliseconds, seven weeks.
 const DELAY_MAX: u64 = u32::MAX as u64;
 
-const SPAN_QUEUE: Number =
-    Number { name: "OTEL_BSP_MAX_QUEUE_SIZE", max: QUEUE_MAX, default: 2048 };
-const SPAN_BATCH: Number =
-    Number { name: "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", max: QUEUE_MAX, default: 512 };
-const SPAN_DELAY: Number =
-    Number { name: "OTEL_BSP_SCHEDULE_DELAY", max: DELAY_MAX, default: 5000 };
-const LINE_QUEUE: Number =
-    Number { name: "OTEL_BLRP_MAX_QUEUE_SIZE", max: QUEUE_MAX, default: 2048 };
-const LINE_BATCH: Number =
-    Number { name: "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", max: QUEUE_MAX, default: 512 };
-const LINE_DELAY: Number =
-    Number { name: "OTEL_BLRP_SCHEDULE_DELAY", max: DELAY_MAX, default: 1000 };
-const INTERVAL: Number =
-    Number { name: "OTEL_METRIC_EXPORT_INTERVAL", max: DELAY_MAX, default: 60_000 };
-/// All numbers that may be set.
+const SPAN_QUEUE: Number = Number::from_1("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_MAX, 2048);
+const SPAN_BATCH: Number = Number::from_1("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", QUEUE_MAX, 512);
+const SPAN_DELAY: Number = Number::from_1("OTEL_BSP_SCHEDULE_DELAY", DELAY_MAX, 5000);
+const LINE_QUEUE: Number = Number::from_1("OTEL_BLRP_MAX_QUEUE_SIZE", QUEUE_MAX, 2048);
+const LINE_BATCH: Number = Number::from_1("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", QUEUE_MAX, 512);
+const LINE_DELAY: Number = Number::from_1("OTEL_BLRP_SCHEDULE_DELAY", DELAY_MAX, 1000);
+const INTERVAL: Number = Number::from_1("OTEL_METRIC_EXPORT_INTERVAL", DELAY_MAX, 60_000);
+/// All numbers that are read here.
 pub(super) const NUMBERS: [Number; 7] =
     [SPAN_QUEUE, SPAN_BATCH, SPAN_DELAY, LINE_QUEUE, LINE_BATCH, LINE_DELAY, INTERVAL];
 
@@ -120,14 +112,16 @@ pub struct Address {
     pub shown: String,
     /// The variable that asks for it.
     pub variable: String,
+    /// Whether it goes over gRPC, else over HTTP.
+    pub is_grpc: bool,
 }
 
-/// The place that a signal goes to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Destination {
-    Collector(Address),
-    /// Nowhere, for this reason.
-    Nowhere(String),
+impl Address {
+    /// Says whether it goes there with TLS.
+    pub fn is_tls(&self) -> bool {
+        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+    }
 }
 
 /// The variables of OpenTelemetry that are set. An empty one counts as not set.
@@ -154,8 +148,7 @@ impl Variables {
 
     /// Returns a setting of the exporter of a signal: its own, or that of all.
     pub fn of_exporter(&self, signal: Signal, what: &str) -> Option<&str> {
-        self.get(&exporter_setting(Some(signal), what))
-            .or_else(|| self.get(&exporter_setting(None, what)))
+        names_of(signal, what).iter().find_map(|name| self.get(name))
     }
 
     /// Says whether everything is turned off.
@@ -163,48 +156,28 @@ impl Variables {
         self.get(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Says whether a signal is exported. An exporter that this program does not have is an error.
-    pub fn exports(&self, signal: Signal) -> Result<bool, String> {
+    /// Returns the place that a signal goes to; the error says why it goes nowhere.
+    pub fn destination(&self, signal: Signal) -> Result<Address, String> {
         if self.is_disabled() {
-            return Ok(false);
+            return Err(format!("{DISABLED} is true"));
         }
         let name = signal.exporter();
-        let Some(exporters) = self.get(&name) else {
-            return Ok(self.endpoint(signal).is_some());
-        };
-        let mut exporters = exporters.split(',').map(str::trim);
-        match exporters.find(|exporter| !exporter.eq_ignore_ascii_case("otlp")) {
-            None => Ok(true),
-            Some(other) if other.eq_ignore_ascii_case("none") => Ok(false),
-            Some(other) => Err(format!("{name} is {other}, and this host has otlp and none")),
-        }
-    }
-
-    /// Returns the place that a signal goes to.
-    pub fn destination(&self, signal: Signal) -> Destination {
-        match self.exports(signal) {
-            Ok(true) => Destination::Collector(self.address(signal)),
-            Ok(false) => Destination::Nowhere(self.why_not(signal)),
-            Err(why) => Destination::Nowhere(why),
-        }
-    }
-
-    fn why_not(&self, signal: Signal) -> String {
-        let exporter = signal.exporter();
-        if self.is_disabled() {
-            format!("{DISABLED} is true")
-        } else if let Some(value) = self.get(&exporter) {
-            format!("{exporter} is {value}")
-        } else {
-            let [own, of_all] = [Some(signal), None].map(|of| exporter_setting(of, "ENDPOINT"));
-            format!("neither {exporter} nor {own} nor {of_all} asks for it")
+        let exporters = self.get(&name);
+        match (exporters, exporters.and_then(other_exporter)) {
+            (None, _) if self.endpoint(signal).is_none() => {
+                let [own, of_all] = names_of(signal, "ENDPOINT");
+                Err(format!("neither {name} nor {own} nor {of_all} asks for it"))
+            }
+            (Some(value), Some(other)) if is_none(other) => Err(format!("{name} is {value}")),
+            (_, Some(other)) => Err(format!("{name} is {other}, and this host has otlp and none")),
+            (_, None) => Ok(self.address(signal)),
         }
     }
 
     /// Says whether a signal goes over gRPC; otherwise it goes over HTTP.
     pub fn is_grpc(&self, signal: Signal) -> bool {
-        let names = [Some(signal), None].map(|of| exporter_setting(of, "PROTOCOL"));
-        names.iter().find_map(|name| is_grpc(self.get(name)?)).unwrap_or(false)
+        let mut names = names_of(signal, "PROTOCOL").into_iter();
+        names.find_map(|name| is_grpc(self.get(&name)?)).unwrap_or(false)
     }
 
     /// Returns how long an export may take.
@@ -213,24 +186,19 @@ impl Variables {
         milliseconds.map_or(TIMEOUT, Duration::from_millis)
     }
 
-    /// Says whether a signal goes over gRPC with TLS.
-    pub fn is_grpc_with_tls(&self, signal: Signal) -> bool {
-        let url = self.address(signal).url;
-        url.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
-    }
-
     /// Returns where a signal goes that is exported.
     pub fn address(&self, signal: Signal) -> Address {
         let is_grpc = self.is_grpc(signal);
         let Some((variable, value)) = self.endpoint(signal) else {
             let default = if is_grpc { DEFAULT_GRPC } else { DEFAULT_HTTP };
             let url = self.url(signal, default, is_grpc);
-            return Address { url, shown: default.to_owned(), variable: signal.exporter() };
+            let (shown, variable) = (default.to_owned(), signal.exporter());
+            return Address { url, shown, variable, is_grpc };
         };
         // That of one signal is used as it is.
         let is_whole = !is_grpc && variable == exporter_setting(Some(signal), "ENDPOINT");
         let url = if is_whole { value.to_owned() } else { self.url(signal, value, is_grpc) };
-        Address { url, shown: without_login(value), variable }
+        Address { url, shown: without_login(value), variable, is_grpc }
     }
 
     /// Makes the URL of a signal from an endpoint: the path that HTTP has, the scheme that gRPC
@@ -249,10 +217,9 @@ impl Variables {
     }
 
     /// Returns the endpoint of a signal and the variable it stands in, its own before that of all.
-    fn endpoint(&self, signal: Signal) -> Option<(String, &str)> {
+    pub(super) fn endpoint(&self, signal: Signal) -> Option<(String, &str)> {
         let is_grpc = self.is_grpc(signal);
-        let names = [Some(signal), None].map(|of| exporter_setting(of, "ENDPOINT"));
-        names.into_iter().find_map(|name| {
+        names_of(signal, "ENDPOINT").into_iter().find_map(|name| {
             let value = self.get(&name).filter(|value| is_endpoint(value, is_grpc))?;
             Some((name, value))
         })
@@ -260,24 +227,21 @@ impl Variables {
 
     /// Returns where traces go over HTTP, with the path; `None` if they do not.
     pub fn traces_url(&self) -> Option<String> {
-        let goes = self.exports(Signal::Traces) == Ok(true) && !self.is_grpc(Signal::Traces);
-        goes.then(|| self.address(Signal::Traces).url)
+        self.destination(Signal::Traces).ok().filter(|to| !to.is_grpc).map(|to| to.url)
     }
 
-    /// Returns the headers of HTTP that carry a trace, and what is wanted of propagators that this
-    /// program does not have. Where it has none of them, the usual headers carry it.
-    pub fn carried(&self) -> (Vec<&'static str>, Vec<String>) {
+    /// Returns the headers of HTTP that carry a trace. Where this program has none of the
+    /// propagators that are wanted, the usual headers carry it.
+    pub fn carried(&self) -> Vec<&'static str> {
         let wanted = self.get(PROPAGATORS).unwrap_or(DEFAULT_PROPAGATORS);
-        let wanted = wanted.split(',').map(str::trim).filter(|it| !it.is_empty());
-        let (known, unknown): (Vec<&str>, Vec<&str>) =
-            wanted.partition(|wanted| headers_of(wanted).is_some());
-        let usual: Vec<&str> = DEFAULT_PROPAGATORS.split(',').collect();
-        let known = if known.is_empty() { usual } else { known };
-        let mut headers: Vec<&'static str> =
-            known.iter().filter_map(|known| headers_of(known)).flatten().copied().collect();
+        let mut known: Vec<_> = propagators(wanted).filter_map(headers_of).collect();
+        if known.is_empty() {
+            known = propagators(DEFAULT_PROPAGATORS).filter_map(headers_of).collect();
+        }
+        let mut headers = known.concat();
         headers.sort_unstable();
         headers.dedup();
-        (headers, unknown.into_iter().map(str::to_owned).collect())
+        headers
     }
 
     /// Returns how spans are collected before they are exported.
@@ -311,10 +275,29 @@ impl Variables {
 }
 
 impl Number {
+    const fn from_1(name: &'static str, max: u64, default: u64) -> Self {
+        Self { name, min: 1, max, default }
+    }
+
     /// Reads a value; `None` if it is none that counts.
     pub(super) fn read(&self, text: &str) -> Option<u64> {
-        text.parse().ok().filter(|number| (1..=self.max).contains(number))
+        text.parse().ok().filter(|number| (self.min..=self.max).contains(number))
     }
+}
+
+/// Returns the first exporter in a list that is not that of this program; it may be `none`.
+fn other_exporter(list: &str) -> Option<&str> {
+    let mut exporters = list.split(',').map(str::trim);
+    exporters.find(|exporter| !exporter.eq_ignore_ascii_case("otlp"))
+}
+
+fn is_none(exporter: &str) -> bool {
+    exporter.eq_ignore_ascii_case("none")
+}
+
+/// Says whether a list wants an exporter that this program does not have.
+pub(super) fn wants_other(list: &str) -> bool {
+    other_exporter(list).is_some_and(|other| !is_none(other))
 }
 
 /// Says whether a protocol is gRPC; `None` of one that this program does not have.
@@ -326,8 +309,13 @@ pub(super) fn is_grpc(protocol: &str) -> Option<bool> {
     }
 }
 
+/// Returns the propagators in a list.
+pub(super) fn propagators(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|propagator| !propagator.is_empty())
+}
+
 /// Returns the headers of a propagator; `None` if this program does not have it.
-fn headers_of(propagator: &str) -> Option<&'static [&'static str]> {
+pub(super) fn headers_of(propagator: &str) -> Option<&'static [&'static str]> {
     match propagator {
         "tracecontext" => Some(&TRACE_HEADERS),
         "baggage" => Some(&[BAGGAGE_HEADER]),
@@ -398,11 +386,11 @@ pub(super) mod tests {
             (&[ENDPOINT, ("OTEL_SDK_DISABLED", "1")], [true, true, true]),
         ] {
             let variables = variables(pairs);
-            let exported = Signal::ALL.map(|signal| variables.exports(signal));
-            assert_eq!(exported, expected.map(Ok), "{pairs:?}");
+            let exported = Signal::ALL.map(|signal| variables.destination(signal).is_ok());
+            assert_eq!(exported, expected, "{pairs:?}");
         }
         let zipkin = variables(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "zipkin")]);
-        assert!(zipkin.exports(Signal::Traces).unwrap_err().contains("zipkin"));
+        assert!(zipkin.destination(Signal::Traces).unwrap_err().contains("zipkin"));
     }
 
     #[test]
@@ -417,8 +405,8 @@ pub(super) mod tests {
             ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "many"),
         ]);
         assert_eq!(Signal::ALL.map(|signal| variables.is_grpc(signal)), [false, true, true]);
-        assert!(variables.is_grpc_with_tls(Signal::Metrics));
-        assert!(!variables.is_grpc_with_tls(Signal::Logs));
+        assert!(variables.address(Signal::Metrics).is_tls());
+        assert!(!variables.address(Signal::Logs).is_tls());
         assert_eq!(variables.timeout(Signal::Metrics), Duration::from_secs(2));
         assert_eq!(variables.timeout(Signal::Logs), TIMEOUT);
         assert_eq!(variables.traces_url().as_deref(), Some("https://all:4317/v1/traces"));
@@ -458,9 +446,10 @@ pub(super) mod tests {
                 url: url.to_owned(),
                 shown: shown.to_owned(),
                 variable: variable.to_owned(),
+                is_grpc: pairs.contains(&GRPC),
             };
             let destination = variables(pairs).destination(Signal::Metrics);
-            assert_eq!(destination, Destination::Collector(expected), "{pairs:?}");
+            assert_eq!(destination, Ok(expected), "{pairs:?}");
         }
         for (pairs, why) in [
             (NOTHING, "neither OTEL_METRICS_EXPORTER nor"),
@@ -476,8 +465,7 @@ pub(super) mod tests {
             ),
             (&[OTLP, ("OTEL_SDK_DISABLED", "true")], "OTEL_SDK_DISABLED is true"),
         ] {
-            let destination = variables(pairs).destination(Signal::Metrics);
-            let Destination::Nowhere(told) = destination else { panic!("{destination:?}") };
+            let told = variables(pairs).destination(Signal::Metrics).unwrap_err();
             assert!(told.starts_with(why), "{told}");
         }
     }
@@ -560,8 +548,8 @@ pub(super) mod tests {
             ("b3", &["baggage", "traceparent", "tracestate"], &["b3"]),
             ("b3,none", NONE, &["b3"]),
         ] {
-            let (carried, left) = variables(&[("OTEL_PROPAGATORS", wanted)]).carried();
-            assert_eq!(carried, headers, "{wanted}");
+            assert_eq!(variables(&[("OTEL_PROPAGATORS", wanted)]).carried(), headers, "{wanted}");
+            let left: Vec<_> = propagators(wanted).filter(|it| headers_of(it).is_none()).collect();
             assert_eq!(left, unknown, "{wanted}");
         }
     }

@@ -13,7 +13,10 @@ use std::{
 use opentelemetry::{
     Context,
     propagation::{Extractor, TextMapPropagator as _},
-    trace::{SpanContext, Status, TraceContextExt as _, Tracer as _, TracerProvider as _},
+    trace::{
+        SpanContext, SpanId, Status, TraceContextExt as _, TraceId, Tracer as _,
+        TracerProvider as _,
+    },
 };
 pub use opentelemetry::{KeyValue, trace::SpanKind};
 use opentelemetry_sdk::{
@@ -23,9 +26,6 @@ use opentelemetry_sdk::{
 
 use super::{scope, settings::TRACE_HEADERS};
 use lattice_protocol::rpc::invocation::TraceContext;
-
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
 
@@ -64,6 +64,22 @@ pub(crate) fn current() -> Option<(String, String)> {
     })
 }
 
+/// The ids of a span that a collector gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    trace_id: [u8; 16],
+    span_id: [u8; 8],
+}
+
+impl Sampled {
+    /// Returns the ids of the trace and the span, as the two are written.
+    pub fn ids(&self) -> [String; 2] {
+        let (trace_id, span_id) =
+            (TraceId::from_bytes(self.trace_id), SpanId::from_bytes(self.span_id));
+        [trace_id.to_string(), span_id.to_string()]
+    }
+}
+
 /// A piece of work in a trace. One that is dropped before it was [ended](Span::end) was abandoned.
 #[derive(Debug)]
 #[must_use = "a span that is dropped has ended"]
@@ -94,6 +110,14 @@ impl Span {
     /// Says whether somebody is told.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// Returns its ids, if a collector gets it.
+    pub fn sampled(&self) -> Option<Sampled> {
+        let span = self.0.as_ref()?.span();
+        let own = span.span_context();
+        let (trace_id, span_id) = (own.trace_id().to_bytes(), own.span_id().to_bytes());
+        own.is_sampled().then_some(Sampled { trace_id, span_id })
     }
 
     /// Adds something that is known only now.
@@ -190,12 +214,13 @@ fn tell(own: &SpanContext, trace: &mut TraceContext) {
     if !own.is_valid() {
         return;
     }
-    trace.0.retain(|(name, _)| name != TRACEPARENT && name != TRACESTATE);
+    let [parent, state] = TRACE_HEADERS;
+    trace.0.retain(|(name, _)| name != parent && name != state);
     let flags = u8::from(own.is_sampled());
-    trace.push(TRACEPARENT, format!("00-{}-{}-{flags:02x}", own.trace_id(), own.span_id()));
-    let state = own.trace_state().header();
-    if !state.is_empty() {
-        trace.push(TRACESTATE, state);
+    trace.push(parent, format!("00-{}-{}-{flags:02x}", own.trace_id(), own.span_id()));
+    let states = own.trace_state().header();
+    if !states.is_empty() {
+        trace.push(state, states);
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::{
     outage::{Seen, Watched, Ways},
-    settings::{Signal, Variables},
+    settings::{Address, Signal, Variables},
 };
 use crate::trusted::{self, Holds};
 use lattice_protocol::errors;
@@ -59,13 +59,12 @@ fn file(path: Option<&str>, holds: Holds) -> Result<Option<Vec<u8>>, TransportEr
 }
 
 macro_rules! exporter {
-    ($builder:expr, $variables:expr, $ways:expr, $signal:expr) => {{
-        let (variables, signal, seen) = ($variables, $signal, Seen::default());
+    ($builder:expr, $variables:expr, $to:expr, $ways:expr, $signal:expr) => {{
+        let (variables, to, signal, seen) = ($variables, $to, $signal, Seen::default());
         let certificates = Certificates::read(variables, signal)?;
-        let (address, timeout) = (variables.address(signal), variables.timeout(signal));
-        let url = address.url.as_str();
-        let exporter = match variables.is_grpc(signal) {
-            true if variables.is_grpc_with_tls(signal) => $builder
+        let (url, timeout) = (to.url.as_str(), variables.timeout(signal));
+        let exporter = match to.is_grpc {
+            true if to.is_tls() => $builder
                 .with_tonic()
                 .with_endpoint(url)
                 .with_timeout(timeout)
@@ -83,32 +82,35 @@ macro_rules! exporter {
                     .build()
             }
         };
-        Ok(Watched::new(exporter?, signal, $ways.to(&address), seen))
+        Ok(Watched::new(exporter?, signal, $ways.to(to), seen))
     }};
 }
 
 /// Makes the exporter of spans. To be called within the runtime.
 pub fn spans(
     variables: &Variables,
+    to: &Address,
     ways: &mut Ways,
 ) -> Result<Watched<SpanExporter>, TransportError> {
-    exporter!(SpanExporter::builder(), variables, ways, Signal::Traces)
+    exporter!(SpanExporter::builder(), variables, to, ways, Signal::Traces)
 }
 
 /// The same for counts.
 pub fn metrics(
     variables: &Variables,
+    to: &Address,
     ways: &mut Ways,
 ) -> Result<Watched<MetricExporter>, TransportError> {
-    exporter!(MetricExporter::builder(), variables, ways, Signal::Metrics)
+    exporter!(MetricExporter::builder(), variables, to, ways, Signal::Metrics)
 }
 
 /// The same for lines of the log.
 pub fn logs(
     variables: &Variables,
+    to: &Address,
     ways: &mut Ways,
 ) -> Result<Watched<LogExporter>, TransportError> {
-    exporter!(LogExporter::builder(), variables, ways, Signal::Logs)
+    exporter!(LogExporter::builder(), variables, to, ways, Signal::Logs)
 }
 
 fn grpc_tls(certificates: Certificates) -> ClientTlsConfig {
@@ -193,9 +195,10 @@ mod tests {
         for protocol in ["grpc", "http/protobuf"] {
             let variables = variables(&[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
             let mut ways = Ways::default();
-            assert!(spans(&variables, &mut ways).is_ok(), "{protocol}");
-            assert!(metrics(&variables, &mut ways).is_ok(), "{protocol}");
-            assert!(logs(&variables, &mut ways).is_ok(), "{protocol}");
+            let [traces, counts, lines] = Signal::ALL.map(|signal| variables.address(signal));
+            assert!(spans(&variables, &traces, &mut ways).is_ok(), "{protocol}");
+            assert!(metrics(&variables, &counts, &mut ways).is_ok(), "{protocol}");
+            assert!(logs(&variables, &lines, &mut ways).is_ok(), "{protocol}");
         }
     }
 
@@ -208,8 +211,9 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "ftp://nowhere"),
         ]);
         let mut ways = Ways::default();
-        assert!(spans(&variables, &mut ways).is_ok());
-        assert!(metrics(&variables, &mut ways).is_ok());
+        let [traces, counts, _] = Signal::ALL.map(|signal| variables.address(signal));
+        assert!(spans(&variables, &traces, &mut ways).is_ok());
+        assert!(metrics(&variables, &counts, &mut ways).is_ok());
         assert_eq!(ways.addresses(), "http://127.0.0.1:4317");
     }
 
@@ -231,7 +235,8 @@ mod tests {
     #[tokio::test]
     async fn a_certificate_that_is_not_there_is_named() {
         let variables = variables(&[("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")]);
-        let Err(error) = spans(&variables, &mut Ways::default()) else {
+        let to = variables.address(Signal::Traces);
+        let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
             panic!("it is taken without its certificate")
         };
         assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
@@ -248,7 +253,8 @@ mod tests {
         for what in ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"] {
             let name = format!("OTEL_EXPORTER_OTLP_{what}");
             let variables = variables(&[(name.as_str(), path.to_str().unwrap())]);
-            let Err(error) = spans(&variables, &mut Ways::default()) else {
+            let to = variables.address(Signal::Traces);
+            let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
                 panic!("{what} is taken")
             };
             assert!(
