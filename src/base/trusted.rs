@@ -341,7 +341,8 @@ mod unix {
                 }
                 let is_handed = path.parent() == Some(service.handed.as_path());
                 let is_readable = may_use(service, (owner, group), mode, 0o4);
-                if !is_handed && !(is_readable && is_reached(service, real)) {
+                let is_shared = is_readable && is_reached(service, real);
+                if !is_handed && !is_shared {
                     let (path, user) = (path.to_owned(), service.user);
                     return Err(Distrust::NotForService { path, user });
                 }

@@ -12,6 +12,7 @@ use lattice_base::config::settings::{self, FLAG_FILE, Kind, Setting};
 use super::{
     NAME,
     paths::{STATE, is_kept},
+    variables::Variables,
 };
 use crate::args::flags::SettingArgs;
 
@@ -61,7 +62,7 @@ pub struct Definition {
     /// The program, as an absolute path.
     pub program: String,
     pub arguments: Vec<Argument>,
-    pub environment: Vec<(String, String)>,
+    pub environment: Variables,
     /// Variables that other users must not read.
     pub secret: Option<SecretVariables>,
     /// Where the host runs; none is the directory that the manager keeps for the service.
@@ -82,7 +83,7 @@ pub struct Definition {
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretVariables {
     pub file: String,
-    pub variables: Vec<(String, String)>,
+    pub variables: Variables,
 }
 
 impl fmt::Debug for SecretVariables {

@@ -48,12 +48,15 @@ const SECRET_NAMES: [&str; 11] = [
     "token",
 ];
 
+/// Names with their values.
+pub type Variables = Vec<(String, String)>;
+
 /// Reads the variables of a service; one without a value has that of `here`.
 pub fn environment(
     given: &[String],
     here: &[(String, String)],
     mistakes: &mut Vec<String>,
-) -> Vec<(String, String)> {
+) -> Variables {
     let mut variables = Vec::new();
     for text in given {
         match variable(text, here) {
@@ -101,7 +104,7 @@ fn is_of_manager(name: &str) -> bool {
 }
 
 /// Parts variables into those that everybody may read, and those whose values may be secrets.
-pub fn parted(variables: Vec<(String, String)>) -> (Vec<(String, String)>, Vec<(String, String)>) {
+pub fn parted(variables: Variables) -> (Variables, Variables) {
     variables.into_iter().partition(|(name, value)| !may_be_secret(name, value))
 }
 
@@ -152,7 +155,7 @@ mod tests {
     use crate::service::definition::SecretVariables;
 
     /// Returns the variables, if none of them is a mistake.
-    fn variables(given: &str, here: &[(String, String)]) -> Option<Vec<(String, String)>> {
+    fn variables(given: &str, here: &[(String, String)]) -> Option<Variables> {
         let mut mistakes = Vec::new();
         let variables = environment(&[given.to_owned()], here, &mut mistakes);
         mistakes.is_empty().then_some(variables)
