@@ -39,7 +39,8 @@ struct HostConfig {
 #[tokio::main]
 async fn main() -> Result<()> {
     let config = std::fs::read("host_config.json").context(
-        "read ./host_config.json (start a host in this directory first: cargo run --release -- up)",
+        "read ./host_config.json (start a host in this directory first: cargo run --release -- up \
+         --allow-file-load)",
     )?;
     let config: HostConfig = serde_json::from_slice(&config).context("read ./host_config.json")?;
     let server = format!("{}:{}", config.ctl_host, config.ctl_port);

@@ -66,9 +66,12 @@ fetch() { # NAME FILE
         file://*) cp "${base#file://}/$1" "$2" ;;
         *)
             if command -v curl >/dev/null; then
-                curl -fsSL --retry 3 --proto-redir =https -o "$2" "$base/$1"
+                # Slow is well, and nothing for a minute is not.
+                curl -fsSL --retry 3 --connect-timeout 20 --speed-limit 1000 --speed-time 60 \
+                    --proto-redir =https -o "$2" "$base/$1"
             elif command -v wget >/dev/null; then
-                wget -q -O "$2" "$base/$1"
+                # The short forms: the wget of busybox knows no others.
+                wget -q -T 60 -t 3 -O "$2" "$base/$1"
             else
                 fail "curl or wget is needed"
             fi
@@ -113,8 +116,12 @@ mkdir "$work/out"
 tar -xzf "$work/archive.tar.gz" -C "$work/out"
 program=$work/out/${archive%.tar.gz}/host
 if [ ! -f "$program" ] || [ -L "$program" ]; then fail "there is no program in $archive"; fi
-version=$("$program" --version) ||
-    fail "the program does not run here, so nothing was installed; --target x86_64-unknown-linux-musl runs on every Linux"
+other=""
+case "$(uname -s)-$(uname -m) $target" in
+    *-musl) ;;
+    "Linux-x86_64 "*) other="; --target x86_64-unknown-linux-musl runs on every Linux" ;;
+esac
+version=$("$program" --version) || fail "the program does not run here, so nothing was installed$other"
 
 # Beside its place first: a program that runs is replaced in one step and never half.
 mkdir -p "$dir" || fail "cannot make $dir; choose another with --dir"

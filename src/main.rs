@@ -1,6 +1,6 @@
 //! The `host` binary: arguments, command, exit code.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::FromArgMatches as _;
 use lattice_base::telemetry;
@@ -24,7 +24,9 @@ fn main() -> ExitCode {
     let (words, script) = args::in_our_words(std::env::args_os());
     let matches = match args::command().try_get_matches_from(&words) {
         Ok(matches) => matches,
-        Err(error) => help::with_commands(error, &args::command(), &words).exit(),
+        Err(error) => {
+            return not_read(&help::with_commands(error, &args::command(), &words), &words);
+        }
     };
     let form = args::form_of(&matches);
     let told = args::exposed(&matches);
@@ -41,6 +43,13 @@ fn main() -> ExitCode {
             telemetry::flush();
             code
         }
-        Err(error) => error.exit(),
+        Err(error) => not_read(&error, &words),
     }
+}
+
+/// Prints what is wrong with the command line, or the help that it asks for.
+fn not_read(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    // Where nobody reads it, the exit code tells as much.
+    let _ = error.print();
+    args::exit_code_of(error, words).into()
 }

@@ -7,6 +7,7 @@
 //! when the file changed: then decisions that would be others by now are overridden, and logins for
 //! all hosts are sent to all hosts.
 //!
+//!     nats-server -a 127.0.0.1 -js &
 //!     cargo run --example config-service -- examples/config-service/lattice.json
 //!     host up --config-service-enabled --policy-topic policy.default --policy-changes-topic policy.default.changes
 

@@ -2,6 +2,12 @@
 //!
 //! A command is sent once: until its outcome is seen, the planner plans as if it had happened. A
 //! failure keeps the same thing from being tried again for a while, and each next one for longer.
+//!
+//! A command that no host has taken on is soon given up and sent again. One that was taken on may
+//! take as long as its image needs to come; that it failed is told by an event.
+
+#[cfg(test)]
+mod tests;
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -11,10 +17,13 @@ use crate::plan::{ActorGroup, Command, HostView, Observed, ProviderRun, Refused,
 use lattice_base::backoff;
 use lattice_protocol::{clock, links::LinkDefinition};
 
-/// How long an actor may take to start, or to stop.
+/// How long an actor may take to stop, and a command about one to be taken on.
 const ACTOR_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a provider may take.
+/// The same of a provider.
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a start or a live update may take that a host has taken on, with the loading of the
+/// image: as long as a host waits for a start that it keeps itself.
+const LOAD_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a link may take to show up in the table.
 const LINK_PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -33,6 +42,8 @@ pub struct Attempts {
 struct Pending {
     command: Command,
     until: Instant,
+    /// Its host has begun with it for another command already.
+    is_begun: bool,
 }
 
 #[derive(Debug)]
@@ -92,11 +103,40 @@ impl Attempts {
             Command::PutLink(_) | Command::DeleteLink { .. } => LINK_PATIENCE,
         };
         self.pending.retain(|pending| !overrules(command, &pending.command));
-        self.pending.push(Pending { command: command.clone(), until: now + patience });
+        let command = command.clone();
+        self.pending.push(Pending { command, until: now + patience, is_begun: false });
+    }
+
+    /// Notes that its host has taken a command on.
+    pub fn taken_on(&mut self, command: &Command, now: Instant) {
+        let same = |pending: &&mut Pending| pending.command == *command && may_load(command);
+        self.pending.iter_mut().filter(same).for_each(|one| one.until = now + LOAD_PATIENCE);
+    }
+
+    /// Forgets what a host was to do: it began anew, and knows nothing of it.
+    pub fn forget_host(&mut self, host: &str) {
+        self.pending.retain(|pending| pending.command.host() != Some(host));
+    }
+
+    /// Awaits nothing more that may take long: the events that tell of it may have been missed. It
+    /// is sent again, and a host that is still at it goes on.
+    pub fn ask_again(&mut self) {
+        self.pending.retain(|pending| !may_load(&pending.command));
+    }
+
+    /// Forgets what failed, so that everything may be tried at once. What is on its way stays: a
+    /// host refuses to do it twice.
+    pub fn begin_anew(&mut self) {
+        self.failures.clear();
     }
 
     /// Notes that a command was refused, or what it started failed.
     pub fn failed(&mut self, command: &Command, error: &str, now: Instant) {
+        if is_begun(command, error) {
+            let same = |pending: &&mut Pending| pending.command == *command;
+            self.pending.iter_mut().filter(same).for_each(|pending| pending.is_begun = true);
+            return;
+        }
         self.pending.retain(|pending| pending.command != *command);
         let failure = self.failures.entry(About::of(command)).or_insert(Failure {
             count: 0,
@@ -194,17 +234,13 @@ impl Attempts {
     /// Compares with what is seen: forgets what shows, and gives up what took too long.
     pub fn look(&mut self, seen: &Observed, now: Instant) {
         self.pending.retain(|pending| !shows(&pending.command, seen));
-        let is_late = |pending: &&Pending| pending.until <= now;
-        let late: Vec<Command> =
-            self.pending.iter().filter(is_late).map(|pending| pending.command.clone()).collect();
-        for command in late {
-            match About::of(&command) {
-                // A host that is slow is asked again: it goes on with the update it has begun, and
-                // there is nowhere else to make it.
-                About::Update { .. } => {
-                    self.pending.retain(|pending| pending.command != command);
-                }
-                _ => self.failed(&command, "it was not seen to happen in time", now),
+        let late: Vec<Pending> =
+            self.pending.extract_if(.., |pending| pending.until <= now).collect();
+        for Pending { command, is_begun, .. } in late {
+            // A host that is slow is asked again: it goes on with what it has begun, and there is
+            // nowhere else to make an update.
+            if !is_begun && !matches!(command, Command::Update { .. }) {
+                self.failed(&command, "it was not seen to happen in time", now);
             }
         }
         self.failures.retain(|about, failure| {
@@ -244,6 +280,22 @@ fn overrules(later: &Command, earlier: &Command) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the host may have to load an image for a command.
+fn may_load(command: &Command) -> bool {
+    match command {
+        Command::Scale { count, .. } => *count > 0,
+        Command::Update { .. } | Command::StartProvider { .. } => true,
+        _ => false,
+    }
+}
+
+/// Whether a host refuses a start because it is at it already: it names the image then. Where
+/// another one is in the way, it names that one's key.
+fn is_begun(command: &Command, error: &str) -> bool {
+    matches!(command, Command::StartProvider { image, .. }
+        if error.contains("already running") && error.contains(image.as_str()))
 }
 
 fn is_placing(command: &Command) -> bool {
@@ -377,181 +429,5 @@ pub fn apply(command: &Command, observed: &mut Observed) {
         Command::DeleteLink { actor_id, contract_id, link_name } => {
             observed.links.retain(|link| !link.is_of(actor_id, contract_id, link_name));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOST: &str = "N1";
-
-    fn scale(count: u32) -> Command {
-        Command::Scale {
-            scaler: "s".into(),
-            host: HOST.into(),
-            image: "echo:2".into(),
-            annotations: BTreeMap::from([("scaler".to_owned(), "s".to_owned())]),
-            count,
-        }
-    }
-
-    fn update(share: Option<u8>) -> Command {
-        Command::Update {
-            scaler: "s".into(),
-            host: HOST.into(),
-            key: "echo".into(),
-            image: "echo:2".into(),
-            share,
-        }
-    }
-
-    fn stop() -> Command {
-        Command::StopProvider {
-            scaler: String::new(),
-            host: HOST.into(),
-            key: "http".into(),
-            contract: String::new(),
-            link_name: "default".into(),
-            annotations: BTreeMap::new(),
-        }
-    }
-
-    /// A host with an older actor, and a provider that is to stop.
-    fn seen() -> Observed {
-        let group = ActorGroup {
-            key: "echo".into(),
-            image: "echo:1".into(),
-            annotations: BTreeMap::new(),
-            count: 1,
-        };
-        let run = ProviderRun {
-            key: "http".into(),
-            image: "http:1".into(),
-            contract: String::new(),
-            link_name: "default".into(),
-            annotations: BTreeMap::new(),
-        };
-        let view = HostView { actors: vec![group], providers: vec![run], ..HostView::default() };
-        Observed { hosts: BTreeMap::from([(HOST.to_owned(), view)]), ..Observed::default() }
-    }
-
-    #[test]
-    fn a_scaler_that_failed_tells_when_it_is_tried_again() {
-        let now = Instant::now();
-        for (command, is_told) in [(scale(3), true), (update(None), true), (stop(), false)] {
-            let mut attempts = Attempts::default();
-            assert_eq!(attempts.next_attempt("s"), None);
-            let before = clock::now_ms();
-            attempts.failed(&command, "no", now);
-            let next = attempts.next_attempt("s");
-            assert_eq!(next.is_some_and(|next| next > before), is_told, "{command:?}");
-            assert_eq!(attempts.next_attempt("other"), None);
-        }
-    }
-
-    #[test]
-    fn what_was_sent_is_not_sent_again_until_it_shows() {
-        let now = Instant::now();
-        for command in [scale(3), update(None), update(Some(10)), stop()] {
-            let (mut attempts, mut seen) = (Attempts::default(), seen());
-            attempts.sent(&command, now);
-            attempts.look(&seen, now);
-            assert!(!attempts.may_send(&command, now), "{command}");
-            apply(&command, &mut seen);
-            attempts.look(&seen, now);
-            assert!(attempts.may_send(&command, now) && !attempts.is_due(now, now), "{command}");
-        }
-        let mut attempts = Attempts::default();
-        attempts.sent(&scale(3), now);
-        attempts.look(&Observed::default(), now);
-        assert!(attempts.may_send(&scale(3), now), "its host is gone");
-    }
-
-    #[test]
-    fn each_failure_of_the_same_thing_makes_a_longer_pause() {
-        for command in [scale(3), update(None), update(Some(10)), stop()] {
-            let (mut attempts, mut now) = (Attempts::default(), Instant::now());
-            let mut pauses = Vec::new();
-            for _ in 0..4 {
-                attempts.sent(&command, now);
-                attempts.failed(&command, "no", now);
-                let failed = now;
-                while !attempts.may_send(&command, now) {
-                    assert!(!attempts.is_due(failed, now));
-                    now += PAUSE_MIN;
-                }
-                assert!(attempts.is_due(failed, now));
-                attempts.look(&seen(), now);
-                pauses.push((now - failed).as_secs());
-            }
-            assert_eq!(pauses, [1, 2, 4, 8], "{command}");
-        }
-    }
-
-    #[test]
-    fn a_failed_trial_does_not_keep_it_from_being_taken_back() {
-        let (mut attempts, now) = (Attempts::default(), Instant::now());
-        attempts.failed(&update(Some(10)), "it traps", now);
-        assert_eq!(attempts.trial_error("echo:2"), Some("it traps"));
-        assert_eq!(attempts.trial_error("echo:3"), None);
-        assert!(attempts.may_send(&update(Some(0)), now));
-        assert!(attempts.refused(now).updates.is_empty());
-    }
-
-    #[test]
-    fn what_takes_too_long_has_failed_except_for_a_live_update() {
-        let now = Instant::now();
-        let late = now + PROVIDER_PATIENCE;
-        for (command, is_failed) in
-            [(scale(3), true), (stop(), true), (update(Some(10)), true), (update(None), false)]
-        {
-            let mut attempts = Attempts::default();
-            attempts.sent(&command, now);
-            assert!(attempts.is_due(now, late));
-            attempts.look(&seen(), late);
-            assert_eq!(attempts.may_send(&command, late), !is_failed, "{command}");
-        }
-    }
-
-    #[test]
-    fn a_failure_is_forgotten_when_it_succeeded_or_nobody_asks_any_more() {
-        let (mut attempts, now) = (Attempts::default(), Instant::now());
-        attempts.failed(&scale(3), "no room", now);
-        let after = now + PAUSE_MIN;
-        attempts.look(&seen(), after);
-        let at = ("s".to_owned(), HOST.to_owned());
-        assert_eq!(attempts.refused(after).errors[&at], "no room");
-        assert!(attempts.refused(after).starts.is_empty());
-        attempts.look(&seen(), after + FORGOTTEN_AFTER);
-        assert!(attempts.refused(after).errors.is_empty());
-        attempts.failed(&scale(3), "no room", now);
-        let mut running = seen();
-        apply(&scale(3), &mut running);
-        attempts.look(&running, after);
-        assert!(attempts.refused(after).errors.is_empty());
-    }
-
-    #[test]
-    fn a_later_number_takes_the_place_of_an_earlier_one() {
-        let (mut attempts, now) = (Attempts::default(), Instant::now());
-        let mut seen = seen();
-        attempts.sent(&scale(3), now);
-        attempts.sent(&scale(2), now);
-        apply(&scale(2), &mut seen);
-        attempts.look(&seen, now);
-        assert!(matches!(attempts.expected(&seen), Cow::Borrowed(_)));
-    }
-
-    #[test]
-    fn starts_are_expected_and_ends_are_not() {
-        let (mut attempts, now) = (Attempts::default(), Instant::now());
-        let seen = seen();
-        attempts.sent(&stop(), now);
-        assert!(matches!(attempts.expected(&seen), Cow::Borrowed(_)));
-        attempts.sent(&scale(3), now);
-        let expected = attempts.expected(&seen);
-        assert_eq!(expected.hosts[HOST].actors.len(), 2);
-        assert_eq!(expected.hosts[HOST].providers.len(), 1);
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! A lease whose host is gone is taken by the host that a rendezvous hash puts first of those that
 //! are there; the next one takes it when that does not, see [`turn`]. Where it is, it stays: a host
-//! that comes back takes nothing away from others.
+//! that comes back takes nothing away from others: as long as it may not have heard of them yet, it
+//! leaves every lease that names a host.
 //!
 //! A host that does not reach the bucket cannot renew, and stops acting before others take its
 //! leases ([`ACTS_FOR`] is less than [`STALE_AFTER`]). So of a lattice that is cut in two only the
@@ -30,7 +31,8 @@ pub const RENEWAL: Duration = Duration::from_secs(2);
 pub const ACTS_FOR: Duration = Duration::from_secs(5);
 /// How long the others wait for a renewal, unless they know sooner that the host is gone.
 pub const STALE_AFTER: Duration = Duration::from_secs(8);
-/// How long the others wait to hear of a host that took a lease.
+/// How long the others wait to hear of a host that took a lease, and a host that was cut off, or
+/// did not run, to hear of the others.
 pub const HEARD_AFTER: Duration = Duration::from_secs(4);
 /// When the key of a host that is gone and does not renew is deleted.
 pub const GONE_AFTER: Duration = Duration::from_secs(3600);
@@ -57,6 +59,8 @@ pub struct View<'a> {
     pub live: &'a BTreeSet<String>,
     /// When each host was last seen to renew.
     pub renewed: &'a BTreeMap<String, Instant>,
+    /// When this host last could not know how the others stand.
+    pub doubted: Option<Instant>,
     pub now: Instant,
 }
 
@@ -93,11 +97,14 @@ pub fn decide(
     }
 }
 
-/// Whether the host that has a lease is there.
+/// Whether the host that has a lease is there, or may be.
 pub fn is_held(seen: &Seen, view: View<'_>) -> bool {
     let was_within = |moment: Option<&Instant>, time| {
         moment.is_some_and(|moment| view.now.saturating_duration_since(*moment) < time)
     };
+    if !seen.owner.is_empty() && was_within(view.doubted.as_ref(), HEARD_AFTER) {
+        return true;
+    }
     let is_there =
         view.live.contains(&seen.owner) || was_within(seen.written.as_ref(), HEARD_AFTER);
     is_there && was_within(view.renewed.get(&seen.owner), STALE_AFTER)
@@ -156,9 +163,29 @@ mod tests {
             // It was given back.
             ("", Some(now), Duration::ZERO, Step::Take(7)),
         ] {
-            let view = View { me: "C", live: &nobody, renewed: &renewed, now: now + after };
+            let view =
+                View { me: "C", live: &nobody, renewed: &renewed, doubted: None, now: now + after };
             let seen = Seen { written, ..seen(owner) };
             assert_eq!(decide("shop", Some(&seen), Some(now), view), step, "{seen:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_may_not_have_heard_of_the_others_takes_nothing_from_them() {
+        let (now, nobody, renewed) = (Instant::now(), BTreeSet::new(), BTreeMap::new());
+        let second = Duration::from_secs(1);
+        for (owner, doubted, after, step) in [
+            ("A", Some(now), Duration::ZERO, Step::Leave),
+            ("A", Some(now), HEARD_AFTER - second, Step::Leave),
+            ("A", Some(now), HEARD_AFTER, Step::Take(7)),
+            ("A", None, Duration::ZERO, Step::Take(7)),
+            // Nobody loses anything by these.
+            ("", Some(now), Duration::ZERO, Step::Take(7)),
+            ("C", Some(now), Duration::ZERO, Step::Act(7)),
+        ] {
+            let now = now + after;
+            let view = View { me: "C", live: &nobody, renewed: &renewed, doubted, now };
+            assert_eq!(decide("shop", Some(&seen(owner)), Some(now), view), step, "{owner}");
         }
     }
 
@@ -166,7 +193,13 @@ mod tests {
     fn a_lease_stays_where_it_is_as_long_as_its_host_renews_and_is_heard() {
         let now = Instant::now();
         let (others, renewed) = (live(&["A", "B"]), BTreeMap::from([("A".to_owned(), now)]));
-        let view = |me, after| View { me, live: &others, renewed: &renewed, now: now + after };
+        let view = |me, after| View {
+            me,
+            live: &others,
+            renewed: &renewed,
+            doubted: None,
+            now: now + after,
+        };
         let decide = |seen: &Seen, view| decide("shop", Some(seen), Some(now), view);
         assert_eq!(decide(&seen("A"), view("C", Duration::ZERO)), Step::Leave);
         assert_eq!(decide(&seen("C"), view("C", Duration::ZERO)), Step::Act(7));
@@ -187,7 +220,8 @@ mod tests {
             let takes = |me: &&str| {
                 let mut others = live(&hosts);
                 others.remove(*me);
-                let view = View { me, live: &others, renewed: &renewed, now: now + after };
+                let view =
+                    View { me, live: &others, renewed: &renewed, doubted: None, now: now + after };
                 decide("shop", None, Some(now), view) == Step::Take(0)
             };
             hosts.iter().filter(|me| takes(me)).count()
@@ -206,7 +240,8 @@ mod tests {
         let renewed: BTreeMap<_, _> =
             ["A", "B", "C"].map(|host| (host.to_owned(), now)).into_iter().collect();
         let gone_after = |me, after| {
-            let view = View { me, live: &others, renewed: &renewed, now: now + after };
+            let view =
+                View { me, live: &others, renewed: &renewed, doubted: None, now: now + after };
             gone(view).map(str::to_owned)
         };
         assert_eq!(gone_after("B", GONE_AFTER - RENEWAL), None);

@@ -3,12 +3,17 @@
 //! [`lease`](super::lease) decides, this carries it out: it follows the bucket's entries, writes
 //! by compare-and-set, and knows how long ago the bucket confirmed the last renewal of this host.
 //!
+//! After a cut, or a time in which it did not run, a host does not know at once how the others
+//! stand: the bucket may take its writes before it hears of them. It is in doubt then, see
+//! [`View::doubted`].
+//!
 //! A host that stops deletes the key that it renews. Those of hosts that were killed are deleted by
 //! the hosts that act, when they are long gone. Leases stay: without an owner they hold nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,9 +27,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::lease::{self, ACTS_FOR, RENEWAL, Seen, Step, View};
-use lattice_base::store::{
-    Expect, Update,
-    desired::{Desired, DesiredError},
+use lattice_base::{
+    store::{
+        Expect, Update,
+        desired::{Desired, DesiredError},
+    },
+    suspend::boot_ms,
 };
 use lattice_protocol::{
     desired::{self, Key},
@@ -50,6 +58,25 @@ struct Inner {
     changed: Notify,
 }
 
+/// A moment by two clocks.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    at: Instant,
+    /// By the clock that goes on while the machine sleeps.
+    boot_ms: u64,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { at: Instant::now(), boot_ms: boot_ms() }
+    }
+
+    /// Returns how long ago it was, with the time in which the machine slept.
+    fn age(self) -> Duration {
+        Duration::from_millis(boot_ms().saturating_sub(self.boot_ms))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Table {
     leases: BTreeMap<String, Seen>,
@@ -58,7 +85,11 @@ struct Table {
     /// Since when each application has nobody who acts for it.
     free_since: BTreeMap<String, Instant>,
     /// When the last renewal of this host was sent that the bucket confirmed.
-    confirmed: Option<Instant>,
+    confirmed: Option<Moment>,
+    /// When this host last could not know how the others stand.
+    doubted: Option<Instant>,
+    /// When this host last saw to its renewals.
+    beat: Option<Moment>,
     /// This host acts for some application.
     is_acting: bool,
 }
@@ -95,7 +126,27 @@ impl Table {
 
     /// Whether the bucket has confirmed so lately that this host acts that it may.
     fn may_act(&self) -> bool {
-        self.confirmed.is_some_and(|confirmed| confirmed.elapsed() < ACTS_FOR)
+        self.confirmed.is_some_and(|confirmed| confirmed.age() < ACTS_FOR)
+    }
+
+    /// Whether the last renewal is so young that no other is needed now.
+    fn is_fresh(&self) -> bool {
+        self.confirmed.is_some_and(|confirmed| confirmed.age() < RENEWAL)
+    }
+
+    fn doubt(&mut self) {
+        self.doubted = Some(Instant::now());
+    }
+
+    /// Doubts if this host did not run for so long that others may have its leases by now.
+    fn notice_pause(&mut self) {
+        if self.beat.is_some_and(|beat| beat.age() >= ACTS_FOR) {
+            self.doubt();
+        }
+    }
+
+    fn view<'a>(&'a self, me: &'a str, live: &'a BTreeSet<String>, now: Instant) -> View<'a> {
+        View { me, live, renewed: &self.renewed, doubted: self.doubted, now }
     }
 }
 
@@ -125,7 +176,10 @@ impl Leases {
     pub fn on_update(&self, update: &Update) {
         match update {
             Update::Snapshot(entries) => {
-                self.0.table.lock().keep_only(entries);
+                let mut table = self.0.table.lock();
+                table.keep_only(entries);
+                table.doubt();
+                drop(table);
                 entries.iter().for_each(|entry| self.take_in(entry, None));
                 self.0.changed.notify_one();
             }
@@ -160,15 +214,27 @@ impl Leases {
 
     /// Returns those of the applications that this host acts for, and takes the leases whose turn
     /// it is; each with the revision of its lease, which is another one if others had it meanwhile.
-    /// `live` are the other hosts that are there.
+    /// `others` returns the other hosts that are there.
     pub async fn mine<'a>(
         &self,
         applications: impl Iterator<Item = &'a str>,
-        live: &BTreeSet<String>,
+        others: impl Fn() -> BTreeSet<String>,
     ) -> BTreeMap<String, u64> {
+        self.0.table.lock().notice_pause();
+        let mut live = others();
         let mut mine = BTreeMap::new();
         for application in applications {
-            let revision = match self.step(application, live) {
+            let mut step = self.step(application, &live);
+            if matches!(step, Step::Take(_)) && !self.0.table.lock().is_fresh() {
+                // Nobody is to see a lease of a host that does not renew.
+                if !self.renew().await {
+                    continue;
+                }
+                // More may be known of the others now than before the wait.
+                live = others();
+                step = self.step(application, &live);
+            }
+            let revision = match step {
                 Step::Act(revision) => Some(revision),
                 Step::Take(revision) => self.take(application, revision).await,
                 Step::Leave => None,
@@ -180,7 +246,7 @@ impl Leases {
             mine.clear();
         }
         if !mine.is_empty() {
-            self.forget_gone(live).await;
+            self.forget_gone(&live).await;
         }
         mine
     }
@@ -192,7 +258,7 @@ impl Leases {
     /// Whether the bucket has confirmed after a moment that this host acts; it is asked if it has
     /// not.
     pub async fn are_confirmed_since(&self, moment: Instant) -> bool {
-        let is_later = |confirmed: Option<Instant>| confirmed.is_some_and(|one| one > moment);
+        let is_later = |confirmed: Option<Moment>| confirmed.is_some_and(|one| one.at > moment);
         if is_later(self.0.table.lock().confirmed) {
             return true;
         }
@@ -215,14 +281,21 @@ impl Leases {
                 () = stop.cancelled() => return,
                 _ = beat.tick() => {}
             }
-            let is_acting = self.0.table.lock().is_acting;
-            if is_acting {
+            if self.beat() {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     _ = self.renew() => {}
                 }
             }
         }
+    }
+
+    /// Notes that this host runs; returns whether it acts.
+    fn beat(&self) -> bool {
+        let mut table = self.0.table.lock();
+        table.notice_pause();
+        table.beat = Some(Moment::now());
+        table.is_acting
     }
 
     fn own(&self) -> Vec<(String, u64)> {
@@ -235,8 +308,7 @@ impl Leases {
     async fn forget_gone(&self, live: &BTreeSet<String>) {
         let gone = {
             let table = self.0.table.lock();
-            let view = View { me: &self.0.me, live, renewed: &table.renewed, now: Instant::now() };
-            lease::gone(view).map(str::to_owned)
+            lease::gone(table.view(&self.0.me, live, Instant::now())).map(str::to_owned)
         };
         let Some(host) = gone else { return };
         match self.0.desired.delete(&desired::renewal(&host), Expect::Anything).await {
@@ -248,28 +320,21 @@ impl Leases {
     fn step(&self, application: &str, live: &BTreeSet<String>) -> Step {
         let now = Instant::now();
         let mut table = self.0.table.lock();
-        let view = View { me: &self.0.me, live, renewed: &table.renewed, now };
         let seen = table.leases.get(application).cloned();
-        let is_held =
-            seen.as_ref().is_some_and(|seen| seen.owner == self.0.me || lease::is_held(seen, view));
+        let is_held = seen.as_ref().is_some_and(|seen| {
+            seen.owner == self.0.me || lease::is_held(seen, table.view(&self.0.me, live, now))
+        });
         if is_held {
             table.free_since.remove(application);
         } else {
             table.free_since.entry(application.to_owned()).or_insert(now);
         }
         let free_since = table.free_since.get(application).copied();
-        let view = View { me: &self.0.me, live, renewed: &table.renewed, now };
-        lease::decide(application, seen.as_ref(), free_since, view)
+        lease::decide(application, seen.as_ref(), free_since, table.view(&self.0.me, live, now))
     }
 
-    /// Takes a lease; returns its new revision if this host has it now. The renewal comes first, so
-    /// that nobody sees a lease of a host that does not renew.
+    /// Takes a lease; returns its new revision if this host has it now.
     async fn take(&self, application: &str, revision: u64) -> Option<u64> {
-        let confirmed = self.0.table.lock().confirmed;
-        let is_fresh = confirmed.is_some_and(|confirmed| confirmed.elapsed() < RENEWAL);
-        if !is_fresh && !self.renew().await {
-            return None;
-        }
         match self.write(application, &self.0.me, Expect::Revision(revision)).await {
             Ok(revision) => {
                 info!(lease = application, "this host has taken a lease, and acts for it");
@@ -299,7 +364,7 @@ impl Leases {
 
     /// Says in the bucket that this host acts; whether it may.
     async fn renew(&self) -> bool {
-        let sent = Instant::now();
+        let sent = Moment::now();
         let renewed = async {
             let key = desired::renewal(&self.0.me);
             self.0.desired.put(&key, Bytes::new(), Expect::Anything).await?;
@@ -310,7 +375,10 @@ impl Leases {
         };
         match renewed.await {
             Ok(()) => self.0.table.lock().confirmed = Some(sent),
-            Err(error) => debug!(%error, "the bucket does not confirm that this host acts"),
+            Err(error) => {
+                self.0.table.lock().doubt();
+                debug!(%error, "the bucket does not confirm that this host acts");
+            }
         }
         self.may_act()
     }
@@ -348,9 +416,16 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::clock;
 
     fn seen(owner: &str, revision: u64) -> Seen {
         Seen { owner: owner.to_owned(), revision, written: None }
+    }
+
+    /// A moment, after which the machine slept.
+    fn slept(time: Duration) -> Moment {
+        let boot_ms = boot_ms().checked_sub(clock::millis(time)).expect("a machine that runs");
+        Moment { at: Instant::now(), boot_ms }
     }
 
     #[test]
@@ -388,9 +463,25 @@ mod tests {
     fn a_host_acts_as_long_as_the_bucket_confirmed_it_lately() {
         let mut table = Table::default();
         assert!(!table.may_act());
-        table.confirmed = Some(Instant::now());
+        table.confirmed = Some(Moment::now());
         assert!(table.may_act());
-        table.confirmed = Instant::now().checked_sub(ACTS_FOR);
+        // The other clock stands still while the machine sleeps.
+        table.confirmed = Some(slept(ACTS_FOR));
         assert!(!table.may_act());
+    }
+
+    #[test]
+    fn a_host_that_did_not_run_for_a_while_is_in_doubt() {
+        let second = Duration::from_secs(1);
+        for (beat, is_in_doubt) in [
+            (None, false),
+            (Some(Moment::now()), false),
+            (Some(slept(RENEWAL + second)), false),
+            (Some(slept(ACTS_FOR)), true),
+        ] {
+            let mut table = Table { beat, ..Table::default() };
+            table.notice_pause();
+            assert_eq!(table.doubted.is_some(), is_in_doubt, "{beat:?}");
+        }
     }
 }

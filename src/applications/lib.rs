@@ -9,10 +9,11 @@
 //! * [`store`] has the manifests, [`targets`] the version of each that is to run, [`status`] how
 //!   each stands.
 //! * [`leases`] says which host acts for an application, by the rules of [`lease`];
-//!   [`surroundings`] is what it knows of the others from its own host.
-//! * [`reconcile`] acts: it sees what runs ([`observe`]), plans ([`plan`], a pure function), sends
-//!   [`commands`] and remembers them ([`attempts`], [`own_links`]), and says how it stands ([`report`]).
-//!   Whether providers take its links on it asks them ([`taken`]).
+//!   [`surroundings`] is what it knows of the others from its own host, and [`linger`] how long it
+//!   looks after what was taken down.
+//! * [`reconcile`] acts: it sees what runs ([`observe`]), plans what the [`wishes`] lack ([`plan`], a
+//!   pure function), sends [`commands`] and remembers them ([`attempts`], [`own_links`]), and says how
+//!   it stands ([`report`]). Whether providers take its links on it asks them ([`taken`]).
 //!   New versions take over step by step where that is asked for ([`rollouts`]).
 
 #![deny(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod commands;
 pub mod export;
 pub mod lease;
 pub mod leases;
+pub mod linger;
 pub mod manager;
 pub mod observe;
 pub mod own_links;
@@ -41,3 +43,4 @@ pub mod store;
 pub mod surroundings;
 mod taken;
 pub mod targets;
+pub mod wishes;

@@ -3,6 +3,7 @@
 //! [`Manager::start`] looks for a deployment manager that is a program of its own. As long as one
 //! answers, this host stays aside: it neither answers nor acts. Otherwise it serves the API, and
 //! goes on looking every now and then. [`Manager::standing`] tells which it is, for those who act.
+//! A host that is to keep none follows what is to run all the same, for its dashboard.
 
 use std::{sync::Arc, time::Duration};
 
@@ -157,15 +158,16 @@ impl Manager {
     }
 
     fn spawn(self: &Arc<Self>, setting: Applications, reconciler: Reconciler) {
+        let span = info_span!("applications");
+        // Also where this host keeps none: its dashboard shows what others keep.
+        let following = self.targets.clone().run(self.stop.clone());
+        self.tasks.spawn(following.instrument(span.clone()));
         if setting == Applications::Never {
             self.standing.send_replace(Standing::Off);
             return;
         }
-        let span = info_span!("applications");
         let exporting = self.export().run(self.stop.clone());
         self.tasks.spawn(exporting.instrument(span.clone()));
-        let following = self.targets.clone().run(self.stop.clone());
-        self.tasks.spawn(following.instrument(span.clone()));
         self.tasks.spawn(reconciler.run(self.stop.clone()).instrument(span.clone()));
         let hearing = Arc::clone(self).hear_news();
         self.tasks.spawn(hearing.instrument(span.clone()));

@@ -8,7 +8,7 @@
 //! A host that acts for no application observes nothing. What runs as it should costs no command.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,7 @@ use crate::{
     attempts::Attempts,
     commands,
     leases::Leases,
+    linger::Lingering,
     manager,
     observe::{Observer, Trouble},
     own_links::OwnLinks,
@@ -35,18 +36,16 @@ use crate::{
     status::Statuses,
     surroundings::Surroundings,
     taken::Takings,
-    targets::{Snapshot, State, Target, Targets},
+    targets::{Snapshot, Target, Targets},
+    wishes::Wishes,
 };
 use lattice_base::store::desired::Desired;
 use lattice_client::{lattice::Lattice, origin};
 use lattice_protocol::{
     applications::{
         api::{Status, StatusType},
-        manifest::Manifest,
         resolved::Application,
-        rollout::Rollout,
     },
-    clock,
     desired::Authority,
     events::{Event, Received},
     history::Origin,
@@ -57,9 +56,6 @@ use lattice_protocol::{
 const TICK: Duration = Duration::from_millis(250);
 /// How long events are gathered before it is planned anew.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long an application that was taken down is looked after: hosts that were away may come back
-/// with something of it.
-const LINGER: Duration = Duration::from_secs(600);
 /// How long hosts that do not say what they run are waited for before the first plan.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How often the calls of a rollout are looked at.
@@ -150,6 +146,7 @@ pub struct Reconciler {
     kept: BTreeMap<String, Kept>,
     in_flight: JoinSet<Outcome>,
     takings: Takings,
+    lingering: Lingering,
     /// Something changed since the last plan, which was made at `planned`.
     is_changed: bool,
     planned: Option<Instant>,
@@ -163,6 +160,7 @@ impl Reconciler {
         Self {
             parts: Arc::new(parts),
             takings,
+            lingering: Lingering::default(),
             watching: None,
             kept: BTreeMap::new(),
             in_flight: JoinSet::new(),
@@ -187,6 +185,7 @@ impl Reconciler {
         let mut targets = self.parts.targets.watch();
         let mut standing = self.parts.standing.clone();
         let mut tables = self.parts.surroundings.table_changes();
+        let mut reconnects = self.parts.desired.reconnects();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -203,6 +202,7 @@ impl Reconciler {
                 Ok(()) = targets.changed() => self.is_changed = true,
                 Ok(()) = standing.changed() => self.is_changed = true,
                 Ok(()) = tables.changed() => self.is_changed = true,
+                Ok(()) = reconnects.changed() => self.on_reconnect(),
                 () = self.parts.leases.changed() => self.is_changed = true,
                 _ = tick.tick(), if has_work => {}
             }
@@ -237,9 +237,18 @@ impl Reconciler {
         }
     }
 
+    /// Events that tell how commands ended may have been missed.
+    fn on_reconnect(&mut self) {
+        self.is_changed = true;
+        self.kept.values_mut().for_each(|kept| kept.attempts.ask_again());
+    }
+
     fn on_event(&mut self, received: Option<Received>) {
         self.is_changed = true;
         let now = Instant::now();
+        if let Some(Received { source, event: Event::HostStarted { .. }, .. }) = &received {
+            self.kept.values_mut().for_each(|kept| kept.attempts.forget_host(source));
+        }
         if let Some(Event::LinkdefSetFailed { link, .. }) = received.as_ref().map(|it| &it.event) {
             self.takings.ask_again(link, now);
         }
@@ -270,9 +279,13 @@ impl Reconciler {
             watching.observer.look_again(host);
         }
         let Some(kept) = self.kept.get_mut(&application) else { return };
-        if let Err(error) = result {
-            debug!(application, error, ?command, "a command failed");
-            kept.attempts.failed(&command, &error, Instant::now());
+        let now = Instant::now();
+        match result {
+            Ok(()) => kept.attempts.taken_on(&command, now),
+            Err(error) => {
+                debug!(application, error, ?command, "a command failed");
+                kept.attempts.failed(&command, &error, now);
+            }
         }
     }
 
@@ -286,11 +299,13 @@ impl Reconciler {
             }
             return;
         }
-        let live = self.parts.surroundings.neighbours().live;
-        let now_ms = clock::now_ms();
-        let wanted = snapshot.values().filter(|target| is_looked_after(target, now_ms));
+        let Parts { surroundings, leases, .. } = &*self.parts;
+        let (now, live) = (Instant::now(), || surroundings.neighbours().live);
+        self.lingering.look(snapshot, live(), now);
+        let lingering = &self.lingering;
+        let wanted = snapshot.values().filter(|target| lingering.is_looked_after(target, now));
         let names = wanted.map(|target| target.name.as_str());
-        let mine = self.parts.leases.mine(names, &live).await;
+        let mine = leases.mine(names, live).await;
         self.kept.retain(|name, kept| mine.get(name) == Some(&kept.lease));
         self.is_changed |= mine.keys().any(|name| !self.kept.contains_key(name));
         if mine.is_empty() {
@@ -378,6 +393,8 @@ impl Reconciler {
         let Some(Watching { observer, since }) = &mut self.watching else { return false };
         self.is_changed |= observer.refresh().await;
         if observer.is_arriving() {
+            // One of earlier years is not among the neighbours.
+            self.lingering.note_arrival(Instant::now());
             return false;
         }
         // A host that misses others may be the one that is cut off. It is not if the bucket takes
@@ -415,14 +432,18 @@ impl Reconciler {
         let mut trials = plan.commands.iter().filter(|command| command.is_trial());
         kept.is_settled = trials.all(|command| kept.attempts.has_failed(command));
         let links = links_after(kept.own_links.links(), &plan, &expected);
-        let Parts { desired, authority, .. } = &*self.parts;
+        let Parts { desired, authority, leases, .. } = &*self.parts;
+        // The bucket may have given it to another host meanwhile, whose record counts then.
+        if !leases.holds(&target.name) {
+            return;
+        }
         // Written before a link is put, so that none is ever left behind.
         if let Err(error) = kept.own_links.save(desired, authority, &target.name, links).await {
             warn!(application = target.name, "its links are not put: {error:#}");
             return;
         }
-        // The bucket may have given it to another host meanwhile.
-        if !self.parts.leases.holds(&target.name) {
+        // That may have taken a while.
+        if !leases.holds(&target.name) {
             return;
         }
         let new = plan.commands.iter().filter(|command| kept.attempts.may_send(command, now));
@@ -447,7 +468,10 @@ impl Reconciler {
             }
             Some(kept) if kept.at != target.at => {
                 // Somebody asked anew, so everything may be tried at once.
-                *kept = Kept::new(lease, target.at, std::mem::take(&mut kept.own_links));
+                let (mut attempts, own_links) =
+                    (std::mem::take(&mut kept.attempts), std::mem::take(&mut kept.own_links));
+                attempts.begin_anew();
+                *kept = Kept { attempts, ..Kept::new(lease, target.at, own_links) };
             }
             Some(_) => {}
         }
@@ -515,57 +539,6 @@ impl Reconciler {
             Ok(_) => kept.published = Some((status, Instant::now())),
             Err(error) => debug!(application = target.name, %error, "the status is not published"),
         }
-    }
-}
-
-/// The applications of a lattice, resolved.
-#[derive(Default)]
-struct Wishes {
-    deployed: BTreeMap<String, Application>,
-    images: BTreeSet<String>,
-}
-
-impl Wishes {
-    fn of(snapshot: &Snapshot) -> Self {
-        let targets = snapshot.values().filter(|target| target.is_deployed());
-        let deployed: BTreeMap<String, Application> = targets
-            .map(|target| (target.name.clone(), Application::of(&target.manifest)))
-            .collect();
-        let of_scalers = deployed.values().flat_map(|one| &one.scalers);
-        let mut images: BTreeSet<String> = of_scalers.map(|scaler| scaler.image.clone()).collect();
-        // The images that a rollout holds back to.
-        let before = snapshot.values().filter_map(|target| target.before.as_ref());
-        images.extend(before.flat_map(Manifest::actors).map(|(_, actor)| actor.image.clone()));
-        for link in deployed.values().flat_map(|one| &one.links) {
-            images.extend([link.actor_image.clone(), link.provider_image.clone()]);
-        }
-        Self { deployed, images }
-    }
-
-    /// Returns what is to run of an application: nothing if it is not deployed.
-    fn application(&self, target: &Target, rollout: Option<&Rollout>) -> Application {
-        if rollout.is_some() {
-            return Application::of(&rollouts::to_run(target, rollout));
-        }
-        self.deployed.get(&target.name).cloned().unwrap_or_else(|| Application {
-            name: target.name.clone(),
-            version: target.version.clone(),
-            ..Application::default()
-        })
-    }
-
-    fn others(&self, name: &str) -> Vec<&Application> {
-        self.deployed.values().filter(|other| other.name != name).collect()
-    }
-}
-
-/// Whether somebody has to act for a target.
-fn is_looked_after(target: &Target, now_ms: u64) -> bool {
-    let age = Duration::from_millis(now_ms.saturating_sub(target.at));
-    match target.state {
-        State::Deployed => true,
-        State::Undeployed => age < LINGER,
-        State::Released => false,
     }
 }
 

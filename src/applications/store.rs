@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future, stream};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
@@ -91,28 +91,16 @@ impl Models {
     /// Returns all applications, in the order of their names.
     pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let names = self.names().await?;
-        let mut listed: Vec<Listed> = stream::iter(names)
-            .map(|name| self.listed(name))
-            .buffered(READ_AT_ONCE)
-            .filter_map(|read: Result<Option<Listed>, StoreError>| async { read.transpose() })
-            .collect::<Vec<_>>()
-            .await
-            .into_iter()
-            .collect::<Result<_, StoreError>>()?;
+        let read = stream::iter(names).map(|name| self.listed(name)).buffered(READ_AT_ONCE);
+        let mut listed: Vec<Listed> = read.filter_map(future::ready).collect().await;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(listed)
     }
 
     /// A name without an application is left out: its put or delete was broken off.
-    async fn listed(&self, name: String) -> Result<Option<Listed>, StoreError> {
-        match self.get(&name).await {
-            Ok(None) => Ok(None),
-            Ok(Some(stored)) => Ok(Some(Listed { name, stored: Ok(stored) })),
-            Err(error @ StoreError::Unreadable { .. }) => {
-                Ok(Some(Listed { name, stored: Err(error) }))
-            }
-            Err(error) => Err(error),
-        }
+    async fn listed(&self, name: String) -> Option<Listed> {
+        let stored = self.get(&name).await.transpose()?;
+        Some(Listed { name, stored })
     }
 
     /// Reads an application, and does what `decide` says about it, again if somebody else wrote

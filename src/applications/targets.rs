@@ -10,7 +10,11 @@
 //! keeps: nothing is started for it, and nothing is stopped. Entries are not deleted here, so that
 //! serial numbers go on growing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -216,10 +220,15 @@ impl Targets {
             match update {
                 Update::Snapshot(entries) => {
                     self.0.table.lock().keep_only(&entries);
-                    entries.iter().for_each(|entry| self.take(entry));
+                    entries.iter().for_each(|entry| _ = self.take(entry));
+                    // Once for all of them: each time the whole table is copied.
                     self.publish();
                 }
-                Update::Put(entry) => self.take(&entry),
+                Update::Put(entry) => {
+                    if self.take(&entry) {
+                        self.publish();
+                    }
+                }
                 Update::Delete { key, .. } => {
                     if let Key::Application(name) = Key::parse(&key) {
                         self.0.table.lock().forget(name);
@@ -232,31 +241,33 @@ impl Targets {
         Ended::Broken
     }
 
-    /// Takes an entry of the bucket into account, if it counts.
-    fn take(&self, entry: &Entry) {
-        let Key::Application(name) = Key::parse(&entry.key) else { return };
-        self.take_verified(name, self.0.authority.verify(&entry.key, &entry.value));
+    /// Takes an entry of the bucket into account, if it counts; whether it says something new.
+    fn take(&self, entry: &Entry) -> bool {
+        let Key::Application(name) = Key::parse(&entry.key) else { return false };
+        self.take_verified(name, self.0.authority.verify(&entry.key, &entry.value))
     }
 
     fn take_record(&self, name: &str, record: &Record<Target>) {
-        if let Some(target) = &record.value {
-            self.take_verified(name, Ok((target.clone(), record.serial)));
-        } else if let Some(rejected) = &record.rejected {
-            self.take_verified(name, Err(rejected.clone()));
+        let verified = match (&record.value, &record.rejected) {
+            (Some(target), _) => Ok((target.clone(), record.serial)),
+            (None, Some(rejected)) => Err(rejected.clone()),
+            (None, None) => return,
+        };
+        if self.take_verified(name, verified) {
+            self.publish();
         }
     }
 
-    fn take_verified(&self, name: &str, verified: Result<(Target, u64), Rejected>) {
+    fn take_verified(&self, name: &str, verified: Result<(Target, u64), Rejected>) -> bool {
         let outcome = self.0.table.lock().take(name, verified);
-        match outcome {
-            Taken::New => self.publish(),
-            Taken::Known => {}
-            Taken::Rejected(reason) => warn!(
+        if let Taken::Rejected(reason) = &outcome {
+            warn!(
                 application = name,
                 reason,
                 "an entry that says what is to run does not count; deploy the application anew to replace it"
-            ),
+            );
         }
+        outcome == Taken::New
     }
 
     fn publish(&self) {
@@ -321,11 +332,15 @@ impl Table {
 
     /// Drops what is not among the entries of a snapshot.
     fn keep_only(&mut self, entries: &[Entry]) {
-        let named = |name: &str| {
-            entries.iter().any(|entry| Key::parse(&entry.key) == Key::Application(name))
-        };
-        self.targets.retain(|name, _| named(name));
-        self.rejected.retain(|name, _| named(name));
+        let named: BTreeSet<&str> = entries
+            .iter()
+            .filter_map(|entry| match Key::parse(&entry.key) {
+                Key::Application(name) => Some(name),
+                _ => None,
+            })
+            .collect();
+        self.targets.retain(|name, _| named.contains(name.as_str()));
+        self.rejected.retain(|name, _| named.contains(name.as_str()));
     }
 
     fn forget(&mut self, name: &str) {

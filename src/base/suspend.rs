@@ -96,7 +96,7 @@ async fn caught_up(client: &Client) {
 /// Returns the milliseconds on a clock that only goes forward and also counts the time in which
 /// the machine slept, where the system has one.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn boot_ms() -> u64 {
+pub fn boot_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let parts = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
     let (Ok(seconds), Ok(nanos)) = parts else { return 0 };
@@ -104,7 +104,7 @@ fn boot_ms() -> u64 {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn boot_ms() -> u64 {
+pub fn boot_ms() -> u64 {
     use std::{sync::LazyLock, time::Instant};
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     clock::millis(BEGAN.elapsed())

@@ -7,7 +7,8 @@
 //!   symbolic link is followed if its owner is one of the two; Kubernetes mounts secrets as links
 //!   of root.
 //! * A secret that others may read is used, with a warning. If the file is one that this program
-//!   writes, its permissions are corrected as well.
+//!   writes, its permissions are corrected as well. What a service manager hands over is readable
+//!   for the service alone, by a list whose mask stands in the place of its group.
 //! * A file is written as a whole, for its owner alone, and never through a link of somebody else.
 //!
 //! Two more owners are believed where root looks: the user who called `sudo`, and any for a file
@@ -30,6 +31,10 @@ use std::{
 
 /// With the value `off`, owners and permissions of files are not looked at.
 pub const ENV_FILE_CHECKS: &str = "WASMCLOUD_FILE_CHECKS";
+/// The directory of the files that a service manager hands to this process, with its variable in
+/// systemd.exec(5).
+#[cfg(unix)]
+const ENV_HANDED: &str = "CREDENTIALS_DIRECTORY";
 /// More is no file of settings and no key.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// As many links as Linux follows.
@@ -275,16 +280,30 @@ fn service_of(_: &Path, _: Option<&Path>) -> Option<&'static Service> {
     None
 }
 
+/// Returns the mode of a file, if others may read or change it.
+#[cfg(not(unix))]
+pub fn open_to_others(_: &Path) -> Option<u32> {
+    None
+}
+
+/// Whether a directory, which is no link, is somebody's own.
+#[cfg(not(unix))]
+pub fn is_own_dir(dir: &Path) -> io::Result<bool> {
+    Ok(fs::symlink_metadata(dir)?.is_dir())
+}
+
 #[cfg(unix)]
 use unix::{check_links, check_open, service_of};
+#[cfg(unix)]
+pub use unix::{is_own_dir, open_to_others};
 
 #[cfg(unix)]
 mod unix {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use super::{
-        Distrust, ENV_FILE_CHECKS, File, Holds, LINKS_MAX, Path, PathBuf, SERVICE, Service,
-        directory_of, fs, io,
+        Distrust, ENV_FILE_CHECKS, ENV_HANDED, File, Holds, LINKS_MAX, Path, PathBuf, SERVICE,
+        Service, directory_of, fs, io,
     };
 
     /// The owners whose files this process believes, besides root.
@@ -293,6 +312,18 @@ mod unix {
         pub uid: u32,
         /// The user who became root with `sudo`.
         pub sudo_uid: Option<u32>,
+    }
+
+    /// Whether a directory, which is no link, belongs to this user, and the one that it is in to
+    /// somebody who is believed: its owner could put another one into its place.
+    pub fn is_own_dir(dir: &Path) -> io::Result<bool> {
+        let found = fs::symlink_metadata(dir)?;
+        let Some(me) = Believer::of_process() else { return Ok(found.is_dir()) };
+        let above = directory_of(dir);
+        // That one may be a link, and then its owner counts as well.
+        let owners = [fs::symlink_metadata(above)?.uid(), fs::metadata(above)?.uid()];
+        let is_placed_well = owners.into_iter().all(|owner| me.trusts(owner));
+        Ok(found.is_dir() && found.uid() == me.uid && is_placed_well)
     }
 
     impl Believer {
@@ -466,7 +497,7 @@ mod unix {
             let directory = fs::metadata(directory_of(path)).ok();
             refused(me.explain(distrust, directory.map(|directory| directory.uid())))
         })?;
-        if holds == Holds::Settings || metadata.mode() & 0o044 == 0 {
+        if holds == Holds::Settings || rights_of_others(path, owner, mode, &handed()) & 0o044 == 0 {
             return Ok(None);
         }
         let seen = format!(
@@ -481,6 +512,29 @@ mod unix {
             true => format!("{seen}; it is for its owner alone now"),
             false => format!("{seen}; chmod go-rwx {}", path.display()),
         }))
+    }
+
+    /// Returns the mode of a file, if others may read or change it.
+    pub fn open_to_others(path: &Path) -> Option<u32> {
+        Believer::of_process()?;
+        let seen = fs::metadata(path).ok()?;
+        let rights = rights_of_others(path, seen.uid(), seen.mode(), &handed());
+        (rights != 0).then_some(seen.mode() & 0o7777)
+    }
+
+    /// Returns the directories of the files that a service manager hands to this process, and to
+    /// the service that is looked at.
+    fn handed() -> Vec<PathBuf> {
+        let own = std::env::var_os(ENV_HANDED).map(PathBuf::from);
+        own.into_iter().chain(SERVICE.get().map(|service| service.handed.clone())).collect()
+    }
+
+    /// Returns the bits of a mode that say what others than the owner of a file may do. Those of
+    /// the group say nothing of a file that root handed over.
+    pub(super) fn rights_of_others(path: &Path, owner: u32, mode: u32, handed: &[PathBuf]) -> u32 {
+        let is_in = |dir: &Path| handed.iter().any(|handed| handed == dir);
+        let is_handed = owner == 0 && path.parent().is_some_and(is_in);
+        mode & if is_handed { 0o007 } else { 0o077 }
     }
 
     /// Whether a file is mounted by itself, over another one.
@@ -512,7 +566,7 @@ mod tests {
     };
 
     use super::{
-        unix::{Believer, is_in},
+        unix::{Believer, is_in, rights_of_others},
         *,
     };
 
@@ -697,6 +751,23 @@ mod tests {
                 "{holds:?}"
             );
             assert_eq!(mode(&path), after, "{holds:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_service_manager_handed_over_is_open_to_nobody_else() {
+        let handed = [PathBuf::from("/run/credentials/lattice-host.service")];
+        let file = "/run/credentials/lattice-host.service/nats_creds";
+        for (path, owner, mode, rights) in [
+            (file, 0, 0o100_440, 0),
+            (file, 0, 0o100_444, 0o004),
+            (file, 61_000, 0o100_440, 0o040),
+            ("/run/credentials/other.service/nats_creds", 0, 0o100_440, 0o040),
+            ("/etc/lattice-host/nats_creds", 0, 0o100_600, 0),
+            ("/etc/lattice-host/nats_creds", 0, 0o100_626, 0o026),
+        ] {
+            let found = rights_of_others(Path::new(path), owner, mode, &handed);
+            assert_eq!(found, rights, "{path} {owner} {mode:o}");
         }
     }
 

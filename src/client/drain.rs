@@ -187,6 +187,9 @@ impl Drain<'_> {
         if self.others.is_empty() {
             bail!("there is no other host");
         }
+        if self.left().is_zero() {
+            bail!("the time for the drain was over before its turn came");
+        }
         let inventories = self.lattice.inventories(&self.others).await;
         let to = match self.runner(item, &inventories) {
             Some(host) => host,

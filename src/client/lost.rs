@@ -4,6 +4,7 @@
 //! answers are put together. A host that answers is not lost, whatever somebody remembers.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
@@ -47,22 +48,30 @@ pub async fn of_hosts(
 
 /// Puts together what hosts remember of those that do not answer.
 fn merged(told: impl Iterator<Item = LostHost>, present: &HashSet<&str>) -> Vec<LostHost> {
-    let mut all: BTreeMap<String, LostHost> = BTreeMap::new();
+    let mut by_id: BTreeMap<String, Vec<LostHost>> = BTreeMap::new();
     for host in told.filter(|host| !present.contains(host.id.as_str())) {
-        let known = all.entry(host.id.clone()).or_insert_with(|| host.clone());
-        // The first that missed it knows best when; the one that knows more knows what it ran.
-        known.lost_ms = known.lost_ms.min(host.lost_ms);
-        if runs(&host.inventory) > runs(&known.inventory) || known.inventory.host_id.is_empty() {
-            known.inventory = host.inventory;
-        }
+        by_id.entry(host.id.clone()).or_default().push(host);
     }
-    let mut all: Vec<LostHost> = all.into_values().collect();
+    let mut all: Vec<LostHost> = by_id.into_values().filter_map(merged_of_one).collect();
     all.sort_by(|a, b| (b.lost_ms, &a.id).cmp(&(a.lost_ms, &b.id)));
     all
 }
 
-fn runs(inventory: &Inventory) -> usize {
-    inventory.actors.len() + inventory.providers.len()
+/// Puts together what hosts remember of the same one: the first that missed it knows best when, and
+/// the one that it told last knows what it ran.
+fn merged_of_one(told: Vec<LostHost>) -> Option<LostHost> {
+    let lost_ms = told.iter().map(|host| host.lost_ms).min()?;
+    let latest = told.into_iter().max_by_key(recency)?;
+    Some(LostHost { lost_ms, ..latest })
+}
+
+/// Orders what hosts remember of the same one by when it told that. They lost it at about the same
+/// time, so the time from the one to the other counts, which is right however their clocks differ.
+/// Hosts of before do not tell it; of theirs the longer one counts.
+fn recency(LostHost { lost_ms, told_ms, inventory, .. }: &LostHost) -> (bool, Reverse<u64>, usize) {
+    let age_ms = if *told_ms == 0 { u64::MAX } else { lost_ms.saturating_sub(*told_ms) };
+    let runs = inventory.actors.len() + inventory.providers.len();
+    (!inventory.host_id.is_empty(), Reverse(age_ms), runs)
 }
 
 /// An actor, or a provider under a link name, that ran on lost hosts only.
@@ -423,7 +432,11 @@ mod tests {
     }
 
     fn lost(host: &str, lost_ms: u64, inventory: Inventory) -> LostHost {
-        LostHost { id: host.into(), lost_ms, inventory }
+        LostHost { id: host.into(), lost_ms, inventory, ..LostHost::default() }
+    }
+
+    fn lost_after(age_ms: u64, host: LostHost) -> LostHost {
+        LostHost { told_ms: host.lost_ms - age_ms, ..host }
     }
 
     /// Decides which host a word means, with the lost ones at hand.
@@ -447,6 +460,36 @@ mod tests {
             .map(|host| (&*host.id, host.lost_ms, host.inventory.actors.len(), host.called()))
             .collect();
         assert_eq!(all, [("NB", 40, 0, "NB"), ("NA", 10, 1, "name of NA")]);
+    }
+
+    #[test]
+    fn what_a_lost_host_told_last_is_what_it_ran_however_the_clocks_differ() {
+        let ran = |actors: &[&str]| inventory("NA", actors, &[]);
+        let (one, two) = (ran(&["M1"]), ran(&["M1", "M2"]));
+        let told = |lost_ms, age_ms, inventory: &Inventory| {
+            lost_after(age_ms, lost("NA", lost_ms, inventory.clone()))
+        };
+        let of_before = |lost_ms, inventory: &Inventory| lost("NA", lost_ms, inventory.clone());
+        let empty = Inventory::default();
+        for (mut told, runs) in [
+            // An actor was stopped or started after the earlier one.
+            ([told(9000, 10, &one), told(9000, 500, &two)], 1),
+            ([told(9000, 500, &one), told(9000, 10, &two)], 2),
+            // The clock of the one with the earlier one is an hour ahead.
+            ([told(9000, 10, &one), told(3_609_000, 500, &two)], 1),
+            // Hosts of before do not tell when.
+            ([told(9000, 500, &one), of_before(9000, &two)], 1),
+            ([of_before(9000, &one), of_before(8000, &two)], 2),
+            // One that has told nothing, which is no list of what it ran.
+            ([told(9000, 500, &one), told(9000, 10, &empty)], 1),
+        ] {
+            for _ in 0..2 {
+                told.reverse();
+                let all = merged(told.clone().into_iter(), &HashSet::new());
+                assert_eq!(all[0].inventory.actors.len(), runs, "{told:?}");
+                assert_eq!(Some(all[0].lost_ms), told.iter().map(|host| host.lost_ms).min());
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The numbers of `/metrics` for a collector that is told rather than asks (OTLP), under the same
-//! names and labels. What [`metrics`] writes is read again here, so that the two never differ.
+//! names and labels. What [`metrics`] writes is read again here, so that the two never differ. A
+//! host without a dashboard tells them as well.
 //!
 //! Of a histogram its count and its sum are told, as counters.
 
@@ -10,43 +11,76 @@ use std::{
 };
 
 use tokio::{runtime::Handle, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-use super::{Dashboard, Inner, metrics};
+use super::{Dashboard, Inner, metrics, model::Model};
 use lattice_base::telemetry::otel::metrics::{self as otel, Family, KeyValue, Samples};
+use lattice_engine::host::face::Parts;
 
 /// How long the host may take to count; it asks its NATS server how it is.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Exports the numbers of this host from now on, if there is a collector.
+/// Exports the numbers of a host with a dashboard from now on, if there is a collector.
 pub async fn start(dashboard: &Dashboard) {
     if !otel::is_on() {
         return;
     }
-    let text = match metrics::text(dashboard.clone()).await {
+    start_from(Source::Dashboard(Arc::downgrade(&dashboard.0))).await;
+}
+
+/// The same of a host without one, until it stops.
+pub async fn start_alone(parts: Arc<Parts>, tasks: &TaskTracker, stop: &CancellationToken) {
+    if !otel::is_on() {
+        return;
+    }
+    start_from(Source::Host(Arc::downgrade(&parts))).await;
+    let stopped = stop.clone().cancelled_owned();
+    // Nobody else keeps them.
+    tasks.spawn(async move {
+        stopped.await;
+        drop(parts);
+    });
+}
+
+async fn start_from(source: Source) {
+    let Some((parts, model)) = source.numbers() else { return };
+    let text = match metrics::text(parts, model).await {
         Ok(text) => text,
         Err(error) => return warn!(%error, "counts are not exported"),
     };
-    let source = Source { dashboard: Arc::downgrade(&dashboard.0), runtime: Handle::current() };
-    otel::observe(families(&text), move || source.read());
+    let runtime = Handle::current();
+    otel::observe(families(&text), move || source.read(&runtime));
 }
 
-/// Reads the numbers of a dashboard, as long as it is there.
-struct Source {
-    dashboard: Weak<Inner>,
-    runtime: Handle,
+/// The owner of the numbers, which are told as long as it is there.
+enum Source {
+    Dashboard(Weak<Inner>),
+    Host(Weak<Parts>),
 }
 
 impl Source {
-    /// Blocks until the values are there; to be called outside the runtime.
-    fn read(&self) -> Samples {
-        let Some(inner) = self.dashboard.upgrade() else { return Samples::new() };
-        // The time begins within the runtime, which has the clock.
-        let reading = async { timeout(READ_TIMEOUT, metrics::text(Dashboard(inner))).await };
-        match self.runtime.block_on(reading) {
-            Ok(Ok(text)) => samples(&text),
-            Ok(Err(_)) | Err(_) => Samples::new(),
+    fn numbers(&self) -> Option<(Arc<Parts>, Option<Model>)> {
+        match self {
+            Self::Dashboard(inner) => {
+                inner.upgrade().map(|inner| (Arc::clone(&inner.parts), Some(inner.model.clone())))
+            }
+            Self::Host(parts) => parts.upgrade().map(|parts| (parts, None)),
         }
+    }
+
+    /// Blocks until the values are there; to be called outside the runtime.
+    fn read(&self, runtime: &Handle) -> Samples {
+        let Some((parts, model)) = self.numbers() else { return Samples::new() };
+        // The time begins within the runtime, which has the clock.
+        let reading = async { timeout(READ_TIMEOUT, metrics::text(parts, model)).await };
+        let error = match runtime.block_on(reading) {
+            Ok(Ok(text)) => return samples(&text),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took more than {READ_TIMEOUT:?}"),
+        };
+        warn!(%error, "the counts of this host cannot be read, and one report is without them");
+        Samples::new()
     }
 }
 

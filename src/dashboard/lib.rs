@@ -12,7 +12,7 @@
 //! * [`auth`] decides who may come in, by the secret that [`token`] keeps; [`mask`] hides what a
 //!   mere reader may not see. [`listen`] is the port, [`entry`] where commands find it.
 //! * [`model`] has the lattice in memory; it asks other hosts only while somebody looks.
-//! * [`exported`] tells a collector what `metrics` tells those who ask.
+//! * [`exported`] tells a collector what `metrics` tells those who ask, also without a dashboard.
 //! * [`applications`] starts the keeping of applications beside it.
 //! * [`operations`] are the changes somebody set off, each with its stages and its end.
 //!
@@ -78,7 +78,7 @@ pub use model::events::{Severity, sentence};
 pub struct Dashboard(Arc<Inner>);
 
 struct Inner {
-    parts: Parts,
+    parts: Arc<Parts>,
     /// The lattice, as a client sees it.
     lattice: Lattice,
     auth: Auth,
@@ -111,6 +111,7 @@ impl Face for Opener {
     ) -> BoxFuture<'a, Opened> {
         async move {
             let keeper = applications::start(&parts.context, config, stop).await;
+            let parts = Arc::new(parts);
             let dashboard = match &config.dashboard {
                 Some(settings) => {
                     let manager = Arc::clone(&keeper.0);
@@ -118,13 +119,16 @@ impl Face for Opener {
                     let alerts = Alerts::new(&parts.context, making);
                     let webhook = config.attention_webhook.as_ref();
                     let beside = Beside { manager, alerts, webhook };
-                    Dashboard::open(parts, beside, settings, state_dir, tasks, stop)
+                    Dashboard::open(Arc::clone(&parts), beside, settings, state_dir, tasks, stop)
                         .await
                         .inspect_err(|error| error!("no dashboard: {error:#}"))
                         .ok()
                 }
                 None => None,
             };
+            if dashboard.is_none() {
+                exported::start_alone(parts, tasks, stop).await;
+            }
             Opened { dashboard, manager: Some(Arc::new(keeper)) }
         }
         .boxed()
@@ -141,7 +145,7 @@ pub struct Beside<'a> {
 impl Dashboard {
     /// Listens, and answers from here on.
     pub async fn open(
-        parts: Parts,
+        parts: Arc<Parts>,
         Beside { manager, alerts, webhook }: Beside<'_>,
         settings: &config::Dashboard,
         state_dir: &Path,

@@ -24,13 +24,14 @@ use prometheus_client::{
 };
 use tokio::time::timeout;
 
-use super::{Dashboard, refusal::Refusal};
+use super::{Dashboard, model::Model, refusal::Refusal};
 use lattice_base::{
     lattice::connection::{Nats, confirm},
     telemetry,
 };
 use lattice_engine::{
     control::state::VERSION,
+    host::face::Parts,
     meter::{
         Snapshot,
         edges::EdgeCounts,
@@ -58,7 +59,8 @@ const EXEMPLAR_TIME: Duration = Duration::from_secs(600);
 
 /// `GET /metrics`
 pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
-    match text(dashboard).await {
+    let (parts, model) = (Arc::clone(&dashboard.0.parts), dashboard.model().clone());
+    match text(parts, Some(model)).await {
         Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => {
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}"))
@@ -67,18 +69,18 @@ pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
     }
 }
 
-/// The numbers of a host, in OpenMetrics.
-pub async fn text(dashboard: Dashboard) -> Result<String, fmt::Error> {
-    let parts = dashboard.parts();
+/// The numbers of a host, in OpenMetrics; without a model of the lattice, those of it are left out.
+pub async fn text(parts: Arc<Parts>, model: Option<Model>) -> Result<String, fmt::Error> {
     let (ctl, rpc) = tokio::join!(round_trip(&parts.context.ctl), round_trip(&parts.context.rpc));
     let mut registry = Registry::with_prefix("lattice");
-    let names = names(&dashboard);
-    let meter = dashboard.parts().router.meter();
+    let names = names(&parts);
+    let meter = parts.router.meter();
     let (calls, exemplars) = (meter.snapshot(), meter.exemplars());
     let exemplars = [(&calls.served, &exemplars[0]), (&calls.called, &exemplars[1])]
         .map(|(targets, seen)| of_buckets(targets, seen));
     registry.register_collector(Box::new(Host {
-        dashboard,
+        parts,
+        model,
         names,
         calls,
         round_trips: [("ctl", ctl), ("rpc", rpc)],
@@ -135,8 +137,8 @@ fn operations(targets: &[TargetCounts]) -> impl Iterator<Item = (&TargetCounts, 
 }
 
 /// The names of what the lattice knows, by public key.
-fn names(dashboard: &Dashboard) -> HashMap<String, String> {
-    let table = dashboard.parts().context.links.table();
+fn names(parts: &Parts) -> HashMap<String, String> {
+    let table = parts.context.links.table();
     let claimed = table.all_claims().map(|claims| (claims.subject.clone(), claims.name.clone()));
     let built_in =
         builtin::CATALOGUE.iter().map(|known| (known.public_key.to_owned(), known.reference()));
@@ -150,7 +152,9 @@ async fn round_trip(nats: &Nats) -> Option<Duration> {
 
 /// The host at the moment of a scrape.
 struct Host {
-    dashboard: Dashboard,
+    parts: Arc<Parts>,
+    /// None of a host without a dashboard.
+    model: Option<Model>,
     /// The names of actors and providers, by public key.
     names: HashMap<String, String>,
     calls: Snapshot,
@@ -218,7 +222,7 @@ impl Host {
     }
 
     fn host_name(&self) -> &str {
-        &self.dashboard.parts().context.state.facts().friendly_name
+        &self.parts.context.state.facts().friendly_name
     }
 
     /// The name of an actor, beside its id.
@@ -300,7 +304,7 @@ impl Host {
     }
 
     fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let parts = self.dashboard.parts();
+        let parts = &self.parts;
         let facts = parts.context.state.facts();
         let domain = facts.js_domain.as_deref().unwrap_or_default();
         let labels = vec![
@@ -371,11 +375,11 @@ impl Host {
             ("invocations_in_work", "Calls of what runs on this host that have not ended.", None),
             in_work,
         )?;
-        self.edges(encoder, &self.dashboard.parts().router.meter().edges())
+        self.edges(encoder, &self.parts.router.meter().edges())
     }
 
     fn actors(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let parts = self.dashboard.parts();
+        let parts = &self.parts;
         let statuses = parts.router.statuses();
         let rooms: Vec<_> =
             statuses.iter().filter_map(|(id, status)| Some((&**id, status.room?))).collect();
@@ -425,7 +429,7 @@ impl Host {
 
     /// The pools of instances: that of modules, and that of components.
     fn pools(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let parts = self.dashboard.parts();
+        let parts = &self.parts;
         for (name, help, slots) in [
             ("instance_pool_slots", "Slots for instances of modules.", &parts.slots),
             (
@@ -454,7 +458,7 @@ impl Host {
     }
 
     fn providers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let conditions = self.dashboard.parts().providers.conditions();
+        let conditions = self.parts.providers.conditions();
         let all = conditions.iter().map(|condition| {
             (self.provider(condition.id.as_str(), condition.link_name.as_str()), condition)
         });
@@ -484,7 +488,7 @@ impl Host {
     }
 
     fn nats(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let parts = self.dashboard.parts();
+        let parts = &self.parts;
         let lines = [("ctl", &parts.context.ctl), ("rpc", &parts.context.rpc)];
         let times = self
             .round_trips
@@ -525,14 +529,14 @@ impl Host {
     }
 
     fn store(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let parts = self.dashboard.parts();
-        let lag = self.dashboard.model().store_lag().as_secs_f64();
+        let parts = &self.parts;
+        let lag = self.model.as_ref().map(|model| (vec![], model.store_lag().as_secs_f64()));
         let family = (
             "store_lag",
             "Since when the bucket of the lattice's metadata is not heard.",
             Some(&Unit::Seconds),
         );
-        gauges(encoder, family, [(vec![], lag)])?;
+        gauges(encoder, family, lag)?;
         let known = f64::from(u8::from(*parts.context.links.synced().borrow()));
         gauges(
             encoder,
@@ -549,7 +553,7 @@ impl Host {
 
     /// The calls and messages that were not taken.
     fn refused(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let parts = self.dashboard.parts();
+        let parts = &self.parts;
         let tokens = parts.context.tokens.health();
         let tokens = [("untimely", tokens.untimely), ("repeated", tokens.repeated)];
         let tokens = tokens.map(|(reason, count)| (vec![("reason", reason)], count));
@@ -569,7 +573,7 @@ impl Host {
 
     /// The links that were not taken.
     fn refused_links(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let refused = self.dashboard.parts().router.refused_links();
+        let refused = self.parts.router.refused_links();
         let mut links: BTreeMap<[&str; 2], f64> = BTreeMap::new();
         for (link, _) in &refused {
             *links.entry([&*link.provider_id, &*link.link_name]).or_default() += 1.0;
@@ -582,7 +586,7 @@ impl Host {
 
     /// The lines and entries that were not kept.
     fn lost(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let history = &self.dashboard.parts().context.history;
+        let history = &self.parts.context.history;
         let lines = [("log", Some(telemetry::lost())), ("audit", history.log_lost())];
         let lines = lines.into_iter().filter_map(|(log, lost)| Some((vec![("log", log)], lost?)));
         let about = ("log_lines_lost", "Lines of a log that could not be written, or not in time.");
@@ -593,8 +597,8 @@ impl Host {
 
     /// The applications of the lattice, from the one host that tells what needs attention.
     fn applications(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let model = self.dashboard.model();
-        let known = model.shelf().known().filter(|_| model.is_watched());
+        let watching = self.model.as_ref().filter(|model| model.is_watched());
+        let known = watching.and_then(|model| model.shelf().known());
         let counts = known.iter().flat_map(|known| {
             StatusType::ALL.map(|state| {
                 let of_state = known.all.values().filter(|one| one.status == state);

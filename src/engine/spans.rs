@@ -16,8 +16,14 @@ use hyper::{
     http::request::Parts,
 };
 
-use crate::rpc::call::{Call, CallError};
-use lattice_base::telemetry::otel::trace::{self, KeyValue, Span, SpanKind};
+use crate::{
+    meter::NAME_BYTES_MAX,
+    rpc::call::{Call, CallError},
+};
+use lattice_base::telemetry::{
+    otel::trace::{self, KeyValue, Span, SpanKind},
+    within,
+};
 use lattice_protocol::{
     identity::claims::ActorClaims,
     meter::Path,
@@ -38,9 +44,10 @@ pub fn made(call: &mut Call, path: Path) -> Span {
         Path::Local => (SpanKind::Internal, "local"),
         Path::Nats => (SpanKind::Client, "nats"),
     };
-    let mut attributes = about(call);
+    let operation = operation_of(call);
+    let mut attributes = about(call, &operation);
     attributes.push(KeyValue::new("lattice.path", way));
-    Span::begin(kind, format!("call {}", call.operation), attributes, &mut call.trace)
+    Span::begin(kind, format!("call {operation}"), attributes, &mut call.trace)
 }
 
 /// Begins the span of a call that arrived over NATS.
@@ -48,9 +55,10 @@ pub fn received(call: &mut Call) -> Span {
     if !trace::is_on() {
         return Span::none();
     }
-    let mut attributes = about(call);
+    let operation = operation_of(call);
+    let mut attributes = about(call, &operation);
     attributes.push(KeyValue::new("lattice.path", "nats"));
-    Span::begin(SpanKind::Server, call.operation.clone(), attributes, &mut call.trace)
+    Span::begin(SpanKind::Server, operation, attributes, &mut call.trace)
 }
 
 /// Begins the span of a call in an instance of an actor, from the wait for the instance on.
@@ -58,14 +66,15 @@ pub fn run(call: &mut Call, claims: &ActorClaims) -> Span {
     if !trace::is_on() {
         return Span::none();
     }
+    let operation = operation_of(call);
+    let name = format!("actor {operation}");
     let mut attributes = vec![
         KeyValue::new("lattice.actor.id", claims.subject.to_string()),
-        KeyValue::new("rpc.method", call.operation.clone()),
+        KeyValue::new("rpc.method", operation),
     ];
     attributes.extend(claims.name.clone().map(|name| KeyValue::new("lattice.actor.name", name)));
     let revision = claims.revision.map(i64::from);
     attributes.extend(revision.map(|number| KeyValue::new("lattice.actor.revision", number)));
-    let name = format!("actor {}", call.operation);
     Span::begin(SpanKind::Internal, name, attributes, &mut call.trace)
 }
 
@@ -74,22 +83,28 @@ pub fn provided(call: &mut Call) -> Span {
     if !trace::is_on() {
         return Span::none();
     }
+    let operation = operation_of(call);
+    let name = format!("provider {operation}");
     let Entity { contract_id, link_name, public_key } = &call.target;
     let attributes = vec![
         KeyValue::new("lattice.provider.id", public_key.to_string()),
         KeyValue::new("lattice.contract_id", contract_id.to_string()),
         KeyValue::new("lattice.link_name", link_name.to_string()),
-        KeyValue::new("rpc.method", call.operation.clone()),
+        KeyValue::new("rpc.method", operation),
     ];
-    let name = format!("provider {}", call.operation);
     Span::begin(SpanKind::Internal, name, attributes, &mut call.trace)
 }
 
+/// The operation of a call as far as a span names it: it comes from the wire.
+fn operation_of(call: &Call) -> String {
+    within(&call.operation, NAME_BYTES_MAX).into_owned()
+}
+
 /// The attributes that every hop has of a call.
-fn about(call: &Call) -> Vec<KeyValue> {
+fn about(call: &Call, operation: &str) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new("rpc.system", "wasmbus"),
-        KeyValue::new("rpc.method", call.operation.clone()),
+        KeyValue::new("rpc.method", operation.to_owned()),
         KeyValue::new("lattice.origin", call.origin.public_key.to_string()),
         KeyValue::new("lattice.target", call.target.public_key.to_string()),
     ];
@@ -241,6 +256,18 @@ fn named(method: &Method) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_of_a_span_has_a_bound() {
+        for (bytes, told) in [(NAME_BYTES_MAX, ""), (1 << 20, "… (1048576 bytes)")] {
+            let ends = (Entity::new("V", "default", "c"), Entity::new("M", "", ""));
+            let deadline = tokio::time::Instant::now();
+            let call = Call::new(ends, "o".repeat(bytes), Bytes::new(), deadline);
+            let operation = operation_of(&call);
+            assert_eq!(operation, format!("{}{told}", "o".repeat(NAME_BYTES_MAX)));
+            assert!(about(&call, &operation).contains(&KeyValue::new("rpc.method", operation)));
+        }
+    }
 
     #[test]
     fn methods_of_nobody_name_no_span() {

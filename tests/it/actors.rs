@@ -424,6 +424,24 @@ async fn a_stop_does_not_overtake_the_start_before_it() {
     host.stop().await;
 }
 
+#[tokio::test]
+async fn a_host_that_stops_gives_up_the_starts_that_a_registry_holds_up_and_says_so() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    // It accepts and says nothing.
+    let registry = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let reference = format!("{}/slow:1", registry.local_addr().unwrap());
+    let mut events = Events::all(&server).await;
+    let ack = ctl_2024(&server).await.scale_actor(&host.id, &reference, 1, None).await.unwrap();
+    assert!(ack.accepted, "{}", ack.error);
+    let _held = registry.accept().await.unwrap();
+    host.stop().await;
+    // Not told by a host that only waited for it until its time to stop was over.
+    let failed = events.next("actor_scale_failed").await;
+    assert_eq!(text(&failed, "/data/image_ref"), reference);
+    assert!(text(&failed, "/data/error").contains("the host is stopping"), "{failed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_instances_do_not_keep_others_from_theirs() {
     let server = Server::shared().await;

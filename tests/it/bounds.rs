@@ -297,6 +297,11 @@ async fn what_is_too_large_to_keep_is_refused_with_its_bound() {
             json!({ "provider_ref": "builtin://keyvalue", "configuration": value(600_000) }),
             "524288",
         ),
+        (
+            "cmd.@HOST.lp",
+            json!({ "provider_ref": "builtin://keyvalue", "link_name": value(5000) }),
+            "256",
+        ),
         ("cmd.@HOST.sp", json!({ "provider_ref": value(5000) }), "4096"),
         ("registries.put", Value::Object(logins(257)), "256"),
         ("registries.put", json!({ "r": { "token": value(40_000) } }), "32768"),

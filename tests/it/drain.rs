@@ -96,8 +96,16 @@ async fn what_can_go_nowhere_else_is_told_and_runs_on() {
     assert_eq!((&told["success"], &told["items"][0]["outcome"]), (&json!(false), &json!("left")));
     assert_eq!(told["items"][0]["why"], "there is no other host");
     assert!(stderr(&drained).contains("--undo"), "{drained:?}");
+
+    let other = host(&server).start().await;
+    acquainted(&[&only, &other]).await;
+    let drained = user.run(&["drain", &only.id, "--wait-ms", "0", "-o", "json"]).await;
+    let told: Value = serde_json::from_slice(&drained.stdout).expect("JSON");
+    let why = "the time for the drain was over before its turn came";
+    assert_eq!(told["items"][0]["why"], why, "{told:#}");
     assert_eq!(runs(&user, &only).await, [(ECHO.to_owned(), 1)]);
     only.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,6 +118,20 @@ async fn a_host_that_is_told_to_stop_is_not_missed_by_anybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_dropped_without_a_stop_says_goodbye() {
+    let server = Server::shared().await;
+    let stays = host(&server).start().await;
+    let goes = host(&server).start().await;
+    let id = goes.id.clone();
+    eventually("they know each other", || async { is_silent(&stays, &id) }).await;
+    drop(goes);
+    // A silent one would be listed for longer than this waits.
+    eventually("it has said goodbye", || async { is_silent(&stays, &id).is_none().then_some(()) })
+        .await;
+    stays.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_actor_that_is_stopped_and_started_at_once_is_not_missed_and_does_nothing_twice() {
     let server = Server::shared().await;
     let (first, _second, front, url) = two_and_a_front(&server).await;

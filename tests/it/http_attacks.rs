@@ -94,6 +94,10 @@ async fn requests_that_could_be_read_in_two_ways_are_refused() {
         post("transfer-encoding: chunked", "zz\r\nx"),
         "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n".to_owned(),
         "GET / HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(),
+        // A path or a user, for whoever makes a URL of it.
+        "GET /public HTTP/1.1\r\nhost: a:80/admin?x=\r\nconnection: close\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: b@a\r\nconnection: close\r\n\r\n".to_owned(),
+        "GET http://a/ HTTP/1.1\r\nhost: a#b\r\nconnection: close\r\n\r\n".to_owned(),
         "GET / HTTP/1.1\nhost a\n\n".to_owned(),
         "GET  / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
         "GET / HTTP/9.9\r\nhost: a\r\n\r\n".to_owned(),

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use wascap::prelude::KeyPair;
 
 use crate::{
+    dashboard::{Dashboard, with_dashboard},
     harness::{
         ECHO, PATIENCE, Server, TestHost,
         applications::Api,
@@ -196,6 +197,52 @@ async fn the_share_of_a_host_that_is_killed_runs_elsewhere() {
         api.spread("shop", 6, left).await;
     }
     api.stands("shop", "deployed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_goes_on_while_an_image_that_nobody_has_does_not_start() {
+    let server = Server::shared().await;
+    let only = host(&server).start().await;
+    let api = Api::new(&server).await;
+    let port = free_port();
+    let mut page = page("v1", port);
+    api.deploy(&page).await;
+    answers(port).await;
+    api.stands("page", "deployed").await;
+    page["metadata"]["annotations"]["version"] = "v2".into();
+    page["spec"]["components"][0]["properties"]["image"] = "file:///nowhere.wasm".into();
+    let mut links = api.nats.subscribe(server.ctl("linkdefs.>")).await.unwrap();
+    api.deploy(&page).await;
+    api.stands("page", "failed").await;
+    answers(port).await;
+    assert!(futures::FutureExt::now_or_never(links.next()).is_none());
+    api.undeploy("page").await;
+    eventually("the link is gone", || async {
+        api.lattice.links_of(ECHO).await.unwrap().is_empty().then_some(())
+    })
+    .await;
+    only.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_of_a_host_that_keeps_none_shows_what_others_keep() {
+    let server = Server::shared().await;
+    let keeping = host(&server).start().await;
+    let api = Api::new(&server).await;
+    let scaling = json!({"instances": 3});
+    api.deploy(&manifest("shop", "v1", json!([actor(&example("echo"), scaling)]))).await;
+    api.stands("shop", "deployed").await;
+    let never = with_dashboard(host(&server).set("applications", "never"));
+    let dashboard = Dashboard::of(never.start().await);
+    dashboard
+        .until("/applications", |all| {
+            let shop = &all["items"][0];
+            let is_told = shop["wanted"] == 3 && shop["running"] == 3;
+            (is_told && shop["owner_id"] == *keeping.id).then_some(())
+        })
+        .await;
+    dashboard.host.stop().await;
+    keeping.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ mod attacks;
 mod audit;
 mod bench;
 mod blobstore;
+mod blobstore_components;
 mod bounds;
 mod calls;
 mod commands;

@@ -355,3 +355,37 @@ async fn hosts_answer_as_the_manager_did() {
     assert_eq!(code, Some(1), "{gone}");
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_that_is_left_out_is_filled_in_and_the_same_file_changes_nothing() {
+    let server = Server::shared().await;
+    let host = host(&server).start().await;
+    let dir = TempDir::new().unwrap();
+    let manifest = "apiVersion: core.oam.dev/v1beta1
+kind: Application
+metadata: {name: store, annotations: {version: v1}}
+spec:
+  components:
+    - {name: kv, type: capability, properties: {image: 'builtin://keyvalue'}, traits: []}
+    - {name: own, type: capability, properties: {image: 'registry.example/own:1'}, traits: []}
+";
+    std::fs::write(dir.path().join("app.yaml"), manifest).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = command_in(dir.path(), &server);
+        let connection = ["--ctl-host", &server.url(), "-t", "20000", "-o", "json"];
+        let output = output(command.args(arguments).args(connection));
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (json, stderr(&output))
+    };
+    for action in ["create", "unchanged"] {
+        let (applied, said) = run(&["apply", "app.yaml"]);
+        assert_eq!(applied["applications"][0]["action"], action, "{applied}");
+        // Nobody knows yet what the other provider fulfils.
+        assert_eq!(said.contains("has no `contract`"), action == "create", "{said}");
+    }
+    let (got, _) = run(&["app", "get", "store"]);
+    let components = &got["model"]["manifest"]["spec"]["components"];
+    assert_eq!(components[0]["properties"]["contract"], "wasmcloud:keyvalue");
+    host.stop().await;
+}

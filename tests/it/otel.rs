@@ -59,8 +59,8 @@ struct Received {
     spans: Vec<Told>,
     /// The texts of log lines.
     lines: Vec<String>,
-    /// The names of metrics.
-    metrics: Vec<String>,
+    /// The hosts and the names of metrics.
+    metrics: Vec<(String, String)>,
 }
 
 type Shared = Arc<Mutex<Received>>;
@@ -168,9 +168,16 @@ impl Received {
 
     fn take_metrics(&mut self, message: Bytes) {
         let request = ExportMetricsServiceRequest::decode(message).expect("a request");
-        let scopes = request.resource_metrics.into_iter().flat_map(|of_host| of_host.scope_metrics);
-        let metrics = scopes.flat_map(|of_scope| of_scope.metrics);
-        self.metrics.extend(metrics.map(|metric| metric.name));
+        for of_host in request.resource_metrics {
+            let host = host_of(of_host.resource.as_ref());
+            let metrics = of_host.scope_metrics.into_iter().flat_map(|of_scope| of_scope.metrics);
+            self.metrics.extend(metrics.map(|metric| (host.clone(), metric.name)));
+        }
+    }
+
+    /// Says whether a host has told the number of its calls.
+    fn has_calls_of(&self, host: &str) -> bool {
+        self.metrics.iter().any(|(of, name)| of == host && name == "lattice_invocations")
     }
 }
 
@@ -312,11 +319,12 @@ async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
     // The client said that it is not to be kept.
     assert!(collector.spans(UNWANTED).is_empty());
 
-    eventually("lines and counts", || async {
+    // The second host has no dashboard.
+    eventually("lines, and counts of both hosts", || async {
         let received = collector.received.lock().unwrap();
         let has_line = received.lines.iter().any(|line| line == "ready");
-        let has_count = received.metrics.iter().any(|name| name == "lattice_invocations");
-        (has_line && has_count).then_some(())
+        let have_counts = [&first, &second].into_iter().all(|host| received.has_calls_of(host));
+        (has_line && have_counts).then_some(())
     })
     .await;
     // Calls that are kept stand beside the buckets that count them. A few times between two buckets

@@ -9,14 +9,19 @@ use std::{
     time::Duration,
 };
 
-use lattice_engine::providers::builtin::{httpserver, keyvalue};
+use lattice_engine::providers::builtin::{blobstore, httpclient, httpserver, keyvalue, messaging};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use wasmbus_rpc::common::serialize;
+use wasmcloud_interface_httpclient::HttpRequest;
+use wasmcloud_interface_messaging::RequestMessage;
 
 use crate::harness::{
-    ECHO, Events, HostBuilder, KVCOUNTER, Server, TestHost,
+    ECHO, Events, HostBuilder, KVCOUNTER, Server, TestHost, builtin,
     client::{self, ctl_2022, ctl_2024, link, start, start_provider, stop_provider},
     eventually, example, host,
     nats::free_port,
+    origin::Origin,
     text,
 };
 
@@ -371,5 +376,29 @@ async fn a_host_that_stops_answers_every_request_it_accepted() {
                 assert!(error.is_connect(), "an accepted request got no answer: {error:?}")
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_served_whose_payload_was_on_its_way_for_as_long_as_a_call_may_take() {
+    let server = Server::shared().await;
+    let (origin, dir) = (Origin::start().await, TempDir::new().expect("a directory"));
+    let subject = format!("late.{}", server.lattice());
+    let _answering = client::answering(&server, &subject, |_, _| Some(json!("here"))).await;
+    let get = serialize(&HttpRequest::get(&origin.url("/echo"))).expect("encoded");
+    let ask = RequestMessage { subject, body: b"there?".to_vec(), timeout_ms: 0 };
+    let ask = serialize(&ask).expect("encoded");
+    let key = serialize(&"key").expect("encoded");
+    for (spec, values, operation, payload) in [
+        (&httpclient::SPEC, &[("allow_loopback", "true")][..], "HttpClient.Request", get),
+        (&keyvalue::SPEC, &[], "KeyValue.Get", key),
+        (&blobstore::SPEC, &[], "Blobstore.ListContainers", Vec::new()),
+        (&messaging::SPEC, &[], "Messaging.Request", ask),
+    ] {
+        let context = builtin::context(&server, spec, dir.path(), HashMap::new()).await;
+        let link = (spec.build)(context).link(builtin::link(spec, values)).await;
+        let link = link.unwrap_or_else(|error| panic!("{operation}: {error}"));
+        let result = builtin::call_after_a_transfer(&link, spec, operation, payload).await;
+        assert!(result.is_ok(), "{operation}: {result:?}");
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 
+use lattice_base::trusted;
+use nkeys::KeyPair;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -17,8 +19,10 @@ use crate::{
         CLUSTER_SEED, ECHO, PATIENCE, Server,
         client::ctl_2024,
         eventually, example, host,
+        jwt::operator,
         process::{Process, command, member, output, stderr},
     },
+    hub_setup::operator::{Keys, Operator},
 };
 
 /// The time that the manager of these tests bears silence, in microseconds.
@@ -156,6 +160,44 @@ async fn a_hangup_reloads_what_a_host_takes_while_it_runs_and_names_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_were_exchanged_count_after_a_hangup_and_whenever_a_host_connects() {
+    let config = |login: &Operator| format!("{JETSTREAM}\n{}", login.server_config);
+    let (keys, stranger) = (Keys::new(), operator());
+    let first = Operator::new(&keys, "first").unwrap();
+    let second = Operator::new(&Keys { user: KeyPair::new_user(), ..keys }, "second").unwrap();
+    let mut server = Server::with_config(Some("core"), &config(&first)).await;
+    let dir = TempDir::new().unwrap();
+    let creds = dir.path().join("host.creds");
+    let write = |login: &Operator| trusted::replace(&creds, login.creds().as_bytes()).unwrap();
+    write(&first);
+    let mut process = Process::start(member(dir.path(), &server).arg("--nats-creds").arg(&creds));
+    process.line("ready");
+
+    // Credentials that the server refuses change nothing.
+    write(&stranger);
+    process.signal(Signal::HUP);
+    process.line("the changed certificates or credentials are not used");
+    process.line("nothing changed that this host takes");
+    write(&second);
+    process.signal(Signal::HUP);
+    let taken = process.line("settings reloaded");
+    let expected = ["ctl", "rpc"].map(|name| format!("certificates or credentials of {name}"));
+    assert!(expected.iter().all(|one| taken.contains(one)), "{taken}");
+
+    // A server that lets in nobody else, and a host that finds out by itself.
+    write(&stranger);
+    server.kill();
+    server.configure(&config(&stranger));
+    server.resume().await;
+    let client = async_nats::ConnectOptions::with_credentials(&stranger.creds()).unwrap();
+    let client = client.connect(server.url()).await.unwrap();
+    eventually("the host answers", || async {
+        client.request(server.ctl("ping.hosts"), "".into()).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_that_comes_before_a_host_is_ready_reloads_it_when_it_is() {
     let mut server = Server::prepare("127.0.0.1", Some("core"), JETSTREAM);
     let dir = TempDir::new().unwrap();
@@ -287,6 +329,9 @@ fn a_file_with_a_secret_that_others_than_root_can_exchange_is_not_for_systemd() 
         assert_eq!(refused.status.code(), Some(2), "{told}");
         assert!(told.contains(&format!("{flag} {}", file.display())), "{told}");
         assert!(told.contains("systemd reads it as root") && refused.stdout.is_empty(), "{told}");
+        let missing = dir.path().join("none.creds");
+        let told = stderr(&output(command(dir.path()).args(install).arg(missing)));
+        assert!(told.contains("none.creds: there is no such file"), "{told}");
     }
 }
 

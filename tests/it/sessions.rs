@@ -481,6 +481,45 @@ async fn nobody_speaks_in_the_name_of_a_host_and_its_earlier_starts_do_not_come_
     watching.stop().await;
 }
 
+#[tokio::test]
+async fn an_answer_to_a_hello_names_hosts_to_ask_and_no_other_subjects() {
+    let server = Server::shared().await;
+    let (nats, mut heard) = overhear(&server, server.rpc(">")).await;
+    let host = host(&server).start().await;
+    let hello = loop {
+        let reply = next(&mut heard).await.reply;
+        if let Some(reply) = reply.filter(|reply| reply.ends_with(".hello")) {
+            break reply;
+        }
+    };
+    let [unheard, speaker, named] = [(); 3].map(|()| nkeys::KeyPair::new_server().public_key());
+    let shutdown = format!("{}.default.shutdown", nkeys::KeyPair::new_service().public_key());
+    // Nothing is taken from one that is no host.
+    for (speaker, known) in [("nobody", [&unheard, &shutdown]), (&*speaker, [&shutdown, &named])] {
+        let known = known.map(|name| json!([name, 1, 1]));
+        let answer = json!({"host": speaker, "life": 1, "known": known}).to_string();
+        nats.publish(hello.clone(), answer.into()).await.expect("published");
+    }
+    let named = server.rpc(&named);
+    let mut asked = Vec::new();
+    while !asked.contains(&named) {
+        let message = next(&mut heard).await;
+        if message.payload == ROSTER {
+            asked.push(message.subject.to_string());
+        }
+    }
+    // What else it asked at that time has come by then.
+    has_heard(&nats, &server, &host).await;
+    settled(&nats).await;
+    while let Some(Some(message)) = futures::FutureExt::now_or_never(heard.next()) {
+        if message.payload == ROSTER {
+            asked.push(message.subject.to_string());
+        }
+    }
+    assert!(asked.iter().all(|subject| *subject == named), "{asked:?}");
+    host.stop().await;
+}
+
 /// A host of an earlier release: it signs nothing and answers the calls of `ponger`, also in its
 /// queue group. Tells what was sent to it.
 async fn earlier(server: &Server) -> (String, tokio::sync::mpsc::Receiver<Message>) {

@@ -333,6 +333,7 @@ async fn commands_whose_reader_is_gone_end_quietly_with_their_usual_code() {
         (vec!["get", "nonsense"], 2),
         (vec!["config", "show", "--ctl-port", "x"], 64),
         (vec!["foreground", "--ctl-port", "x"], 64),
+        (vec!["foreground", "--nonsense"], 64),
         (vec!["up", "--hub", "::"], 64),
         (vec!["inspect", "./nothing.wasm"], 1),
     ] {

@@ -7,8 +7,9 @@ use crate::{status::StatusError, store::StoreError, targets::TargetError};
 use lattice_base::store::desired::DesiredError;
 use lattice_protocol::{
     applications::{
-        api::{Failure, GetResult, VersionsReply},
+        api::{Failure, GetResult, ListReply, VersionsReply},
         decode::DecodeError,
+        request::Request,
         validate::Invalid,
     },
     errors::chain,
@@ -78,21 +79,26 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Returns the JSON of a reply, or of a failure.
-pub fn of<T: Serialize>(outcome: Result<T, Refusal>) -> Bytes {
+/// Returns the JSON of the reply to a request, or of a failure.
+pub fn of<T: Serialize>(request: &Request<'_>, outcome: Result<T, Refusal>) -> Bytes {
     match outcome {
         Ok(reply) => json(&reply),
-        Err(refusal) => json(&Failure::from(refusal)),
+        Err(refusal) => failure(Some(request), refusal.into()),
     }
 }
 
-/// The same for versions, which clients expect in failures as well.
-pub fn of_versions(outcome: Result<VersionsReply, Refusal>) -> Bytes {
-    json(&outcome.unwrap_or_else(|refusal| VersionsReply {
-        result: GetResult::Error,
-        message: chain(&refusal),
-        versions: Vec::new(),
-    }))
+/// Returns the JSON of a failure. Clients expect the list of some replies in failures as well.
+pub fn failure(request: Option<&Request<'_>>, failure: Failure) -> Bytes {
+    let result = GetResult::Error;
+    match request {
+        Some(Request::Versions(_)) => {
+            json(&VersionsReply { result, message: failure.message, versions: Vec::new() })
+        }
+        Some(Request::Models) => {
+            json(&ListReply { result, message: failure.message, models: Vec::new() })
+        }
+        _ => json(&failure),
+    }
 }
 
 pub fn json(reply: &impl Serialize) -> Bytes {
@@ -104,6 +110,24 @@ pub fn json(reply: &impl Serialize) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_has_the_list_that_clients_expect() {
+        for (request, list) in [
+            (Some(Request::Versions("shop")), Some("versions")),
+            (Some(Request::Models), Some("models")),
+            (Some(Request::Status("shop")), None),
+            (None, None),
+        ] {
+            let answer = failure(request.as_ref(), Failure::new("away"));
+            let mut expected = serde_json::json!({"result": "error", "message": "away"});
+            if let Some(list) = list {
+                expected[list] = serde_json::json!([]);
+            }
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            assert_eq!(answer, expected, "{request:?}");
+        }
+    }
 
     #[test]
     fn a_bucket_that_does_not_confirm_leaves_the_outcome_open() {

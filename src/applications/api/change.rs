@@ -36,7 +36,7 @@ use lattice_protocol::{
         validate::{unmet, untagged, validate},
     },
     builtin, clock,
-    links::LinkDefinition,
+    links::{LinkDefinition, Table},
 };
 
 /// How long hosts may take to tell their labels, which only warnings need.
@@ -88,6 +88,7 @@ impl Server {
         let Decoded { mut manifest, mut warnings } = decode(body, format_of(headers)?)?;
         validate(&manifest)?;
         warnings.extend(self.check_links(&manifest)?);
+        warnings.extend(self.fill_contracts(&mut manifest));
         if manifest.version().is_empty() {
             manifest.set_version(&ulid());
         }
@@ -128,6 +129,20 @@ impl Server {
             }
         }
         Ok(remarks)
+    }
+
+    /// Fills in the contracts that a manifest leaves out, from the claims of providers that ran
+    /// here before; returns remarks about the others.
+    fn fill_contracts(&self, manifest: &mut Manifest) -> Vec<String> {
+        let table = self.surroundings.table();
+        let missing = manifest.fill_contracts(|image| contract_of(table.as_deref()?, image));
+        let remarks = missing.iter().map(|component| {
+            format!(
+                "component {component:?} has no `contract`, and its provider has not run here yet to tell it; it runs all the same, \
+                 but `wash` of 2024 reads only manifests with one"
+            )
+        });
+        remarks.collect()
     }
 
     /// Returns what of a manifest cannot run on the hosts of now.
@@ -287,6 +302,12 @@ impl Server {
             warn!(%error, "the event of an application was not sent");
         }
     }
+}
+
+/// Returns the contract of the provider that an image led to when it was started last.
+fn contract_of(table: &Table, image: &str) -> Option<String> {
+    let claims = table.claims(table.public_key_of(image)?)?;
+    Some(claims.contract_id.clone()).filter(|contract| !contract.is_empty())
 }
 
 /// Returns the form of a manifest by its content type.

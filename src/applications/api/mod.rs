@@ -110,17 +110,19 @@ impl Server {
         let headers = message.headers.as_ref();
         let origin = headers.and_then(|headers| headers.get(ORIGIN_HEADER));
         let asked = Asked::now(origin.map(|origin| origin.as_str()));
+        let root = self.lattice.subjects.manager_root();
         let answer = match timeout(ANSWER_TIMEOUT, self.answer(&message)).await {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(subject = %message.subject, "a request about applications took too long");
-                answer::json(&Failure::unknown(format!(
+                let request = Request::parse(&root, &message.subject).ok();
+                let late = Failure::unknown(format!(
                     "Internal storage error: no answer within {} ms, so it is unknown whether it was done; look before you repeat it",
                     ANSWER_TIMEOUT.as_millis()
-                )))
+                ));
+                answer::failure(request.as_ref(), late)
             }
         };
-        let root = self.lattice.subjects.manager_root();
         if let Some(entry) = audited::entry(asked, &root, &message, &answer) {
             self.surroundings.audit(entry);
         }
@@ -144,16 +146,16 @@ impl Server {
             Err(error) => return answer::json(&Failure::new(error.to_string())),
         };
         match request {
-            Request::List => answer::of(self.list().await),
-            Request::Models => answer::of(self.models().await),
-            Request::Get(name) => answer::of(self.get(name, body).await),
-            Request::Versions(name) => answer::of_versions(self.versions(name).await),
-            Request::Status(name) => answer::of(self.status(name).await),
-            Request::Put => answer::of(self.put(message.headers.as_ref(), body).await),
-            Request::Delete(name) => answer::of(self.delete(name, body).await),
-            Request::Deploy(name) => answer::of(self.deploy(name, body).await),
-            Request::Undeploy(name) => answer::of(self.undeploy(name, body).await),
-            Request::Rollout(name) => answer::of(self.rollout(name, body).await),
+            Request::List => answer::of(&request, self.list().await),
+            Request::Models => answer::of(&request, self.models().await),
+            Request::Get(name) => answer::of(&request, self.get(name, body).await),
+            Request::Versions(name) => answer::of(&request, self.versions(name).await),
+            Request::Status(name) => answer::of(&request, self.status(name).await),
+            Request::Put => answer::of(&request, self.put(message.headers.as_ref(), body).await),
+            Request::Delete(name) => answer::of(&request, self.delete(name, body).await),
+            Request::Deploy(name) => answer::of(&request, self.deploy(name, body).await),
+            Request::Undeploy(name) => answer::of(&request, self.undeploy(name, body).await),
+            Request::Rollout(name) => answer::of(&request, self.rollout(name, body).await),
         }
     }
 }

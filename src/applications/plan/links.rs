@@ -5,28 +5,35 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Command, Input, Link, Observed, PartStatus, Plan, Standing, TakenOn};
+use super::{
+    Command, Input, Link, Observed, PartStatus, Plan, Standing, TakenOn, is_of_application,
+};
 use lattice_protocol::{
     applications::resolved::{self, Application},
     builtin::name_of,
     links::LinkDefinition,
 };
 
-/// Deletes the links that were put for the application and are asked for by nobody.
+/// Deletes the links that were put for the application and are asked for by nobody. One whose place
+/// may be that of a link with a new image stays until it is known whose image that is: the version
+/// that runs still needs it.
 pub(super) fn plan_deletions(input: Input<'_>, plan: &mut Plan) {
     if input.own_links.is_empty() {
         return;
     }
     let others = input.others.iter().copied();
-    let applications = std::iter::once(input.application).chain(others);
+    let applications: Vec<&Application> =
+        std::iter::once(input.application).chain(others).collect();
     let wanted: Vec<Link> =
-        applications.flat_map(|application| wanted(input, application)).collect();
+        applications.iter().flat_map(|application| wanted(input, application)).collect();
     let wanted: HashSet<_> = wanted.iter().map(three).collect();
     let there: HashMap<_, _> =
         input.observed.links.iter().map(|link| (three_of(link), &link.provider_id)).collect();
     for own in input.own_links {
         let is_there = there.get(&three_of(own)) == Some(&&own.provider_id);
-        if is_there && !wanted.contains(&three_of(own)) {
+        let is_needed = wanted.contains(&three_of(own))
+            || applications.iter().any(|application| may_need(input, application, own));
+        if is_there && !is_needed {
             plan.commands.push(Command::DeleteLink {
                 actor_id: own.actor_id.clone(),
                 contract_id: own.contract_id.clone(),
@@ -34,6 +41,31 @@ pub(super) fn plan_deletions(input: Input<'_>, plan: &mut Plan) {
             });
         }
     }
+}
+
+/// Whether an application has a link whose images are not all known, and which may be for the place
+/// of this one.
+fn may_need(input: Input<'_>, application: &Application, own: &LinkDefinition) -> bool {
+    let may_be_of_actor = |image: &String| match input.observed.keys.get(image) {
+        Some(key) => *key == own.actor_id,
+        // Another application needs what its own actors use; nothing else of it keeps this one.
+        None => {
+            application.name == input.application.name
+                || runs(input.observed, application, &own.actor_id)
+        }
+    };
+    application.links.iter().any(|link| {
+        link.link_name == own.link_name
+            && link.contract.as_ref().is_none_or(|contract| *contract == own.contract_id)
+            && may_be_of_actor(&link.actor_image)
+            && resolve(input.observed, link).is_err()
+    })
+}
+
+/// Whether an actor runs for an application.
+fn runs(observed: &Observed, application: &Application, actor_id: &str) -> bool {
+    let mut groups = observed.hosts.values().flat_map(|view| &view.actors);
+    groups.any(|group| group.key == actor_id && is_of_application(application, &group.annotations))
 }
 
 /// The texts of which there is one link: actor, contract and link name.

@@ -35,7 +35,6 @@ use lattice_protocol::{
         ownership,
         resolved::{Application, Mode, Rule, Scaler, ScalerKind},
     },
-    control::types::is_drained,
     events::event::{Annotations, has_all},
     links::LinkDefinition,
 };
@@ -309,10 +308,7 @@ struct Leftovers<'a> {
 
 impl<'a> Leftovers<'a> {
     fn find(input: Input<'a>) -> Self {
-        let is_left = |annotations: &Annotations| {
-            is_of_application(input.application, annotations)
-                && !is_asked_for(input.application, annotations)
-        };
+        let is_left = |annotations: &Annotations| is_left_over(input.application, annotations);
         let (mut actors, mut providers) = (Vec::new(), Vec::new());
         for (host, view) in &input.observed.hosts {
             let groups = view.actors.iter().filter(|group| is_left(&group.annotations));
@@ -326,8 +322,7 @@ impl<'a> Leftovers<'a> {
 
 /// Whether annotations are those of an application.
 fn is_of_application(application: &Application, annotations: &Annotations) -> bool {
-    let is = |name: &str, value: &str| annotations.get(name).is_some_and(|text| text == value);
-    is(ownership::MANAGED_BY, ownership::MANAGER) && is(ownership::APPLICATION, &application.name)
+    ownership::owner(annotations) == Some(&*application.name)
 }
 
 fn is_asked_for(application: &Application, annotations: &Annotations) -> bool {
@@ -336,8 +331,13 @@ fn is_asked_for(application: &Application, annotations: &Annotations) -> bool {
     })
 }
 
+/// Whether annotations are those of an application, and no rule of it asks for them any more.
+pub fn is_left_over(application: &Application, annotations: &Annotations) -> bool {
+    is_of_application(application, annotations) && !is_asked_for(application, annotations)
+}
+
 /// Whether annotations are those of a rule, as this program writes them or the old manager did.
-fn is_of_rule(
+pub fn is_of_rule(
     application: &Application,
     scaler: &Scaler,
     rule: &Rule,
@@ -349,14 +349,9 @@ fn is_of_rule(
     })
 }
 
-/// Returns the hosts that a rule means, by id: those that are not drained, or all, if there is no
-/// other.
+/// Returns the hosts that a rule means, by id.
 fn eligible<'a>(observed: &'a Observed, rule: &Rule) -> Vec<&'a str> {
-    let fitting = || observed.hosts.iter().filter(|(_, view)| rule.fits(&view.labels));
-    let open = fitting().filter(|(_, view)| !is_drained(&view.labels));
-    let open: Vec<&str> = open.map(|(id, _)| id.as_str()).collect();
-    // A replica that can go nowhere else stays where it is.
-    if open.is_empty() { fitting().map(|(id, _)| id.as_str()).collect() } else { open }
+    rule.eligible(observed.hosts.iter().map(|(id, view)| (id.as_str(), &view.labels)))
 }
 
 /// Says how something does not start on one of these hosts, if it failed there lately.

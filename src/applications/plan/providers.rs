@@ -13,7 +13,7 @@ use super::{
     refusal, successor,
 };
 use lattice_protocol::{
-    applications::resolved::{Mode, Rule, Scaler, ScalerKind},
+    applications::resolved::{self, Mode, Rule, Scaler, ScalerKind},
     events::event::Annotations,
 };
 
@@ -95,9 +95,9 @@ fn current<'a>(
 
 /// Whether a run is of the provider of a scaler, whoever started it.
 fn serves(input: Input<'_>, scaler: &Scaler, run: &ProviderRun) -> bool {
-    let ScalerKind::Provider { link_name, .. } = &scaler.kind else { return false };
-    let key = input.observed.keys.get(&scaler.image);
-    run.link_name == *link_name && (run.image == scaler.image || key == Some(&run.key))
+    let key = input.observed.keys.get(&scaler.image).map(String::as_str);
+    let ProviderRun { key: of, image, link_name, .. } = run;
+    scaler.is_served_by(resolved::ProviderRun { key: of, image, link_name }, key)
 }
 
 /// Whether the provider is seen on a host, and not only expected.

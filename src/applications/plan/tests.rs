@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::attempts::Attempts;
-use lattice_protocol::{applications::resolved::Mode, control::types::DRAINED_LABEL};
+use lattice_protocol::{
+    applications::resolved::{self, Mode},
+    control::types::DRAINED_LABEL,
+};
 use model::{
     Model, PASSES_MAX, actor, foreign_provider, hosts, http_link, labels, provider, rule, shop,
 };
@@ -130,6 +133,65 @@ fn a_link_is_put_as_soon_as_both_keys_are_known() {
     model.seen.keys.insert("echo:1".into(), "echo".into());
     model.seen.keys.insert("http:1".into(), "http".into());
     assert!(matches!(model.plan(&application, &[]).commands[..], [Command::PutLink(_)]));
+}
+
+/// The front behind the HTTP server, from these images.
+fn linked(name: &str, actor_image: &str, provider_image: &str) -> Application {
+    let link = resolved::Link {
+        actor_image: actor_image.into(),
+        provider_image: provider_image.into(),
+        ..http_link(&[])
+    };
+    Application {
+        name: name.into(),
+        links: vec![link],
+        ..shop(vec![
+            actor("front", actor_image, vec![rule("all", None, 1)]),
+            provider("web", provider_image, vec![rule("all", None, 1)]),
+        ])
+    }
+}
+
+#[test]
+fn a_link_stays_while_nobody_knows_whose_the_new_image_is() {
+    for (actor_image, provider_image) in
+        [("echo:2", "http:1"), ("mistyped:2", "http:1"), ("echo:1", "http:2"), ("echo:1", "web:2")]
+    {
+        let mut model = Model::new(hosts(&["a"]));
+        model.settle(&linked("shop", "echo:1", "http:1"), &[]);
+        let before = model.seen.links.clone();
+        assert_eq!(before.len(), 1);
+        model.broken.insert("N0".into());
+        let next = linked("shop", actor_image, provider_image);
+        for command in model.plan(&next, &[]).commands {
+            assert!(!matches!(command, Command::DeleteLink { .. }), "{actor_image}: {command}");
+        }
+        model.settle(&next, &[]);
+        assert_eq!(model.seen.links, before, "{actor_image} {provider_image}");
+        // It goes with the application, and for one that asks for something else.
+        let mut other = next.clone();
+        other.links[0].contract = Some("wasmcloud:keyvalue".into());
+        for after in [other, shop(Vec::new())] {
+            let commands = model.plan(&after, &[]).commands;
+            assert!(matches!(commands[0], Command::DeleteLink { .. }), "{commands:?}");
+        }
+    }
+}
+
+#[test]
+fn a_shared_link_stays_for_the_actors_of_another_application_only() {
+    for is_shared in [true, false] {
+        let mut model = Model::new(hosts(&["a"]));
+        if is_shared {
+            model.settle(&linked("other", "echo:1", "http:1"), &[]);
+            model.own_links.clear();
+            model.seen.links.clear();
+        }
+        model.settle(&linked("shop", "echo:1", "http:1"), &[]);
+        let changing = linked("other", "echo:2", "http:1");
+        model.settle(&shop(Vec::new()), &[&changing]);
+        assert_eq!(!model.seen.links.is_empty(), is_shared);
+    }
 }
 
 #[test]

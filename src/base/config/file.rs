@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 
 use super::connection::{Auth, Connection};
 use super::origin::{Mistakes, Origin, Problem};
-use super::settings::{self, IGNORED_KEYS, Kind, Written};
+use super::resolve::{family_of, secret_in, superseded};
+use super::settings::{self, IGNORED_KEYS, KEY_FILE, Kind, Setting, Written};
 use super::{Config, value};
 use crate::trusted::{self, Holds, Trusted};
 use lattice_protocol::clock;
@@ -31,6 +32,13 @@ use lattice_protocol::clock;
 pub const FILE_NAME: &str = "host_config.json";
 /// Directory of `wash` in the home directory.
 pub const WASH_DIR: &str = ".wash";
+/// The beginning of the keys that all connections fall back to.
+const NATS: &str = "nats_";
+/// Settings that have an effect together only: those that are needed, and others of them.
+const TOGETHER: [(&[&str], &[&str]); 2] = [
+    (&["oci_registry", "oci_user", "oci_password"], &[]),
+    (&["policy_topic"], &["policy_changes_topic", "policy_timeout_ms"]),
+];
 
 /// One member of the file.
 #[derive(Clone)]
@@ -200,22 +208,22 @@ pub(super) fn text_of(kind: &Kind, value: &Value) -> Result<Option<String>, Prob
                 .ok_or(Problem::WrongType { found: "an array that holds more than strings" })?
                 .join(",")
         }
-        other => {
-            return Err(Problem::WrongType { found: type_name(other) });
-        }
+        other => return Err(wrong_type(other)),
     };
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }
 
-fn type_name(value: &Value) -> &'static str {
-    match value {
+/// Returns the problem of a member whose type is not that of its setting.
+pub(super) fn wrong_type(value: &Value) -> Problem {
+    let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
-    }
+    };
+    Problem::WrongType { found }
 }
 
 /// Returns a warning for each member nobody reads.
@@ -243,7 +251,7 @@ pub(super) fn unknown_keys(members: &[Member], path: &Path) -> Vec<String> {
 pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<PathBuf, WriteError>> {
     let local = dir.join(FILE_NAME);
     let members = written_members(config, dir);
-    let mut local_members = kept_members(&local);
+    let mut local_members = kept_members(&local, dir, &members);
     local_members.extend(members.clone());
 
     let mut results = vec![replace(&local, &local_members)];
@@ -264,16 +272,76 @@ pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<Pat
 }
 
 /// Returns the members of the local file that the rewrite must not lose: what a user put there by
-/// hand and we do not write (host seed, logging, unknown keys). They stay in that one file and
-/// never reach a copy. The `nats_*` keys are not kept: their values live on in `ctl_*` and `rpc_*`,
-/// and an edit of them would be without effect.
-fn kept_members(local: &Path) -> BTreeMap<String, Value> {
+/// hand and we do not write (host seed, logging, names of files with secrets, unknown keys). They
+/// stay in that one file and never reach a copy.
+fn kept_members(
+    local: &Path,
+    dir: &Path,
+    written: &BTreeMap<String, Value>,
+) -> BTreeMap<String, Value> {
     let members = read(local, &mut Mistakes::default(), &mut Vec::new());
-    let is_kept = |member: &Member| match settings::find(&member.key) {
-        Some(setting) => setting.written == Written::Never && !setting.key.starts_with("nats_"),
-        None => !IGNORED_KEYS.contains(&member.key.as_str()),
+    let mut kept = BTreeMap::new();
+    for Member { key, value, .. } in &members {
+        if let Some(setting) = settings::of_file_key(key) {
+            let keys = keys_of_file(setting, value, dir, &members, written);
+            kept.extend(keys.into_iter().map(|key| (key.to_owned(), value.clone())));
+        } else if is_kept(key, &members, written) {
+            kept.insert(key.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+/// Whether the rewrite keeps a member that names no file with a secret. The `nats_*` keys are not
+/// kept: their values live on in `ctl_*` and `rpc_*`, and an edit of them would be without effect.
+fn is_kept(key: &str, members: &[Member], written: &BTreeMap<String, Value>) -> bool {
+    match settings::find(key) {
+        Some(setting) if setting.key.starts_with(NATS) => false,
+        Some(setting) => setting.written == Written::Never || waits(setting, members, written),
+        None => !IGNORED_KEYS.contains(&key),
+    }
+}
+
+/// Whether a setting of the file has no effect, and is not written, until others are set, too.
+/// Where the file has all of them, somebody has cleared one.
+fn waits(setting: &Setting, members: &[Member], written: &BTreeMap<String, Value>) -> bool {
+    let has = |key: &str| {
+        let named = settings::find(key).and_then(settings::file_key);
+        let is_it = |member: &&Member| member.key == key || named == Some(member.key.as_str());
+        let mut texts = members.iter().filter(is_it).filter_map(|member| member.value.as_str());
+        texts.any(|text| !text.trim().is_empty())
     };
-    members.into_iter().filter(is_kept).map(|member| (member.key, member.value)).collect()
+    TOGETHER.iter().any(|(needed, others)| {
+        let is_of_these = needed.contains(&setting.key) || others.contains(&setting.key);
+        let is_in_effect = needed.iter().all(|key| written.contains_key(*key));
+        is_of_these && !is_in_effect && !needed.iter().copied().all(has)
+    })
+}
+
+/// Returns the keys under which the name of a file with a secret is kept. That of a login goes on
+/// under the keys of all connections that use it, as its value does, so that another content of the
+/// file counts at the next start. That of a login which is not used any more would stand beside the
+/// one that is.
+fn keys_of_file(
+    setting: &'static Setting,
+    name: &Value,
+    dir: &Path,
+    members: &[Member],
+    written: &BTreeMap<String, Value>,
+) -> Vec<&'static str> {
+    let Some((_, field)) = family_of(setting.key) else {
+        return settings::file_key(setting).into_iter().collect();
+    };
+    let Some(secret) = name.as_str().and_then(|name| secret_in(setting, name, dir)) else {
+        return Vec::new();
+    };
+    let is_used = |key: &str| written.get(key).and_then(Value::as_str) == Some(secret.expose());
+    let has_own = |key: &str| members.iter().any(|member| member.key == key);
+    let heirs = superseded(setting.key).into_iter().filter(|key| key.ends_with(field));
+    let heirs = heirs.filter(|key| is_used(key)).filter_map(|key| settings::find(&key));
+    let keys = heirs
+        .filter(|heir| heir.key == setting.key || !has_own(&format!("{}{KEY_FILE}", heir.key)));
+    keys.filter_map(settings::file_key).collect()
 }
 
 fn create_directory(path: &Path) -> Result<(), WriteError> {

@@ -96,6 +96,8 @@ pub enum Problem {
     WrongPublicKeyKind { key: String, wanted: &'static str, found: &'static str },
     #[error("{path:?} cannot be read: {reason}")]
     Unreadable { path: PathBuf, reason: String },
+    #[error("{} is empty; write the value into it, or name another file", .0.display())]
+    EmptyFile(PathBuf),
     #[error("the value is {found}")]
     WrongType { found: &'static str },
     #[error("line {line}, column {column}: {message}")]

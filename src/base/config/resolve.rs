@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::file;
+use super::file::{self, Member};
 use super::labels::Labels;
 use super::log_files;
 use super::origin::{Mistakes, Origin, Problem};
@@ -350,12 +350,7 @@ fn name(family: &str, field: &str) -> String {
 /// ways to log in of its family, and what families that fall back to it said of the same.
 pub fn superseded(key: &str) -> Vec<String> {
     let mut keys = vec![key.to_owned()];
-    // `prov_rpc_host` begins like nothing else, `rpc_host` and `nats_host` do not contain one
-    // another.
-    let split = FAMILIES
-        .iter()
-        .find_map(|(family, _)| Some((*family, key.strip_prefix(family)?.strip_prefix('_')?)));
-    let Some((family, field)) = split else { return keys };
+    let Some((family, field)) = family_of(key) else { return keys };
     let Some(together) = INHERITED.iter().find(|fields| fields.contains(&field)) else {
         return keys;
     };
@@ -372,6 +367,13 @@ pub fn superseded(key: &str) -> Vec<String> {
         }
     }
     keys
+}
+
+/// Splits the key of a connection setting into its family and its field. `prov_rpc_host` begins
+/// like nothing else, `rpc_host` and `nats_host` do not contain one another.
+pub(super) fn family_of(key: &str) -> Option<(&'static str, &str)> {
+    let mut families = FAMILIES.iter();
+    families.find_map(|(family, _)| Some((*family, key.strip_prefix(family)?.strip_prefix('_')?)))
 }
 
 /// The text of a source, before it is parsed as a value.
@@ -450,10 +452,13 @@ fn find(
             return Some(Found { text: Ok(text.to_owned()), origin: variable.origin.clone() });
         }
     }
-    let named = file_key.and_then(|key| layers.file.iter().find(|member| member.key == key));
-    if let Some((member, name)) = named.and_then(|member| Some((member, member.value.as_str()?))) {
+    let is_named = |member: &&Member| Some(&*member.key) == file_key && !member.value.is_null();
+    if let Some(member) = layers.file.iter().find(is_named) {
         let origin = Origin::File { path: layers.file_path.clone(), line: member.line };
-        return Some(in_file(name, origin, dir, warnings));
+        return Some(match member.value.as_str() {
+            Some(name) => in_file(name, origin, dir, warnings),
+            None => Found { text: Err(file::wrong_type(&member.value)), origin },
+        });
     }
     for key in [setting.key].iter().chain(setting.other_keys) {
         let Some(member) = layers.file.iter().find(|member| member.key == *key) else {
@@ -473,8 +478,18 @@ fn find(
     None
 }
 
+/// Returns the secret in the file of this name; `None` if it holds no value of this setting.
+pub(super) fn secret_in(setting: &Setting, name: &str, dir: &Path) -> Option<Secret> {
+    let Found { text, .. } = in_file(name, Origin::Default, dir, &mut Vec::new());
+    match value::parse(&setting.kind, &text.ok()?, dir).ok()? {
+        Value::Secret(secret) => Some(secret),
+        _ => None,
+    }
+}
+
 /// Reads a value from the file of this name. Editors and `echo` end a file with a line break, which
-/// is not part of it.
+/// is not part of it. An empty file is a mistake and not "default": what should have filled it has
+/// failed, and a made-up cluster seed, or no login, would take the place of the value.
 fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -> Found {
     let path = dir.join(name.trim());
     let read = trusted::read_regular_named(&path, Holds::Secrets, origin.file());
@@ -482,6 +497,7 @@ fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -
         warnings.extend(read.warning.clone());
         read.text()
     }) {
+        Ok(text) if text.trim().is_empty() => Err(Problem::EmptyFile(path)),
         Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
         Err(error) => Err(Problem::Unreadable { path, reason: error.to_string() }),
     };

@@ -177,14 +177,12 @@ fn read_dotenv(
                 continue;
             }
         };
-        let before = variables.len();
         take_dotenv(&text, &file, &mut variables, mistakes, warnings);
         // A file without secrets may be read by anybody.
-        let has_secrets = variables.len() > before
-            && settings::all().any(|setting| {
-                let is_set = |name: &&str| variables.get(*name).is_some_and(|set| set.is_of(&file));
-                setting.kind.is_secret() && setting.env.iter().any(is_set)
-            });
+        let has_secrets = settings::all().any(|setting| {
+            let is_set = |name: &&str| variables.get(*name).is_some_and(|set| set.is_of(&file));
+            setting.kind.is_secret() && setting.env.iter().any(is_set)
+        });
         if has_secrets {
             warnings.extend(trusted::check(&file, Holds::Secrets).ok().flatten());
         }

@@ -12,6 +12,7 @@
 use std::{
     error::Error,
     fmt, io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +23,7 @@ use std::{
 use async_nats::{AuthError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, rustls};
 use bytes::Bytes;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -333,7 +335,11 @@ fn options(
     client_name: &str,
     reports: Reports,
 ) -> Result<ConnectOptions, ConnectError> {
-    let mut options = ConnectOptions::new()
+    let mut options = match &config.auth {
+        Auth::Creds(path) => with_creds(purpose, path)?,
+        _ => ConnectOptions::new(),
+    };
+    options = options
         .name(client_name)
         .connection_timeout(CONNECT_TIMEOUT)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -354,7 +360,7 @@ fn options(
         options = options.add_client_certificate(cert.clone(), key.clone());
     }
     Ok(match &config.auth {
-        Auth::Anonymous => options,
+        Auth::Anonymous | Auth::Creds(_) => options,
         Auth::JwtAndSeed { jwt, seed } => {
             let pair = nkeys::KeyPair::from_seed(seed.expose())
                 .map_err(|e| ConnectError::Credentials { purpose, cause: e.to_string() })?;
@@ -365,18 +371,72 @@ fn options(
             })
         }
         Auth::Nkey { seed } => options.nkey(seed.expose().to_owned()),
-        Auth::Creds(path) => trusted::read(path, Holds::Secrets)
-            .and_then(Trusted::text)
-            .and_then(|creds| options.credentials(&creds))
-            .map_err(|e| {
-                let cause = format!("{}: {e}", path.display());
-                ConnectError::Credentials { purpose, cause }
-            })?,
         Auth::User { user, password } => {
             options.user_and_password(user.clone(), password.expose().to_owned())
         }
         Auth::Token(token) => options.token(token.expose().to_owned()),
     })
+}
+
+/// Returns options that log in with a creds file. It is read for each connection that is made,
+/// since such files are exchanged while hosts run; one that cannot be used then leaves the login as
+/// it was.
+fn with_creds(purpose: Purpose, path: &Path) -> Result<ConnectOptions, ConnectError> {
+    let login = Login::read(path).map_err(|error| {
+        let cause = format!("{}: {error}", path.display());
+        ConnectError::Credentials { purpose, cause }
+    })?;
+    let (path, last) = (Arc::<Path>::from(path), Arc::new(Mutex::new(login)));
+    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+        let (path, last) = (Arc::clone(&path), Arc::clone(&last));
+        async move { Login::renewed(&path, &last).sign(&nonce) }
+    }))
+}
+
+/// The user JWT and the key in a creds file.
+#[derive(Clone)]
+struct Login {
+    jwt: String,
+    pair: Arc<nkeys::KeyPair>,
+}
+
+impl Login {
+    fn read(path: &Path) -> io::Result<Self> {
+        let text = trusted::read(path, Holds::Secrets).and_then(Trusted::text)?;
+        let blocks = creds_block(&text, "JWT").zip(creds_block(&text, "SEED"));
+        let (jwt, seed) =
+            blocks.ok_or_else(|| io::Error::other("it holds no user JWT and seed"))?;
+        let pair =
+            nkeys::KeyPair::from_seed(seed).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Self { jwt: jwt.to_owned(), pair: Arc::new(pair) })
+    }
+
+    /// Reads the file again; without success, returns what it held before.
+    fn renewed(path: &Path, last: &Mutex<Self>) -> Self {
+        match Self::read(path) {
+            Ok(login) => *last.lock() = login,
+            Err(error) => warn!(
+                %error, ?path,
+                "the credentials cannot be read, so the login is the one that was read before; put the file back"
+            ),
+        }
+        last.lock().clone()
+    }
+
+    /// Answers the server, which wants a text signed.
+    fn sign(self, nonce: &[u8]) -> Result<async_nats::Auth, AuthError> {
+        let mut auth = async_nats::Auth::new();
+        auth.signature = Some(self.pair.sign(nonce).map_err(AuthError::new)?);
+        auth.jwt = Some(self.jwt);
+        Ok(auth)
+    }
+}
+
+/// Returns the content of one block of a creds file: `JWT` or `SEED`.
+pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains(title))?;
+    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
 }
 
 impl Reports {
@@ -460,6 +520,27 @@ fn is_tls_trouble(failure: &async_nats::ConnectError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::identity::operator::creds;
+
+    #[test]
+    fn a_creds_file_is_read_again_and_one_that_cannot_be_used_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host.creds");
+        let of = |jwt: &str| creds(jwt, &nkeys::KeyPair::new_user().seed().unwrap());
+        trusted::replace(&path, of("ey.a.x").as_bytes()).unwrap();
+        let last = Mutex::new(Login::read(&path).unwrap());
+        for (content, jwt) in [
+            (of("ey.a.x"), "ey.a.x"),
+            (of("ey.b.x"), "ey.b.x"),
+            (String::new(), "ey.b.x"),
+            (creds("ey.c.x", "no seed"), "ey.b.x"),
+            (of("ey.d.x"), "ey.d.x"),
+        ] {
+            trusted::replace(&path, content.as_bytes()).unwrap();
+            assert_eq!(Login::renewed(&path, &last).jwt, jwt, "{content}");
+        }
+        assert!(Login::read(dir.path()).is_err());
+    }
 
     #[test]
     fn passwords_in_addresses_are_not_shown() {

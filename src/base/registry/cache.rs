@@ -10,14 +10,14 @@
 //! Content is verified by its name whenever it is read; a damaged file is dropped, and its content
 //! is fetched again. Files appear whole (written elsewhere, then renamed), so several hosts may
 //! share the directory. The directory is for its owner only: the tags say what is run when a
-//! registry cannot be asked. A cache that cannot be used costs time, not the artifact: every
-//! failure here is a warning.
+//! registry cannot be asked, so what lies in that of another user is not read at all. A cache that
+//! cannot be used costs time, not the artifact: every failure here is a warning.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Once},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use tracing::warn;
 
 use super::{ARTIFACT_BYTES_MAX, digest::Digest};
 use crate::{
-    cached::{remove, touch, trim},
+    cached::{DirError, check_private, private_dir, remove, touch, trim},
     dirs::UNFINISHED,
 };
 
@@ -41,6 +41,8 @@ const TAG_BYTES_MAX: u64 = 16 * 1024;
 pub struct Cache {
     dir: Arc<Path>,
     bytes_max: u64,
+    /// That the directory is not used is told once.
+    refusal: Arc<Once>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,7 +54,7 @@ struct Tag {
 impl Cache {
     /// A cache that holds so many bytes; none when that is nothing.
     pub fn new(dir: PathBuf, bytes_max: u64) -> Option<Self> {
-        (bytes_max > 0).then(|| Self { dir: dir.into(), bytes_max })
+        (bytes_max > 0).then(|| Self { dir: dir.into(), bytes_max, refusal: Arc::new(Once::new()) })
     }
 
     /// Returns content, verified, and marks it as used.
@@ -71,6 +73,9 @@ impl Cache {
     pub async fn keep(&self, image: String, manifest: Digest, content: Vec<(Digest, Bytes)>) {
         let cache = self.clone();
         off_thread(move || {
+            if !cache.is_usable(private_dir) {
+                return;
+            }
             if let Err(error) = cache.write(image, &manifest, &content).and_then(|()| cache.trim()) {
                 warn!(dir = %cache.dir.display(), %error, "image not kept, it will be pulled again");
             }
@@ -82,6 +87,9 @@ impl Cache {
     pub async fn keep_content(&self, digest: Digest, content: Bytes) {
         let cache = self.clone();
         off_thread(move || {
+            if !cache.is_usable(private_dir) {
+                return;
+            }
             if let Err(error) = cache.write_content(&[(digest, content)]).and_then(|()| cache.trim()) {
                 warn!(dir = %cache.dir.display(), %error, "content not kept, it will be fetched again");
             }
@@ -101,7 +109,23 @@ impl Cache {
         self.tags().join(Digest::of(image.as_bytes()).hex())
     }
 
+    /// Whether the directory is this user's alone. One that is not there yet is nobody's.
+    fn is_usable(&self, look: fn(&Path) -> Result<(), DirError>) -> bool {
+        let looked = look(&self.dir);
+        if let Err(error) = &looked
+            && !error.is_missing()
+        {
+            self.refusal.call_once(
+                || warn!(%error, "no cache of images, they are pulled again at each start"),
+            );
+        }
+        looked.is_ok()
+    }
+
     fn read(&self, digest: &Digest) -> Option<Bytes> {
+        if !self.is_usable(check_private) {
+            return None;
+        }
         let path = self.blobs().join(digest.hex());
         let content = match read_file(&path, ARTIFACT_BYTES_MAX) {
             Ok(content) => content,
@@ -121,6 +145,9 @@ impl Cache {
     }
 
     fn read_tag(&self, image: &str) -> Option<Digest> {
+        if !self.is_usable(check_private) {
+            return None;
+        }
         let path = self.tag_path(image);
         let content = read_file(&path, TAG_BYTES_MAX).ok()?;
         let tag: Tag =
@@ -142,7 +169,6 @@ impl Cache {
     }
 
     fn write_content(&self, content: &[(Digest, Bytes)]) -> io::Result<()> {
-        make_private(&self.dir)?;
         let blobs = self.blobs();
         fs::create_dir_all(&blobs)?;
         fs::create_dir_all(self.tags())?;
@@ -199,18 +225,6 @@ fn write_file(dir: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
     file.write_all(content)?;
     file.persist(path)?;
-    Ok(())
-}
-
-/// Makes the directory, and closes it to others.
-fn make_private(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // Fails if it belongs to somebody else, who then could decide what runs here.
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    }
     Ok(())
 }
 
@@ -273,6 +287,25 @@ mod tests {
         assert!(cache.content(&kept[2].0).await.is_some());
         assert_eq!(cache.manifest_of("r/1:1".into()).await, None);
         assert!(cache.manifest_of("r/0:1".into()).await.is_some());
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_lies_in_a_directory_that_is_not_this_users_is_neither_read_nor_added_to() {
+        let dir = TempDir::new().unwrap();
+        let (digest, bytes) = content(1, 10);
+        let own = Cache::new(dir.path().join("own"), 1000).unwrap();
+        own.keep("r/a:1".into(), digest.clone(), vec![(digest.clone(), bytes.clone())]).await;
+        // As one that somebody else made before.
+        std::os::unix::fs::symlink(dir.path().join("own"), dir.path().join("oci")).unwrap();
+        let planted = Cache::new(dir.path().join("oci"), 1000).unwrap();
+        assert_eq!(planted.manifest_of("r/a:1".into()).await, None);
+        assert_eq!(planted.content(&digest).await, None);
+        let (other, bytes) = content(2, 10);
+        planted.keep("r/b:1".into(), other.clone(), vec![(other.clone(), bytes.clone())]).await;
+        planted.keep_content(other.clone(), bytes).await;
+        assert_eq!(own.content(&other).await, None);
+        assert_eq!(own.manifest_of("r/a:1".into()).await, Some(digest));
     }
 
     #[test]

@@ -117,8 +117,9 @@ impl Http {
             return Ok(());
         }
         let answer = self.send(self.client.get(self.root.clone()), &self.root).await?;
-        let header = answer.headers().get(WWW_AUTHENTICATE);
-        self.access = match (Challenge::read(header.and_then(|h| h.to_str().ok()))?, reading) {
+        let lines = answer.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenge = Challenge::read(lines.filter_map(|line| line.to_str().ok()))?;
+        self.access = match (challenge, reading) {
             (Challenge::Open, _) => Access::Anonymous,
             (Challenge::Password, Reading { credentials: Some(login), .. }) => basic(login),
             (Challenge::Password, _) => Access::Anonymous,

@@ -33,14 +33,19 @@ pub enum Carries {
 }
 
 impl Challenge {
-    /// Reads the header `WWW-Authenticate` of an answer. A token is preferred to a password, as by
-    /// the tools of all years.
-    pub fn read(header: Option<&str>) -> Result<Self, Problem> {
-        let Some(header) = header else { return Ok(Self::Open) };
-        let challenges = http_auth::parse_challenges(header)
-            .map_err(|_| Problem::Broken("its challenge for a login cannot be read".into()))?;
-        let Some(bearer) = challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer"))
-        else {
+    /// Reads the lines of the header `WWW-Authenticate` of an answer; a line may have several
+    /// challenges, and one that cannot be read leaves the others. A token is preferred to a
+    /// password, as by the tools of all years.
+    pub fn read<'h>(lines: impl IntoIterator<Item = &'h str>) -> Result<Self, Problem> {
+        let read: Vec<_> = lines.into_iter().map(http_auth::parse_challenges).collect();
+        if read.is_empty() {
+            return Ok(Self::Open);
+        }
+        if read.iter().all(Result::is_err) {
+            return Err(Problem::Broken("its challenge for a login cannot be read".into()));
+        }
+        let mut challenges = read.iter().flatten().flatten();
+        let Some(bearer) = challenges.find(|c| c.scheme.eq_ignore_ascii_case("bearer")) else {
             return Ok(Self::Password);
         };
         let realm = parameter(bearer, "realm").unwrap_or_default();
@@ -103,23 +108,27 @@ mod tests {
             let (realm, service) = (Url::parse(realm).unwrap(), service.map(str::to_owned));
             Challenge::Token { realm, service }
         };
-        for (header, challenge) in [
-            (None, Challenge::Open),
-            (Some("Basic realm=\"x\""), Challenge::Password),
-            (Some("Negotiate"), Challenge::Password),
+        for (lines, challenge) in [
+            (&[] as &[&str], Challenge::Open),
+            (&["Basic realm=\"x\""], Challenge::Password),
+            (&["Negotiate"], Challenge::Password),
             (
-                Some("Bearer realm=\"https://a/token\",service=\"s\",scope=\"x\""),
+                &["Bearer realm=\"https://a/token\",service=\"s\",scope=\"x\""],
                 token("https://a/token", Some("s")),
             ),
-            (Some("bearer Realm=\"https://a/t\""), token("https://a/t", None)),
-            (Some("Basic realm=\"x\", Bearer realm=\"https://a/t\""), token("https://a/t", None)),
+            (&["bearer Realm=\"https://a/t\""], token("https://a/t", None)),
+            (&["Basic realm=\"x\", Bearer realm=\"https://a/t\""], token("https://a/t", None)),
+            // As some servers write them: a line each.
+            (&["Basic realm=\"x\"", "Bearer realm=\"https://a/t\""], token("https://a/t", None)),
+            (&["\u{1}", "Bearer realm=\"https://a/t\""], token("https://a/t", None)),
+            (&["Negotiate", "Basic realm=\"x\""], Challenge::Password),
         ] {
-            assert_eq!(Challenge::read(header), Ok(challenge), "{header:?}");
+            assert_eq!(Challenge::read(lines.iter().copied()), Ok(challenge), "{lines:?}");
         }
         for nonsense in
             ["", "Bearer", "Bearer realm=\"file:///etc/passwd\"", "Bearer realm=\"\"", "\u{1}"]
         {
-            let read = Challenge::read(Some(nonsense));
+            let read = Challenge::read([nonsense]);
             assert!(matches!(read, Err(Problem::Broken(_))), "{nonsense:?}: {read:?}");
         }
     }

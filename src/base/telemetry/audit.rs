@@ -8,7 +8,7 @@
 //!
 //! A start that failed has the sender and the id of its command where [`commands`](super::commands)
 //! knows it, and no sender where not. Its line comes after that of the command, so it waits up to
-//! [`HOLD_MS`] for it.
+//! [`HOLD_MS`](super::commands::HOLD_MS) for it.
 //!
 //! Always true: a command never waits for its line. A line that finds no room, or cannot be
 //! written, is counted ([`AuditLog::lost`]), told in the log, and told in the file with the next
@@ -23,8 +23,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::warn;
 
 use super::{
-    LOG,
-    commands::{Commands, End, Failure, HOLD_MS, Told},
+    LOG, Log,
+    commands::{Commands, End, Failure, Told},
     on_stderr,
     outlet::{Loss, Notice, Outlet},
     rotating::{self, Rotating},
@@ -52,6 +52,8 @@ static LOGS: Mutex<Vec<AuditLog>> = Mutex::new(Vec::new());
 #[derive(Clone)]
 pub struct AuditLog {
     outlet: Outlet,
+    /// The lines go among those of the log, and are lost with them.
+    is_shared: bool,
     host: Arc<Host>,
     // Held for a look, never while a line is written.
     waiting: Arc<Mutex<Waiting>>,
@@ -110,23 +112,32 @@ impl AuditLog {
     ///
     /// Those of a file that cannot be opened or renamed, with the next step: the setting is wrong.
     pub fn open(place: &config::AuditLog, host_id: &str, lattice: &str) -> Result<Self, Usage> {
-        let outlet = match place {
+        Self::open_beside(LOG.get(), place, host_id, lattice)
+    }
+
+    fn open_beside(
+        log: Option<&Log>,
+        place: &config::AuditLog,
+        host_id: &str,
+        lattice: &str,
+    ) -> Result<Self, Usage> {
+        let (outlet, is_shared) = match place {
             config::AuditLog::File(file) => {
                 // The file tells itself of writes that fail.
                 let notice = Notice { line: lost, alarm: warn_of_gap };
                 let opened_file = Rotating::open(file).map_err(|error| {
                     Usage(rotating::with_next_step(&error, SETTING, &file.path))
                 })?;
-                Outlet::open("audit", opened_file, notice)
+                (Outlet::open("audit", opened_file, notice), false)
             }
-            config::AuditLog::Stderr => match LOG.get().filter(|log| log.file.is_none()) {
+            config::AuditLog::Stderr => match log.filter(|log| log.file.is_none()) {
                 // Its lines and these do not mix.
-                Some(log) => log.outlet.clone(),
-                None => on_stderr("audit", Notice { line: lost, alarm: warn_of_loss }),
+                Some(log) => (log.outlet.clone(), true),
+                None => (on_stderr("audit", Notice { line: lost, alarm: warn_of_loss }), false),
             },
         };
         let host = Host { lattice: lattice.to_owned(), host_id: host_id.to_owned() };
-        let log = Self { outlet, host: Arc::new(host), waiting: Arc::default() };
+        let log = Self { outlet, is_shared, host: Arc::new(host), waiting: Arc::default() };
         LOGS.lock().push(log.clone());
         Ok(log)
     }
@@ -168,15 +179,18 @@ impl AuditLog {
     }
 
     fn wait_for_commands(&self) {
-        loop {
-            thread::sleep(Duration::from_millis(HOLD_MS));
+        while let Some(time) = self.next_wait() {
+            thread::sleep(time);
             self.settle(clock::now_ms());
-            let mut waiting = self.waiting.lock();
-            waiting.has_thread = waiting.commands.holds_failure();
-            if !waiting.has_thread {
-                return;
-            }
         }
+    }
+
+    /// Returns how long the thread waits until it looks again; none if it ends.
+    fn next_wait(&self) -> Option<Duration> {
+        let mut waiting = self.waiting.lock();
+        let wait_ms = waiting.commands.wait_ms(clock::now_ms());
+        waiting.has_thread = wait_ms.is_some();
+        wait_ms.map(Duration::from_millis)
     }
 
     /// Writes failures, with what is known of their commands.
@@ -198,9 +212,10 @@ impl AuditLog {
         }
     }
 
-    /// Returns how many lines were lost since the start.
-    pub fn lost(&self) -> u64 {
-        self.outlet.lost_so_far()
+    /// Returns how many lines were lost since the start; none where they are lost with those of the
+    /// log, which counts them.
+    pub fn lost(&self) -> Option<u64> {
+        (!self.is_shared).then(|| self.outlet.lost_so_far())
     }
 
     fn push(&self, line: &Line<'_>) {
@@ -285,6 +300,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::telemetry::{Form, commands::HOLD_MS};
     use lattice_protocol::history::audit::Outcome;
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -449,6 +465,17 @@ mod tests {
         let step = format!("make the directory {}", dir.path().join("none").display());
         for part in [step.as_str(), "set audit_log to another file"] {
             assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_that_are_lost_with_those_of_the_log_are_counted_there_alone() {
+        let outlet = Outlet::open("test", std::io::sink(), Notice::line(lost));
+        let on_stderr = Log::new(Form::Text, outlet);
+        let in_file = Log { file: Some("host.log".into()), ..on_stderr.clone() };
+        for (log, lost) in [(None, Some(0)), (Some(&in_file), Some(0)), (Some(&on_stderr), None)] {
+            let opened = AuditLog::open_beside(log, &config::AuditLog::Stderr, "N1", "shop");
+            assert_eq!(opened.unwrap().lost(), lost);
         }
     }
 

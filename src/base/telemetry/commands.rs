@@ -165,6 +165,12 @@ impl Commands {
     pub fn holds_failure(&self) -> bool {
         self.ends.iter().any(|end| end.failure.is_some())
     }
+
+    /// Returns how long the oldest end still waits, in milliseconds; none if no failure waits.
+    pub fn wait_ms(&self, now_ms: u64) -> Option<u64> {
+        let oldest = self.ends.front().filter(|_| self.holds_failure())?;
+        Some(HOLD_MS.saturating_sub(oldest.waited_ms(now_ms)))
+    }
 }
 
 fn told(end: End, command: Option<Command>) -> Option<Told> {
@@ -279,9 +285,12 @@ impl End {
 
     /// Says whether it has waited for its command long enough.
     fn is_overdue(&self, now_ms: u64) -> bool {
+        self.waited_ms(now_ms) >= HOLD_MS
+    }
+
+    fn waited_ms(&self, now_ms: u64) -> u64 {
         // A clock that is set back would hold it for as long.
-        let waited_ms = now_ms.saturating_sub(self.at_ms).max(clock::millis(self.since.elapsed()));
-        waited_ms >= HOLD_MS
+        now_ms.saturating_sub(self.at_ms).max(clock::millis(self.since.elapsed()))
     }
 }
 
@@ -498,6 +507,33 @@ mod tests {
             assert!(commands.on_event(1003, &updated("i", share)).is_empty());
         }
         assert_eq!(ids(commands.on_event(1004, &update_failed("MA"))), [Some("4".to_owned())]);
+    }
+
+    #[test]
+    fn the_next_failure_waits_as_long_as_the_oldest_end_still_does() {
+        let failed = || provider_failed("default");
+        let worked = || updated("MA");
+        for (events, now_ms, expected) in [
+            (vec![], 2000, None),
+            (vec![(1000, worked())], 2000, None),
+            (vec![(1000, failed())], 2000, Some(HOLD_MS - 1000)),
+            // The one that came while another waited is told in its own time.
+            (vec![(1000, failed()), (1900, failed())], 1000 + HOLD_MS, Some(0)),
+            (vec![(1000, failed()), (1900, failed())], 1900 + HOLD_MS, Some(0)),
+            (vec![(1000, worked()), (1900, failed())], 2000, Some(HOLD_MS - 1000)),
+        ] {
+            let mut commands = Commands::default();
+            for (at_ms, event) in &events {
+                commands.on_event(*at_ms, event);
+            }
+            assert_eq!(commands.wait_ms(now_ms), expected, "{events:?} {now_ms}");
+        }
+        let mut commands = Commands::default();
+        for at_ms in [1000, 1000 + HOLD_MS - 100] {
+            commands.on_event(at_ms, &failed());
+        }
+        assert_eq!(commands.overdue(1000 + HOLD_MS).len(), 1);
+        assert_eq!(commands.wait_ms(1000 + HOLD_MS + 900), Some(HOLD_MS - 1000));
     }
 
     #[test]

@@ -112,7 +112,8 @@ pub fn init(log: &config::Log) {
     });
     let (filter, handle) = reload::Layer::new(filter(log.level));
     // An error means that a log exists already, as in tests that share a process.
-    if tracing_subscriber::registry().with(filter).with(lines(sink)).try_init().is_ok() {
+    let layers = tracing_subscriber::registry().with(filter).with(otel::SpanFields::new());
+    if layers.with(lines(sink)).try_init().is_ok() {
         let _ = FILTER.set(handle);
     }
     let later = std::mem::take(&mut *LATER.lock());
@@ -346,11 +347,7 @@ impl Log {
     /// Makes a line for standard error, unless the log is there.
     fn aside(&self, level: Level, text: &str) -> Option<String> {
         let file = self.file.as_ref()?.display().to_string();
-        let text = if text.len() > TEXT_BYTES_MAX {
-            Cow::Owned(fitted(text, TEXT_BYTES_MAX))
-        } else {
-            Cow::Borrowed(text)
-        };
+        let text = within(text, TEXT_BYTES_MAX);
         Some(own_line(self.form, level, &text, &[("log_file", json!(file))]))
     }
 }
@@ -382,6 +379,14 @@ impl io::Write for &Log {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Returns a text that is not too long as it is; of another one the beginning, and how long it was.
+pub fn within(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    match text.len() > bytes_max {
+        true => Cow::Owned(fitted(text, bytes_max)),
+        false => Cow::Borrowed(text),
     }
 }
 
@@ -448,7 +453,7 @@ where
                 return Ok(());
             }
         }
-        otel::emit(event);
+        otel::emit(event, context.event_scope());
         let place = if self.log.form == Form::Json { otel::current() } else { None };
         match place {
             Some(place) => self.format_with(&place, context, writer, event),

@@ -52,7 +52,7 @@ impl Rotating {
     /// # Errors
     ///
     /// Those of the system. A file that other users can change is refused, and so are one that
-    /// another process writes, and a directory in which no file can be renamed.
+    /// another process writes, one that cannot be renamed, and a directory in which none can.
     pub fn open(settings: &LogFile) -> io::Result<Self> {
         let directory = trusted::directory_of(&settings.path);
         // Without this right the file would grow without a bound.
@@ -61,6 +61,10 @@ impl Rotating {
             io::Error::new(error.kind(), why)
         })?;
         let current = Current::open(&settings.path, None)?;
+        // It would take lines until it is full, and none after that.
+        if let Some(why) = fixed(&current.file, directory) {
+            return Err(io::Error::other(why));
+        }
         drop_beyond(settings);
         Ok(Self { settings: settings.clone(), current: Some(current), has_failed: false })
     }
@@ -96,10 +100,7 @@ impl Rotating {
     fn rotate(&mut self) -> io::Result<()> {
         let LogFile { path, files_max, .. } = &self.settings;
         let permissions = self.current.take().and_then(|current| current.permissions());
-        for number in (1..files_max - 1).rev() {
-            rename(&numbered(path, number), &numbered(path, number + 1))?;
-        }
-        rename(path, &numbered(path, 1))?;
+        shift(path, *files_max, rename)?;
         self.current = Some(Current::open(path, permissions)?);
         Ok(())
     }
@@ -233,6 +234,58 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Renames a full file, and those before it as far as there is no gap: one that a shift left when
+/// it failed takes the next of them, so that trying again loses nothing.
+fn shift(
+    path: &Path,
+    files_max: u32,
+    rename: impl Fn(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let is_gap = |number: &u32| matches!(numbered(path, *number).try_exists(), Ok(false));
+    // Without a gap the oldest goes.
+    let last = (1..files_max - 1).find(is_gap).unwrap_or(files_max - 1);
+    for number in (1..last).rev() {
+        rename(&numbered(path, number), &numbered(path, number + 1))?;
+    }
+    rename(path, &numbered(path, 1))
+}
+
+/// Returns why a file in a directory cannot be renamed, as far as the system says so without a try:
+/// one that was cut off would leave the file under another name.
+#[cfg(target_os = "linux")]
+fn fixed(file: &File, directory: &Path) -> Option<&'static str> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    // What cannot be asked is believed to do.
+    let attributes = |seen: rustix::io::Result<rustix::fs::Statx>| {
+        seen.map_or(StatxAttributes::empty(), |seen| seen.stx_attributes)
+    };
+    let of_file = attributes(statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE));
+    let of_directory = attributes(statx(CWD, directory, AtFlags::empty(), StatxFlags::TYPE));
+    why_fixed(of_file, of_directory)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn fixed(_: &File, _: &Path) -> Option<&'static str> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn why_fixed(
+    of_file: rustix::fs::StatxAttributes,
+    of_directory: rustix::fs::StatxAttributes,
+) -> Option<&'static str> {
+    use rustix::fs::StatxAttributes as Attributes;
+    if of_file.contains(Attributes::MOUNT_ROOT) {
+        return Some(
+            "it is mounted by itself, so it cannot be renamed when it is full: mount its directory",
+        );
+    }
+    let is_append_only = |of: Attributes| of.intersects(Attributes::APPEND);
+    (is_append_only(of_file) || is_append_only(of_directory)).then_some(
+        "it or its directory is append-only, so it cannot be renamed when it is full: take that away by chattr -a",
+    )
+}
+
 /// Renames a file, over another or not, if it is there.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
@@ -294,6 +347,44 @@ mod tests {
         assert_eq!(files(&settings), ["n6\n", "n4\nn5\n", "n2\nn3\n"]);
         file.write_all(b"a\nb\nc\nd\ne\nf\n").unwrap();
         assert_eq!(files(&settings), ["c\nd\ne\nf\n", "n6\na\nb\n", "n4\nn5\n"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_renamed_costs_one_earlier_file_and_not_one_for_each_try() {
+        let dir = TempDir::new().unwrap();
+        let path = settings(&dir, 8, 4).path;
+        let earlier = [1, 2, 3].map(|number| numbered(&path, number));
+        for (file, text) in [&path].into_iter().chain(&earlier).zip(["a", "b", "c", "d"]) {
+            fs::write(file, text).unwrap();
+        }
+        let held = |from: &Path, to: &Path| match from == path {
+            true => Err(ErrorKind::ResourceBusy.into()),
+            false => rename(from, to),
+        };
+        for _ in 0..2 {
+            assert_eq!(shift(&path, 4, held).unwrap_err().kind(), ErrorKind::ResourceBusy);
+        }
+        assert!(path.exists());
+        shift(&path, 4, rename).unwrap();
+        assert_eq!(earlier.map(|file| fs::read_to_string(file).unwrap()), ["a", "b", "c"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_mounted_by_itself_or_append_only_cannot_be_renamed() {
+        use rustix::fs::StatxAttributes as Attributes;
+        let none = Attributes::empty();
+        for (of_file, of_directory, step) in [
+            (none, none, None),
+            (Attributes::COMPRESSED, Attributes::ENCRYPTED | Attributes::MOUNT_ROOT, None),
+            (Attributes::MOUNT_ROOT, none, Some("mount its directory")),
+            (Attributes::APPEND | Attributes::NODUMP, none, Some("chattr -a")),
+            (none, Attributes::APPEND, Some("chattr -a")),
+        ] {
+            let why = why_fixed(of_file, of_directory);
+            assert_eq!(why.is_some(), step.is_some(), "{why:?}");
+            assert!(why.unwrap_or_default().ends_with(step.unwrap_or_default()), "{why:?}");
+        }
     }
 
     #[test]

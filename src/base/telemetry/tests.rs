@@ -19,7 +19,7 @@ impl io::Write for End {
 
 /// A place that logs for the first time asks all subscribers there are whether they want it:
 /// one that another thread is just about to drop would answer for this one.
-static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+pub(super) static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
 
 /// Returns the log after `events`.
 fn logged(form: Form, events: impl FnOnce()) -> String {

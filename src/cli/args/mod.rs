@@ -34,7 +34,10 @@ use crate::{
 };
 use lattice_base::config::settings;
 
-/// Exit code of wrong settings (`EX_USAGE` of sysexits), of the commands that run a host.
+/// Exit code of wrong use.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code of wrong settings and options (`EX_USAGE` of sysexits), of the commands that run a
+/// host.
 pub const EXIT_CONFIG: u8 = 64;
 
 /// Joins this machine to a lattice and runs signed WebAssembly actors and their capability
@@ -66,11 +69,12 @@ pub enum Command {
         long_about = "Runs a host until it is stopped: by Ctrl-C, SIGTERM, a client, or the end of its terminal. A second signal \
             ends it at once.\n\n\
             SIGHUP reads the settings again: the host takes the level of the log, labels, the login of a registry, and changed \
-            files with the certificates of its connections; its log names what has changed and waits for the next start. SIGUSR2 \
-            drains: the host takes nothing new, what runs here is started on others first, for up to a minute, and then it stops.\n\n\
+            files with the certificates and credentials of its connections; its log names what has changed and waits for the next \
+            start. SIGUSR2 drains: the host takes nothing new, what runs here is started on others first, for up to a minute, and then it stops.\n\n\
             Under systemd it says when it is ready, reloads, drains and stops, and that it lives; `host service install` writes \
             the unit.",
-        after_help = "Exit codes: 0 stopped in order, drained or not; 1 failed; 64 wrong settings; 130 ended by a second signal."
+        after_help = "Exit codes: 0 stopped in order, drained or not; 1 failed; 64 wrong settings or options; \
+            130 ended by a second signal."
     )]
     Foreground(Foreground),
     /// Start a NATS server with JetStream, installing one if there is none, and a host beside it
@@ -434,7 +438,25 @@ pub fn form_of(matches: &clap::ArgMatches) -> Form {
 
 /// Whether the command is one that logs: all it says is in the form of the log.
 pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
-    matches!(matches.subcommand_name(), Some("foreground" | "up" | "daemon" | "restart"))
+    matches.subcommand_name().is_some_and(runs_host)
+}
+
+fn runs_host(command: &str) -> bool {
+    matches!(command, "foreground" | "up" | "daemon" | "restart")
+}
+
+/// Returns the exit code of a command line that was not read: to a command that runs a host, a
+/// mistake there is a wrong setting, with which a service manager does not start it again.
+pub fn exit_code_of(error: &clap::Error, words: &[OsString]) -> u8 {
+    if !error.use_stderr() {
+        return 0;
+    }
+    // The mistake may stand before the name of the command.
+    let root = command();
+    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
+    let named = words.find_map(|word| root.find_subcommand(word));
+    let is_daemon = named.is_some_and(|command| runs_host(command.get_name()));
+    if is_daemon { EXIT_CONFIG } else { EXIT_USAGE }
 }
 
 /// Returns warnings about secrets on the command line: every user of a machine can read the command
@@ -559,6 +581,25 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("--timeout-ms"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_option_of_a_host_is_a_wrong_setting_and_one_of_another_command_wrong_use() {
+        for (line, code) in [
+            ("host foreground --nope", 64),
+            ("host --js-domain core --nope foreground", 64),
+            ("host up --label nope", 64),
+            ("host restart surplus", 64),
+            ("host up --help", 0),
+            ("host --version", 0),
+            ("host get hosts --nope", 2),
+            ("host get nonsense", 2),
+            ("host --nope", 2),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let error = command().try_get_matches_from(&words).expect_err(line);
+            assert_eq!(exit_code_of(&error, &words), code, "{line}");
+        }
     }
 
     #[test]

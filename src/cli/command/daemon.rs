@@ -47,15 +47,15 @@ pub(super) fn load(sources: &Sources) -> Result<Loaded, ExitCode> {
 
 pub fn foreground(args: SettingArgs) -> ExitCode {
     let sources = Sources::from_process(args.values, args.labels);
-    let config = match load(&sources) {
-        Ok(loaded) => loaded.config,
+    let loaded = match load(&sources) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    telemetry::init(&config.log);
+    telemetry::init(&loaded.config.log);
     telemetry::log_panics();
-    forbid_core_files(&config);
+    forbid_core_files(&loaded.config);
     let dirs = Dirs::find(&ProcessEnvironment, sources.home.as_deref());
-    block_on(live(config, &sources, &dirs, None))
+    block_on(live(loaded, &sources, &dirs, None))
 }
 
 fn forbid_core_files(config: &Config) {
@@ -130,7 +130,7 @@ fn up_here(mut session: Session, mut sources: Sources, loaded: &Loaded, dirs: &D
         Err(mistakes) => Err(wrong(&mistakes)),
     };
     match settled {
-        Ok(settled) => block_on(live(settled.config, &sources, dirs, Some(session))),
+        Ok(settled) => block_on(live(settled, &sources, dirs, Some(session))),
         Err(code) => block_on_code(async move {
             session.finish().await;
             code
@@ -389,11 +389,12 @@ fn hears(outcome: std::io::Result<()>) {
 
 /// A host's life from its first log line to its last; with a session, its server's too.
 async fn live(
-    mut config: Config,
+    mut settings: Loaded,
     sources: &Sources,
     dirs: &Dirs,
     session: Option<Session>,
 ) -> anyhow::Result<()> {
+    let config = &mut settings.config;
     let stop = CancellationToken::new();
     let manager = ServiceManager::find(&ProcessEnvironment);
     let _alive = AbortOnDropHandle::new(tokio::spawn(manager.clone().keep_alive()));
@@ -402,22 +403,22 @@ async fn live(
     let signalled = tokio::spawn(listen_as_host(stop.clone(), sender));
     let around = Around { sources, dirs, manager, stop: stop.clone(), wishes };
     let outcome = match session {
-        None => match take_identity(&mut config, sources) {
+        None => match take_identity(config, sources) {
             Ok(_identity) => {
-                announce(&mut config, sources);
-                serve(config, around, None).await
+                announce(config, sources);
+                serve(settings, around, None).await
             }
             Err(error) => Err(error),
         },
         Some(mut session) => {
             let outcome = tokio::select! {
-                ensured = session.ensure_server(&mut config) => match ensured
-                    .and_then(|()| take_identity(&mut config, sources))
+                ensured = session.ensure_server(config) => match ensured
+                    .and_then(|()| take_identity(config, sources))
                 {
                     Ok(_identity) => {
-                        let not_written = announce(&mut config, sources);
-                        session.wrote(&mut config, not_written);
-                        serve(config, around, Some(&mut session)).await
+                        let not_written = announce(config, sources);
+                        session.wrote(config, not_written);
+                        serve(settings, around, Some(&mut session)).await
                     }
                     Err(error) => Err(error),
                 },

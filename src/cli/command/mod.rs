@@ -42,7 +42,7 @@ mod rollout;
 mod scale;
 mod screen;
 mod sending;
-mod serve;
+pub(crate) mod serve;
 mod service;
 mod sign;
 mod spy;
@@ -64,7 +64,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{
-        self, Cli, Command, Up,
+        self, Cli, Command, EXIT_USAGE, Up,
         flags::SettingArgs,
         help,
         lattice::Ctl,
@@ -80,7 +80,6 @@ use lattice_protocol::{
 };
 
 const EXIT_FAILED: u8 = 1;
-const EXIT_USAGE: u8 = 2;
 const EXIT_UNKNOWN: u8 = 3;
 
 /// Runs a command to its end.

@@ -2,15 +2,14 @@
 //!
 //! All sources are read as at the start: the flags and the environment of this process stay as they
 //! are, and files may have changed. A host takes the level of the log, labels, the login of a
-//! registry, and the certificates in the files that its connections name. What else has changed is
-//! named, and waits for the next start. With a mistake in the settings nothing changes at all.
-
-use std::collections::BTreeSet;
+//! registry, and the certificates and credentials in the files that its connections name. What else
+//! has changed is named, and waits for the next start. With a mistake in the settings nothing
+//! changes at all.
 
 use tracing::{debug, error, info, warn};
 
 use lattice_base::{
-    config::{Config, Connection, Loaded, Sources},
+    config::{Auth, Config, Connection, Loaded, Resolved, Sources},
     lattice::connection::Purpose,
     telemetry,
 };
@@ -32,9 +31,9 @@ pub(super) struct Reloader<'a> {
 /// Settings that were read before.
 struct Known {
     /// All of them when the host was ready.
-    started: Loaded,
+    started: Resolved,
     /// Those that the host has: what it began with, or what it took last.
-    latest: Config,
+    latest: Loaded,
 }
 
 /// A connection of the host, and the digests of its files when they were looked at last.
@@ -55,10 +54,11 @@ struct Changes {
 
 impl<'a> Reloader<'a> {
     /// Takes note of the settings as they are now: a start writes some of them to files. The host
-    /// began with `config`, and files may have changed since.
-    pub(super) fn new(sources: &'a Sources, config: &Config) -> Self {
-        let known = Config::load(sources).ok();
-        let known = known.map(|started| Known { latest: config.clone(), started });
+    /// began with `latest`, and files may have changed since.
+    pub(super) fn new(sources: &'a Sources, latest: &Loaded) -> Self {
+        let started = Config::load(sources).ok();
+        let known = started.map(|started| Known { started: started.table, latest: latest.clone() });
+        let config = &latest.config;
         let lines = [(Purpose::Control, &config.ctl), (Purpose::Rpc, &config.rpc)];
         let lines = lines.map(|(purpose, connection)| Line {
             purpose,
@@ -84,24 +84,24 @@ impl<'a> Reloader<'a> {
             warn!(
                 "the settings could not be read when this host was ready, so what has changed is not known; from now on it is"
             );
-            self.known = Some(Known { latest: loaded.config.clone(), started: loaded });
+            self.known = Some(Known { started: loaded.table.clone(), latest: loaded });
             return;
         };
         let Changes { mut taken, waiting } = changes(
-            differences(&known.latest, &loaded.config),
-            loaded.table.differences(&known.started.table),
+            loaded.table.differences(&known.latest.table),
+            loaded.table.differences(&known.started),
         );
         for warning in &loaded.config.warnings {
-            if !known.latest.warnings.contains(warning) {
+            if !known.latest.config.warnings.contains(warning) {
                 warn!("{warning}");
             }
         }
-        if take(host, &known.latest, &loaded.config, &mut taken) {
-            known.latest = loaded.config;
+        if take(host, &known.latest.config, &loaded.config, &mut taken) {
+            known.latest = loaded;
         }
         for line in &mut self.lines {
             if line.take(host).await {
-                taken.push(format!("certificates of {}", line.purpose));
+                taken.push(format!("certificates or credentials of {}", line.purpose));
             }
         }
         tell(&taken, &waiting);
@@ -121,31 +121,13 @@ impl Line {
                 true
             }
             Err(error) => {
-                error!("the changed certificates are not used, and the connection stays: {error}");
+                error!(
+                    "the changed certificates or credentials are not used, and the connection stays: {error}"
+                );
                 false
             }
         }
     }
-}
-
-/// Returns the keys of settings that a running host takes and that have another value now.
-fn differences(before: &Config, now: &Config) -> Vec<String> {
-    let mut keys = Vec::new();
-    if before.log.level != now.log.level {
-        keys.push(LOG_LEVEL.to_owned());
-    }
-    let [registry, user, password] = LOGIN;
-    let (one, other) = (before.oci.as_ref(), now.oci.as_ref());
-    let login = [
-        (registry, one.map(|oci| &oci.registry) != other.map(|oci| &oci.registry)),
-        (user, one.map(|oci| &oci.user) != other.map(|oci| &oci.user)),
-        (password, one.map(|oci| &oci.password) != other.map(|oci| &oci.password)),
-    ];
-    keys.extend(login.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()));
-    let labels: BTreeSet<&String> = before.labels.keys().chain(now.labels.keys()).collect();
-    let labels = labels.into_iter().filter(|key| before.labels.get(*key) != now.labels.get(*key));
-    keys.extend(labels.map(|key| format!("{LABEL}{key}")));
-    keys
 }
 
 /// Sorts what has changed since the last reading, and since the start.
@@ -197,10 +179,14 @@ fn tell(taken: &[String], waiting: &[String]) {
     }
 }
 
-/// Returns digests of the files with certificates that a connection names.
+/// Returns digests of the files with certificates and credentials that a connection names.
 fn digests(connection: &Connection) -> Vec<Option<[u8; 32]>> {
-    let tls = &connection.tls;
-    let named = [&tls.ca, &tls.cert, &tls.key].into_iter().flatten();
+    let Connection { tls, auth, .. } = connection;
+    let creds = match auth {
+        Auth::Creds(path) => Some(path),
+        _ => None,
+    };
+    let named = [tls.ca.as_ref(), tls.cert.as_ref(), tls.key.as_ref(), creds].into_iter().flatten();
     named.map(|path| std::fs::read(path).ok().map(|content| sha256(&content))).collect()
 }
 
@@ -213,11 +199,11 @@ mod tests {
     }
 
     /// Reads the settings of a directory with these variables.
-    fn config(variables: &[(&str, &str)]) -> Config {
+    fn settings(variables: &[(&str, &str)]) -> Resolved {
         let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let dir = tempfile::tempdir().unwrap();
         let env = Box::new(pairs.collect::<Vec<_>>());
-        Config::load(&Sources { env, ..Sources::of_directory(dir.path()) }).unwrap().config
+        Config::load(&Sources { env, ..Sources::of_directory(dir.path()) }).unwrap().table
     }
 
     #[test]
@@ -236,13 +222,12 @@ mod tests {
             ),
             (&[zone], &[], &["label.zone"]),
             (&password("x"), &password("y"), &["oci_password"]),
-            (&[], &password("x"), &["oci_registry", "oci_user", "oci_password"]),
+            (&[], &password("x"), &["oci_password", "oci_registry", "oci_user"]),
             // The next start takes it.
             (&[], &[("WASMCLOUD_JS_DOMAIN", "core")], &[]),
         ] {
-            let found = differences(&config(before), &config(now));
-            assert_eq!(found, keys(expected), "{now:?}");
-            assert!(found.iter().all(|key| is_taken(key)), "{found:?}");
+            let found = settings(now).differences(&settings(before));
+            assert_eq!(changes(found, Vec::new()).taken, keys(expected), "{now:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use std::{convert::Infallible, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::{daemon::print_link, reload::Reloader};
 use crate::up::Session;
 use lattice_base::{
-    config::{Config, Sources},
+    config::{Config, Loaded, Sources},
     dirs::Dirs,
     service_manager::{Message, ServiceManager},
     shutdown::Wish,
@@ -36,9 +36,10 @@ use lattice_client::{
 use lattice_engine::host::Host;
 use lattice_protocol::{control::types::Pairs, history::Origin};
 
-/// How long a host that is to drain may take to be ready. A service manager that has the time for a
-/// drain, and for a stop after it, has so much more.
-const READY_WAIT: Duration = Duration::from_secs(10);
+/// How long a host that is to drain may take to be ready. It comes before the time of the drain.
+pub(crate) const READY_WAIT: Duration = Duration::from_secs(10);
+/// The part of the time of a drain that is left for what it has begun, and to tell its end.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
 /// The surroundings of a host.
 pub(super) struct Around<'a> {
@@ -98,21 +99,23 @@ impl Early {
 
 /// Runs a host until it was stopped, and tells a collector of it if there is one.
 pub(super) async fn serve(
-    config: Config,
+    settings: Loaded,
     around: Around<'_>,
     session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
-    otel::start(otel::About { host_id: &config.host_key.public, lattice: &config.lattice });
-    let outcome = serve_to_the_end(config, around, session).await;
+    let Config { host_key, lattice, .. } = &settings.config;
+    otel::start(otel::About { host_id: &host_key.public, lattice });
+    let outcome = serve_to_the_end(settings, around, session).await;
     otel::finish().await;
     outcome
 }
 
 async fn serve_to_the_end(
-    config: Config,
+    settings: Loaded,
     mut around: Around<'_>,
     mut session: Option<&mut Session>,
 ) -> anyhow::Result<()> {
+    let config = &settings.config;
     let (dirs, manager, stop) = (around.dirs, around.manager.clone(), around.stop.clone());
     let mut early = Early::default();
     let noting = wishes_before_ready(&mut around.wishes, &mut early, READY_WAIT, &stop);
@@ -128,12 +131,12 @@ async fn serve_to_the_end(
         Err(_) if stop.is_cancelled() => return Ok(()),
         started => started?,
     };
-    let reloader = Reloader::new(around.sources, &config);
+    let reloader = Reloader::new(around.sources, &settings);
     info!("ready");
     manager.tell(&Message::Ready(&status(&host)));
     if let Some(session) = session.as_mut() {
         let ready = tokio::select! {
-            ready = session.ready(&host, &config) => ready.map(Some),
+            ready = session.ready(&host, config) => ready.map(Some),
             () = stop.cancelled() => Ok(None),
         };
         match ready {
@@ -296,9 +299,17 @@ async fn empty(lattice: Lattice, host: String, manager: ServiceManager) {
     info!("draining: this host takes nothing new, and stops when what runs here runs elsewhere");
     manager.tell(&Message::Status("drains"));
     let told = |word: &'static str, about: String| tell_step(&manager, word, &about);
-    match drain::drain(&lattice, &host, &Pairs::new(), DRAIN_WAIT, told).await {
-        Ok(drained) => tell_drained(&drained),
-        Err(error) => error!("the drain ended early, and this host stops: {error:#}"),
+    let (labels, wait) = (Pairs::new(), DRAIN_WAIT.saturating_sub(DRAIN_MARGIN));
+    within(DRAIN_WAIT, drain::drain(&lattice, &host, &labels, wait, told)).await;
+}
+
+/// Waits for the end of a drain and logs it, for so long: a service manager would kill a host that
+/// takes longer.
+async fn within(limit: Duration, drain: impl Future<Output = anyhow::Result<Drained>>) {
+    match timeout(limit, drain).await {
+        Ok(Ok(drained)) => tell_drained(&drained),
+        Ok(Err(error)) => error!("the drain ended early, and this host stops: {error:#}"),
+        Err(_) => warn!("the time for the drain is over; what still runs here ends with this host"),
     }
 }
 
@@ -328,6 +339,11 @@ fn tell_drained(drained: &Drained) {
 async fn overdue(stop: &CancellationToken, shutdown_timeout: Duration) {
     stop.cancelled().await;
     tokio::time::sleep(shutdown_timeout).await;
+    warn!(
+        ?shutdown_timeout,
+        "this host was told to stop and did not get ready for that in time, so it ends in the middle of its start; \
+         raise shutdown_timeout_ms if it needs longer"
+    );
 }
 
 /// Keeps the server that was started for this host running, and returns why when that is given up;
@@ -377,6 +393,11 @@ mod tests {
             () = stop.cancelled() => {}
             never = wishes_before_ready(&mut wishes, &mut early, patience, &stop) => match never {},
         }
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_does_not_end_is_over_in_time() {
+        within(Duration::from_millis(1), std::future::pending()).await;
     }
 
     async fn broken() {

@@ -95,8 +95,12 @@ fn not_started(name: &str, status: &Status, log: &str) -> String {
         false => {
             let last = status.last_error.as_ref();
             let last = last.map(|error| format!("; its last error: {error}")).unwrap_or_default();
+            let why = match status.is_stopping() {
+                true => "its last run has not ended",
+                false => "a host waits for its NATS server",
+            };
             format!(
-                "service {name} is installed and not running yet ({}{last}); a host waits for its NATS server. \
+                "service {name} is installed and not running yet ({}{last}); {why}. \
                  `host service status` tells how it is, and its log is in {log}",
                 status.state
             )
@@ -211,7 +215,8 @@ fn plan(args: &Install, asked: Asked, here: &[(String, String)], place: &Place) 
     let mut own_keys = Vec::new();
     if asked.is_bounded {
         check_bounds(config, args.run_as.as_deref())?;
-        own_keys = paths::own_keys(table, account::is_of_root);
+        // What cannot be looked at counts as the service's own.
+        own_keys = paths::own_keys(table, |file| account::is_of_root(file).unwrap_or(false));
         notes.extend(note_of_paths(&paths::without_effect(config, &own_keys), &runs_in));
     }
     let directory = asked.directory.map(text_of).transpose()?;
@@ -459,6 +464,10 @@ fn hint(place: &Place, status: &Status) -> Option<String> {
         (true, Kind::Systemd) if status.failed => format!(
             "service {name} does not run; mend its last error, then `{systemctl} restart {name}`"
         ),
+        (true, Kind::Systemd) if status.is_stopping() => format!(
+            "service {name} is stopping; a host that drains takes up to a minute for that. `{systemctl} start {name}` starts it \
+             when it has ended"
+        ),
         (true, Kind::Systemd) if status.state.starts_with("activating") => format!(
             "service {name} is not ready yet; a host waits for its NATS server, and tells for which in its log, {}",
             log_of(place, "")
@@ -591,6 +600,11 @@ mod tests {
             // An error of a run that was stopped in order.
             (Kind::Systemd, status("inactive (dead)", false, Some("x")), Some("systemctl start")),
             (Kind::Systemd, status("activating (start)", false, None), Some("journalctl -u")),
+            (
+                Kind::Systemd,
+                status("deactivating (stop-sigterm)", false, None),
+                Some("is stopping"),
+            ),
             (Kind::Launchd, status("waiting", false, None), Some("starts it again")),
             (Kind::Task, status("unknown", false, None), Some("schtasks")),
         ] {
@@ -607,6 +621,7 @@ mod tests {
             (status("failed (failed)", true, None), "run: failed (failed)", "NATS"),
             (status("activating (auto-restart)", true, Some("no room")), "no room", "NATS"),
             (status("activating (start)", false, None), "waits for its NATS server", "error"),
+            (status("deactivating (stop-sigterm)", false, None), "has not ended", "NATS"),
             (
                 status("activating (start)", false, Some("refused")),
                 "error: refused",

@@ -26,8 +26,9 @@ pub async fn run(terminal: &Terminal, before: SettingArgs, args: UpgradeCheck) -
         progress.stage("looking", "");
         upgrade::examine(Session::open(before, &args.connect)).await
     };
-    terminal.show(&upgrade)?;
-    outcome(broken(&upgrade.report, args.strict), upgrade.unchecked.as_deref())
+    let broken = broken(&upgrade.report, args.strict);
+    terminal.show(&Shown { upgrade: &upgrade, broken })?;
+    outcome(broken, upgrade.unchecked.as_deref())
 }
 
 /// Tells of so many checks that speak against the upgrade, and of why not all was looked at.
@@ -50,34 +51,42 @@ fn broken(report: &Report, is_strict: bool) -> usize {
     report.count(Verdict::Wrong) + warnings
 }
 
-impl View for Upgrade {
+/// A report, as it is shown, and how many of its checks speak against the upgrade.
+struct Shown<'a> {
+    upgrade: &'a Upgrade,
+    broken: usize,
+}
+
+impl View for Shown<'_> {
     fn json(&self) -> Value {
+        let Upgrade { hosts, stored, report, unchecked } = self.upgrade;
         json!({
-            "success": self.report.count(Verdict::Wrong) == 0 && self.unchecked.is_none(),
+            "success": self.broken == 0 && unchecked.is_none(),
             "version": VERSION,
-            "hosts": self.hosts,
-            "stored": self.stored,
-            "checks": self.report.checks,
-            "wrong": self.report.count(Verdict::Wrong),
-            "warnings": self.report.count(Verdict::Warning),
-            "unchecked": self.unchecked,
+            "hosts": hosts,
+            "stored": stored,
+            "checks": report.checks,
+            "wrong": report.count(Verdict::Wrong),
+            "warnings": report.count(Verdict::Warning),
+            "unchecked": unchecked,
         })
     }
 
     fn text(&self, page: &mut Page) {
+        let upgrade = self.upgrade;
         page.line(format!("this binary is version {VERSION}"));
         page.gap();
-        page.table(&hosts(&self.hosts), "no host answers");
+        page.table(&hosts(&upgrade.hosts), "no host answers");
         page.gap();
-        page.table(&self.entries(), "no entry was read");
+        page.table(&upgrade.entries(), "no entry was read");
         page.gap();
         let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or(0);
-        doctor::write(page, &self.report, width);
+        doctor::write(page, &upgrade.report, width);
     }
 
     /// The checks that found something.
     fn names(&self) -> Vec<String> {
-        self.report.names()
+        self.upgrade.report.names()
     }
 }
 

@@ -132,7 +132,12 @@ mod tests {
                 actors: actors.iter().map(actor).collect(),
                 ..Inventory::default()
             };
-            let lost = vec![LostHost { id: "NL".into(), lost_ms: 10_000, inventory }];
+            let lost = vec![LostHost {
+                id: "NL".into(),
+                lost_ms: 10_000,
+                inventory,
+                ..LostHost::default()
+            }];
             let found = super::lost(&facts(inhabited(Seen { lost, ..Seen::default() })));
             assert_eq!(worst(&found), Some(verdict), "{found:?}");
             assert!(found.unwrap()[0].seen.contains(words));

@@ -7,8 +7,11 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::Value;
 
 use super::{Finding, Found, certificate, facts::Facts};
-use lattice_base::config::{self, Auth, Config, Connection};
-use lattice_engine::providers::external::access::creds_block;
+use lattice_base::{
+    config::{self, Auth, Config, Connection},
+    lattice::connection::creds_block,
+    trusted,
+};
 
 /// Certificates and credentials that expire sooner get a warning.
 const SOON_SECS: u64 = 7 * 86_400;
@@ -68,21 +71,12 @@ pub(super) fn files(facts: &Facts) -> Found {
 }
 
 fn readable_by_others(path: &Path, why: &str) -> Option<Finding> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            let seen = format!(
-                "{} can be read or changed by other users of this machine (mode {mode:04o}); {why}",
-                path.display()
-            );
-            return Some(Finding::wrong(seen, format!("chmod 600 {}", path.display())));
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = (path, why);
-    None
+    let mode = trusted::open_to_others(path)?;
+    let seen = format!(
+        "{} can be read or changed by other users of this machine (mode {mode:04o}); {why}",
+        path.display()
+    );
+    Some(Finding::wrong(seen, format!("chmod 600 {}", path.display())))
 }
 
 fn creds(path: &Path) -> Option<Finding> {
@@ -226,7 +220,8 @@ pub(super) fn credentials(facts: &Facts) -> Found {
             )),
             Some(Ok(Lifetime::Soon(left))) => found.push(Finding::warning(
                 format!("the user JWT of {setting} expires in {}", days(left)),
-                "make a new one before that; hosts read it when they connect",
+                "make a new one before that and put it in its place; hosts read a creds file when they connect, and \
+                 ctl_jwt or rpc_jwt when they start",
             )),
             Some(Ok(Lifetime::Long(text))) => words.push(format!("{family} with a user JWT that {text}")),
         }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Check, Facts, Finding, Found, Report, Verdict, bucket, check, connection,
-    facts::{NotConnected, Seen, Settings, named},
+    facts::{NotConnected, Seen, Settings, Unknown, named},
     hosts::{self, inhabited},
     jetstream, running, settings,
     stored::{self, KindCount, Stored},
@@ -72,7 +72,7 @@ pub struct Upgrade {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Obstacle {
     why: String,
-    /// The checks that tell of it. What they find is no finding about an upgrade.
+    /// The checks that judge it. What they find is no finding about an upgrade.
     told_by: &'static [&'static str],
 }
 
@@ -122,14 +122,20 @@ fn obstacle(facts: &Facts) -> Option<Obstacle> {
         let why = "no host of the lattice answers at this NATS server".to_owned();
         return Some(Obstacle { why, told_by: &["hosts"] });
     }
-    let unread = match &facts.stored {
+    unread_entries(&facts.stored)
+}
+
+/// Finds why entries were not read. The check of them says itself that it could not look, and what
+/// was found elsewhere counts all the same.
+fn unread_entries(stored: &Result<Stored, Unknown>) -> Option<Obstacle> {
+    let why = match stored {
         Ok(stored) => {
             let (place, why) = stored.failed.first()?;
             format!("{place} was not read: {why}")
         }
         Err(why) => why.clone(),
     };
-    Some(Obstacle { why: unread, told_by: &["jetstream", "bucket", "entries"] })
+    Some(Obstacle { why, told_by: &[] })
 }
 
 /// Says why there are no settings, unless they have mistakes: with those, this binary could not
@@ -262,11 +268,9 @@ fn entries(facts: &Facts) -> Found {
 }
 
 fn unread(stored: &Stored) -> Vec<Finding> {
-    let failed = stored.failed.iter().map(|(place, why)| {
-        Finding::warning(
-            format!("{place} was not read: {why}"),
-            "see the checks jetstream and permissions of `host doctor`",
-        )
+    let failed = stored.failed.iter().map(|(place, why)| Finding {
+        fix: Some("see the checks jetstream and permissions of `host doctor`".to_owned()),
+        ..Finding::skipped(format!("{place} was not read: {why}"))
     });
     failed.collect()
 }
@@ -535,8 +539,15 @@ mod tests {
         let (verdict, text) = of(vec![kind(10, 0)]).remove(0);
         assert!(verdict == Verdict::Wrong && text.contains("K7 and 2 more (why)"), "{text}");
         assert_eq!(of(vec![kind(0, 3)])[0].0, Verdict::Warning);
+        // A place that was not read hides nothing of the others.
         let failed = vec![("KV".to_owned(), "away".to_owned())];
-        assert_eq!(judged(Stored { failed, ..Stored::default() })[0].0, Verdict::Warning);
+        let stored = Stored { kinds: vec![kind(1, 0)], failed };
+        let obstacle = unread_entries(&Ok(stored.clone())).expect("an obstacle");
+        assert_eq!((obstacle.why.as_str(), obstacle.told_by), ("KV was not read: away", &[][..]));
+        let verdicts: Vec<Verdict> =
+            judged(stored).into_iter().map(|(verdict, _)| verdict).collect();
+        assert_eq!(verdicts, [Verdict::Skipped, Verdict::Wrong]);
+        assert_eq!(unread_entries(&Ok(Stored::default())), None);
     }
 
     #[test]

@@ -5,12 +5,8 @@
 //! check what a service is asked to be, and to ask its lattice; it never lives by them.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
 };
 
 use lattice_base::trusted::{self, Service};
@@ -18,14 +14,13 @@ use lattice_base::trusted::{self, Service};
 use super::{
     NAME,
     definition::state_directory,
-    manager::{is_root, run},
+    manager::is_root,
+    program::{output, run},
     status::{properties, property},
 };
 
 /// Where systemd puts the files with secrets that it hands to a service while that runs.
 const HANDED: &str = "/run/credentials";
-/// How long systemd may take to tell of the unit.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// As many links as Linux follows.
 #[cfg(unix)]
 const LINKS_MAX: usize = 40;
@@ -42,7 +37,7 @@ pub enum User {
 /// Looks for a user of this machine. Names are not in one file alone, so the program is asked that
 /// knows all of them.
 pub fn user(name: &str) -> User {
-    match Command::new("id").args(["-u", name]).stdin(Stdio::null()).output() {
+    match output("id", &["-u", name]) {
         Ok(output) => told(output.status.success(), &String::from_utf8_lossy(&output.stdout)),
         Err(_) => User::Unknown,
     }
@@ -87,13 +82,9 @@ pub fn handed() -> PathBuf {
 
 /// Returns the service that runs in this directory with the user whom its unit names.
 fn service_of_unit(here: &Path) -> Option<Service> {
-    let (sender, shown) = mpsc::channel();
-    // It ends with the program, which waits for systemd for some time and not for ever.
-    thread::spawn(move || {
-        let unit = format!("{NAME}.service");
-        sender.send(run("systemctl", &["show", "--property=User,UID,WorkingDirectory", &unit]))
-    });
-    let (directory, name) = place_in(&shown.recv_timeout(PATIENCE).ok()?.ok()?)?;
+    let unit = format!("{NAME}.service");
+    let shown = run("systemctl", &["show", "--property=User,UID,WorkingDirectory", &unit]).ok()?;
+    let (directory, name) = place_in(&shown)?;
     if fs::canonicalize(directory).ok()? != here {
         return None;
     }
@@ -116,35 +107,47 @@ fn place_in(shown: &str) -> Option<(PathBuf, String)> {
 
 /// Whether nobody but root decides what is at a path: it is root's and others cannot write to it,
 /// and so are the directories and the links that lead to it.
+///
+/// # Errors
+///
+/// If something of that is not there, or cannot be looked at.
 #[cfg(unix)]
-pub fn is_of_root(path: &Path) -> bool {
+pub fn is_of_root(path: &Path) -> io::Result<bool> {
     leads_over_root(path, LINKS_MAX)
 }
 
 /// Elsewhere than on Unix nothing else is known of it.
 #[cfg(not(unix))]
-pub fn is_of_root(_: &Path) -> bool {
-    true
+pub fn is_of_root(_: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 #[cfg(unix)]
-fn leads_over_root(path: &Path, links_max: usize) -> bool {
-    path.is_absolute() && path.ancestors().all(|part| is_set_by_root(part, links_max))
+fn leads_over_root(path: &Path, links_max: usize) -> io::Result<bool> {
+    if !path.is_absolute() {
+        return Ok(false);
+    }
+    for part in path.ancestors() {
+        if !is_set_by_root(part, links_max)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether nobody but root decides on a file, a directory, or a link and where that leads.
 #[cfg(unix)]
-fn is_set_by_root(part: &Path, links_max: usize) -> bool {
+fn is_set_by_root(part: &Path, links_max: usize) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
-    match fs::symlink_metadata(part) {
-        Ok(seen) if seen.uid() != 0 => false,
-        Ok(seen) if seen.is_symlink() => fs::read_link(part).is_ok_and(|target| {
-            let target = trusted::directory_of(part).join(target);
-            links_max > 0 && leads_over_root(&target, links_max - 1)
-        }),
-        Ok(seen) => seen.mode() & 0o022 == 0,
-        Err(_) => false,
+    let seen = fs::symlink_metadata(part)?;
+    if seen.uid() != 0 {
+        return Ok(false);
     }
+    if !seen.is_symlink() {
+        return Ok(seen.mode() & 0o022 == 0);
+    }
+    let target = trusted::directory_of(part).join(fs::read_link(part)?);
+    Ok(links_max > 0 && leads_over_root(&target, links_max - 1)?)
 }
 
 #[cfg(unix)]
@@ -202,9 +205,15 @@ mod tests {
         symlink("/etc/passwd", &link).unwrap();
         // Root's own, too: whoever may write here may exchange what is here.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(is_of_root(Path::new("/etc/passwd")));
-        for path in [file.as_path(), &link, Path::new("/no/such/file"), Path::new("etc/passwd")] {
-            assert!(!is_of_root(path), "{path:?}");
+        for (path, expected) in [
+            ("/etc/passwd", Ok(true)),
+            ("etc/passwd", Ok(false)),
+            (file.to_str().unwrap(), Ok(false)),
+            (link.to_str().unwrap(), Ok(false)),
+            ("/no/such/file", Err(io::ErrorKind::NotFound)),
+        ] {
+            let found = is_of_root(Path::new(path)).map_err(|error| error.kind());
+            assert_eq!(found, expected, "{path}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     fmt,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -130,7 +131,7 @@ pub struct Handing<'a> {
     /// Where the service runs, unless systemd keeps a directory for it.
     pub directory: Option<&'a Path>,
     /// Whether nobody but root decides what is in a file.
-    pub is_of_root: &'a dyn Fn(&Path) -> bool,
+    pub is_of_root: &'a dyn Fn(&Path) -> io::Result<bool>,
 }
 
 impl Handing<'_> {
@@ -203,17 +204,26 @@ fn secret_file(
     file: &str,
     handing: Option<&Handing<'_>>,
 ) -> Result<Argument, String> {
+    let read_by_itself = |flag: &str| Argument::Text(format!("--{flag}={file}"));
+    let Some(handing) = handing else { return Ok(read_by_itself(&flag)) };
     let path = Path::new(file);
-    match handing {
-        Some(handing) if (handing.is_of_root)(path) => {
-            Ok(Argument::Credential { flag, name, file: file.to_owned() })
+    let why = match (handing.is_of_root)(path) {
+        Ok(true) => return Ok(Argument::Credential { flag, name, file: file.to_owned() }),
+        _ if handing.is_own(path) => return Ok(read_by_itself(&flag)),
+        Ok(false) => format!(
+            "systemd reads it as root at each start, and others than root could exchange it or a directory above it; copy it, as \
+             with `sudo install -D -m 600 {file} /etc/lattice-host/{name}`, and name that file"
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            format!(
+                "there is no such file; write it, such as to /etc/lattice-host/{name}, and name that one"
+            )
         }
-        Some(handing) if !handing.is_own(path) => Err(format!(
-            "--{flag} {file}: systemd reads it as root at each start, and others than root could exchange it or a directory above \
-             it; copy it, as with `sudo install -D -m 600 {file} /etc/lattice-host/{name}`, and name that file"
-        )),
-        Some(_) | None => Ok(Argument::Text(format!("--{flag}={file}"))),
-    }
+        Err(error) => format!(
+            "whether others than root could exchange it cannot be seen: {error}; give the command as root"
+        ),
+    };
+    Err(format!("--{flag} {file}: {why}"))
 }
 
 /// Checks the name of a user for a service file.
@@ -280,7 +290,8 @@ mod tests {
             "--label=zone=a b",
         ];
         assert_eq!(user, expected.map(text));
-        let system = words(&settings, Some(&Handing { directory: None, is_of_root: &|_| true }));
+        let system =
+            words(&settings, Some(&Handing { directory: None, is_of_root: &|_| Ok(true) }));
         let handed: Vec<(&str, &str)> = system
             .iter()
             .filter_map(|argument| match argument {
@@ -318,7 +329,13 @@ mod tests {
 
     #[test]
     fn only_a_file_of_root_is_handed_over_and_one_of_the_service_is_read_by_itself() {
-        let is_of_root = |file: &Path| file.starts_with("/etc");
+        let is_of_root = |file: &Path| -> io::Result<bool> {
+            match file.to_str() {
+                Some("/etc/none.creds") => Err(ErrorKind::NotFound.into()),
+                Some("/etc/secret/x.creds") => Err(ErrorKind::PermissionDenied.into()),
+                _ => Ok(file.starts_with("/etc")),
+            }
+        };
         let own = Path::new("/srv/bob");
         for (directory, file, is_handed) in [
             (None, "/etc/x.creds", Some(true)),
@@ -329,6 +346,8 @@ mod tests {
             (None, "/home/me/x.creds", None),
             (None, "/var/lib/lattice-host/x.creds", Some(false)),
             (Some(own), "/var/cache/lattice-host/x.creds", Some(false)),
+            (None, "/etc/none.creds", None),
+            (None, "/etc/secret/x.creds", None),
         ] {
             let handing = Handing { directory, is_of_root: &is_of_root };
             for (key, flag) in
@@ -348,7 +367,12 @@ mod tests {
                     None => {
                         let [told] = mistakes.as_slice() else { panic!("{file}: {mistakes:?}") };
                         assert!(told.starts_with(&format!("--{flag} {file}: ")), "{told}");
-                        assert!(told.contains("/etc/lattice-host/"), "{told}");
+                        let why = match file {
+                            "/etc/none.creds" => "there is no such file",
+                            "/etc/secret/x.creds" => "give the command as root",
+                            _ => "others than root could exchange it or",
+                        };
+                        assert!(told.contains(why), "{told}");
                         continue;
                     }
                 };

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -14,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Kind, LABEL, MARK, NAME, Scope,
+    program::{output, run},
     status::{self, PROPERTIES, Status},
 };
 use crate::command::files;
@@ -401,36 +401,6 @@ fn remove(path: &Path) -> Result<()> {
             Err(error).with_context(|| format!("remove {}", path.display()))
         }
         _ => Ok(()),
-    }
-}
-
-/// Runs a program of the manager to its end; returns what it prints.
-pub(super) fn run(program: &str, words: &[&str]) -> Result<String> {
-    let output = output(program, words)?;
-    if !output.status.success() {
-        let line = line(program, words);
-        let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        bail!("`{line}` failed ({}): {told}", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn line(program: &str, words: &[&str]) -> String {
-    format!("{program} {}", words.join(" "))
-}
-
-/// Runs a program of the manager to its end, well or not.
-fn output(program: &str, words: &[&str]) -> Result<Output> {
-    let mut command = Command::new(program);
-    // Times and errors in words that are the same everywhere.
-    command.args(words).env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
-    let line = line(program, words);
-    match command.output() {
-        Ok(output) => Ok(output),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("`{line}` cannot run: there is no {program} on this machine; install it")
-        }
-        Err(error) => Err(error).with_context(|| format!("run `{line}`")),
     }
 }
 

@@ -5,7 +5,8 @@
 //! * [`systemd`], [`launchd`] and [`task`] write it as a file of their manager. These are pure, and
 //!   nothing that a user gives means more there than itself.
 //! * [`account`] knows the users of services, and whose files root believes meanwhile.
-//! * [`manager`] installs, removes and looks at the service with the programs of the manager.
+//! * [`manager`] installs, removes and looks at the service with the programs of the manager, which
+//!   [`program`] runs.
 //!
 //! Always true: no secret is in a service file, since every user of a machine can read it. What may
 //! be one is in a file beside it, for its owner alone.
@@ -15,6 +16,7 @@ pub mod definition;
 pub mod launchd;
 pub mod manager;
 pub mod paths;
+pub mod program;
 pub mod status;
 pub mod systemd;
 pub mod task;

@@ -63,6 +63,11 @@ impl Status {
         is_of_start && (self.running || self.failed)
     }
 
+    /// Whether a run is ending, which takes as long as its drain.
+    pub fn is_stopping(&self) -> bool {
+        self.state.starts_with("deactivating")
+    }
+
     /// Adds what the log of the last run says of its end.
     pub fn with_log(mut self, told: Option<String>) -> Self {
         self.last_error = match (self.last_error, told) {

@@ -10,7 +10,7 @@ use lattice_client::drain::DRAIN_WAIT;
 use super::{
     Argument, DESCRIPTION, Definition, MARK, NAME, Scope, TextError, definition::SecretVariables,
 };
-use crate::args::EXIT_CONFIG;
+use crate::{args::EXIT_CONFIG, command::serve::READY_WAIT};
 
 /// How long a host may take to be ready; it waits for its NATS server. The manager begins anew
 /// then, so that a boot does not wait for ever.
@@ -135,7 +135,7 @@ fn process(definition: &Definition) -> Result<Vec<String>, TextError> {
 
 /// Returns how long a stop may take until the host is killed.
 fn stop_seconds(definition: &Definition) -> u64 {
-    let drain = if definition.drains { DRAIN_WAIT.as_secs() } else { 0 };
+    let drain = if definition.drains { (READY_WAIT + DRAIN_WAIT).as_secs() } else { 0 };
     drain + definition.shutdown_timeout.as_secs() + STOP_MARGIN_SECONDS
 }
 
@@ -267,7 +267,7 @@ mod tests {
         ("User", &[], &["lattice-host"]),
         ("Group", &[], &["lattice-host"]),
         // A drop-in that lets it drain needs no further line for the time.
-        ("TimeoutStopSec", &["25"], &["90"]),
+        ("TimeoutStopSec", &["25"], &["95"]),
     ];
 
     fn definition(scope: Scope) -> Definition {
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn a_stop_that_drains_has_the_time_for_it() {
         let drains = Definition { drains: true, ..definition(Scope::User) };
-        for line in ["KillSignal=SIGUSR2", "RestartKillSignal=SIGTERM", "TimeoutStopSec=85"] {
+        for line in ["KillSignal=SIGUSR2", "RestartKillSignal=SIGTERM", "TimeoutStopSec=95"] {
             assert!(has(&drains, line), "{line}");
         }
     }

@@ -1,6 +1,7 @@
 //! Decides what is to be done for an application: what the lattice has of it, against the file.
 //!
-//! Compared are normal forms without two annotations. The version is only the name of a content:
+//! Compared are normal forms, as somebody wrote them ([`Manifest::as_written`]) and without two
+//! annotations. The version is only the name of a content:
 //! a file without one gets a version that is made from the content, so that the same file is the
 //! same version again. The set says whose file it was.
 
@@ -36,8 +37,8 @@ pub struct Kept {
     pub deployed: Option<String>,
     /// The newest version.
     pub newest: Option<String>,
-    /// Those of the stored manifests that matter: the deployed, the newest and the wanted one.
-    /// `None` for one that cannot be read here; another manager may have stored it.
+    /// Those of the stored manifests that matter, as they were written: the deployed, the newest
+    /// and the wanted one. `None` for one that cannot be read here; another manager may have stored it.
     pub manifests: BTreeMap<String, Option<Manifest>>,
 }
 
@@ -72,7 +73,9 @@ pub struct OtherContent;
 
 impl Wanted {
     /// Takes a manifest of a file; `set` is the one that was named on the command line.
-    pub fn new(mut manifest: Manifest, set: Option<&str>) -> Self {
+    pub fn new(manifest: Manifest, set: Option<&str>) -> Self {
+        // The file may be what a host stored.
+        let mut manifest = manifest.as_written();
         let annotations = &mut manifest.metadata.annotations;
         if let Some(set) = set {
             annotations.insert(APPLIED_SET.to_owned(), set.to_owned());
@@ -232,6 +235,37 @@ mod tests {
         ] {
             let kept = kept(stored, deployed);
             assert_eq!(decide(&kept, &file), expected, "{stored:?}, {deployed:?}, {file:?}");
+        }
+    }
+
+    #[test]
+    fn a_contract_that_the_file_leaves_out_and_a_host_filled_in_is_no_other_content() {
+        let file = |version: &str, properties: &str| {
+            let text = format!(
+                "{{apiVersion: core.oam.dev/v1beta1, kind: Application, metadata: {{name: shop{version}}}, spec: {{components: [\
+                 {{name: web, type: capability, properties: {{{properties}}}}}]}}}}"
+            );
+            decode(text.as_bytes(), Format::Yaml).unwrap().manifest
+        };
+        let v1 = ", annotations: {version: v1}";
+        for (version, properties, is_same) in [
+            ("", "image: r/web:1", true),
+            (v1, "image: r/web:1", true),
+            (v1, "image: r/web:1, contract: 'acme:other'", false),
+            (v1, "image: r/web:2", false),
+        ] {
+            let wanted = Wanted::new(file(version, properties), None);
+            let mut stored = Wanted::new(file(version, "image: r/web:1"), None).manifest;
+            assert!(stored.fill_contracts(|_| Some("acme:web".to_owned())).is_empty());
+            assert_eq!(Wanted::new(stored.clone(), None).manifest, stored.clone().as_written());
+            let version = wanted.manifest.version().to_owned();
+            let kept = Kept {
+                deployed: Some(version.clone()),
+                newest: Some(version.clone()),
+                manifests: [(version, Some(stored.as_written()))].into(),
+            };
+            let expected = if is_same { Ok(Action::Leave) } else { Err(OtherContent) };
+            assert_eq!(decide(&kept, &wanted), expected, "{properties}");
         }
     }
 

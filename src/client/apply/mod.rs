@@ -159,7 +159,7 @@ async fn kept(applications: &Applications, name: &str, version: &str) -> Result<
     for one in versions.into_iter().map(|one| one.version) {
         if one == version || [&deployed, &newest].contains(&&Some(one.clone())) {
             let manifest = readable(applications, name, &one).await?;
-            manifests.insert(one, manifest);
+            manifests.insert(one, manifest.map(Manifest::as_written));
         }
     }
     Ok(Kept { deployed, newest, manifests })

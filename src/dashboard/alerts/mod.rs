@@ -194,17 +194,14 @@ impl Alerts {
     /// Whether it is this host that tells.
     async fn is_telling(&self, dashboard: &Dashboard) -> bool {
         let context = &dashboard.parts().context;
-        let live: BTreeSet<String> = context
-            .peers
-            .others()
-            .into_iter()
-            .filter(|(_, is_lost)| !is_lost)
-            .map(|(id, _)| id)
-            .collect();
+        let live = || -> BTreeSet<String> {
+            let others = context.peers.others().into_iter();
+            others.filter(|(_, is_lost)| !is_lost).map(|(id, _)| id).collect()
+        };
         match context.store.is_shared() {
-            true => !self.0.leases.mine([LEASE].into_iter(), &live).await.is_empty(),
+            true => !self.0.leases.mine([LEASE].into_iter(), live).await.is_empty(),
             // A lattice that keeps nothing has no leases either: the first host tells.
-            false => live.first().is_none_or(|first| context.host_id.as_str() < first.as_str()),
+            false => live().first().is_none_or(|first| context.host_id.as_str() < first.as_str()),
         }
     }
 

@@ -185,7 +185,11 @@ impl Follower {
                     None => return Ok(()),
                 },
                 news = news.next() => match news {
-                    Some(_) => self.is_old = true,
+                    Some(_) => {
+                        self.is_old = true;
+                        // A host that keeps none hears no news of its own.
+                        self.dashboard.manager().targets.look();
+                    }
                     None => return Ok(()),
                 },
                 Ok(()) = targets.changed() => self.is_old = true,

@@ -60,7 +60,7 @@ impl HostView {
             inventory.friendly_name.clone_from(&self.name);
         }
         let lost_ms = self.lost_ms.unwrap_or(self.heard_ms);
-        LostHost { id: self.id.to_string(), lost_ms, inventory }
+        LostHost { id: self.id.to_string(), lost_ms, inventory, ..LostHost::default() }
     }
 
     /// Calls its actors take at a time, all together.

@@ -25,6 +25,8 @@ pub trait Outward: Send + Sync {
     fn ends_at(&self) -> Instant;
     /// Performs a host call on behalf of the guest.
     fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>>;
+    /// Makes a call that nobody waits for, in time of its own: the guest may be gone.
+    fn call_afterwards(&self, request: HostCall);
     /// Says where the link of the guest's actor that has this name for a contract leads.
     fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd;
     /// Reads the named configuration of the guest's actor.

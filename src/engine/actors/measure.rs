@@ -228,6 +228,8 @@ impl Outward for Nowhere {
         async move { Err(CallError::Callee(refusal)) }.boxed()
     }
 
+    fn call_afterwards(&self, _: HostCall) {}
+
     fn link_end(&self, _: &str, _: &str) -> LinkEnd {
         LinkEnd::None
     }

@@ -62,7 +62,9 @@ impl Server {
 
     pub(super) fn launch_provider(&self, mut request: LaunchProvider) -> Answer {
         let bounded = bounds::start(&request.provider_ref, &request.annotations)
-            .and_then(|()| bounds::configuration(request.configuration.as_deref()));
+            .and_then(|()| bounds::configuration(request.configuration.as_deref()))
+            // It becomes a part of subjects, and a NATS server ends a connection with long ones.
+            .and_then(|()| bounds::name(&request.link_name));
         if let Err(error) = bounded {
             return now(&Ack::rejected(error));
         }

@@ -125,9 +125,9 @@ impl History {
     }
 
     /// Returns how many lines of the audit log were lost since the start of the host; none if there
-    /// is no such log.
+    /// is no such log, or it is a part of the host's log.
     pub fn log_lost(&self) -> Option<u64> {
-        self.log.as_ref().map(AuditLog::lost)
+        self.log.as_ref().and_then(AuditLog::lost)
     }
 
     fn take(&self, item: Item) {

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{Host, metadata, names, registry_settings};
+use super::{Ends, Host, ends, metadata, names, registry_settings};
 use crate::{
     actors::{
         actor::{Shared, Slots},
@@ -79,6 +79,8 @@ const TWIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A host that is wired and not reachable yet.
 pub(super) struct Built<'a> {
+    /// First, so that what ends with the others finds the host closing.
+    pub ends: Ends,
     pub config: &'a Config,
     pub dirs: &'a Dirs,
     pub stop: CancellationToken,
@@ -116,10 +118,11 @@ impl Host {
     pub(super) async fn build<'a>(
         config: &'a Config,
         dirs: &'a Dirs,
-        lifeline: Lifeline,
         give_up: &CancellationToken,
     ) -> Result<Built<'a>> {
+        let (lifeline, leave) = (Lifeline::default(), CancellationToken::new());
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
+        let ends = ends(&lifeline.closing, &leave, &builder.stop);
         let (kept_history, history) = History::new();
         let kept_history = kept_history.with_log(builder.audit_log()?);
         let (context, verifier, notices) = builder.context(lifeline, kept_history, give_up).await?;
@@ -132,12 +135,12 @@ impl Host {
         context
             .tasks
             .spawn(context.suspend.clone().run(context.rpc.client.clone(), builder.stop.clone()));
-        let leave = CancellationToken::new();
-        let peer_service = peers::service::spawn(&context, leave.clone()).await?;
-        let registries = Registries::default();
         let uploads = Making::of_artifacts(config.kv_replicas, config.artifacts_max_bytes);
         let artifacts = builder.artifacts(&context, uploads);
         let shared = builder.shared(&context, &caller, &artifacts)?;
+        // From here on the others know this host, so what can fail comes before.
+        let peer_service = peers::service::spawn(&context, leave.clone()).await?;
+        let registries = Registries::default();
         let registry = builder.registry(&context, &registries, artifacts);
         let receiver = Receiver::new(receiver::Parts {
             context: Arc::clone(&context),
@@ -154,6 +157,7 @@ impl Host {
             context.answers.clone(),
         );
         Ok(Built {
+            ends,
             config,
             dirs,
             stop: builder.stop,

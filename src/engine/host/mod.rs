@@ -24,7 +24,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use anyhow::{Result, bail};
 use async_nats::connection::State;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -56,7 +59,6 @@ use lattice_base::{
         self, Registry,
         credentials::{Logins, Registries},
     },
-    shutdown::Lifeline,
     store::Store,
 };
 use lattice_protocol::{events::Event, links::LinkDefinition};
@@ -71,6 +73,8 @@ const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A host that is ready.
 pub struct Host {
+    /// First, so that what ends with the others finds the host closing.
+    cut: Cut,
     context: Arc<HostContext>,
     shutdown_timeout: Duration,
     router: Router,
@@ -90,14 +94,18 @@ pub struct Host {
     dashboard: Option<Place>,
     /// Keeps applications.
     manager: Option<Arc<dyn Commander>>,
-    cut: Cut,
     _presence: Option<Presence>,
 }
 
+/// Cancels tokens, in their order, when it is dropped.
+type Ends = [DropGuard; 3];
+
 /// Takes apart what would keep itself alive: the router has the actors and these have the router,
-/// and the dashboard is known to the host whose parts it has. A host that is dropped without a stop
-/// gives back its memory by that.
+/// the dashboard is known to the host whose parts it has, and tasks go on until they are told to
+/// end. A host that is dropped without a stop leaves the lattice and gives back its memory by that.
 struct Cut {
+    /// Those of [`ends`].
+    _ends: Ends,
     router: Router,
     attention: attention::Slot,
 }
@@ -110,6 +118,12 @@ impl Drop for Cut {
     }
 }
 
+/// Returns what ends the tasks of a host that is dropped, or of a start that fails or is given up.
+/// `closing` is the first: then it is no failure that essential tasks end.
+fn ends(closing: &CancellationToken, leave: &CancellationToken, stop: &CancellationToken) -> Ends {
+    [closing, leave, stop].map(|token| token.clone().drop_guard())
+}
+
 impl Host {
     /// Builds and starts a host; returns when it is ready. `give_up` ends the start with an error
     /// as long as nobody can reach the host; later it comes up first, so that it can stop in order.
@@ -119,17 +133,12 @@ impl Host {
         face: &dyn Face,
         give_up: &CancellationToken,
     ) -> Result<Self> {
-        let lifeline = Lifeline::default();
-        // A start that fails or is given up is no failure of the tasks that run by then.
-        let unfinished = lifeline.closing.clone().drop_guard();
         let built = tokio::select! {
             biased;
             () = give_up.cancelled() => bail!("told to stop before it had started"),
-            built = Self::build(&config, dirs, lifeline, give_up) => built?,
+            built = Self::build(&config, dirs, give_up) => built?,
         };
-        let host = Self::run(built, face).await?;
-        unfinished.disarm();
-        Ok(host)
+        Self::run(built, face).await
     }
 
     /// This host as clients see it.

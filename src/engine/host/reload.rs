@@ -45,7 +45,8 @@ impl Host {
         self.registry.set_login(login);
     }
 
-    /// Makes a connection anew, so that it has the certificates that are in its files now.
+    /// Makes a connection anew, so that it has the certificates and the login that are in its files
+    /// now.
     ///
     /// # Errors
     ///
@@ -61,7 +62,7 @@ impl Host {
         };
         // Tried first: a connection that was given up would not come back with bad files.
         drop(connect_once(purpose, settings, "host reload").await?);
-        info!(connection = %purpose, "certificates changed, connecting anew");
+        info!(connection = %purpose, "certificates or credentials changed, connecting anew");
         let reconnected = nats.client.force_reconnect().await;
         reconnected.map_err(|error| ReconnectError::Client(error.to_string()))
     }

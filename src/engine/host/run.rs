@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span, warn};
 
-use super::{Cut, Host, build::Built, config_service};
+use super::{Cut, FLUSH_TIMEOUT, Host, build::Built, config_service};
 #[cfg(unix)]
 use crate::local;
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     providers::supervisor as providers,
 };
 use lattice_base::{
+    lattice::connection,
     presence::{Presence, presence_dir},
     store::{history::Limits, jetstream, legacy},
     telemetry,
@@ -50,7 +51,11 @@ impl Host {
         let status = ConfigServiceStatus::default();
         let (stop_sender, stop_requests) = watch::channel(None);
         let control_tasks = TaskTracker::new();
-        Server::start(built.control(&status, stop_sender), &control_tasks).await?;
+        let served = Server::start(built.control(&status, stop_sender), &control_tasks).await;
+        if let Err(error) = served {
+            built.leave_again().await;
+            return Err(error.into());
+        }
         let presence = Presence::announce(&presence_dir(dirs), context.host_id.as_str())
             .inspect_err(|error| warn!(%error, "this host cannot be found by `host ping`"))
             .ok();
@@ -92,6 +97,7 @@ impl Host {
         Ok(Self {
             shutdown_timeout: config.shutdown_timeout,
             cut: Cut {
+                _ends: built.ends,
                 router: built.shared.router.clone(),
                 attention: built.context.attention.clone(),
             },
@@ -116,6 +122,19 @@ impl Host {
 }
 
 impl Built<'_> {
+    /// Says goodbye to the other hosts, who know this one already.
+    async fn leave_again(self) {
+        let Self { ends, context, peer_service, .. } = self;
+        drop(ends);
+        let goodbye = async {
+            let _ = peer_service.await;
+            connection::confirm(&context.rpc.client).await
+        };
+        if !matches!(tokio::time::timeout(FLUSH_TIMEOUT, goodbye).await, Ok(Ok(()))) {
+            warn!("the other hosts were not told that this one does not come up");
+        }
+    }
+
     fn control(
         &self,
         status: &ConfigServiceStatus,

@@ -95,7 +95,10 @@ impl Outcome {
             CallError::TimedOut { .. }
             | CallError::OutcomeUnknown { .. }
             | CallError::Deadline { .. } => Self::TimedOut,
-            CallError::Callee(_) | CallError::Trap { .. } | CallError::Transport(_) => Self::Failed,
+            CallError::Callee(_)
+            | CallError::Trap { .. }
+            | CallError::Transport(_)
+            | CallError::TooLarge { .. } => Self::Failed,
         }
     }
 }

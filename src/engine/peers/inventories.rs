@@ -18,6 +18,7 @@ use super::{
     ring::Fnv,
 };
 use lattice_protocol::{
+    clock,
     control::types::Inventory,
     lattice::subject::Subjects,
     peers::wire::{Announcement, INVENTORY},
@@ -65,7 +66,8 @@ impl Inventories {
     }
 
     /// Asks a host what it runs after a word of it to all, if this host is to remember that and it
-    /// may have changed.
+    /// may have changed. Where others are to, forgets what it ran: that is old by now, and would be
+    /// told for the truth if the host was lost.
     pub fn ask_what_runs(&mut self, word: &Announcement) {
         let Announcement { host, incarnation, roster, runs, .. } = word;
         let now = Instant::now();
@@ -78,7 +80,13 @@ impl Inventories {
                 Some(_) => asked.runs == *runs,
                 None => word.interval_ms > 0 || now < asked.due,
             });
-        if is_fresh || self.learning.len() >= ASKING_MAX || !self.keeps(host) {
+        if is_fresh {
+            return;
+        }
+        if !self.keeps(host) {
+            return self.forget(host);
+        }
+        if self.learning.len() >= ASKING_MAX {
             return;
         }
         let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
@@ -102,10 +110,16 @@ impl Inventories {
             })
             .collect();
         for host in hosts {
-            if self.keeps(&host) {
-                self.ask_inventory(&host);
+            match self.keeps(&host) {
+                true => self.ask_inventory(&host),
+                false => self.forget(&host),
             }
         }
+    }
+
+    fn forget(&mut self, host: &str) {
+        self.learnt.remove(host);
+        self.peers.0.memory.unlearn(host);
     }
 
     fn ask_inventory(&mut self, host: &str) {
@@ -148,7 +162,7 @@ impl Inventories {
             // A host that does not know the question answers with what it says of itself.
             Some(inventory) if inventory.host_id.is_empty() || inventory.host_id == host => {
                 learnt.answered = number;
-                self.peers.0.memory.learn(&host, inventory);
+                self.peers.0.memory.learn(&host, inventory, clock::now_ms());
             }
             Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
             // Its next word makes us ask again.
@@ -156,9 +170,11 @@ impl Inventories {
         }
     }
 
-    /// Forgets which hosts were asked that are not there any more.
+    /// Forgets which hosts were asked that are not there any more, and what they ran that are not
+    /// lost either.
     pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
         self.learnt.retain(|host, _| is_there(host));
+        self.peers.0.memory.retain(is_there);
     }
 
     /// A number that is another when this host runs something else.
@@ -175,5 +191,50 @@ impl Inventories {
         let inventory = self.peers.0.inventory.get()?();
         let json = serde_json::to_vec(&inventory).ok()?;
         (json.len() <= INVENTORY_BYTES_MAX.min(self.client.max_payload())).then(|| json.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::remote::offline_client;
+    use lattice_protocol::identity::{
+        keys::{HostId, LatticeName},
+        samples,
+    };
+
+    fn word(host: &str, roster: u64) -> Announcement {
+        Announcement { host: host.to_owned(), roster, runs: Some(7), ..Announcement::default() }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_others_are_to_remember_is_forgotten_with_its_next_change() {
+        let own = samples::HOST.public;
+        let peers = Peers::new(&HostId::parse(own).unwrap());
+        let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
+        let mut inventories = Inventories::new(peers.clone(), offline_client().await, subjects);
+        let new_host = || nkeys::KeyPair::new_server().public_key();
+        let others: Vec<String> = std::iter::repeat_with(new_host).take(20).collect();
+        let of_others =
+            |host: &String| !is_chosen(own, host, others.iter().map(String::as_str), KEEPERS);
+        let mut hosts = std::iter::repeat_with(new_host).filter(of_others);
+        let hosts = [(); 3].map(|()| hosts.next().unwrap());
+        let [changed, unchanged, lost] = &hosts;
+        for host in &hosts {
+            inventories.ask_what_runs(&word(host, 1));
+            assert!(inventories.learnt.contains_key(host), "it is asked");
+            peers.0.memory.learn(host, Inventory::default(), 1);
+        }
+        peers.0.memory.lose(lost, 2);
+        for other in &others {
+            peers.0.table.apply(&word(other, 0));
+        }
+        for (host, roster) in [(changed, 2), (unchanged, 1), (lost, 2)] {
+            inventories.ask_what_runs(&word(host, roster));
+        }
+        let known = |host: &String| peers.0.memory.known(host).is_some();
+        assert_eq!(hosts.each_ref().map(known), [false, true, true]);
+        let is_learnt = |host: &String| inventories.learnt.contains_key(host);
+        assert_eq!(hosts.each_ref().map(is_learnt), [false, true, false]);
     }
 }

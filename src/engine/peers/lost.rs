@@ -2,9 +2,11 @@
 //!
 //! A host that is lost cannot be asked any more, so some of the others ask each host for its
 //! inventory whenever that has changed: the [`KEEPERS`] whom [`is_chosen`] chooses, the same on
-//! every host, so that a large lattice does not ask everybody for everything. When the host falls
-//! silent, it is remembered with what it ran last, for a day at most ([`KEPT_MS`]); it is forgotten
-//! when it is heard again, when it says goodbye after all, or when somebody asks for that.
+//! every host, so that a large lattice does not ask everybody for everything. These change with the
+//! hosts that are there; one that is none of them any more forgets what it knows when that may have
+//! changed. When the host falls silent, it is remembered with what it ran last, and when it told
+//! that, for a day at most ([`KEPT_MS`]); it is forgotten when it is heard again, when it says
+//! goodbye after all, or when somebody asks for that.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -38,35 +40,58 @@ pub struct Memory {
 
 #[derive(Default)]
 struct Inner {
-    known: HashMap<String, Arc<Inventory>>,
+    known: HashMap<String, Told>,
     lost: BTreeMap<String, Lost>,
 }
 
-struct Lost {
+/// What a host runs, and when it told that.
+#[derive(Clone)]
+struct Told {
     at_ms: u64,
     inventory: Arc<Inventory>,
 }
 
+struct Lost {
+    at_ms: u64,
+    told: Told,
+}
+
 impl Memory {
-    /// Notes what a host runs.
-    pub fn learn(&self, host: &str, inventory: Inventory) {
+    /// Notes what a host runs, as it told at this time.
+    pub fn learn(&self, host: &str, inventory: Inventory, at_ms: u64) {
         let mut inner = self.inner.lock();
         if inner.known.len() < KNOWN_MAX || inner.known.contains_key(host) {
-            inner.known.insert(host.to_owned(), Arc::new(inventory));
+            let told = Told { at_ms, inventory: Arc::new(inventory) };
+            inner.known.insert(host.to_owned(), told);
         }
+    }
+
+    /// Forgets what a host runs, which others remember; what a lost one ran stays.
+    pub fn unlearn(&self, host: &str) {
+        let mut inner = self.inner.lock();
+        if !inner.lost.contains_key(host) {
+            inner.known.remove(host);
+        }
+    }
+
+    /// Forgets what hosts ran that are neither there nor lost.
+    pub fn retain(&self, is_there: impl Fn(&str) -> bool) {
+        let mut inner = self.inner.lock();
+        let Inner { known, lost } = &mut *inner;
+        known.retain(|host, _| lost.contains_key(host) || is_there(host));
     }
 
     /// Returns what a host ran when it was last asked.
     pub fn known(&self, host: &str) -> Option<Arc<Inventory>> {
-        self.inner.lock().known.get(host).cloned()
+        self.inner.lock().known.get(host).map(|told| Arc::clone(&told.inventory))
     }
 
     /// Notes that a host fell silent. Only those that answered once are remembered: anybody who
     /// may speak to hosts can invent others.
     pub fn lose(&self, host: &str, at_ms: u64) {
         let mut inner = self.inner.lock();
-        let Some(inventory) = inner.known.get(host).cloned() else { return };
-        inner.lost.entry(host.to_owned()).or_insert(Lost { at_ms, inventory });
+        let Some(told) = inner.known.get(host).cloned() else { return };
+        inner.lost.entry(host.to_owned()).or_insert(Lost { at_ms, told });
         if inner.lost.len() > LOST_MAX {
             let oldest = inner.lost.iter().min_by_key(|(_, lost)| lost.at_ms);
             if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
@@ -102,7 +127,8 @@ impl Memory {
         let told = inner.lost.iter().map(|(host, lost)| LostHost {
             id: host.clone(),
             lost_ms: lost.at_ms,
-            inventory: Inventory::clone(&lost.inventory),
+            told_ms: lost.told.at_ms,
+            inventory: Inventory::clone(&lost.told.inventory),
         });
         let mut told: Vec<LostHost> = told.collect();
         told.sort_by(|a, b| (b.lost_ms, &a.id).cmp(&(a.lost_ms, &b.id)));
@@ -163,9 +189,9 @@ mod tests {
     #[test]
     fn a_lost_host_is_told_with_what_it_ran_last_until_it_is_back_forgotten_or_too_old() {
         let memory = Memory::default();
-        memory.learn("NA", named("first"));
-        memory.learn("NA", named("a"));
-        memory.learn("NB", named("b"));
+        memory.learn("NA", named("first"), 700);
+        memory.learn("NA", named("a"), 800);
+        memory.learn("NB", named("b"), 800);
         memory.lose("NX", 900);
         memory.lose("NA", 1000);
         memory.lose("NA", 2000);
@@ -173,6 +199,7 @@ mod tests {
         let (a, b) =
             (("NA".to_owned(), 1000, "a".to_owned()), ("NB".to_owned(), 3000, "b".to_owned()));
         assert_eq!(lost(&memory, 4000), [b.clone(), a]);
+        assert_eq!(memory.lost(4000)[1].told_ms, 800);
         assert_eq!(lost(&memory, 1000 + KEPT_MS), [b]);
         memory.find("NB");
         assert!(lost(&memory, 4000).is_empty());
@@ -184,10 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn what_others_remember_is_forgotten_and_what_a_lost_host_ran_stays() {
+        let memory = Memory::default();
+        let known = || ["NA", "NB", "NC"].map(|host| memory.known(host).is_some());
+        let learn = || ["NA", "NB", "NC"].iter().for_each(|host| memory.learn(host, named("x"), 1));
+        learn();
+        memory.lose("NA", 2);
+        memory.unlearn("NA");
+        memory.unlearn("NB");
+        assert_eq!(known(), [true, false, true]);
+        memory.lose("NB", 3);
+        assert_eq!(memory.lost_ids(4), HashSet::from(["NA".to_owned()]));
+        learn();
+        memory.retain(|host| host == "NC");
+        assert_eq!(known(), [true, false, true]);
+    }
+
+    #[test]
     fn the_oldest_losses_make_room() {
         let memory = Memory::default();
         for number in 0..LOST_MAX as u64 + 3 {
-            memory.learn(&format!("N{number}"), Inventory::default());
+            memory.learn(&format!("N{number}"), Inventory::default(), 0);
             memory.lose(&format!("N{number}"), number);
         }
         let told = memory.lost(1000);

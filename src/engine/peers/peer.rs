@@ -24,7 +24,7 @@ use super::{
 
 use lattice_protocol::{
     clock,
-    peers::wire::{Announcement, Change, Known, Offers, TARGETS_MAX},
+    peers::wire::{Announcement, Change, Known, Offers, TARGET_BYTES_MAX, TARGETS_MAX},
 };
 
 /// How long a host is not chosen for a target that nobody listened for there.
@@ -32,6 +32,10 @@ const UNAVAILABLE: Duration = Duration::from_secs(1);
 /// A host whose calls got no answer may be there nevertheless; for others it has been silent for no
 /// longer than this until that is found out.
 const DOUBTED: Duration = Duration::from_millis(1500);
+
+/// A first answer that is an error counts as if it took this long: longer than most calls take, so
+/// that other hosts are tried as well.
+const FAILED_FIRST: Duration = Duration::from_millis(10);
 
 /// A host, as another one knows it.
 #[derive(Debug)]
@@ -173,6 +177,12 @@ impl Peer {
     /// Notes that an answer of it took this long.
     pub fn record_latency(&self, took: Duration) {
         self.load.record(took, Instant::now());
+    }
+
+    /// Notes that a call of it failed after this long. That it failed soon does not make it a fast
+    /// host, or all calls would go to one where they fail.
+    pub fn record_failure(&self, took: Duration) {
+        self.load.record_failure(took, Instant::now());
     }
 
     /// Returns whether a call was sent to it within this time.
@@ -346,7 +356,7 @@ impl State {
                 set.remove(name.as_str());
             }
             let room = TARGETS_MAX.saturating_sub(set.len());
-            set.extend(added.iter().take(room).map(|name| Arc::from(name.as_str())));
+            set.extend(targets(added).take(room));
         }
         self.roster = roster;
         self.unavailable = Arc::default();
@@ -409,6 +419,15 @@ impl Load {
         self.learnt_ms.store(self.age_ms(now), Ordering::Relaxed);
     }
 
+    /// Notes a failure: it counts as no faster than the answers before it.
+    fn record_failure(&self, took: Duration, now: Instant) {
+        let least = match self.latency_us.load(Ordering::Relaxed) {
+            0 => FAILED_FIRST,
+            mean_us => Duration::from_micros(mean_us),
+        };
+        self.record(took.max(least), now);
+    }
+
     /// Returns the cost of one more call: the time of those before it. A time learnt long ago
     /// counts less, so that a host that was slow once is tried again.
     fn cost(&self, now: Instant) -> u64 {
@@ -424,7 +443,13 @@ impl Load {
 }
 
 fn bounded_set(names: &[String]) -> Arc<HashSet<Arc<str>>> {
-    Arc::new(names.iter().take(TARGETS_MAX).map(|name| Arc::from(name.as_str())).collect())
+    Arc::new(targets(names).take(TARGETS_MAX).collect())
+}
+
+/// The names that may be those of targets: longer ones would only fill the memory.
+fn targets(names: &[String]) -> impl Iterator<Item = Arc<str>> {
+    let names = names.iter().filter(|name| name.len() <= TARGET_BYTES_MAX);
+    names.map(|name| Arc::from(name.as_str()))
 }
 
 #[cfg(test)]
@@ -508,6 +533,24 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_too_long_for_targets_are_not_kept() {
+        let (longest, too_long) = ("M".repeat(TARGET_BYTES_MAX), "N".repeat(TARGET_BYTES_MAX + 1));
+        let named = || {
+            let names = vec![too_long.clone(), longest.clone()];
+            Offers { direct: names.clone(), group: names }
+        };
+        let (mut told, mut changed) = (State::new(Instant::now()), State::new(Instant::now()));
+        told.set_offers(1, &named());
+        changed.change_offers(1, &Change { added: named(), ..Change::default() });
+        for state in [told, changed] {
+            for set in [&state.direct, &state.group] {
+                assert_eq!(set.iter().map(|name| &**name).collect::<Vec<_>>(), [&*longest]);
+            }
+            assert_eq!(state.roster, 1, "its host is not asked again");
+        }
+    }
+
+    #[test]
     fn a_call_costs_the_time_of_those_before_it_and_old_times_count_less() {
         let began = Instant::now();
         for (answers_us, in_flight, idle_s, cost) in [
@@ -529,5 +572,33 @@ mod tests {
             let now = began + Duration::from_secs(idle_s);
             assert_eq!(load.cost(now), cost, "{answers_us:?}, {in_flight} on their way, {idle_s}");
         }
+    }
+
+    #[test]
+    fn failures_make_no_host_cheaper_and_slow_ones_make_it_dearer() {
+        let began = Instant::now();
+        // The times in µs of its answers and, after them, of the calls that failed.
+        for (answers_us, failed_us, cost) in [
+            (&[][..], &[50][..], 10_001),
+            (&[], &[50, 50, 50], 10_001),
+            (&[], &[2_000_000], 2_000_001),
+            (&[8_000], &[50], 8_001),
+            (&[8_000], &[50, 50, 50, 50], 8_001),
+            (&[8_000], &[16_000], 9_001),
+            (&[80], &[50], 81),
+        ] {
+            let load = Load::new(began);
+            for answer in answers_us {
+                load.record(Duration::from_micros(*answer), began);
+            }
+            for failed in failed_us {
+                load.record_failure(Duration::from_micros(*failed), began);
+            }
+            assert_eq!(load.cost(began), cost, "{answers_us:?}, then failed {failed_us:?}");
+        }
+        let load = Load::new(began);
+        load.record_failure(Duration::ZERO, began);
+        load.record(Duration::from_micros(2_000), began);
+        assert_eq!(load.cost(began), 9_001, "an answer counts for what it took");
     }
 }

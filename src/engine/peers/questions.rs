@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{table::PEERS_MAX, words};
 use lattice_base::backoff;
-use lattice_protocol::{lattice::subject::Subjects, peers::wire::ROSTER};
+use lattice_protocol::{identity::keys::HostId, lattice::subject::Subjects, peers::wire::ROSTER};
 
 /// How long a host may take to answer.
 pub(super) const ASK: Duration = Duration::from_secs(2);
@@ -50,17 +50,22 @@ impl Questions {
         Self { client, subjects, asking: JoinSet::new(), plan: Plan::default() }
     }
 
-    /// Asks a host, unless it is being asked; as soon as there is room.
+    /// Asks a host, unless it is being asked; as soon as there is room. The name may be anything
+    /// that somebody sent, and is a part of a subject: only that of a host is asked.
     pub fn ask(&mut self, host: &str) {
-        self.plan.ask(host);
-        self.start();
+        self.ask_after(host, Duration::ZERO);
     }
 
-    /// Asks a host after a pause, unless it is asked before.
+    /// The same after a pause, unless it is asked before.
     pub fn ask_after(&mut self, host: &str, pause: Duration) {
-        match pause.is_zero() {
-            true => self.ask(host),
-            false => _ = self.plan.ask_at(host, Instant::now() + pause),
+        if HostId::parse(host).is_err() {
+            return;
+        }
+        if pause.is_zero() {
+            self.plan.ask(host);
+            self.start();
+        } else {
+            self.plan.ask_at(host, Instant::now() + pause);
         }
     }
 
@@ -219,6 +224,8 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::router::remote::offline_client;
+    use lattice_protocol::identity::{keys::LatticeName, samples};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -282,6 +289,29 @@ mod tests {
         plan.ask_due(now + SECOND * 8);
         assert!(all(&mut plan).is_empty());
         assert_eq!((plan.later.len(), plan.due.len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn only_hosts_are_asked_whatever_name_somebody_sends() {
+        let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
+        let mut questions = Questions::new(offline_client().await, subjects);
+        let shutdown = format!("{}.default.shutdown", samples::PROVIDER.public);
+        let long = "N".repeat(1 << 20);
+        for (name, is_host) in [
+            (samples::HOST.public, true),
+            (samples::PROVIDER.public, false),
+            (&*shutdown, false),
+            (&*long, false),
+            ("hosts", false),
+            (">", false),
+            ("", false),
+        ] {
+            questions.ask_after(name, SECOND);
+            assert_eq!(questions.plan.due.contains_key(name), is_host, "{name:.60}");
+            questions.ask(name);
+            assert_eq!(questions.plan.asked.contains(name), is_host, "{name:.60}");
+        }
+        assert!(questions.plan.waiting.is_empty() && questions.plan.later.is_empty());
     }
 
     #[test]

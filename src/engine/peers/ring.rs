@@ -93,7 +93,8 @@ impl Hasher for Fnv {
 /// Returns the duty of `own`, which is one of `hosts`.
 pub fn duty(own: &str, mut hosts: Vec<Place<'_>>) -> Duty {
     hosts.sort_unstable_by(|a, b| (a.place, a.id).cmp(&(b.place, b.id)));
-    let ring = Ring { own, hosts: &hosts };
+    let there = hosts.iter().enumerate().filter(|(_, host)| host.is_there && !host.at.is_empty());
+    let ring = Ring { own, hosts: &hosts, there: there.map(|(index, _)| index).collect() };
     let mut groups: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, host) in hosts.iter().enumerate().filter(|(_, host)| !host.at.is_empty()) {
         groups.entry(host.at).or_default().push(index);
@@ -110,29 +111,42 @@ struct Ring<'a> {
     own: &'a str,
     /// In their order.
     hosts: &'a [Place<'a>],
+    /// The indices of those that are there and in a group: where most are lost, a walk over all of
+    /// them for each would cost their number squared.
+    there: Vec<usize>,
 }
 
-impl<'a> Ring<'a> {
+/// Returns indices, which are in order, from one on and all the way round.
+fn round(indices: &[usize], first: usize) -> impl Iterator<Item = usize> {
+    let (before, from) = indices.split_at(indices.partition_point(|index| *index < first));
+    from.iter().chain(before).copied()
+}
+
+impl Ring<'_> {
     /// Adds the duty that the own host has for one group, given by the indices of its members.
-    fn add_duty(&self, at: &'a str, members: &[usize], is_own: bool, duty: &mut Duty) {
-        let there = members.iter().filter(|index| self.hosts[**index].is_there).count();
-        let is_large = if there > 0 { there > WATCHERS } else { members.len() > WATCHERS };
+    fn add_duty(&self, at: &str, members: &[usize], is_own: bool, duty: &mut Duty) {
+        let there: Vec<usize> =
+            members.iter().copied().filter(|index| self.hosts[*index].is_there).collect();
+        // Of a group that is lost as a whole, those that were there are listened for.
+        let heard = if there.is_empty() { members } else { &there };
+        let is_large = heard.len() > WATCHERS;
         if is_own {
-            for (nth, index) in members.iter().enumerate() {
-                let next = (1..members.len())
-                    .map(|step| &self.hosts[members[(nth + step) % members.len()]]);
-                if self.is_mine(next.filter(|host| host.is_there), WATCHERS) {
+            for index in members {
+                let next = round(&there, *index).filter(|next| next != index);
+                if self.is_mine(next, WATCHERS) {
                     self.watch(*index, duty);
                 }
             }
         } else if is_large {
             let first = self.hosts.partition_point(|host| host.place < place(at));
             if self.is_mine(self.elsewhere(first, at), GUARDS) {
-                duty.groups.push((at.to_owned(), self.voices(members, there > 0)));
+                let voices = heard.iter().take(VOICES);
+                let voices = voices.map(|index| self.hosts[*index].id.to_owned());
+                duty.groups.push((at.to_owned(), voices.collect()));
             }
         } else {
             for index in members {
-                let near = there - usize::from(self.hosts[*index].is_there);
+                let near = there.len() - usize::from(self.hosts[*index].is_there);
                 if self.is_mine(self.elsewhere(*index, at), WATCHERS.saturating_sub(near)) {
                     self.watch(*index, duty);
                 }
@@ -141,16 +155,13 @@ impl<'a> Ring<'a> {
     }
 
     /// The hosts of other groups that are there, from a place on.
-    fn elsewhere(&self, first: usize, at: &'a str) -> impl Iterator<Item = &'a Place<'a>> {
-        let hosts = self.hosts;
-        (0..hosts.len())
-            .map(move |step| &hosts[(first + step) % hosts.len()])
-            .filter(move |host| host.is_there && host.at != at && !host.at.is_empty())
+    fn elsewhere(&self, first: usize, at: &str) -> impl Iterator<Item = usize> {
+        round(&self.there, first).filter(move |index| self.hosts[*index].at != at)
     }
 
-    fn is_mine(&self, watchers: impl Iterator<Item = &'a Place<'a>>, count: usize) -> bool {
+    fn is_mine(&self, watchers: impl Iterator<Item = usize>, count: usize) -> bool {
         let mut watchers = watchers.take(count);
-        watchers.any(|host| host.id == self.own)
+        watchers.any(|index| self.hosts[index].id == self.own)
     }
 
     fn watch(&self, index: usize, duty: &mut Duty) {
@@ -159,17 +170,12 @@ impl<'a> Ring<'a> {
             duty.hosts.push(host.id.to_owned());
         }
     }
-
-    /// The hosts that are heard for their group: of those that are there, if any is.
-    fn voices(&self, members: &[usize], is_there: bool) -> Vec<String> {
-        let members = members.iter().map(|index| &self.hosts[*index]);
-        let members = members.filter(|host| host.is_there == is_there);
-        members.take(VOICES).map(|host| host.id.to_owned()).collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn hosts(groups: &[usize]) -> Vec<(String, String)> {
@@ -247,6 +253,63 @@ mod tests {
             .filter_map(|(own, _)| duty(own, places(&hosts, &["S1"])).groups.pop());
         let guards: Vec<_> = guards.collect();
         assert_eq!((guards.len(), guards[0].1.len()), (GUARDS, VOICES));
+    }
+
+    /// The names of the hosts and the groups that `own` watches, as a walk around the ring from
+    /// each of them finds it.
+    fn walked(own: &str, mut hosts: Vec<Place<'_>>) -> BTreeSet<String> {
+        hosts.sort_unstable_by(|a, b| (a.place, a.id).cmp(&(b.place, b.id)));
+        let own_at = hosts.iter().find(|host| host.id == own).unwrap().at;
+        let is_mine = |first: usize, count: usize, is_one: &dyn Fn(&Place<'_>) -> bool| {
+            let walk = (0..hosts.len()).map(|step| &hosts[(first + step) % hosts.len()]);
+            let mut watchers = walk.filter(|host| host.is_there && is_one(host)).take(count);
+            watchers.any(|host| host.id == own)
+        };
+        let mut watched = BTreeSet::new();
+        for (index, Place { id, at, is_there, .. }) in hosts.iter().enumerate() {
+            let members = hosts.iter().filter(|host| host.at == *at);
+            let (there, lost): (Vec<&Place<'_>>, Vec<&Place<'_>>) =
+                members.partition(|host| host.is_there);
+            let heard = if there.is_empty() { &lost } else { &there };
+            let is_large = heard.len() > WATCHERS;
+            let near = there.len() - usize::from(*is_there);
+            let others = |host: &Place<'_>| host.at != *at;
+            let first = hosts.partition_point(|host| host.place < place(at));
+            if *at == own_at {
+                let next = |host: &Place<'_>| host.at == *at && host.id != *id;
+                if *id != own && is_mine(index, WATCHERS, &next) {
+                    watched.insert((*id).to_owned());
+                }
+            } else if is_large && is_mine(first, GUARDS, &others) {
+                watched.insert((*at).to_owned());
+            } else if !is_large && is_mine(index, WATCHERS.saturating_sub(near), &others) {
+                watched.insert((*id).to_owned());
+            }
+        }
+        watched
+    }
+
+    #[test]
+    fn each_watches_those_that_a_walk_around_the_ring_finds_however_many_are_lost() {
+        for groups in [&[40][..], &[1; 40], &[20, 20], &[30, 5, 1, 1], &[2, 3, 4]] {
+            let hosts = hosts(groups);
+            // Those that are there: all, half, a few, one, none.
+            for every in [1, 2, 7, hosts.len(), usize::MAX] {
+                let lost = hosts
+                    .iter()
+                    .enumerate()
+                    .filter(|(number, _)| !(number + 1).is_multiple_of(every));
+                let lost: Vec<&str> = lost.map(|(_, (id, _))| &**id).collect();
+                for (own, _) in &hosts {
+                    let duty = duty(own, places(&hosts, &lost));
+                    let groups_watched = duty.groups.into_iter().map(|(at, _)| at);
+                    let watched: BTreeSet<String> =
+                        duty.hosts.into_iter().chain(groups_watched).collect();
+                    let expected = walked(own, places(&hosts, &lost));
+                    assert_eq!(watched, expected, "{own} of {groups:?} without {lost:?}");
+                }
+            }
+        }
     }
 
     #[test]

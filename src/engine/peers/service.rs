@@ -316,7 +316,9 @@ impl Service {
             Opened::ToConfirm(announcement) => return self.ask_to_confirm(&announcement),
             Opened::Ignored => return,
         };
-        self.take(&announcement, false);
+        if !self.take(&announcement, false) {
+            return;
+        }
         // In a large lattice only a list of hosts is an answer to the hello.
         let is_small = clock::millis(BEAT) >= announcement.interval_ms;
         self.is_welcome |= is_small || !announcement.known.is_empty();

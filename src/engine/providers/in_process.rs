@@ -97,7 +97,7 @@ impl InProcess {
         }
         let mut states = self.states.clone();
         let state = tokio::time::timeout_at(
-            call.deadline,
+            call.ends_at(),
             states.wait_for(|states| states.contains_key(&call.origin.public_key)),
         );
         match state.await {

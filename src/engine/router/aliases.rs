@@ -8,6 +8,7 @@
 //! * When it runs nowhere, the newest claimant that runs takes it. That it runs nowhere is proven
 //!   by a call that nobody listens for: a message of another host, or its silence, may be forged or
 //!   late. A holder that only ran on hosts that are lost needs no such proof.
+//! * An actor that takes it over is known to run, or has answered the call that came to it.
 //!
 //! Every host decides this for the calls that begin on it. An alias that moves is reported in the
 //! log and as an event, with both issuers where they differ; so is the start of an actor whose
@@ -18,10 +19,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::{events::Publisher, peers::Presence};
+use crate::{events::Publisher, peers::Presence, rpc::call::CallError};
 use lattice_protocol::{
     events::Event,
     links::{Claimant, Contest, Table},
@@ -189,6 +191,13 @@ pub(super) fn heir(
     others().find(|id| presence(id) == Presence::Runs).or_else(|| others().next()).cloned()
 }
 
+/// Says whether a call that an heir got in place of another actor proves that it runs: it has
+/// answered, or is known to run. Of one whose host does not tell, a call that was refused here or
+/// had no answer shows nothing.
+pub(super) fn is_proven(result: &Result<Bytes, CallError>, presence: Presence) -> bool {
+    presence == Presence::Runs || matches!(result, Ok(_) | Err(CallError::Callee(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +244,28 @@ mod tests {
             ("a", &[], None),
         ] {
             assert_eq!(heir(gone, &ids(claimants), presence).as_deref(), expected, "{claimants:?}");
+        }
+    }
+
+    #[test]
+    fn an_heir_that_neither_answers_nor_is_known_to_run_does_not_take_the_alias() {
+        use crate::peers::Presence::{Lost, Runs, Unseen};
+        let late = || CallError::TimedOut {
+            subject: "s".into(),
+            lattice: "default".into(),
+            waited_ms: 2_000,
+        };
+        for (result, presence, expected) in [
+            (Ok(Bytes::new()), Unseen, true),
+            (Err(CallError::Callee("no such page".into())), Unseen, true),
+            (Err(late()), Unseen, false),
+            (Err(late()), Lost, false),
+            (Err(late()), Runs, true),
+            (Err(CallError::TooDeep), Unseen, false),
+            (Err(CallError::Transport("not connected".into())), Unseen, false),
+            (Err(CallError::Denied { request_id: "1".into(), message: None }), Unseen, false),
+        ] {
+            assert_eq!(is_proven(&result, presence), expected, "{result:?}, {presence:?}");
         }
     }
 

@@ -32,6 +32,7 @@
 
 pub mod aliases;
 pub mod explain;
+mod looks;
 mod pursuit;
 pub mod remote;
 pub mod rules;
@@ -409,7 +410,9 @@ impl Router {
         match self.call(call).await {
             Err(CallError::NoResponders { .. }) => Err(gone),
             result => {
-                inner.aliases.record(&table, namespace, &heir, |id| inner.presence(id));
+                if aliases::is_proven(&result, inner.presence(&heir)) {
+                    inner.aliases.record(&table, namespace, &heir, |id| inner.presence(id));
+                }
                 result
             }
         }

@@ -24,9 +24,12 @@ pub const PROBE_AFTER: Duration = Duration::from_millis(200);
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// How often to look whether others have found out that a host is lost.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a host counts as at work that said so: the longest pause between two questions, and the
-/// time for an answer.
-const HEARD: Duration = Duration::from_millis(1600);
+/// The shortest time between the looks for one host, which calls share: a look may begin so much
+/// later than it is asked for. Calls learn of a loss that another one found no sooner.
+pub const LOOK_INTERVAL: Duration = CHECK_INTERVAL;
+/// How long a host counts as at work that said so: the longest pause between two questions, the
+/// time until a look that is shared, and that for an answer.
+const HEARD: Duration = Duration::from_millis(1700);
 /// The time that a callee that cannot be asked gets for fetching a large payload, if storing it
 /// took less.
 const FETCH_MIN: Duration = Duration::from_secs(1);
@@ -421,8 +424,8 @@ mod tests {
             (3_000, None, 7_999, false),
             (3_000, None, 8_000, true),
             // A host that says it is at work is waited for.
-            (0, Some(2_000), 3_599, false),
-            (0, Some(2_000), 3_600, true),
+            (0, Some(2_000), 3_699, false),
+            (0, Some(2_000), 3_700, true),
             (3_000, Some(9_000), 10_000, false),
         ]
         .into_iter()

@@ -5,9 +5,10 @@
 //! callers of all years. A host that turns out not to listen, or to be too busy, has done nothing,
 //! so the call goes to the next one at once.
 //!
-//! An answer that takes long is asked for, at the host that has the call. If that host is gone,
-//! silent, or has never seen the call, the call is made again elsewhere, provided that it may be
-//! made twice ([`repeat`]); the first answer wins. A call that may not be made twice waits for its
+//! An answer that takes long is asked for, at the host that has the call; where the queue group
+//! decided, all hosts that may have it are looked for ([`looks`](super::looks)). If that host is
+//! gone, silent, or has never seen the call, the call is made again elsewhere, provided that it may
+//! be made twice ([`repeat`]); the first answer wins. A call that may not be made twice waits for its
 //! answer as long as there is hope, and then its error says that the outcome is unknown.
 //! [`pursuit`](super::pursuit) decides all that, [`Drive`] sends and listens.
 //!
@@ -26,7 +27,10 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tracing::{debug, info};
 
-use super::pursuit::{CHECK_INTERVAL, Check, Conclusion, PROBE_AFTER, Pursuit, Sight};
+use super::{
+    looks::Looks,
+    pursuit::{CHECK_INTERVAL, Check, Conclusion, PROBE_AFTER, Pursuit, Sight},
+};
 use crate::{
     links::Live,
     peers::{Candidates, Peer, Peers, Presence},
@@ -56,6 +60,7 @@ struct Inner {
     links: Live,
     /// Operations the operator marked as repeatable.
     marked: Vec<String>,
+    looks: Looks,
 }
 
 /// A call as it was sent once.
@@ -93,7 +98,7 @@ struct Choice {
 impl Remote {
     /// `marked` are operations that may be repeated, besides those [`repeat`] knows.
     pub fn new(client: Client, peers: Peers, links: Live, marked: Vec<String>) -> Self {
-        Self(Arc::new(Inner { client, peers, links, marked }))
+        Self(Arc::new(Inner { client, peers, links, marked, looks: Looks::default() }))
     }
 
     /// Performs a call on one of the candidates.
@@ -123,7 +128,7 @@ impl Remote {
                 }
                 (result, peer) => {
                     if let Some(peer) = peer {
-                        peer.record_latency(sent.began.elapsed());
+                        record(&peer, sent.began.elapsed(), &result);
                     }
                     return result;
                 }
@@ -213,8 +218,12 @@ impl Remote {
 
 impl Inner {
     /// Asks a host for a call that was sent to it under `id`, or only whether it is there.
-    async fn probe(&self, call: &Call, host: &str, id: Option<&str>) -> Answer {
-        let Some(id) = id else { return self.client.look_for(host, PROBE_TIMEOUT).await };
+    async fn probe(&self, call: &Call, host: &Arc<str>, id: Option<&str>) -> Answer {
+        let Some(id) = id else {
+            let (client, looked_for) = (self.client.clone(), Arc::clone(host));
+            let look = async move { client.look_for(&looked_for, PROBE_TIMEOUT).await };
+            return self.looks.share(host, look).await;
+        };
         match self.client.ask(call, host, id, PROBE_TIMEOUT).await {
             // Is it the host that is gone, or has it only ended the target?
             Answer::Gone => match self.client.look_for(host, PROBE_TIMEOUT).await {
@@ -311,7 +320,7 @@ impl<'a> Drive<'a> {
             Err(error) if was_not_taken(&error, &self.call.target.public_key) => error,
             result => {
                 if let Some(peer) = peer {
-                    peer.record_latency(began.elapsed());
+                    record(peer, began.elapsed(), &result);
                 }
                 return Some(match result {
                     Err(error @ CallError::TimedOut { .. }) => Err(self.outcome().unwrap_or(error)),
@@ -443,6 +452,14 @@ impl Choice {
             peer.mark_unavailable(&self.target);
         }
         self.tried.push(peer);
+    }
+}
+
+/// Notes how long a host had a call that ended there.
+fn record(peer: &Peer, took: Duration, result: &Result<Bytes, CallError>) {
+    match result {
+        Ok(_) => peer.record_latency(took),
+        Err(_) => peer.record_failure(took),
     }
 }
 

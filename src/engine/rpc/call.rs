@@ -322,6 +322,9 @@ pub enum CallError {
     NotInForce { id: String, why: &'static str },
     #[error("the invocation cannot travel: {0}")]
     Transport(String),
+    /// The argument is more than a message takes, and nothing else takes it.
+    #[error("the invocation cannot travel: {cause}")]
+    TooLarge { cause: String, bytes_max: u64 },
 }
 
 impl CallError {

@@ -324,7 +324,7 @@ impl Inner {
         transfer: impl Future<Output = Result<T, ChunkError>>,
     ) -> Result<T, CallError> {
         let done = time.chain.within(time.deadline, transfer).await;
-        done.ok_or_else(|| self.timed_out(time.subject, time.began.elapsed()))?.map_err(transport)
+        done.ok_or_else(|| self.timed_out(time.subject, time.began.elapsed()))?.map_err(of_transfer)
     }
 
     /// The result that an answer has, or that travelled apart from it.
@@ -530,6 +530,16 @@ impl Inner {
 
 fn transport(error: impl ToString) -> CallError {
     CallError::Transport(error.to_string())
+}
+
+/// The error of a call whose payload did not get into the object store or out of it.
+fn of_transfer(error: ChunkError) -> CallError {
+    match error {
+        ChunkError::Store { max_payload, .. } => {
+            CallError::TooLarge { cause: error.to_string(), bytes_max: max_payload as u64 }
+        }
+        error => transport(error),
+    }
 }
 
 /// The time a call has for its payloads.

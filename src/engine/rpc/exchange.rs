@@ -25,7 +25,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::{future::BoxFuture, stream};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{Response, body::Frame, http::response::Parts};
+use hyper::{Response, StatusCode, body::Frame, http::response::Parts};
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot,
@@ -148,6 +148,11 @@ impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exchange").finish_non_exhaustive()
     }
+}
+
+/// Whether answers with this status have no body.
+pub fn has_no_body(status: StatusCode) -> bool {
+    [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
 /// A body that is there.

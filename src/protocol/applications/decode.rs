@@ -9,7 +9,12 @@
 //! Of later versions: `component` is an actor; a `link` becomes a link of the actor, also where it
 //! is written at the capability; lists of configuration with their content become one object.
 //! Secrets, components of other applications, and configuration that is kept elsewhere are refused.
+//! Members with several forms are read by [`forms`].
+//!
+//! A built-in provider has its contract in the manifest also where nobody wrote it: clients of the
+//! old manager read no capability without one.
 
+mod forms;
 mod members;
 
 use std::{collections::BTreeMap, fmt};
@@ -25,7 +30,8 @@ use super::{
     },
     rollout::{Policy, Step},
 };
-use crate::serde_null::null_as_default;
+use crate::{builtin, serde_null::null_as_default};
+use forms::{RawConfig, RawEnd, RawSettings, RawTarget};
 
 /// The lengths that the old manager's schema allows, in characters.
 const IMAGE_MAX: usize = 512;
@@ -176,7 +182,8 @@ struct RawProperties {
     image: Option<String>,
     contract: Option<String>,
     link_name: Option<String>,
-    config: Option<Value>,
+    #[serde(default, deserialize_with = "forms::settings")]
+    config: Option<RawSettings>,
     id: Option<String>,
     /// A component of another application.
     application: Option<Value>,
@@ -201,6 +208,7 @@ struct RawTraitProperties {
     spread: Vec<RawSpread>,
     #[serde(default, deserialize_with = "null_as_default")]
     rebalance: bool,
+    #[serde(default, deserialize_with = "forms::target")]
     target: Option<RawTarget>,
     #[serde(default, deserialize_with = "null_as_default")]
     values: BTreeMap<String, String>,
@@ -223,33 +231,6 @@ struct RawSpread {
     #[serde(default, deserialize_with = "null_as_default")]
     requirements: BTreeMap<String, String>,
     weight: Option<u32>,
-}
-
-/// The other end of a link, by name or with its configuration.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum RawTarget {
-    Name(String),
-    Full {
-        name: String,
-        #[serde(flatten)]
-        end: RawEnd,
-    },
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-struct RawEnd {
-    #[serde(default, deserialize_with = "null_as_default")]
-    config: Vec<RawConfig>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    secrets: Vec<Value>,
-}
-
-/// A named configuration; without `properties` it is kept elsewhere.
-#[derive(Clone, Debug, Deserialize)]
-struct RawConfig {
-    name: String,
-    properties: Option<BTreeMap<String, String>>,
 }
 
 impl Raw {
@@ -348,7 +329,7 @@ impl Reader {
         self.bounded("image", &image, IMAGE_MAX);
         match kind {
             RawKind::Actor => {
-                if raw.config.as_ref().is_some_and(|config| !config.is_null()) {
+                if raw.config.is_some() {
                     self.warn("`config` of an actor is left out");
                 }
                 Some(Properties::Actor(Actor { image }))
@@ -357,7 +338,11 @@ impl Reader {
                 self.bounded("contract", raw.contract.as_deref().unwrap_or(""), CONTRACT_MAX);
                 self.bounded("link_name", raw.link_name.as_deref().unwrap_or(""), LINK_NAME_MAX);
                 let config = self.config(raw.config);
-                let (contract, link_name) = (raw.contract, raw.link_name);
+                let contract = raw.contract.or_else(|| {
+                    let known = builtin::find(&image)?.ok()?;
+                    Some(known.contract_id.to_owned())
+                });
+                let link_name = raw.link_name;
                 Some(Properties::Capability(Capability { image, contract, link_name, config }))
             }
         }
@@ -369,25 +354,16 @@ impl Reader {
         }
     }
 
-    fn config(&mut self, raw: Option<Value>) -> Option<Config> {
+    fn config(&mut self, raw: Option<RawSettings>) -> Option<Config> {
         match raw? {
-            Value::Null => None,
-            Value::String(text) => Some(Config::Text(text)),
-            Value::Object(object) => Some(Config::Object(object)),
-            Value::Array(list) => {
-                match serde_json::from_value::<Vec<RawConfig>>(Value::Array(list)) {
-                    Ok(named) => {
-                        let merged = self.merged(named);
-                        let members = merged.into_iter().map(|(key, text)| (key, text.into()));
-                        Some(Config::Object(members.collect::<Map<_, _>>()))
-                    }
-                    Err(error) => {
-                        self.refuse(format!("an entry of `config` cannot be read: {error}"));
-                        None
-                    }
-                }
+            RawSettings::Text(text) => Some(Config::Text(text)),
+            RawSettings::Object(object) => Some(Config::Object(object)),
+            RawSettings::Named(named) => {
+                let merged = self.merged(named);
+                let members = merged.into_iter().map(|(key, text)| (key, text.into()));
+                Some(Config::Object(members.collect::<Map<_, _>>()))
             }
-            Value::Bool(_) | Value::Number(_) => {
+            RawSettings::Other => {
                 self.refuse("`config` is a text, an object, or a list of named objects");
                 None
             }
@@ -475,14 +451,15 @@ impl Reader {
 
     /// Returns the name of a link's other end, and the configuration of that end.
     fn target(&mut self, target: Option<RawTarget>) -> Option<(String, Vec<RawConfig>)> {
-        match target {
-            Some(RawTarget::Name(name)) => Some((name, Vec::new())),
-            Some(RawTarget::Full { name, end }) => Some((name, self.end(end))),
-            None => {
-                self.refuse("`target` is missing");
-                None
-            }
+        let Some(RawTarget { name, config, secrets }) = target else {
+            self.refuse("`target` is missing");
+            return None;
+        };
+        let config = self.end(RawEnd { config, secrets });
+        if name.is_none() {
+            self.refuse("`target` has no `name`");
         }
+        Some((name?, config))
     }
 
     fn end(&mut self, end: RawEnd) -> Vec<RawConfig> {
@@ -493,7 +470,10 @@ impl Reader {
     }
 
     fn linkdef(&mut self, raw: RawTraitProperties) -> Option<Linkdef> {
-        let (target, _) = self.target(raw.target)?;
+        let (target, config) = self.target(raw.target)?;
+        if !config.is_empty() {
+            self.refuse("a linkdef has no `config`; write it as `values`");
+        }
         Some(Linkdef { target, values: raw.values })
     }
 
@@ -510,19 +490,22 @@ impl Reader {
         if raw.name.is_some_and(|name| name != DEFAULT_LINK) {
             self.refuse("a link has no name of its own; set `link_name` of the capability");
         }
-        match properties? {
-            Properties::Actor(_) => {
-                let mut values = self.merged(config_of_target);
-                values.extend(raw.values);
-                Some(Linkdef { target, values })
-            }
-            Properties::Capability(_) => {
-                let values = self.merged(config_of_source);
-                let (path, capability) = (self.path.clone(), component.to_owned());
-                self.backward.push(Backward { path, capability, actor: target, values });
-                None
-            }
+        let is_backward = matches!(properties?, Properties::Capability(_));
+        let (of_capability, of_actor) = match is_backward {
+            true => (config_of_source, config_of_target),
+            false => (config_of_target, config_of_source),
+        };
+        if !of_actor.is_empty() {
+            self.warn("the configuration of the actor's end is left out");
         }
+        let mut values = self.merged(of_capability);
+        values.extend(raw.values);
+        if !is_backward {
+            return Some(Linkdef { target, values });
+        }
+        let (path, capability) = (self.path.clone(), component.to_owned());
+        self.backward.push(Backward { path, capability, actor: target, values });
+        None
     }
 
     /// Gives actors the links that are written at capabilities.

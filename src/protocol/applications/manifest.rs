@@ -2,7 +2,9 @@
 //! and that `model.get` answers with.
 //!
 //! Only shapes of wadm 0.10 are in here, so that its clients can read it. Forms of later versions
-//! are turned into these when a manifest is decoded, see [`decode`](super::decode).
+//! are turned into these when a manifest is decoded, see [`decode`](super::decode). One member may
+//! be missing that those clients want, the contract of a capability: a host fills it in when it
+//! stores a manifest, as far as it is known by then.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +37,8 @@ pub const DESCRIPTION: &str = "description";
 /// The annotation with the set of manifests that an application was applied with. An extension of
 /// ours.
 pub const APPLIED_SET: &str = "lattice.host/applied-set";
+/// The annotation with the contracts that a host filled in, by components. An extension of ours.
+const FILLED_IN: &str = "lattice.host/filled-contracts";
 /// The version that is always the newest one, and never a version of its own.
 pub const LATEST: &str = "latest";
 /// The link name of a capability that has none.
@@ -98,7 +102,8 @@ pub struct Actor {
 pub struct Capability {
     /// Goes to hosts as it is.
     pub image: String,
-    /// Manifests of later versions have none; then the claims of the provider say it.
+    /// Manifests of later versions have none; then the claims of the provider say it. Clients of
+    /// wadm 0.10 read no manifest without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contract: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,6 +197,46 @@ impl Manifest {
             Properties::Capability(capability) => Some((&*component.name, capability)),
             Properties::Actor(_) => None,
         })
+    }
+
+    /// Fills in the contracts that are missing, as far as they are `known` by the image, and notes
+    /// that in an annotation. Returns the components that still have none.
+    pub fn fill_contracts(&mut self, known: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let (mut filled, mut missing) = (BTreeMap::new(), Vec::new());
+        for component in &mut self.spec.components {
+            let Properties::Capability(provider) = &mut component.properties else { continue };
+            if provider.contract.is_some() {
+                continue;
+            }
+            provider.contract = known(&provider.image);
+            match &provider.contract {
+                Some(contract) => _ = filled.insert(component.name.clone(), contract.clone()),
+                None => missing.push(component.name.clone()),
+            }
+        }
+        if !filled.is_empty() {
+            // A map of texts always encodes.
+            let filled = serde_json::to_string(&filled).unwrap_or_default();
+            self.metadata.annotations.insert(FILLED_IN.to_owned(), filled);
+        }
+        missing
+    }
+
+    /// Returns the manifest as somebody wrote it: without the contracts that a host filled in. Two
+    /// are compared so, since the host may know more now than it did then.
+    pub fn as_written(mut self) -> Self {
+        let noted = self.metadata.annotations.remove(FILLED_IN).unwrap_or_default();
+        let filled: BTreeMap<String, String> = serde_json::from_str(&noted).unwrap_or_default();
+        for component in &mut self.spec.components {
+            if let Properties::Capability(provider) = &mut component.properties
+                && provider.contract.is_some()
+                // Somebody may have written another one since.
+                && provider.contract.as_ref() == filled.get(&component.name)
+            {
+                provider.contract = None;
+            }
+        }
+        self
     }
 
     /// Returns the actors with their names.

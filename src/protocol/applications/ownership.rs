@@ -35,6 +35,12 @@ pub fn annotations(application: &str, scaler: &str, rule: &str) -> BTreeMap<Stri
         .into()
 }
 
+/// Returns the application that something with these annotations runs for.
+pub fn owner(annotations: &BTreeMap<String, String>) -> Option<&str> {
+    let is_managed = annotations.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER);
+    annotations.get(APPLICATION).filter(|_| is_managed).map(String::as_str)
+}
+
 /// The ids of a scaler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids {

@@ -7,7 +7,10 @@ use super::{
     manifest::{Capability, Component, Manifest, Properties, Scaling, Trait},
     ownership,
 };
-use crate::events::event::has_all;
+use crate::{
+    control::types::{Pairs, is_drained},
+    events::event::has_all,
+};
 
 /// The rule of a scaler whose manifest names none.
 const DEFAULT_RULE: &str = "default";
@@ -49,6 +52,14 @@ pub enum ScalerKind {
         link_name: String,
         configuration: Option<String>,
     },
+}
+
+/// A provider that runs on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProviderRun<'a> {
+    pub key: &'a str,
+    pub image: &'a str,
+    pub link_name: &'a str,
 }
 
 /// How the count of a rule is meant.
@@ -100,6 +111,13 @@ impl Scaler {
     pub fn annotations(&self, application: &str, rule: &Rule) -> BTreeMap<String, String> {
         ownership::annotations(application, &self.id, &rule.name)
     }
+
+    /// Says whether what runs is the provider of this scaler, whoever started it; `key` is the
+    /// public key that the scaler's image led to.
+    pub fn is_served_by(&self, run: ProviderRun<'_>, key: Option<&str>) -> bool {
+        let ScalerKind::Provider { link_name, .. } = &self.kind else { return false };
+        run.link_name == link_name && (run.image == self.image || key == Some(run.key))
+    }
 }
 
 impl Mode {
@@ -115,6 +133,16 @@ impl Rule {
     /// Says whether a host with these labels is one that this rule means.
     pub fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
         has_all(labels, &self.requirements)
+    }
+
+    /// Returns the hosts that this rule means, of some with their labels: those that fit and are
+    /// not drained, or all that fit, if there is no other. A replica that can go nowhere else stays
+    /// where it is.
+    pub fn eligible<'a, T>(&self, hosts: impl Iterator<Item = (T, &'a Pairs)>) -> Vec<T> {
+        let fitting = hosts.filter(|(_, labels)| self.fits(labels));
+        let (drained, open): (Vec<_>, Vec<_>) = fitting.partition(|(_, labels)| is_drained(labels));
+        let meant = if open.is_empty() { drained } else { open };
+        meant.into_iter().map(|(host, _)| host).collect()
     }
 }
 

@@ -240,7 +240,7 @@ pub fn unmet(
     let mut unfit: BTreeMap<&BTreeMap<String, String>, Vec<String>> = BTreeMap::new();
     for scaler in &application.scalers {
         for rule in scaler.rules.iter().filter(|rule| rule.count > 0) {
-            match hosts.values().filter(|labels| rule.fits(labels)).count() {
+            match rule.eligible(hosts.iter()).len() {
                 0 => {
                     let named = format!("{:?} of {:?}", rule.name, scaler.component);
                     unfit.entry(&rule.requirements).or_default().push(named);

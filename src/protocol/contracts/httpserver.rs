@@ -9,7 +9,7 @@
 use std::{collections::TryReserveError, fmt, str};
 
 use bytes::Bytes;
-use http::{HeaderMap, header::HeaderValue};
+use http::{HeaderMap, StatusCode, header::HeaderValue, uri::Authority};
 use rmp::encode;
 use serde::{
     Deserialize, Deserializer,
@@ -226,6 +226,54 @@ impl Body<'_> {
             Self::Owned(bytes) => bytes.into(),
         }
     }
+}
+
+/// Reads the value of a `host` header: a name or an address, and perhaps a port. `None` if there is
+/// more in it, such as a user or a path: in a URL that would make it the URL of something else.
+pub fn authority(host: &[u8]) -> Option<Authority> {
+    let authority = Authority::try_from(host).ok()?;
+    let name = authority.host();
+    // A user stands before the name.
+    let rest = authority.as_str().strip_prefix(name).filter(|_| !name.is_empty())?;
+    let is_port = match rest.strip_prefix(':') {
+        Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()),
+        None => rest.is_empty(),
+    };
+    is_port.then_some(authority)
+}
+
+/// Precedes the name of the error that a component answers with.
+const ERROR_CODE: &str = "wasi:http error: ";
+
+/// Words the error that a component answers with instead of a response (components, section 4.4).
+pub fn error_code(name: &str, detail: impl fmt::Display) -> String {
+    format!("{ERROR_CODE}{name} ({detail})")
+}
+
+/// Reads the status that a client gets for the error of an actor; `None` if that is no code.
+pub fn status_of_error(text: &str) -> Option<StatusCode> {
+    let name = text.strip_prefix(ERROR_CODE)?.split(' ').next()?;
+    Some(match name {
+        "DNS-timeout"
+        | "connection-timeout"
+        | "connection-read-timeout"
+        | "connection-write-timeout"
+        | "HTTP-response-timeout" => StatusCode::GATEWAY_TIMEOUT,
+        "destination-unavailable" | "connection-limit-reached" => StatusCode::SERVICE_UNAVAILABLE,
+        "destination-not-found" | "configuration-error" | "internal-error" => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        "HTTP-request-denied" => StatusCode::FORBIDDEN,
+        "HTTP-request-length-required" => StatusCode::LENGTH_REQUIRED,
+        "HTTP-request-body-size" => StatusCode::PAYLOAD_TOO_LARGE,
+        "HTTP-request-method-invalid" | "HTTP-request-URI-invalid" => StatusCode::BAD_REQUEST,
+        "HTTP-request-URI-too-long" => StatusCode::URI_TOO_LONG,
+        "HTTP-request-header-section-size"
+        | "HTTP-request-header-size"
+        | "HTTP-request-trailer-section-size"
+        | "HTTP-request-trailer-size" => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        _ => StatusCode::BAD_GATEWAY,
+    })
 }
 
 /// Takes the marker off a payload; one in CBOR is written again as MessagePack.

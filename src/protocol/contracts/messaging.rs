@@ -16,6 +16,21 @@ pub const REQUEST: &str = "Request";
 /// Hands a message to an actor: [`Message`] in, nothing out.
 pub const HANDLE_MESSAGE: &str = "MessageSubscriber.HandleMessage";
 
+/// Words of the built-in provider's errors. The contract has texts alone, and components are told
+/// the kind of an error.
+pub mod words {
+    /// Between a subject that cannot be one and the reason.
+    pub const INVALID: &str = "is invalid:";
+    /// Behind a subject that the link may not use.
+    pub const RESERVED: &str = "belongs to the lattice or the NATS server";
+    /// At the end, of a message that the server does not take.
+    pub const TOO_LARGE: &str = "(its max_payload)";
+    /// At the beginning.
+    pub const NO_REPLY: &str = "no reply on";
+    /// At the beginning.
+    pub const NO_RESPONDERS: &str = "nobody listens on";
+}
+
 /// A message. The interface has three names for it: `PubMessage`, `SubMessage` and `ReplyMessage`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {

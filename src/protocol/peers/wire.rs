@@ -27,7 +27,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::serde_null::{is_zero, null_as_default};
+use crate::{
+    control::bounds::NAME_BYTES_MAX,
+    serde_null::{is_zero, null_as_default},
+};
 
 /// The question for everything a host offers.
 pub const ROSTER: &[u8] = b"roster";
@@ -56,6 +59,8 @@ pub const UNKNOWN: &[u8] = b"unknown";
 /// Targets a host names. More would not fit into a message; those beyond are reached through their
 /// queue groups.
 pub const TARGETS_MAX: usize = 8192;
+/// Bytes of the name of a target: a key, a dot and a link name.
+pub const TARGET_BYTES_MAX: usize = 56 + 1 + NAME_BYTES_MAX;
 
 /// The name of all hosts in [`Announcement::call`].
 pub const ALL: &str = "*";

@@ -126,9 +126,26 @@ pub async fn call(
     operation: &str,
     payload: Vec<u8>,
 ) -> Result<Bytes, CallError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    Arc::clone(link).call(by_echo(spec, operation, payload, deadline)).await
+}
+
+/// The same with a payload that took all the time of the call to come through the object store,
+/// which is not counted.
+pub async fn call_after_a_transfer(
+    link: &Arc<dyn Link>,
+    spec: &Spec,
+    operation: &str,
+    payload: Vec<u8>,
+) -> Result<Bytes, CallError> {
+    let call = by_echo(spec, operation, payload, Instant::now());
+    call.chain.add_transfer(Duration::from_secs(5));
+    Arc::clone(link).call(call).await
+}
+
+fn by_echo(spec: &Spec, operation: &str, payload: Vec<u8>, deadline: Instant) -> Call {
     let origin = Entity::new(ECHO, "", "");
     let target = Entity::new(spec.known.public_key, "default", spec.known.contract_id);
-    let deadline = Instant::now() + Duration::from_secs(5);
     let call = Call::new((origin, target), operation, payload.into(), deadline);
-    Arc::clone(link).call(Call { depth: 1, ..call }).await
+    Call { depth: 1, ..call }
 }

@@ -218,6 +218,80 @@ fn what_a_user_put_into_the_local_file_stays_there() {
     );
 }
 
+/// Returns the secrets that a connection logs in with.
+fn secrets(auth: &Auth) -> Vec<&str> {
+    match auth {
+        Auth::User { password, .. } => vec![password.expose()],
+        Auth::JwtAndSeed { jwt, seed } => vec![jwt.expose(), seed.expose()],
+        Auth::Nkey { seed } => vec![seed.expose()],
+        Auth::Token(token) => vec![token.expose()],
+        Auth::Anonymous | Auth::Creds(_) => Vec::new(),
+    }
+}
+
+/// A host starts again with the login that a user keeps in files of their own, and with what is in
+/// these by then.
+#[test]
+fn a_login_in_a_file_of_its_own_stays_there() {
+    let [one, two] = [seed(&KeyPair::new_user()), seed(&KeyPair::new_user())];
+    let with_jwt = format!(r#"{{"nats_seed":"{one}","nats_jwt_file":"f"}}"#);
+    for (json, one, two, of_ctl) in [
+        (r#"{"nats_user":"me","nats_password_file":"f"}"#, "one", "two", None),
+        (r#"{"ctl_user":"me","ctl_password_file":"f","rpc_token_file":"f"}"#, "one", "two", None),
+        (r#"{"nats_token_file":"f"}"#, "one", "two", None),
+        (r#"{"nats_token_file":"f","ctl_token":"own"}"#, "one", "two", Some("own")),
+        (r#"{"nats_seed_file":"f"}"#, one.as_str(), two.as_str(), None),
+        (with_jwt.as_str(), "ey.one.x", "ey.two.x", None),
+    ] {
+        let mut machine = Machine::new().json(json);
+        for content in [one, one, two, one] {
+            machine = machine.file("f", content);
+            let config = machine.config();
+            let told = |connection: &Connection| secrets(&connection.auth)[0].to_owned();
+            assert_eq!(told(&config.ctl), of_ctl.unwrap_or(content), "{json}");
+            assert_eq!([told(&config.rpc), told(&config.prov_rpc)], [content; 2], "{json}");
+            machine.write();
+        }
+        let copy = read(machine.home().join(".wash/host_config.json"));
+        assert!(!copy.contains("_file"), "{copy}");
+        // Another way to log in takes its place, and no half of it is left.
+        let machine = machine.env("WASMCLOUD_NATS_USER", "you").env("WASMCLOUD_NATS_PASSWORD", "p");
+        machine.write();
+        let config = machine.restarted().config();
+        assert_eq!(secrets(&config.rpc.auth), ["p"], "{json}");
+    }
+}
+
+/// Settings of the file that need others are nowhere else until those come, from a variable say.
+#[test]
+fn settings_that_wait_for_others_stay_in_the_file() {
+    let login = r#"{"oci_registry":"r","oci_user":"me","oci_password":"p"}"#;
+    let policy = r#"{"policy_topic":"p","policy_changes_topic":"c","policy_timeout_ms":500}"#;
+    for (json, cleared, kept) in [
+        (r#"{"oci_registry":"r","oci_user":"me"}"#, None, &["oci_registry", "oci_user"][..]),
+        (r#"{"oci_user":"me","oci_password":""}"#, None, &["oci_password", "oci_user"]),
+        (login, None, &["oci_password", "oci_registry", "oci_user"]),
+        (login, Some("oci_user"), &[]),
+        (
+            r#"{"policy_changes_topic":"c","policy_timeout_ms":500}"#,
+            None,
+            &["policy_changes_topic", "policy_timeout_ms"],
+        ),
+        (policy, None, &["policy_changes_topic", "policy_timeout_ms", "policy_topic"]),
+        (policy, Some("policy_topic"), &[]),
+    ] {
+        let machine = Machine::new().json(json);
+        let machine = cleared.into_iter().fold(machine, |machine, key| machine.flag(key, ""));
+        machine.write();
+        let mut keys: Vec<String> = parsed(machine.dir().join(FILE_NAME)).into_keys().collect();
+        keys.retain(|key| key.starts_with("oci_") || key.starts_with("policy_"));
+        assert_eq!(keys, kept, "{json} without {cleared:?}");
+    }
+    let machine = Machine::new().json(r#"{"oci_registry":"r","oci_user":"me"}"#);
+    machine.write();
+    assert!(machine.env("OCI_REGISTRY_PASSWORD", "p").config().oci.is_some());
+}
+
 #[test]
 fn a_third_copy_goes_where_host_config_points() {
     let machine = Machine::new().env("HOST_CONFIG", "third.json");

@@ -357,14 +357,23 @@ fn what_a_platform_says_of_other_services_does_not_stop_a_host() {
 #[test]
 fn every_secret_can_be_in_a_file() {
     let seed = seed(&KeyPair::new_cluster());
-    let machine = || Machine::new().file("seed", format!("{seed}\n"));
-    let given = [
-        machine().flag("cluster_seed_file", "seed"),
-        machine().env("WASMCLOUD_CLUSTER_SEED_FILE", "seed"),
-        machine().file(".env", "WASMCLOUD_CLUSTER_SEED_FILE=seed"),
-        machine().json(r#"{"cluster_seed_file": "seed"}"#),
-    ];
-    for machine in given {
+    let given = |content: &str| {
+        let machine = || Machine::new().file("seed", content);
+        [
+            machine().flag("cluster_seed_file", "seed"),
+            machine().env("WASMCLOUD_CLUSTER_SEED_FILE", "seed"),
+            machine().file(".env", "WASMCLOUD_CLUSTER_SEED_FILE=seed"),
+            machine().json(r#"{"cluster_seed_file": "seed"}"#),
+        ]
+    };
+    // One that was cut off is no wish to have another seed.
+    for machine in ["", "\n", " \r\n"].into_iter().flat_map(given) {
+        let expected = Problem::EmptyFile(machine.dir().join("seed"));
+        assert_eq!(machine.mistake().problem, expected);
+    }
+    let mistake = Machine::new().json(r#"{"cluster_seed_file": 5}"#).mistake();
+    assert_eq!(mistake.problem, Problem::WrongType { found: "a number" });
+    for machine in given(&format!("{seed}\n")) {
         let config = machine.config();
         assert_eq!(config.cluster.seed.expose(), seed);
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
@@ -376,10 +385,24 @@ fn every_secret_can_be_in_a_file() {
         assert!(setting.env.iter().all(|env| setting.is_env(&format!("{env}_FILE"))));
     }
     // One that is not for this user alone is told.
-    let open = machine().flag("cluster_seed_file", "seed");
+    let [open, ..] = given(&seed);
     chmod(&open.dir().join("seed"), 0o644);
     #[cfg(unix)]
     assert!(open.config().warnings[0].contains("chmod"), "{:?}", open.config().warnings);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_secret_of_a_dotenv_file_that_others_may_read_is_told_whichever_file_had_it_first() {
+    let machine = Machine::new()
+        .file(".env", "WASMCLOUD_NATS_TOKEN=one\n")
+        .file(".env.local", "WASMCLOUD_NATS_TOKEN=two\n");
+    chmod(&machine.dir().join(".env.local"), 0o644);
+    let warnings = machine.config().warnings;
+    assert!(
+        matches!(&*warnings, [one] if one.contains(".env.local holds secrets")),
+        "{warnings:?}"
+    );
 }
 
 #[cfg(unix)]

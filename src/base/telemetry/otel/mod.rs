@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::ProcessEnvironment;
 use check::Wrong;
-pub(crate) use logs::emit;
+pub(crate) use logs::{SpanFields, emit};
 use outage::Ways;
 pub(crate) use outage::is_told_otherwise;
 use settings::{Address, Signal, Variables};
@@ -263,7 +263,13 @@ fn started<T>(
             protocol = check::protocol(to.is_grpc),
             "telemetry goes to a collector"
         ),
-        Err(error) => warn!(signal, %error, "telemetry of this kind is not exported"),
+        Err(error) => warn!(
+            signal,
+            %error,
+            address = %to.shown,
+            variable = to.variable.as_str(),
+            "telemetry of this kind is not exported"
+        ),
     }
     made.ok()
 }

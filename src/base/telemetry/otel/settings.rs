@@ -146,9 +146,18 @@ impl Variables {
         self.raw(name).map(str::trim)
     }
 
-    /// Returns a setting of the exporter of a signal: its own, or that of all.
+    /// Returns a setting of the exporter of a signal and the variable it stands in: its own, or that
+    /// of all.
+    pub fn setting(&self, signal: Signal, what: &str) -> Option<(String, &str)> {
+        names_of(signal, what).into_iter().find_map(|name| {
+            let value = self.get(&name)?;
+            Some((name, value))
+        })
+    }
+
+    /// Returns such a setting alone.
     pub fn of_exporter(&self, signal: Signal, what: &str) -> Option<&str> {
-        names_of(signal, what).iter().find_map(|name| self.get(name))
+        self.setting(signal, what).map(|(_, value)| value)
     }
 
     /// Says whether everything is turned off.
@@ -205,7 +214,7 @@ impl Variables {
     /// lacks.
     fn url(&self, signal: Signal, endpoint: &str, is_grpc: bool) -> String {
         if !is_grpc {
-            return format!("{}/v1/{}", endpoint.trim_end_matches('/'), signal.name());
+            return with_path(endpoint, signal);
         }
         let is_insecure = self.of_exporter(signal, "INSECURE");
         let is_insecure = is_insecure.is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -337,6 +346,14 @@ pub(super) fn is_endpoint(text: &str, is_grpc: bool) -> bool {
     })
 }
 
+/// Adds the path of a signal to that of an endpoint, before a query.
+fn with_path(endpoint: &str, signal: Signal) -> String {
+    let Ok(mut url) = Url::parse(endpoint) else { return endpoint.to_owned() };
+    let path = format!("{}/v1/{}", url.path().trim_end_matches('/'), signal.name());
+    url.set_path(&path);
+    url.into()
+}
+
 fn has_scheme(text: &str) -> bool {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| !scheme.is_empty() && !scheme.contains(['/', '?', '#']))
@@ -431,7 +448,7 @@ pub(super) mod tests {
             (&[(OF_ALL, "http://c"), (OWN, "nothing")], "http://c/v1/metrics", "http://c", OF_ALL),
             (
                 &[(OF_ALL, "https://me:pw@c/x?key=1")],
-                "https://me:pw@c/x?key=1/v1/metrics",
+                "https://me:pw@c/x/v1/metrics?key=1",
                 "https://c/x",
                 OF_ALL,
             ),
@@ -478,6 +495,8 @@ pub(super) mod tests {
             ("notaurl", false, true),
             ("c:4317", false, true),
             ("unix:///run/c.sock", false, true),
+            ("https://me:hunt^er2@c", true, true),
+            ("http://ä.example", true, true),
             ("ftp://c", false, false),
             ("http://", false, false),
             ("://c", false, false),

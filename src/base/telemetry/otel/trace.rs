@@ -11,7 +11,7 @@ use std::{
 };
 
 use opentelemetry::{
-    Context,
+    Context, Value,
     propagation::{Extractor, TextMapPropagator as _},
     trace::{
         SpanContext, SpanId, Status, TraceContextExt as _, TraceId, Tracer as _,
@@ -25,6 +25,7 @@ use opentelemetry_sdk::{
 };
 
 use super::{scope, settings::TRACE_HEADERS};
+use crate::telemetry::{TEXT_BYTES_MAX, within};
 use lattice_protocol::rpc::invocation::TraceContext;
 
 static TRACES: OnceLock<Traces> = OnceLock::new();
@@ -101,6 +102,7 @@ impl Span {
     ) -> Self {
         let Some(Traces { tracer, .. }) = TRACES.get() else { return Self::none() };
         let parent = parent_of(trace, kind == SpanKind::Server);
+        let attributes = attributes.into_iter().map(bounded);
         let builder = tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
         let context = Context::new().with_span(tracer.build_with_context(builder, &parent));
         tell(context.span().span_context(), trace);
@@ -123,7 +125,7 @@ impl Span {
     /// Adds something that is known only now.
     pub fn set(&self, attribute: KeyValue) {
         if let Some(context) = &self.0 {
-            context.span().set_attribute(attribute);
+            context.span().set_attribute(bounded(attribute));
         }
     }
 
@@ -136,7 +138,8 @@ impl Span {
         let Some(context) = self.0.take() else { return };
         let span = context.span();
         if let Some(failure) = failure {
-            span.set_status(Status::error(failure.to_string()));
+            let failure = failure.to_string();
+            span.set_status(Status::error(within(&failure, TEXT_BYTES_MAX).into_owned()));
         }
         span.end();
     }
@@ -171,6 +174,17 @@ impl<F: Future> Future for Within<'_, F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<F::Output> {
         let Self { span, work } = &mut *self;
         span.scope(|| work.as_mut().poll(context))
+    }
+}
+
+/// Cuts a text that is too long: many come from the wire.
+fn bounded(attribute: KeyValue) -> KeyValue {
+    match &attribute.value {
+        Value::String(text) if text.as_str().len() > TEXT_BYTES_MAX => {
+            let text = within(text.as_str(), TEXT_BYTES_MAX).into_owned();
+            KeyValue::new(attribute.key, text)
+        }
+        _ => attribute,
     }
 }
 
@@ -264,6 +278,19 @@ mod tests {
             let before = told.clone();
             tell(context.span().span_context(), &mut told);
             assert_eq!(told, before);
+        }
+    }
+
+    #[test]
+    fn a_text_of_a_span_has_a_bound() {
+        let long = "ä".repeat(TEXT_BYTES_MAX);
+        let cut = format!("{}… ({} bytes)", "ä".repeat(TEXT_BYTES_MAX / 2), long.len());
+        for (value, expected) in [
+            (Value::from(long), Value::from(cut)),
+            (Value::from("short"), Value::from("short")),
+            (Value::from(7_i64), Value::from(7_i64)),
+        ] {
+            assert_eq!(bounded(KeyValue::new("k", value)), KeyValue::new("k", expected));
         }
     }
 

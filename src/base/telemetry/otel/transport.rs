@@ -1,13 +1,23 @@
 //! The way to a collector: over gRPC with the SDK's client, over HTTP with the one that this
 //! program has for everything.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, ResponseBodyTooLarge};
 use opentelemetry_otlp::{
     ExporterBuildError, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig as _,
     WithHttpConfig as _, WithTonicConfig as _,
-    tonic_types::transport::{Certificate, ClientTlsConfig, Identity},
+    tonic_types::{
+        metadata::MetadataMap,
+        transport::{Certificate, ClientTlsConfig, Identity},
+    },
+};
+use percent_encoding::percent_decode_str;
+use reqwest::{
+    Url,
+    header::{AUTHORIZATION, HeaderValue},
+    redirect::Policy,
 };
 use tokio::runtime::Handle;
 use tracing::warn;
@@ -25,13 +35,30 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Why a signal cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    #[error("{path} cannot be read: {cause}")]
-    File { path: String, cause: std::io::Error },
+    #[error("{variable} names {path}, which cannot be read: {cause}")]
+    File { variable: String, path: String, cause: std::io::Error },
+    #[error("{missing} is not set, and {given} does nothing without it")]
+    Half { given: String, missing: String },
     #[error("its client cannot be made: {}", errors::chain(.0))]
     Client(reqwest::Error),
-    #[error(transparent)]
-    Exporter(#[from] ExporterBuildError),
+    #[error("its exporter cannot be made: {0}")]
+    Exporter(String),
 }
+
+impl TransportError {
+    /// Makes the error of an exporter that the SDK refused. Where the SDK names the URL, its text is
+    /// left out: a query may have a key in it.
+    fn of_sdk(error: &ExporterBuildError, to: &Address) -> Self {
+        let text = error.to_string();
+        Self::Exporter(match text.contains("://") {
+            true => format!("the address {} in {} cannot be used", to.shown, to.variable),
+            false => text,
+        })
+    }
+}
+
+const CLIENT_CERTIFICATE: &str = "CLIENT_CERTIFICATE";
+const CLIENT_KEY: &str = "CLIENT_KEY";
 
 /// The certificates of an exporter, in PEM.
 struct Certificates {
@@ -42,35 +69,84 @@ struct Certificates {
 
 impl Certificates {
     fn read(variables: &Variables, signal: Signal) -> Result<Self, TransportError> {
-        let authority = file(variables.of_exporter(signal, "CERTIFICATE"), Holds::Settings)?;
-        let certificate =
-            file(variables.of_exporter(signal, "CLIENT_CERTIFICATE"), Holds::Settings)?;
-        let key = file(variables.of_exporter(signal, "CLIENT_KEY"), Holds::Secrets)?;
-        Ok(Self { authority, own: certificate.zip(key) })
+        let authority = file(variables.setting(signal, "CERTIFICATE"), Holds::Settings)?;
+        let certificate = file(variables.setting(signal, CLIENT_CERTIFICATE), Holds::Settings)?;
+        let key = file(variables.setting(signal, CLIENT_KEY), Holds::Secrets)?;
+        let own = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(half(variables, signal, CLIENT_CERTIFICATE, CLIENT_KEY)),
+            (None, Some(_)) => return Err(half(variables, signal, CLIENT_KEY, CLIENT_CERTIFICATE)),
+        };
+        Ok(Self { authority, own })
     }
 }
 
-fn file(path: Option<&str>, holds: Holds) -> Result<Option<Vec<u8>>, TransportError> {
-    let Some(path) = path else { return Ok(None) };
-    let read = trusted::read(Path::new(path), holds)
-        .map_err(|cause| TransportError::File { path: path.to_owned(), cause })?;
+fn file(setting: Option<(String, &str)>, holds: Holds) -> Result<Option<Vec<u8>>, TransportError> {
+    let Some((variable, path)) = setting else { return Ok(None) };
+    let read = trusted::read(Path::new(path), holds).map_err(|cause| TransportError::File {
+        variable,
+        path: path.to_owned(),
+        cause,
+    })?;
     read.warning.iter().for_each(|warning| warn!("{warning}"));
     Ok(Some(read.bytes))
+}
+
+/// Makes the error of a client certificate of which one half is set: without the other it would be
+/// dropped, and the collector would refuse for no reason that anybody sees.
+fn half(variables: &Variables, signal: Signal, given: &str, missing: &str) -> TransportError {
+    let name = variables.setting(signal, given).map(|(name, _)| name).unwrap_or_default();
+    TransportError::Half { missing: name.replace(given, missing), given: name }
+}
+
+/// Parts the URL of a collector from its login. Returns the URL in the form that the SDK takes,
+/// which percent-encodes more than people write, and the value of the header that has the login:
+/// the SDK sends it nowhere, and over gRPC it would be a part of the address.
+fn parted(url: &str) -> (String, Option<String>) {
+    let Ok(mut url) = Url::parse(url) else { return (url.to_owned(), None) };
+    let [name, password] = [url.username(), url.password().unwrap_or_default()]
+        .map(|part| percent_decode_str(part).collect::<Vec<u8>>());
+    if name.is_empty() && password.is_empty() {
+        return (url.into(), None);
+    }
+    let login = STANDARD.encode([name, password].join(&b':'));
+    // Both can be done with a URL that has a login.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    (url.into(), Some(format!("Basic {login}")))
+}
+
+/// The header of a login. One that a variable gives wins.
+fn headers(login: Option<String>) -> HashMap<String, String> {
+    login.map(|login| (AUTHORIZATION.to_string(), login)).into_iter().collect()
+}
+
+/// The same for gRPC.
+fn metadata(login: Option<String>) -> MetadataMap {
+    let value = login.and_then(|login| HeaderValue::try_from(login).ok());
+    MetadataMap::from_headers(value.map(|value| (AUTHORIZATION, value)).into_iter().collect())
 }
 
 macro_rules! exporter {
     ($builder:expr, $variables:expr, $to:expr, $ways:expr, $signal:expr) => {{
         let (variables, to, signal, seen) = ($variables, $to, $signal, Seen::default());
         let certificates = Certificates::read(variables, signal)?;
-        let (url, timeout) = (to.url.as_str(), variables.timeout(signal));
+        let ((url, login), timeout) = (parted(&to.url), variables.timeout(signal));
         let exporter = match to.is_grpc {
             true if to.is_tls() => $builder
                 .with_tonic()
                 .with_endpoint(url)
                 .with_timeout(timeout)
+                .with_metadata(metadata(login))
                 .with_tls_config(grpc_tls(certificates))
                 .build(),
-            true => $builder.with_tonic().with_endpoint(url).with_timeout(timeout).build(),
+            true => $builder
+                .with_tonic()
+                .with_endpoint(url)
+                .with_timeout(timeout)
+                .with_metadata(metadata(login))
+                .build(),
             false => {
                 let client = Http::new(certificates, timeout, seen.clone())?;
                 $builder
@@ -78,11 +154,13 @@ macro_rules! exporter {
                     .with_endpoint(url)
                     .with_protocol(Protocol::HttpBinary)
                     .with_timeout(timeout)
+                    .with_headers(headers(login))
                     .with_http_client(client)
                     .build()
             }
         };
-        Ok(Watched::new(exporter?, signal, $ways.to(to), seen))
+        let exporter = exporter.map_err(|error| TransportError::of_sdk(&error, to))?;
+        Ok(Watched::new(exporter, signal, $ways.to(to), seen))
     }};
 }
 
@@ -138,7 +216,8 @@ impl Http {
         timeout: Duration,
         seen: Seen,
     ) -> Result<Self, TransportError> {
-        let mut client = reqwest::Client::builder().timeout(timeout);
+        // Telemetry goes where the settings say, and nowhere else: a redirection is an answer.
+        let mut client = reqwest::Client::builder().timeout(timeout).redirect(Policy::none());
         if let Some(pem) = &certificates.authority {
             let authorities =
                 reqwest::Certificate::from_pem_bundle(pem).map_err(TransportError::Client)?;
@@ -168,7 +247,7 @@ async fn exchange(
     client: reqwest::Client,
     request: Request<Bytes>,
 ) -> Result<Response<Bytes>, HttpError> {
-    // The URL of a request may have a login in it.
+    // The URL of a request may have a key in it.
     let answer = client.execute(request.try_into()?).await;
     let mut answer = answer.map_err(reqwest::Error::without_url)?;
     let mut response = Response::new(Bytes::new());
@@ -187,19 +266,91 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
     use super::*;
     use crate::telemetry::otel::settings::tests::variables;
 
     #[tokio::test]
     async fn every_exporter_can_be_made_for_both_protocols() {
-        for protocol in ["grpc", "http/protobuf"] {
-            let variables = variables(&[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+        for (protocol, endpoint) in [
+            ("grpc", ""),
+            ("http/protobuf", ""),
+            ("grpc", "http://me:hunt^er2@c:4317"),
+            ("http/protobuf", "https://me:h|{nt\"er2@c/x?key=1"),
+            ("http/protobuf", "http://ä.example"),
+            ("grpc", "unix:///run/c.sock"),
+        ] {
+            let variables = variables(&[
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ]);
             let mut ways = Ways::default();
             let [traces, counts, lines] = Signal::ALL.map(|signal| variables.address(signal));
-            assert!(spans(&variables, &traces, &mut ways).is_ok(), "{protocol}");
-            assert!(metrics(&variables, &counts, &mut ways).is_ok(), "{protocol}");
-            assert!(logs(&variables, &lines, &mut ways).is_ok(), "{protocol}");
+            let told = spans(&variables, &traces, &mut ways).err();
+            assert!(told.is_none(), "{protocol} {endpoint}: {told:?}");
+            assert!(metrics(&variables, &counts, &mut ways).is_ok(), "{protocol} {endpoint}");
+            assert!(logs(&variables, &lines, &mut ways).is_ok(), "{protocol} {endpoint}");
         }
+    }
+
+    #[test]
+    fn the_login_of_a_url_is_sent_as_a_header_and_the_rest_is_what_the_sdk_takes() {
+        for (url, rest, login) in [
+            ("http://c:4318/v1/traces", "http://c:4318/v1/traces", None),
+            ("https://me:hunt^er2@c/x?key=1", "https://c/x?key=1", Some("me:hunt^er2")),
+            ("https://me:p%40ä@c:4317", "https://c:4317/", Some("me:p@ä")),
+            ("https://me@c", "https://c/", Some("me:")),
+            ("https://@c/{x}", "https://c/%7Bx%7D", None),
+            ("http://ä.example/x", "http://xn--4ca.example/x", None),
+            ("unix:///run/c.sock", "unix:///run/c.sock", None),
+        ] {
+            let login = login.map(|login| format!("Basic {}", STANDARD.encode(login)));
+            assert_eq!(parted(url), (rest.to_owned(), login.clone()), "{url}");
+            let sent = metadata(login.clone()).into_headers();
+            let sent = sent.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+            assert_eq!(sent, login.as_deref(), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_exporter_that_cannot_be_made_says_why_without_its_url() {
+        let to = variables(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c/x?key=hunter2")])
+            .address(Signal::Traces);
+        for (text, told) in [
+            (
+                "endpoint: invalid endpoint 'https://c/x?key=hunter2': invalid uri character",
+                "the address https://c/x in OTEL_EXPORTER_OTLP_ENDPOINT cannot be used",
+            ),
+            ("tls_config: no certificate", "tls_config: no certificate"),
+        ] {
+            let error = ExporterBuildError::InvalidConfiguration(text.to_owned());
+            let error = TransportError::of_sdk(&error, &to).to_string();
+            assert!(error.ends_with(told) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirection_is_an_answer_that_is_not_followed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        let answer = format!(
+            "HTTP/1.1 302 Found\r\nlocation: {url}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        let none = Certificates { authority: None, own: None };
+        let client = Http::new(none, Duration::from_secs(10), Seen::default()).unwrap();
+        let asked = client.send_bytes(Request::post(url).body(Bytes::new()).unwrap());
+        // Nobody who comes once more is answered.
+        let answering = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 1024]).await.unwrap();
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (asked, ()) = tokio::join!(asked, answering);
+        assert_eq!(asked.unwrap().status(), 302);
     }
 
     #[tokio::test]
@@ -239,7 +390,31 @@ mod tests {
         let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
             panic!("it is taken without its certificate")
         };
-        assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
+        for part in ["OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn half_a_client_certificate_is_named_with_what_is_missing() {
+        const OF_ALL: &str = "OTEL_EXPORTER_OTLP";
+        const OWN: &str = "OTEL_EXPORTER_OTLP_TRACES";
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("client.pem");
+        trusted::create(&path, b"text").unwrap();
+        for (given, missing) in [
+            (format!("{OF_ALL}_CLIENT_CERTIFICATE"), format!("{OF_ALL}_CLIENT_KEY")),
+            (format!("{OWN}_CLIENT_KEY"), format!("{OWN}_CLIENT_CERTIFICATE")),
+        ] {
+            let variables = variables(&[(given.as_str(), path.to_str().unwrap())]);
+            let to = variables.address(Signal::Traces);
+            let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
+                panic!("{given} is taken alone")
+            };
+            let expected = format!("{missing} is not set, and {given} does nothing without it");
+            assert_eq!(error.to_string(), expected);
+        }
     }
 
     #[cfg(unix)]

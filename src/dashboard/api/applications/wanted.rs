@@ -1,7 +1,7 @@
 //! Compares what an application is to run with what runs: pure functions of a manifest, of the
 //! hosts, and of the last status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,15 +11,17 @@ use crate::{
     mask::{HIDDEN, Mask},
     model::{HostView, Snapshot, State as HostState},
 };
+use lattice_applications::plan::{is_left_over, is_of_rule};
+use lattice_client::watch::count;
 use lattice_engine::providers::external::masks;
 use lattice_protocol::{
     applications::{
         api::{Info, Status, StatusType},
         manifest::{Config, Manifest, Properties, Trait},
         ownership,
-        resolved::{Application, Mode, Rule, Scaler, ScalerKind},
+        resolved::{Application, Mode, ProviderRun, Rule, Scaler, ScalerKind},
     },
-    control::types::{InventoryProvider, Pairs},
+    control::types::{InventoryInstance, InventoryProvider},
     links::Table,
 };
 
@@ -91,7 +93,7 @@ pub struct RuleView {
     pub requirements: BTreeMap<String, String>,
     pub wanted: u64,
     pub running: u64,
-    /// Hosts that have the labels.
+    /// Hosts that the rule means: they have the labels, and are not drained unless all others are.
     pub fitting: usize,
     /// Where it runs, and of a daemonscaler where it is to.
     pub places: Vec<PlaceView>,
@@ -105,7 +107,7 @@ pub struct PlaceView {
     pub host_id: String,
     pub host_name: String,
     pub host_state: HostState,
-    /// The host has the labels of the rule.
+    /// The rule means the host.
     pub fits: bool,
     /// Of a daemonscaler.
     pub wanted: Option<u64>,
@@ -285,12 +287,15 @@ fn rule_view(application: &Application, scaler: &Scaler, rule: &Rule, seen: Seen
         ScalerKind::Actor => u64::from(rule.count),
         ScalerKind::Provider { .. } => u64::from(rule.count.min(1)),
     };
-    for host in seen.snapshot.present() {
-        let fits = rule.fits(&host.labels);
+    let present = || seen.snapshot.present();
+    let eligible: BTreeSet<&str> =
+        rule.eligible(present().map(|host| (&*host.id, &host.labels))).into_iter().collect();
+    for host in present() {
+        let fits = eligible.contains(&*host.id);
         let (running, shared_with) = match &scaler.kind {
             ScalerKind::Actor => (instances(application, scaler, rule, host), None),
-            ScalerKind::Provider { link_name, .. } => {
-                provider(application, (scaler, link_name), (rule, fits), host, seen.table)
+            ScalerKind::Provider { .. } => {
+                provider(application, scaler, (rule, fits), host, seen.table)
             }
         };
         let wanted = (scaler.mode == Mode::Daemon).then_some(if fits { per_host } else { 0 });
@@ -325,63 +330,35 @@ fn rule_view(application: &Application, scaler: &Scaler, rule: &Rule, seen: Seen
 fn instances(application: &Application, scaler: &Scaler, rule: &Rule, host: &HostView) -> u64 {
     let groups = host.inventory.actors.iter().flat_map(|actor| &actor.instances);
     let own = groups.filter(|group| is_of_rule(application, scaler, rule, &group.annotations));
-    own.map(|group| u64::from(group.max_instances)).sum()
+    own.map(count).sum()
 }
 
 /// Returns whether a provider runs on a host, by a rule or for somebody else; and then for whom.
 fn provider(
     application: &Application,
-    (scaler, link_name): (&Scaler, &str),
+    scaler: &Scaler,
     (rule, fits): (&Rule, bool),
     host: &HostView,
     table: &Table,
 ) -> (u64, Option<String>) {
-    let key = table.public_key_of(&scaler.image).map(|key| &**key);
-    let serves = |run: &&InventoryProvider| {
-        run.link_name == link_name
-            && (run.image_ref == scaler.image || Some(run.id.as_str()) == key)
-    };
-    let runs: Vec<&InventoryProvider> = host.inventory.providers.iter().filter(serves).collect();
+    let runs = &host.inventory.providers;
     if runs.iter().any(|run| is_of_rule(application, scaler, rule, &run.annotations)) {
         return (1, None);
     }
-    let foreign = runs.iter().find(|run| owner(&run.annotations) != Some(&*application.name));
-    match foreign.filter(|_| fits) {
-        Some(run) => (1, Some(owner(&run.annotations).unwrap_or_default().to_owned())),
+    let key = table.public_key_of(&scaler.image).map(|key| &**key);
+    let is_foreign = |run: &&InventoryProvider| {
+        let InventoryProvider { id, image_ref, link_name, .. } = run;
+        ownership::owner(&run.annotations) != Some(&*application.name)
+            && scaler.is_served_by(ProviderRun { key: id, image: image_ref, link_name }, key)
+    };
+    match runs.iter().find(is_foreign).filter(|_| fits) {
+        Some(run) => (1, Some(ownership::owner(&run.annotations).unwrap_or_default().to_owned())),
         None => (0, None),
     }
 }
 
-/// Returns the application that something runs for.
-pub fn owner(annotations: &Pairs) -> Option<&str> {
-    let manager = annotations.get(ownership::MANAGED_BY)?;
-    let name = annotations.get(ownership::APPLICATION)?;
-    (manager == ownership::MANAGER).then_some(name.as_str())
-}
-
-fn is_of_rule(
-    application: &Application,
-    scaler: &Scaler,
-    rule: &Rule,
-    annotations: &Pairs,
-) -> bool {
-    std::iter::once(&scaler.id).chain(&scaler.old_id).any(|id| {
-        let own = ownership::annotations(&application.name, id, &rule.name);
-        own.iter().all(|(name, value)| annotations.get(name) == Some(value))
-    })
-}
-
-fn is_asked_for(application: &Application, annotations: &Pairs) -> bool {
-    application.scalers.iter().any(|scaler| {
-        scaler.rules.iter().any(|rule| is_of_rule(application, scaler, rule, annotations))
-    })
-}
-
 /// Returns what runs for an application, and is not asked for by it.
 pub fn leftovers(application: &Application, snapshot: &Snapshot) -> Vec<Leftover> {
-    let is_left = |annotations: &Pairs| {
-        owner(annotations) == Some(&*application.name) && !is_asked_for(application, annotations)
-    };
     let mut all = Vec::new();
     for host in snapshot.present() {
         let (host_id, host_name) = (host.id.to_string(), host.name.clone());
@@ -394,13 +371,15 @@ pub fn leftovers(application: &Application, snapshot: &Snapshot) -> Vec<Leftover
             running,
         };
         for actor in &host.inventory.actors {
-            let left = actor.instances.iter().filter(|group| is_left(&group.annotations));
-            let running: u64 = left.map(|group| u64::from(group.max_instances)).sum();
+            let is_left =
+                |group: &&InventoryInstance| is_left_over(application, &group.annotations);
+            let running: u64 = actor.instances.iter().filter(is_left).map(count).sum();
             if running > 0 {
                 all.push(of("actor", &actor.id, &actor.image_ref, running));
             }
         }
-        let runs = host.inventory.providers.iter().filter(|run| is_left(&run.annotations));
+        let runs = host.inventory.providers.iter();
+        let runs = runs.filter(|run| is_left_over(application, &run.annotations));
         all.extend(runs.map(|run| of("provider", &run.id, &run.image_ref, 1)));
     }
     all
@@ -450,186 +429,4 @@ pub fn sums(application: &Application, seen: Seen<'_>) -> (u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use lattice_protocol::{
-        applications::{
-            api::ScalerStatus,
-            decode::{Format, decode},
-        },
-        control::types::{Inventory, InventoryActor, InventoryInstance},
-    };
-
-    const SHOP: &str = "
-apiVersion: core.oam.dev/v1beta1
-kind: Application
-metadata: {name: shop, annotations: {version: v1}}
-spec:
-  components:
-  - name: front
-    type: actor
-    properties: {image: r/front:1}
-    traits:
-    - type: spreadscaler
-      properties:
-        instances: 4
-        spread:
-        - {name: east, requirements: {zone: east}, weight: 50}
-        - {name: west, requirements: {zone: west}, weight: 50}
-    - type: linkdef
-      properties: {target: web, values: {address: '0.0.0.0:80', token: abcdefgh}}
-  - name: web
-    type: capability
-    properties: {image: r/web:1, contract: 'wasmcloud:httpserver', config: {password: abcdefgh}}
-    traits:
-    - {type: daemonscaler, properties: {instances: 1, spread: [{name: east, requirements: {zone: east}}]}}
-";
-
-    fn manifest() -> Manifest {
-        decode(SHOP.as_bytes(), Format::Yaml).unwrap().manifest
-    }
-
-    fn host(id: &str, zone: &str, inventory: Inventory) -> (Arc<str>, Arc<HostView>) {
-        let labels = Pairs::from([("zone".into(), zone.into())]);
-        let inventory = Arc::new(inventory);
-        let view =
-            HostView { id: id.into(), name: id.into(), labels, inventory, ..HostView::default() };
-        (id.into(), Arc::new(view))
-    }
-
-    fn group(annotations: Pairs, max_instances: u32) -> InventoryInstance {
-        InventoryInstance { annotations, max_instances, ..InventoryInstance::default() }
-    }
-
-    fn actor(instances: Vec<InventoryInstance>) -> InventoryActor {
-        InventoryActor { id: "MA".into(), instances, ..InventoryActor::default() }
-    }
-
-    fn provider_of(annotations: Pairs) -> InventoryProvider {
-        InventoryProvider {
-            id: "VA".into(),
-            image_ref: "r/web:1".into(),
-            link_name: "default".into(),
-            annotations,
-            ..InventoryProvider::default()
-        }
-    }
-
-    #[test]
-    fn what_is_wanted_stands_beside_what_runs_host_by_host() {
-        let (manifest, application) = (manifest(), Application::of(&manifest()));
-        let front = &application.scalers[0];
-        let of = |rule: usize| front.annotations("shop", &front.rules[rule]);
-        let others = ownership::annotations("other", "x", "default");
-        let old = ownership::annotations("shop", "actorspreadscaler-shop-front-r/front:0", "east");
-        let snapshot = Snapshot::new(
-            [
-                host(
-                    "N1",
-                    "east",
-                    Inventory {
-                        actors: vec![actor(vec![
-                            group(of(0), 2),
-                            group(old, 3),
-                            group(Pairs::new(), 9),
-                        ])],
-                        providers: vec![provider_of(others)],
-                        ..Inventory::default()
-                    },
-                ),
-                host(
-                    "N2",
-                    "west",
-                    Inventory {
-                        actors: vec![actor(vec![group(of(1), 1)])],
-                        ..Inventory::default()
-                    },
-                ),
-                host("N3", "east", Inventory::default()),
-            ]
-            .into(),
-        );
-        let told = ScalerStatus {
-            id: front.id.clone(),
-            kind: "SpreadScaler".into(),
-            name: "r/front:1".into(),
-            status: Info { kind: StatusType::Reconciling, message: "Scaling r/front:1".into() },
-            next_at: Some(7),
-        };
-        let status = Status { scalers: vec![told], ..Status::default() };
-        let table = Table::default();
-        let seen = Seen { snapshot: &snapshot, table: &table, status: &status };
-        let parts = parts(&manifest, &application, seen);
-        let sums_of = |part: &Part| {
-            let rules = part.scalers[0].rules.iter();
-            rules
-                .map(|rule| (rule.wanted, rule.running, rule.fitting, rule.places.len()))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(sums_of(&parts[0]), [(2, 2, 2, 1), (2, 1, 1, 1)]);
-        assert_eq!(
-            (parts[0].scalers[0].state, parts[0].scalers[0].next_at_ms),
-            (Standing::Reconciling, Some(7))
-        );
-        // One of two hosts runs it, for another application.
-        assert_eq!(sums_of(&parts[1]), [(2, 1, 2, 2)]);
-        let shared: Vec<_> = parts[1].scalers[0].rules[0]
-            .places
-            .iter()
-            .map(|place| place.shared_with.as_deref())
-            .collect();
-        assert_eq!(shared, [Some("other"), None]);
-        assert_eq!(sums(&application, seen), (6, 4));
-        let left = leftovers(&application, &snapshot);
-        assert_eq!(
-            left.iter().map(|one| (&*one.host_id, one.running)).collect::<Vec<_>>(),
-            [("N1", 3)]
-        );
-    }
-
-    #[test]
-    fn nobody_sees_secrets_and_readers_see_no_values() {
-        for (is_operator, address) in [(true, "0.0.0.0:80"), (false, HIDDEN)] {
-            let text = serde_json::to_string(&shown(&manifest(), is_operator)).unwrap();
-            assert!(!text.contains("abcdefgh") && text.contains(address), "{text}");
-        }
-        let mut links = links(&manifest(), &Status::default());
-        assert_eq!(links[0].values["address"].as_deref(), Some("0.0.0.0:80"));
-        assert_eq!(links[0].values["token"], None);
-        links.mask();
-        assert!(links[0].values.values().all(Option::is_none));
-    }
-
-    #[test]
-    fn a_secret_of_a_providers_configuration_is_hidden_however_deep() {
-        let config = serde_json::json!({
-            "region": "east", "db": {"password": "hunter22", "host": "h"},
-            "users": [{"name": "ann", "token": "abcdefgh"}],
-        });
-        let Value::Object(object) = config else { panic!("an object") };
-        let shown = shown_config(&Config::Object(object), true);
-        let text = serde_json::to_string(&shown).unwrap();
-        for (part, is_there) in
-            [("hunter22", false), ("abcdefgh", false), ("east", true), ("ann", true)]
-        {
-            assert_eq!(text.contains(part), is_there, "{part} in {text}");
-        }
-        assert_eq!(shown_config(&Config::Text("k=v".into()), true), Config::Text("****".into()));
-    }
-
-    #[test]
-    fn the_words_of_a_host_are_hidden_from_readers_and_ours_are_not() {
-        for (message, expected) in [
-            ("r/x:1 does not start: no such tag", format!("r/x:1 does not start: {HIDDEN}")),
-            (
-                "The link definition between A and B is not put: link value x is 7",
-                format!("The link definition between A and B is not put: {HIDDEN}"),
-            ),
-            ("Scaling r/x:1", "Scaling r/x:1".to_owned()),
-        ] {
-            assert_eq!(without_words(message), expected);
-        }
-    }
-}
+mod tests;

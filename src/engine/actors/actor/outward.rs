@@ -4,7 +4,10 @@ use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     super::{
@@ -25,6 +28,7 @@ use lattice_protocol::{
 };
 
 /// Where the outward calls of one inbound call go.
+#[derive(Clone)]
 pub(super) struct OutwardOf {
     pub actor: Arc<Actor>,
     /// Those of the code that runs, which an update may have replaced.
@@ -95,6 +99,17 @@ impl Outward for OutwardOf {
             let made = pin!(router.call_resolved(call, &request.namespace));
             router.accounted(&edge, operation, made).await
         })
+    }
+
+    fn call_afterwards(&self, request: HostCall) {
+        // Without a runtime the host is at its end.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let deadline = self.actor.shared.router.deadline();
+        let chain = Chain::of_waiting(self.chain.waiting());
+        let outward = Self { deadline, chain, ..self.clone() };
+        let made = async move { timeout_at(deadline, outward.host_call(request)).await };
+        // An actor that stops waits for it, as for the call that it belongs to.
+        self.actor.in_work.spawn_on(made, &runtime);
     }
 
     fn link_end(&self, contract: &str, link_name: &str) -> LinkEnd {

@@ -231,6 +231,22 @@ impl Caller {
         Ok(result)
     }
 
+    /// Makes a call that nobody waits for, and that is made also when the guest is gone.
+    pub(super) fn call_afterwards(
+        &self,
+        (contract, link_name): (&str, &str),
+        operation: &str,
+        argument: &impl Serialize,
+    ) {
+        self.outward.call_afterwards(HostCall {
+            binding: link_name.to_owned(),
+            namespace: contract.to_owned(),
+            operation: operation.to_owned(),
+            payload: contracts::encode(argument),
+            exchange: None,
+        });
+    }
+
     /// Returns the named configuration of the guest's actor, as it was at the first question of the
     /// call. The outer error ends the guest: its time is over.
     pub(super) async fn configuration(&self) -> wasmtime::Result<Result<Arc<Values>, Unreadable>> {
@@ -276,4 +292,63 @@ impl Caller {
 /// Whether a name means the default link.
 pub(super) fn is_default(name: &str) -> bool {
     name.is_empty() || name == DEFAULT
+}
+
+/// A host that answers the calls of a guest from a function.
+#[cfg(test)]
+pub(super) mod fake {
+    use std::{
+        future,
+        time::{Duration, Instant},
+    };
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::actors::turns::{ActorTurns, Turns};
+
+    struct Host<F>(F);
+
+    /// Returns the caller of a guest with so much memory. A call without an answer never ends.
+    pub fn caller<F>(memory_max_bytes: usize, answer: F) -> Caller
+    where
+        F: Fn(HostCall) -> Option<Result<Bytes, CallError>> + Send + Sync + 'static,
+    {
+        Caller {
+            outward: Arc::new(Host(answer)),
+            turn: ActorTurns::new(&Turns::new(2)).turn(0),
+            memory_max_bytes,
+            kept: Arc::default(),
+            end: None,
+            when_late: WhenLate::Ends,
+        }
+    }
+
+    impl<F> Outward for Host<F>
+    where
+        F: Fn(HostCall) -> Option<Result<Bytes, CallError>> + Send + Sync,
+    {
+        fn ends_at(&self) -> Instant {
+            Instant::now() + Duration::from_secs(3600)
+        }
+
+        fn host_call(&self, request: HostCall) -> BoxFuture<'_, Result<Bytes, CallError>> {
+            match (self.0)(request) {
+                Some(answer) => Box::pin(future::ready(answer)),
+                None => Box::pin(future::pending()),
+            }
+        }
+
+        fn call_afterwards(&self, request: HostCall) {
+            let _ = (self.0)(request);
+        }
+
+        fn link_end(&self, _: &str, _: &str) -> LinkEnd {
+            LinkEnd::Builtin
+        }
+
+        fn configuration(&self) -> BoxFuture<'_, Result<Arc<Values>, Unreadable>> {
+            Box::pin(future::ready(Ok(Arc::default())))
+        }
+    }
 }

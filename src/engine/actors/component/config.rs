@@ -1,8 +1,9 @@
 //! `wasi:config` in its four spellings, the configuration of the hosts of 2024, and Spin's
 //! variables of all generations: the actor's named configuration.
 //!
-//! A call sees one state of it, that of its first question. Link values are never shown here:
-//! they belong to providers and hold their secrets.
+//! A call sees one state of it, that of its first question. Values are bytes; where an interface
+//! has texts, one that is none is an error. Link values are never shown here: they belong to
+//! providers and hold their secrets.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use wasmtime::{
     StoreContextMut,
@@ -20,7 +22,7 @@ use super::{Guest, caller::caller};
 use crate::control::named_config::NamedConfig;
 
 /// The values of an actor, by name.
-pub type Values = BTreeMap<String, String>;
+pub type Values = BTreeMap<String, Bytes>;
 
 /// How long what was read counts.
 const LASTS: Duration = Duration::from_secs(1);
@@ -93,6 +95,25 @@ impl From<VariableError> for FirstVariableError {
 #[error("{0}")]
 pub struct Unreadable(String);
 
+/// A value that an interface has no type for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the value of {0} is not UTF-8, and this interface has texts; set a text, or read it with wasmcloud:bus/guest-config"
+)]
+struct NotText(String);
+
+impl From<NotText> for ConfigError {
+    fn from(error: NotText) -> Self {
+        Self::Upstream(error.to_string())
+    }
+}
+
+impl From<NotText> for VariableError {
+    fn from(error: NotText) -> Self {
+        Self::Provider(error.to_string())
+    }
+}
+
 impl From<Unreadable> for ConfigError {
     fn from(Unreadable(text): Unreadable) -> Self {
         Self::Io(text)
@@ -127,10 +148,7 @@ impl Configuration {
         }
         let read = self.source.all(&self.actor_id).await;
         let read = read.map_err(|error| Unreadable(error.to_string()))?;
-        let texts = read
-            .into_iter()
-            .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
-        let values: Arc<Values> = Arc::new(texts.collect());
+        let values: Arc<Values> = Arc::new(read);
         *self.read.lock() = Some((Instant::now(), Arc::clone(&values)));
         Ok(values)
     }
@@ -142,14 +160,11 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         interface.func_wrap_async(
             "get",
             |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
-                Box::new(async move {
-                    let values = values(store).await?;
-                    Ok((values.map(|values| values.get(&key).cloned()).map_err(ConfigError::from),))
-                })
+                Box::new(async move { Ok((one(values(store).await?, &key, text),)) })
             },
         )?;
         interface.func_wrap_async("get-all", |store: StoreContextMut<'_, Guest>, (): ()| {
-            Box::new(async move { Ok((all(store, String::clone).await?,)) })
+            Box::new(async move { Ok((all(values(store).await?, text),)) })
         })?;
     }
     add_variables(linker)?;
@@ -187,19 +202,23 @@ fn add_guest_config(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let [.., name] = OTHERS;
     let mut interface = linker.instance(name)?;
     interface.func_wrap_async("get", |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
-        Box::new(async move {
-            let values = values(store).await?.map_err(ConfigError::from);
-            let found = values.map(|values| values.get(&key).map(bytes));
-            Ok((found,))
-        })
+        Box::new(async move { Ok((one(values(store).await?, &key, bytes),)) })
     })?;
     interface.func_wrap_async("get-all", |store: StoreContextMut<'_, Guest>, (): ()| {
-        Box::new(async move { Ok((all(store, bytes).await?,)) })
+        Box::new(async move { Ok((all(values(store).await?, bytes),)) })
     })
 }
 
-fn bytes(value: &String) -> Vec<u8> {
-    value.as_bytes().to_vec()
+/// The form of the values of an interface.
+type Form<V> = fn(name: &str, value: &Bytes) -> Result<V, NotText>;
+
+fn text(name: &str, value: &Bytes) -> Result<String, NotText> {
+    let text = str::from_utf8(value).map_err(|_| NotText(name.to_owned()))?;
+    Ok(text.to_owned())
+}
+
+fn bytes(_: &str, value: &Bytes) -> Result<Vec<u8>, NotText> {
+    Ok(value.to_vec())
 }
 
 /// Reads the values once per call.
@@ -209,13 +228,25 @@ async fn values(
     caller(&mut store)?.configuration().await
 }
 
-/// Each value with its name, whose form is up to the interface.
-async fn all<V>(
-    store: StoreContextMut<'_, Guest>,
-    form: fn(&String) -> V,
-) -> wasmtime::Result<Result<Vec<(String, V)>, ConfigError>> {
-    let values = values(store).await?.map_err(ConfigError::from);
-    Ok(values.map(|values| values.iter().map(|(key, value)| (key.clone(), form(value))).collect()))
+/// The value of a name.
+fn one<V>(
+    values: Result<Arc<Values>, Unreadable>,
+    name: &str,
+    form: Form<V>,
+) -> Result<Option<V>, ConfigError> {
+    let found = values?.get(name).map(|value| form(name, value));
+    found.transpose().map_err(ConfigError::from)
+}
+
+/// Each value with its name.
+fn all<V>(
+    values: Result<Arc<Values>, Unreadable>,
+    form: Form<V>,
+) -> Result<Vec<(String, V)>, ConfigError> {
+    let named = |(name, value): (&String, &Bytes)| {
+        form(name, value).map(|value| (name.clone(), value)).map_err(ConfigError::from)
+    };
+    values?.iter().map(named).collect()
 }
 
 fn variable(
@@ -225,7 +256,10 @@ fn variable(
     if !is_variable(&name) {
         return Err(VariableError::InvalidName(name));
     }
-    values?.get(&name).cloned().ok_or(VariableError::Undefined(name))
+    match values?.get(&name) {
+        Some(value) => text(&name, value).map_err(VariableError::from),
+        None => Err(VariableError::Undefined(name)),
+    }
 }
 
 /// Spin's rule for names.
@@ -242,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_variable_is_a_value_or_says_why_not() {
-        let values = Ok(Arc::new(Values::from([("api_key".to_owned(), "k".to_owned())])));
+        let values = Ok(Arc::new(Values::from([("api_key".to_owned(), "k".into())])));
         for (name, expected) in [
             ("api_key", Ok("k".to_owned())),
             ("other", Err(VariableError::Undefined("other".into()))),
@@ -253,6 +287,21 @@ mod tests {
         let failed = variable(Err(Unreadable("away".into())), "api_key".into());
         let first = failed.map_err(FirstVariableError::from);
         assert_eq!(first, Err(FirstVariableError::Provider("away".into())));
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_comes_as_its_bytes_and_is_an_error_where_texts_are_wanted() {
+        let (name, value) = ("key", Bytes::from_static(b"\xff\0"));
+        let both = [(name.to_owned(), value.clone()), ("text".to_owned(), "t".into())];
+        let values = || Ok(Arc::new(Values::from(both.clone())));
+        assert_eq!(one(values(), name, bytes).expect("bytes"), Some(value.to_vec()));
+        assert_eq!(all(values(), bytes).expect("bytes").len(), 2);
+        assert_eq!(one(values(), "text", text).expect("a text"), Some("t".to_owned()));
+        for error in [one(values(), name, text).map(drop), all(values(), text).map(drop)] {
+            assert!(matches!(&error, Err(ConfigError::Upstream(text)) if text.contains(name)));
+        }
+        let no_text = NotText(name.to_owned()).to_string();
+        assert_eq!(variable(values(), name.into()), Err(VariableError::Provider(no_text)));
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub use effect::{Change, Effect, TrialChange, Update, Version};
 pub use groups::{BadImports, BadReuse, Limits};
 use groups::{Groups, NoRoom, Scaled, check_imports, reuse_of};
 
-/// Commands that may wait for loading and starting, all together.
+/// Commands that may wait for loading and starting, all together. One that moves from one line to
+/// another is counted already.
 const JOBS_MAX: usize = 1024;
 
 /// Why an actor does not start.
@@ -120,6 +121,15 @@ enum Waiting<J, R> {
     Job(J),
     /// Needs no module, but must not overtake the start it is meant for.
     Stop(Stop, R),
+}
+
+impl<J, R> Waiting<J, R> {
+    fn into_job(self) -> Option<J> {
+        match self {
+            Self::Job(job) => Some(job),
+            Self::Stop(..) => None,
+        }
+    }
 }
 
 type Line<J, R> = VecDeque<Waiting<J, R>>;
@@ -212,9 +222,7 @@ impl<M: Module, R> Plan<M, R> {
             Job::Start(start, _) => start.reference.clone(),
             Job::Replace(replace, _) => replace.reference.clone(),
         };
-        let waiting = self.loading.values().map(VecDeque::len).sum::<usize>()
-            + self.starting.values().map(VecDeque::len).sum::<usize>();
-        if waiting >= JOBS_MAX {
+        if self.is_full() {
             self.fail(
                 job,
                 None,
@@ -244,6 +252,13 @@ impl<M: Module, R> Plan<M, R> {
         self.take_effects()
     }
 
+    /// Says whether no further command may wait.
+    fn is_full(&self) -> bool {
+        let waiting = self.loading.values().map(VecDeque::len).sum::<usize>()
+            + self.starting.values().map(VecDeque::len).sum::<usize>();
+        waiting >= JOBS_MAX
+    }
+
     /// Returns what has to be done before a start.
     fn needed(&self, start: &Start, now: u64) -> Needed<M, R> {
         let Start { reference, issuer_change, .. } = start;
@@ -267,25 +282,28 @@ impl<M: Module, R> Plan<M, R> {
         })
     }
 
-    /// Stops at once, or after the starts of this actor that were asked for before. `leads_to` says
-    /// whether a reference is known to lead to the actor that is named.
+    /// Stops at once, or after the starts of this actor that were asked for before, if there is room
+    /// to wait for them. `leads_to` says whether a reference is known to lead to the actor that is
+    /// named.
     pub fn stop(
         &mut self,
         stop: Stop,
         reply: R,
         leads_to: impl Fn(&str) -> bool,
     ) -> Vec<Effect<M, R>> {
+        let is_full = self.is_full();
         let mut loading = self.loading.iter_mut();
-        if let Some((_, line)) =
-            loading.find(|(reference, _)| **reference == stop.actor || leads_to(reference))
-        {
-            line.push_back(Waiting::Stop(stop, reply));
-        } else if let Some((_, line)) =
-            self.starting.iter_mut().find(|(id, _)| id.as_str() == stop.actor)
-        {
-            line.push_back(Waiting::Stop(stop, reply));
-        } else {
-            self.stop_now(&stop, reply);
+        let loading =
+            loading.find(|(reference, _)| **reference == stop.actor || leads_to(reference));
+        let starting = self.starting.iter_mut().find(|(id, _)| id.as_str() == stop.actor);
+        match (loading, starting) {
+            (None, None) => self.stop_now(&stop, reply),
+            _ if is_full => {
+                let result = Err(ActorError::Unavailable);
+                self.effects.push(Effect::Answer { reply, result });
+            }
+            (Some((_, line)), _) => line.push_back(Waiting::Stop(stop, reply)),
+            (None, Some((_, line))) => line.push_back(Waiting::Stop(stop, reply)),
         }
         self.take_effects()
     }
@@ -312,15 +330,13 @@ impl<M: Module, R> Plan<M, R> {
         self.take_effects()
     }
 
-    /// Gives up on a module because the host stops; returns the starts that waited for it.
-    pub fn give_up(&mut self, reference: &str) -> Vec<Start> {
-        let line = self.loading.remove(reference).unwrap_or_default();
-        line.into_iter()
-            .filter_map(|waiting| match waiting {
-                Waiting::Job(Job::Start(start, _)) => Some(start),
-                Waiting::Job(Job::Replace(..)) | Waiting::Stop(..) => None,
-            })
-            .collect()
+    /// Gives up on what waits for a module or a subscription, because the host stops; returns the
+    /// commands that will not be carried out.
+    pub fn give_up(&mut self) -> Vec<Job<R>> {
+        let loading = std::mem::take(&mut self.loading).into_values().flatten();
+        let starting = std::mem::take(&mut self.starting).into_values().flatten();
+        let starting = starting.filter_map(Waiting::into_job).map(|(job, _)| job);
+        loading.filter_map(Waiting::into_job).chain(starting).collect()
     }
 
     /// Takes in an actor that is subscribed for. The answer is left where it is if it cannot run.
@@ -604,18 +620,18 @@ impl<M: Module, R> Plan<M, R> {
     }
 
     fn replace_failed(&mut self, replace: Replace, reply: R, error: ActorError) {
-        let running =
-            replace.actor_id.as_deref().and_then(|id| self.running.get(id)).map(|running| {
-                Version {
-                    revision: running.module.claims().effective_revision(),
-                    instance_id: running
-                        .groups
-                        .views()
-                        .first()
-                        .map(|group| group.instance_id.clone()),
-                }
-            });
+        let running = self.version_for(&replace);
         self.effects.push(Effect::ReplaceFailed { replace, reply, error, running });
+    }
+
+    /// Returns what runs of the actor that a replacement names.
+    pub fn version_for(&self, replace: &Replace) -> Option<Version> {
+        let running = self.running.get(replace.actor_id.as_deref()?)?;
+        let group = running.groups.views().first();
+        Some(Version {
+            revision: running.module.claims().effective_revision(),
+            instance_id: group.map(|group| group.instance_id.clone()),
+        })
     }
 
     fn take_effects(&mut self) -> Vec<Effect<M, R>> {

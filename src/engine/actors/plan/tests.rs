@@ -696,14 +696,30 @@ fn only_so_many_commands_wait() {
     }
     assert_eq!(scene.play("start b:1"), "no start b:1 -: Load");
     assert_eq!(scene.play("replace b:1"), "no update #1: Load");
+    assert_eq!(scene.play("stop a:1"), "no #2: Unavailable", "a stop would wait as well");
+    assert_eq!(scene.play("stop A"), "no #3: NotRunning", "one that waits for nothing is taken");
     assert_eq!(scene.play("loaded a:0 failed; start b:1"), "load b:1");
 }
 
 #[test]
 fn a_host_that_stops_ends_every_group_and_gives_up_what_waits() {
     let mut scene = Scene::new(Growth::Free);
-    scene.play("start a:1 =2; loaded a:1 A@1; subscribed A; start a:1 =3 t=x; start b:1; replace b:1; stop b:1");
-    assert_eq!(scene.plan.give_up("b:1").len(), 1);
+    scene.play(RUN);
+    scene.play("start a:1 =3 t=x; start b:1; replace b:1 of A; stop b:1");
+    scene.play("start c:1; loaded c:1 B@1; start c:1 +1; loaded c:1 B@1");
+    let given_up = scene.plan.give_up();
+    let given_up: Vec<_> = given_up
+        .iter()
+        .map(|job| match job {
+            Job::Start(start, _) => format!("start {}", start.reference),
+            Job::Replace(replace, _) => {
+                let version = scene.plan.version_for(replace).expect("it runs");
+                format!("update of {} to {}", version.revision, replace.reference)
+            }
+        })
+        .collect();
+    assert_eq!(given_up, ["start b:1", "update of 1 to b:1", "start c:1"]);
+    assert!(scene.plan.give_up().is_empty());
     assert_eq!(changes(&scene.plan.stop_all()), "a:1{} 2>0, a:1{t=x} 3>0");
     assert!(scene.plan.view().is_empty());
 }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::info;
 
-use super::{Done, Parts};
+use super::Parts;
 use crate::{
     actors::{artifact::Artifact, plan::LoadError},
     events::{Stage, progress::EVERY},
@@ -98,6 +98,12 @@ impl Loads {
     }
 }
 
+/// The end of a load.
+pub(super) struct Loaded {
+    pub reference: String,
+    pub result: Result<Arc<Artifact>, LoadError>,
+}
+
 /// Fetches, verifies, compiles, and asks whether it may run.
 pub(super) async fn load(
     parts: Arc<Parts>,
@@ -105,8 +111,8 @@ pub(super) async fn load(
     reference: String,
     twins: Vec<Arc<Artifact>>,
     change: IssuerChange,
-) -> Done {
-    let steps = parts.context.events.steps(&reference);
+) -> Loaded {
+    let steps = Arc::new(parts.context.events.steps(&reference));
     let on_its_way = loads.to_fetch(&reference).await;
     let fetched = parts
         .registry
@@ -114,23 +120,30 @@ pub(super) async fn load(
         .await;
     let wasm = match fetched {
         Ok(fetched) => fetched.content,
-        Err(error) => return Done::Loaded { reference, result: Err(LoadError::of_unknown(error)) },
+        Err(error) => return Loaded { reference, result: Err(LoadError::of_unknown(error)) },
     };
     let places = loads.to_compile(wasm.len()).await;
     drop(on_its_way);
     let engine = parts.shared.engine.clone();
     let slots_max = parts.shared.component_slots.at_most();
     let began = std::time::Instant::now();
+    // A host that stops leaves this alone, and its events must end before it is done.
+    let steps_to_tell = Arc::downgrade(&steps);
+    let tell = move |stage| {
+        if let Some(steps) = steps_to_tell.upgrade() {
+            steps.stage(stage);
+        }
+    };
     let loaded = tokio::task::spawn_blocking(move || {
         // It keeps its places until it is done, whoever waits for it.
         let _places = places;
-        steps.stage(Stage::Verify);
+        tell(Stage::Verify);
         Artifact::load(&engine, &wasm, now(), slots_max, |hash, claims| {
             // It is verified when this is asked.
             let same = twins.into_iter().filter(|twin| twin.code_hash == *hash);
             let twin = same.max_by_key(|twin| *twin.claims == *claims);
             if twin.is_none() {
-                steps.stage(Stage::Compile);
+                tell(Stage::Compile);
             }
             twin
         })
@@ -144,7 +157,7 @@ pub(super) async fn load(
     if result.is_ok() {
         info!(took_ms = clock::millis(began.elapsed()), "module verified and loaded");
     }
-    Done::Loaded { reference, result }
+    Loaded { reference, result }
 }
 
 fn too_long() -> String {

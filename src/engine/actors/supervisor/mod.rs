@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,11 +29,11 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::{
     actor::{Actor, Shared},
     artifact::Artifact,
-    plan::{Change, Effect, Growth, Job, Limits, LoadError, Plan, StartError, TrialChange, Update},
+    plan::{Change, Effect, Growth, Job, Limits, Plan, StartError, TrialChange, Update},
     trial::Trial,
 };
 use command::Command;
-use load::{Loads, both_permitted, load, record};
+use load::{Loaded, Loads, both_permitted, load, record};
 
 pub use command::{
     ActorError, ActorView, Amount, Changed, GroupView, Handle, IMPORTS_ANNOTATION, IMPORTS_TRAP,
@@ -93,6 +93,7 @@ pub fn spawn(parts: Parts) -> Handle {
         plan: Plan::new(if context.policy.is_off() { Growth::Free } else { Growth::AsksPolicy }),
         parts: Arc::new(parts),
         serving: BTreeMap::new(),
+        loading: JoinSet::new(),
         children: JoinSet::new(),
         published,
     };
@@ -108,6 +109,8 @@ struct Supervisor {
     plan: Plan<Arc<Artifact>, Reply>,
     /// The actors that the plan has running.
     serving: BTreeMap<ActorId, Serving>,
+    /// Loads apart from other work: a host that stops does not wait for them.
+    loading: JoinSet<Loaded>,
     children: JoinSet<Done>,
     published: watch::Sender<Arc<Vec<ActorView>>>,
 }
@@ -130,10 +133,6 @@ struct Serving {
 
 /// The report of a child task.
 enum Done {
-    Loaded {
-        reference: String,
-        result: Result<Arc<Artifact>, LoadError>,
-    },
     Subscribed {
         start: Start,
         reply: Reply,
@@ -158,6 +157,10 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 Some(done) = self.children.join_next(), if !self.children.is_empty() => self.reap(done),
+                Some(loaded) = self.loading.join_next(), if !self.loading.is_empty() => match loaded {
+                    Ok(loaded) => self.loaded(loaded),
+                    Err(failure) => tell_panic(&failure),
+                },
                 command = inbox.recv() => match command {
                     Some(Command::StopAll { deadline, done }) => {
                         inbox.close();
@@ -195,15 +198,8 @@ impl Supervisor {
         self.carry_out(effects);
     }
 
-    fn reap(&mut self, done: Result<Done, tokio::task::JoinError>) {
+    fn reap(&mut self, done: Result<Done, JoinError>) {
         match done {
-            Ok(Done::Loaded { reference, result }) => {
-                if let Err(failure) = &result {
-                    warn!(%reference, error = %failure.text, "actor not loaded");
-                }
-                let effects = self.plan.loaded(&reference, result, self.room());
-                self.carry_out(effects);
-            }
             Ok(Done::Subscribed { start, reply, artifact, result }) => {
                 self.subscribed((start, reply), artifact, result)
             }
@@ -217,10 +213,16 @@ impl Supervisor {
                 });
             }
             Ok(Done::Nothing) => {}
-            // A panic below is a bug: the call or command it served is lost, the host goes on and
-            // says so.
-            Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
+            Err(failure) => tell_panic(&failure),
         }
+    }
+
+    fn loaded(&mut self, Loaded { reference, result }: Loaded) {
+        if let Err(failure) = &result {
+            warn!(%reference, error = %failure.text, "actor not loaded");
+        }
+        let effects = self.plan.loaded(&reference, result, self.room());
+        self.carry_out(effects);
     }
 
     fn carry_out(&mut self, effects: Vec<Effect<Arc<Artifact>, Reply>>) {
@@ -229,9 +231,9 @@ impl Supervisor {
                 Effect::Load { reference, issuer_change } => self.load(reference, issuer_change),
                 Effect::AskPermission { reference, own, newer, issuer_change } => {
                     let parts = Arc::clone(&self.parts);
-                    self.children.spawn(async move {
+                    self.loading.spawn(async move {
                         let result = both_permitted(&parts, own, newer, issuer_change).await;
-                        Done::Loaded { reference, result }
+                        Loaded { reference, result }
                     });
                 }
                 Effect::Subscribe { start, reply, module } => self.subscribe(start, reply, module),
@@ -276,7 +278,7 @@ impl Supervisor {
         let twins = self.serving.values().flat_map(|serving| serving.actor.artifacts()).collect();
         let span = info_span!("load", %reference);
         let (parts, loads) = (Arc::clone(&self.parts), Arc::clone(&self.loads));
-        self.children.spawn(load(parts, loads, reference, twins, issuer_change).instrument(span));
+        self.loading.spawn(load(parts, loads, reference, twins, issuer_change).instrument(span));
     }
 
     /// Returns the bytes that an inventory has for actors.
@@ -529,6 +531,7 @@ impl Supervisor {
     /// Stops everything. All actors leave their queue groups first and finish their calls while
     /// they can still call each other; only then is the way between them closed.
     async fn stop_all(&mut self, deadline: Instant) {
+        self.give_up();
         for (id, serving) in &self.serving {
             serving.leave.cancel();
             info!(actor_id = %id, "actor stopping");
@@ -550,6 +553,21 @@ impl Supervisor {
         self.announce(self.events_of(&stopped), None);
     }
 
+    /// Ends what would lead to actors that this host does not run any more, and tells so. The answers
+    /// stay out: it is not the starts that failed.
+    fn give_up(&mut self) {
+        self.loading.abort_all();
+        for job in self.plan.give_up() {
+            match job {
+                Job::Start(start, _) => self.start_failed(&start, None, &StartError::Stopping),
+                Job::Replace(replace, _) => {
+                    let running = self.plan.version_for(&replace);
+                    self.replace_failed(&replace, running, &ActorError::Unavailable);
+                }
+            }
+        }
+    }
+
     /// Waits for the children of a host that stops. Adds the actors that left to `served`.
     async fn finish_children(&mut self, served: &mut Vec<Arc<Actor>>) {
         while let Some(done) = self.children.join_next().await {
@@ -561,16 +579,17 @@ impl Supervisor {
                 Ok(Done::Subscribed { start, .. }) => {
                     self.start_failed(&start, None, &StartError::Stopping)
                 }
-                Ok(Done::Loaded { reference, .. }) => {
-                    for start in self.plan.give_up(&reference) {
-                        self.start_failed(&start, None, &StartError::Stopping);
-                    }
-                }
                 Ok(Done::Nothing) => {}
-                Err(failure) => error!(error = %failure, "a task of the actor supervisor panicked"),
+                Err(failure) => tell_panic(&failure),
             }
         }
     }
+}
+
+/// Tells of a panic in a child task, which is a bug: the call or command it served is lost, the
+/// host goes on.
+fn tell_panic(failure: &JoinError) {
+    error!(error = %failure, "a task of the actor supervisor panicked");
 }
 
 /// Returns what a command changed.

@@ -35,6 +35,8 @@ fn fitting(hosts: Vec<LostHost>, bytes_max: usize) -> Vec<LostHost> {
         if json_bytes(&host) > left {
             host.inventory.actors.clear();
             host.inventory.providers.clear();
+            // What others remember of it counts.
+            host.told_ms = 0;
         }
         let Some(rest) = left.checked_sub(json_bytes(&host)) else { break };
         left = rest;
@@ -57,13 +59,16 @@ mod tests {
                 actors: vec![InventoryActor::default(); actors],
                 ..Inventory::default()
             },
+            told_ms: 1,
         };
         let (small, large) = (host("NA", 1), host("NB", 1000));
         let bytes_max = json_bytes(&small) * 2 + 100;
         let told = fitting(vec![small, large, host("NC", 0), host("ND", 0)], bytes_max);
-        let told: Vec<_> =
-            told.iter().map(|host| (&*host.id, host.inventory.actors.len())).collect();
-        assert_eq!(told[..2], [("NA", 1), ("NB", 0)]);
+        let told: Vec<_> = told
+            .iter()
+            .map(|host| (&*host.id, host.inventory.actors.len(), host.told_ms))
+            .collect();
+        assert_eq!(told[..2], [("NA", 1, 1), ("NB", 0, 0)]);
         assert!(told.len() < 4);
     }
 }

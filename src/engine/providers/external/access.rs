@@ -20,7 +20,10 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use lattice_base::config::{Auth, Connection, Secret};
+use lattice_base::{
+    config::{Auth, Connection, Secret},
+    lattice::connection::creds_block,
+};
 
 /// The variable by which OpenSSL, rustls with the system's certificates, and Go find certificates
 /// to trust.
@@ -128,13 +131,6 @@ fn parse_creds(text: &str) -> Option<(Secret, Secret)> {
     }
     let (jwt, seed) = (creds_block(text, "JWT")?, creds_block(text, "SEED")?);
     nkeys::KeyPair::from_seed(seed).is_ok().then(|| (Secret::new(jwt), Secret::new(seed)))
-}
-
-/// Returns the content of one block of a creds file: `JWT` or `SEED`.
-pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
-    let mut lines = text.lines().map(str::trim);
-    lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains(title))?;
-    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
 }
 
 /// Writes a text so that it can stand anywhere in a URL.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use lattice_base::{
+    cached::{DirError, private_dir},
     dirs::{EXECUTABLES, UNFINISHED},
     providers::archive::Archive,
 };
@@ -30,27 +31,16 @@ const KEPT_UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub enum InstallError {
     #[error("{} is gone or was changed since it was unpacked; start the provider again", .0.display())]
     Changed(PathBuf),
-    #[error("cannot {what} {}: {cause}; the cache of provider executables needs a directory of this user with room in it, \
-             set XDG_CACHE_HOME to choose another", path.display())]
-    Io { what: &'static str, path: PathBuf, cause: io::Error },
-    #[error("the cache directory {} belongs to another user, who could exchange the programs in it; remove it or set \
-             XDG_CACHE_HOME to choose another", .0.display())]
-    ForeignDirectory(PathBuf),
-}
-
-impl InstallError {
-    /// Returns how to make an error of what the system said about this path.
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
-        let path = path.to_owned();
-        move |cause| Self::Io { what, path, cause }
-    }
+    #[error(transparent)]
+    Directory(#[from] DirError),
 }
 
 /// Makes sure that the executable of an archive lies in the cache, unchanged, and returns where.
 ///
 /// Reads or writes the whole file: call it off the async threads, before each start.
 pub fn install(cache_dir: &Path, archive: &Archive) -> Result<PathBuf, InstallError> {
-    let dir = private_dir(cache_dir)?;
+    let dir = cache_dir.join(EXECUTABLES);
+    private_dir(&dir)?;
     let path = dir.join(file_name(archive));
     forget_old(&dir);
     if is_intact(&path, &archive.hash) {
@@ -61,12 +51,12 @@ pub fn install(cache_dir: &Path, archive: &Archive) -> Result<PathBuf, InstallEr
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
     let mut file =
-        builder.tempfile_in(&dir).map_err(InstallError::io("create a file beside", &path))?;
-    file.write_all(&archive.executable).map_err(InstallError::io("write", &path))?;
+        builder.tempfile_in(&dir).map_err(DirError::io("create a file beside", &path))?;
+    file.write_all(&archive.executable).map_err(DirError::io("write", &path))?;
     // Closed before it gets its name: a program that anybody has open for writing cannot be run.
     let file = file.into_temp_path();
     let persisted = file.persist(&path).map_err(|error| error.error);
-    persisted.map_err(InstallError::io("rename a new file to", &path))?;
+    persisted.map_err(DirError::io("rename a new file to", &path))?;
     Ok(path)
 }
 
@@ -98,30 +88,6 @@ fn file_name(archive: &Archive) -> String {
     let claims = &archive.claims;
     let (revision, hash) = (claims.effective_revision(), hex_upper(&archive.hash).to_lowercase());
     format!("{}-{revision}-{hash}{}", claims.subject, std::env::consts::EXE_SUFFIX)
-}
-
-/// The directory below `cache_dir`, which only this user may enter.
-fn private_dir(cache_dir: &Path) -> Result<PathBuf, InstallError> {
-    let dir = cache_dir.join(EXECUTABLES);
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&dir).map_err(InstallError::io("create", &dir))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{MetadataExt, PermissionsExt};
-        let found = fs::symlink_metadata(&dir).map_err(InstallError::io("look at", &dir))?;
-        // A link, or a directory in /tmp that somebody else made before.
-        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-            return Err(InstallError::ForeignDirectory(dir));
-        }
-        if found.mode() & 0o077 != 0 {
-            fs::set_permissions(&dir, PermissionsExt::from_mode(0o700))
-                .map_err(InstallError::io("close to others", &dir))?;
-        }
-    }
-    Ok(dir)
 }
 
 /// Whether a file is there, is a plain file that can be run, and has the hash it should have.
@@ -248,7 +214,7 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(target.path(), cache.path().join(EXECUTABLES)).unwrap();
         let error = install(cache.path(), &archive(b"one")).unwrap_err();
-        assert!(matches!(error, InstallError::ForeignDirectory(_)), "{error}");
+        assert!(matches!(error, InstallError::Directory(DirError::Foreign(_))), "{error}");
 
         let file = cache.path().join("file");
         fs::write(&file, b"").unwrap();

@@ -1,17 +1,24 @@
 //! Finds members of a manifest that nobody reads. A typing error in one of them means something
 //! else without a word: a rule with `requirement` instead of `requirements` fits every host.
 //!
-//! Of the properties of a trait every member is known, so any other is refused. Elsewhere a member
-//! may be of another tool, and is refused only if it looks like a known one that is missing.
+//! Of the properties of a trait and of named configuration every member is known, so any other is
+//! refused. Elsewhere a member may be of another tool, and is refused only if it looks like a known
+//! one that is missing.
 
 use serde_json::{Map, Value};
 
 use super::Violation;
-use crate::applications::manifest::{DAEMONSCALER, LINK, LINKDEF, ROLLOUT, SPREADSCALER};
+use crate::applications::manifest::{
+    CAPABILITY, DAEMONSCALER, LINK, LINKDEF, ROLLOUT, SPREADSCALER,
+};
 
 const SCALER: &[&str] = &["instances", "replicas", "spread", "rebalance"];
 const SPREAD: &[&str] = &["name", "requirements", "weight"];
 const STEP: &[&str] = &["percent", "requirements"];
+/// The ends of a link, where they are objects.
+const ENDS: [(&str, &[&str]); 2] =
+    [("target", &["name", "config", "secrets"]), ("source", &["config", "secrets"])];
+const CONFIG: &[&str] = &["name", "properties"];
 
 /// The types of traits with the members of their properties.
 const TRAITS: [(&str, &[&str]); 5] = [
@@ -61,6 +68,10 @@ pub(super) fn unknown(manifest: &Value) -> Vec<Violation> {
         let place = format!("component {:?}", text(component, "name"));
         found.look(&place, component, COMPONENT, Others::LeftAlone);
         found.look(&place, &component["properties"], PROPERTIES, Others::LeftAlone);
+        // That of an actor is left out.
+        if text(component, "type") == CAPABILITY {
+            found.configs(&place, &component["properties"]["config"]);
+        }
         for (index, one) in items(&component["traits"]).enumerate() {
             let place = format!("{place}, trait {} ({})", index + 1, text(one, "type"));
             found.one_trait(&place, one);
@@ -97,6 +108,22 @@ impl Search {
         }
         for (index, step) in items(&properties["steps"]).enumerate() {
             self.look(&format!("{place}, step {}", index + 1), step, STEP, Others::Refused);
+        }
+        for (end, known) in ENDS {
+            let place = format!("{place}, {end}");
+            self.look(&place, &properties[end], known, Others::Refused);
+            self.configs(&place, &properties[end]["config"]);
+        }
+        for list in ["source_config", "target_config"] {
+            self.configs(&format!("{place}, {list}"), &properties[list]);
+        }
+    }
+
+    /// Looks at a list of named configurations; other forms have no names.
+    fn configs(&mut self, place: &str, list: &Value) {
+        for config in items(list) {
+            let place = format!("{place}, configuration {:?}", text(config, "name"));
+            self.look(&place, config, CONFIG, Others::Refused);
         }
     }
 

@@ -102,6 +102,40 @@ spec:
 }
 
 #[test]
+fn contracts_are_filled_in_as_far_as_they_are_known_and_taken_out_to_compare() {
+    let text = SHOP.replacen(", contract: \"wasmcloud:httpserver\"", "", 1)
+        + "    - {name: own, type: capability, properties: {image: \"r/own:1\", contract: \"acme:own\"}}\n"
+        + "    - {name: new, type: capability, properties: {image: \"r/new:1\"}}\n"
+        + "    - {name: kv, type: capability, properties: {image: \"builtin://keyvalue\"}}\n";
+    let written = read(&text).manifest;
+    let mut filled = written.clone();
+    let known = |image: &str| (image == "r/http:1").then(|| "wasmcloud:httpserver".to_owned());
+    assert_eq!(filled.fill_contracts(known), ["new"]);
+    let contract = |manifest: &Manifest, of: &str| {
+        manifest.capability(of).and_then(|one| one.contract.clone())
+    };
+    for (of, expected) in [
+        ("web", Some("wasmcloud:httpserver")),
+        ("own", Some("acme:own")),
+        ("new", None),
+        // That of a built-in provider is in every normal form.
+        ("kv", Some("wasmcloud:keyvalue")),
+    ] {
+        assert_eq!(contract(&filled, of).as_deref(), expected, "{of}");
+    }
+    let stored: Manifest = serde_json::from_value(json!(filled)).unwrap();
+    assert_eq!(stored.clone().as_written(), written);
+    // A contract that somebody wrote over it stays.
+    let mut corrected = stored;
+    for component in &mut corrected.spec.components {
+        if let Properties::Capability(provider) = &mut component.properties {
+            provider.contract = Some("acme:other".into());
+        }
+    }
+    assert_eq!(contract(&corrected.as_written(), "web").as_deref(), Some("acme:other"));
+}
+
+#[test]
 fn what_is_kept_elsewhere_is_refused() {
     let text = |properties: &str| {
         format!(
@@ -113,11 +147,91 @@ fn what_is_kept_elsewhere_is_refused() {
         ("{image: x, config: [{name: outside}]}", "\"outside\" is kept outside the manifest"),
         ("{image: x, secrets: [{name: s}]}", "`secrets` are not known"),
         ("{application: {name: other, component: c}}", "components of other applications"),
-        ("{image: x, config: [1]}", "cannot be read"),
+        ("{image: x, config: [1]}", "Unable to parse manifest"),
+        ("{image: x, config: 1}", "`config` is a text, an object, or a list of named objects"),
     ] {
         let error = decode(text(properties).as_bytes(), Format::Yaml).unwrap_err().to_string();
         assert!(error.contains(part), "{part:?} in {error}");
     }
+}
+
+/// A manifest with one trait of an actor, and a capability with this configuration.
+fn linked(one: &str, config: &str) -> Result<Decoded, DecodeError> {
+    let text = format!(
+        "{{apiVersion: core.oam.dev/v1beta1, kind: Application, metadata: {{name: a}}, spec: {{components: [{{name: front, type: \
+         actor, properties: {{image: f}}, traits: [{one}]}}, {{name: web, type: capability, properties: {{image: w, config: \
+         {config}}}}}]}}}}"
+    );
+    decode(text.as_bytes(), Format::Yaml)
+}
+
+#[test]
+fn a_number_in_named_configuration_is_read_by_its_text_wherever_that_is_written() {
+    let list = "[{name: c, properties: {port: 8080, since: 1.0}}]";
+    let values = json!({"port": "8080", "since": "1.0"});
+    for properties in [
+        format!("{{target: {{name: web, config: {list}}}}}"),
+        format!("{{target: web, target_config: {list}}}"),
+        "{target: web, values: {port: 8080, since: 1.0}}".to_owned(),
+    ] {
+        let one = format!("{{type: link, properties: {properties}}}");
+        let application = Application::of(&linked(&one, list).unwrap().manifest);
+        assert_eq!(json!(application.links[0].values), values, "{properties}");
+        let ScalerKind::Provider { configuration, .. } = &application.scalers[0].kind else {
+            panic!("a provider")
+        };
+        assert_eq!(configuration.as_deref(), Some(&*values.to_string()));
+    }
+}
+
+#[test]
+fn a_fault_within_an_end_of_a_link_is_told_with_its_place() {
+    let link = "component \"front\", trait 1 (link)";
+    for (kind, properties, part) in [
+        ("link", "target: {nmae: web}", format!("{link}: `target` has no `name`")),
+        ("link", "target: {nmae: web}", "target: `nmae` is not known; did you mean `name`?".into()),
+        ("link", "target: 8080", "expected the name of a component".into()),
+        (
+            "link",
+            "target: web, source: {configs: []}",
+            format!("{link}, source: `configs` is not known; did you mean `config`?"),
+        ),
+        (
+            "link",
+            "target: {name: web, config: [{name: c, properties: {}, value: 1}]}",
+            format!("{link}, target, configuration \"c\": `value` is not known here"),
+        ),
+        (
+            "link",
+            "target: web, target_config: [{name: c, propertis: {}}]",
+            "target_config, configuration \"c\": `propertis` is not known".into(),
+        ),
+        (
+            "linkdef",
+            "target: {name: web, config: [{name: c, properties: {}}]}",
+            "a linkdef has no `config`; write it as `values`".into(),
+        ),
+    ] {
+        let one = format!("{{type: {kind}, properties: {{{properties}}}}}");
+        let error = linked(&one, "{}").unwrap_err().to_string();
+        assert!(error.contains(&part), "{part} in {error}");
+    }
+    let error = linked("", "[{name: c, propertis: {}}]").unwrap_err().to_string();
+    assert!(error.contains("component \"web\", configuration \"c\": `propertis`"), "{error}");
+    let one = "{type: link, properties: {target: web, source: {config: [{name: c, properties: {a: b}}]}}}";
+    let warnings = linked(one, "{}").unwrap().warnings.join("\n");
+    assert!(warnings.contains("the configuration of the actor's end is left out"), "{warnings}");
+}
+
+#[test]
+fn a_link_at_a_capability_has_its_own_values_too() {
+    let front = "{type: spreadscaler, properties: {instances: 1}}";
+    let mut text = json!(linked(front, "{}").unwrap().manifest);
+    text["spec"]["components"][1]["traits"] = json!([{"type": "link", "properties": {
+        "target": "front", "values": {"a": "b"},
+        "source": {"config": [{"name": "c", "properties": {"d": "e"}}]}}}]);
+    let application = Application::of(&read(&text.to_string()).manifest);
+    assert_eq!(json!(application.links[0].values), json!({"a": "b", "d": "e"}));
 }
 
 #[test]

@@ -1,5 +1,8 @@
 use super::*;
-use crate::applications::decode::{DecodeError, Format, decode};
+use crate::{
+    applications::decode::{DecodeError, Format, decode},
+    control::types::DRAINED_LABEL,
+};
 
 fn manifest(components: &str) -> String {
     format!(
@@ -157,5 +160,9 @@ fn hosts_of_now_that_do_not_fit_are_named() {
     );
     let hosts = ["NA", "NB"].map(|id| (id.to_owned(), host("moon"))).into();
     assert!(unmet(&application, &hosts).is_empty());
+    // A drained host takes nothing new while there is another.
+    let mut drained: BTreeMap<String, BTreeMap<String, String>> = hosts;
+    drained.get_mut("NB").unwrap().insert(DRAINED_LABEL.into(), String::new());
+    assert_eq!(unmet(&application, &drained).len(), 2);
     assert!(unmet(&application, &BTreeMap::new()).is_empty());
 }

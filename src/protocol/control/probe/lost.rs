@@ -10,7 +10,7 @@ use crate::{
         types::{Ack, Inventory},
     },
     lattice::control::Control,
-    serde_null::null_as_default,
+    serde_null::{is_zero, null_as_default},
 };
 
 /// How long a lost host is remembered, in milliseconds: a day.
@@ -44,6 +44,10 @@ pub struct LostHost {
     pub id: String,
     /// When it was missed, in milliseconds since 1970.
     pub lost_ms: u64,
+    /// When it told what it ran, by the same clock; 0 where that is not known, or not all of it is
+    /// told here.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
+    pub told_ms: u64,
     /// The last that was known of what it ran; empty if nobody had asked it.
     pub inventory: Inventory,
 }

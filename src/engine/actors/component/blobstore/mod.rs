@@ -7,11 +7,13 @@
 //! and so cannot say it, a dropped value is stored ([`Dropped`]).
 //!
 //! A download is read by ranges: the provider would send what does not fit its first answer to the
-//! actor in further calls, so each range asks for what was not answered, and further calls are
-//! cancelled.
+//! actor in further calls. So no range is longer than what an answer was seen to hold, and further
+//! calls are cancelled.
 
 mod objects;
 mod spool;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,24 +1,31 @@
 //! Containers, objects and lists of names, as calls of the contract.
 
+use std::collections::HashSet;
+
 use bytes::{Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 use super::{
     super::Caller,
-    ObjectId,
-    spool::{Spool, Spooled},
+    Holding, ObjectId,
+    spool::{self, Spool, Spooled},
 };
+use crate::providers::builtin::blobstore;
 use lattice_protocol::contracts::blobstore::{
     CONTRACT_ID, Chunk, ContainerMetadata, ContainerObject, GetObjectRequest, GetObjectResponse,
     ItemResult, ListObjectsRequest, ListObjectsResponse, ObjectMetadata, PutChunkRequest,
     PutObjectRequest, PutObjectResponse, RemoveObjectsRequest, Timestamp,
 };
 
-/// Bytes that travel in one call.
+/// Bytes that go up in one call.
 pub(super) const CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes of the first range of a download: those that the built-in provider answers at once.
+const RANGE_BYTES: u64 = blobstore::CHUNK_BYTES;
 /// Names in one answer of a list.
 const NAMES_MAX: u64 = 1000;
+
+const PUT_CHUNK: &str = "Blobstore.PutChunk";
 
 /// A container of a guest.
 #[derive(Clone)]
@@ -49,6 +56,32 @@ pub(super) struct Incoming {
     place: Place,
     start: u64,
     pub(super) length: u64,
+    /// Bytes that one answer holds, as far as is known. Of a longer range a provider would send the
+    /// rest in calls to the actor.
+    range_bytes: u64,
+}
+
+/// An upload that has begun. Dropped before its end it is cancelled, since the provider would keep
+/// a place for it.
+struct Begun<'a> {
+    caller: &'a Caller,
+    place: &'a Place,
+    /// `None` if the provider needs no id, or the upload has ended.
+    stream_id: Option<String>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let Some(stream_id) = self.stream_id.take() else { return };
+        let ContainerObject { container_id, object_id } = self.place.id();
+        let request = PutChunkRequest {
+            chunk: Chunk { object_id, container_id, ..Chunk::default() },
+            stream_id: Some(stream_id),
+            cancel_and_remove: true,
+        };
+        let place = (CONTRACT_ID, self.place.link_name.as_str());
+        self.caller.call_afterwards(place, PUT_CHUNK, &request);
+    }
 }
 
 /// A list of names that is being read.
@@ -56,6 +89,8 @@ pub(super) struct Names {
     container: Container,
     /// Read and not yet handed over.
     ready: std::vec::IntoIter<String>,
+    /// The memory that they take.
+    held: Option<Holding>,
     continuation: Option<String>,
     is_last: bool,
 }
@@ -91,9 +126,32 @@ macro_rules! told {
 /// The first failure of those that a provider lists.
 fn first_failure(results: Vec<ItemResult>) -> Outcome<()> {
     match results.into_iter().find(|result| !result.success) {
-        Some(failed) => Err(failed.error.unwrap_or_else(|| format!("{} failed", failed.key))),
+        Some(failed) => Err(text_of(&failed)),
         None => Ok(()),
     }
+}
+
+fn text_of(failed: &ItemResult) -> String {
+    failed.error.clone().unwrap_or_else(|| format!("{} failed", failed.key))
+}
+
+/// Returns the objects that may still be there after some removals failed. Providers that keep
+/// files name them by their paths; then it may be any of those that were asked for.
+fn doubtful<'a>(failed: &'a [ItemResult], asked: &'a [String]) -> Vec<&'a str> {
+    let known: HashSet<&str> = asked.iter().map(String::as_str).collect();
+    match failed.iter().all(|item| known.contains(item.key.as_str())) {
+        true => failed.iter().map(|item| item.key.as_str()).collect(),
+        false => asked.iter().map(String::as_str).collect(),
+    }
+}
+
+/// Words that the host holds too much for a guest.
+fn no_room(caller: &Caller) -> String {
+    format!(
+        "what the host keeps for the actor has more than {} bytes together; read less at a time, \
+         or raise actor_memory_max_bytes",
+        caller.memory_max_bytes
+    )
 }
 
 pub(super) async fn container_exists(caller: &Caller, name: &String) -> Called<bool> {
@@ -139,21 +197,34 @@ pub(super) async fn copy_object(caller: &Caller, from: &ObjectId, to: ObjectId) 
     let from = Place::of(caller, from.container.clone(), from.object.clone());
     let info = told!(object_info(caller, &from).await?);
     let spool = Spooled::new(caller);
-    let mut incoming = Incoming { place: from, start: 0, length: info.content_length };
+    let mut incoming = Incoming::new(from, 0, info.content_length);
     while let Some(chunk) = told!(incoming.next(caller).await?) {
-        told!(spool.lock().push(&chunk));
+        told!(spool::push(&spool, chunk).await);
     }
     upload(caller, &Place::of(caller, to.container, to.object), &spool).await
 }
 
+/// Removes objects. One that is not there is as good as removed, though providers call it a
+/// failure.
 pub(super) async fn remove_objects(
     caller: &Caller,
     container: &Container,
     objects: Vec<String>,
 ) -> Called<()> {
     let request = RemoveObjectsRequest { container_id: container.name.clone(), objects };
-    let removed = call(caller, &container.link_name, "Blobstore.RemoveObjects", &request).await?;
-    Ok(removed.and_then(first_failure))
+    let link_name = &container.link_name;
+    let mut failed: Vec<ItemResult> =
+        told!(call(caller, link_name, "Blobstore.RemoveObjects", &request).await?);
+    failed.retain(|item| !item.success);
+    for name in doubtful(&failed, &request.objects) {
+        let place = Place::in_container(container, name.to_owned());
+        // Where that cannot be told, the failure counts.
+        if object_exists(caller, &place).await?.unwrap_or(true) {
+            let its_own = failed.iter().find(|item| item.key == name).or(failed.first());
+            return Ok(Err(its_own.map_or_else(|| format!("{name} failed"), text_of)));
+        }
+    }
+    Ok(Ok(()))
 }
 
 pub(super) async fn object_info(caller: &Caller, place: &Place) -> Called<ObjectMetadata> {
@@ -173,7 +244,7 @@ pub(super) async fn get_data(
 ) -> Called<Incoming> {
     let size = told!(object_info(caller, &place).await?).content_length;
     let end = end.saturating_add(1).min(size);
-    Ok(Ok(Incoming { place, start, length: end.saturating_sub(start) }))
+    Ok(Ok(Incoming::new(place, start, end.saturating_sub(start))))
 }
 
 pub(super) async fn clear(caller: &Caller, container: Container) -> Called<()> {
@@ -190,26 +261,26 @@ pub(super) async fn clear(caller: &Caller, container: Container) -> Called<()> {
 
 /// Stores what was written.
 async fn upload(caller: &Caller, place: &Place, spool: &Spool) -> Called<()> {
-    let size = told!(spool.lock().rewind());
-    let mut offset = 0;
-    let mut stream_id = None;
+    let size = told!(spool::rewind(spool).await);
+    let (mut offset, mut begun) = (0, Begun { caller, place, stream_id: None });
     loop {
-        let bytes = told!(spool.lock().read());
+        let bytes = told!(spool::read(spool).await);
         let end = offset + bytes.len() as u64;
         let is_last = end >= size;
         let ContainerObject { container_id, object_id } = place.id();
         let chunk = Chunk { object_id, container_id, bytes, offset, is_last };
         if offset == 0 {
             let request = PutObjectRequest { chunk, content_type: None, content_encoding: None };
-            let begun: PutObjectResponse =
+            let answer: PutObjectResponse =
                 told!(call(caller, &place.link_name, "Blobstore.PutObject", &request).await?);
-            stream_id = begun.stream_id;
+            begun.stream_id = answer.stream_id;
         } else {
-            let request =
-                PutChunkRequest { chunk, stream_id: stream_id.clone(), cancel_and_remove: false };
-            let () = told!(call(caller, &place.link_name, "Blobstore.PutChunk", &request).await?);
+            let stream_id = begun.stream_id.clone();
+            let request = PutChunkRequest { chunk, stream_id, cancel_and_remove: false };
+            let () = told!(call(caller, &place.link_name, PUT_CHUNK, &request).await?);
         }
         if is_last {
+            begun.stream_id = None;
             return Ok(Ok(()));
         }
         offset = end;
@@ -251,12 +322,16 @@ pub(super) async fn finish(caller: &Caller, value: Outgoing) -> Called<()> {
 }
 
 impl Incoming {
+    fn new(place: Place, start: u64, length: u64) -> Self {
+        Self { place, start, length, range_bytes: RANGE_BYTES }
+    }
+
     /// Reads on; `None` at the end.
     pub(super) async fn next(&mut self, caller: &Caller) -> Called<Option<Bytes>> {
         if self.length == 0 {
             return Ok(Ok(None));
         }
-        let wanted = self.length.min(CHUNK_BYTES as u64);
+        let wanted = self.length.min(self.range_bytes);
         let ContainerObject { container_id, object_id } = self.place.id();
         let request = GetObjectRequest {
             object_id,
@@ -275,8 +350,12 @@ impl Incoming {
             return Ok(Err(text));
         };
         chunk.bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
-        self.start += chunk.bytes.len() as u64;
-        self.length -= chunk.bytes.len() as u64;
+        let read = chunk.bytes.len() as u64;
+        if read < wanted {
+            self.range_bytes = read;
+        }
+        self.start += read;
+        self.length -= read;
         Ok(Ok(Some(chunk.bytes)))
     }
 
@@ -288,8 +367,11 @@ impl Incoming {
                 self.length
             )));
         }
-        let mut all = BytesMut::new();
+        let (mut all, mut held) = (BytesMut::new(), caller.hold());
         while let Some(chunk) = told!(self.next(caller).await?) {
+            if !held.grow(chunk.len()) {
+                return Ok(Err(no_room(caller)));
+            }
             all.extend_from_slice(&chunk);
         }
         Ok(Ok(all.into()))
@@ -298,7 +380,13 @@ impl Incoming {
 
 impl Names {
     pub(super) fn of(container: Container) -> Self {
-        Self { container, ready: Vec::new().into_iter(), continuation: None, is_last: false }
+        Self {
+            container,
+            ready: Vec::new().into_iter(),
+            held: None,
+            continuation: None,
+            is_last: false,
+        }
     }
 
     /// Reads the next page unless there are names left.
@@ -315,6 +403,13 @@ impl Names {
         let page: ListObjectsResponse =
             told!(call(caller, link_name, "Blobstore.ListObjects", &request).await?);
         let names: Vec<String> = page.objects.into_iter().map(|object| object.object_id).collect();
+        // Those of the page before are gone.
+        self.held = None;
+        let mut held = caller.hold();
+        if !held.grow(names.iter().map(|name| name.len() + size_of::<String>()).sum()) {
+            return Ok(Err(no_room(caller)));
+        }
+        self.held = Some(held);
         self.is_last = page.is_last || page.continuation.is_none();
         self.continuation = page.continuation;
         self.ready = names.into_iter();
@@ -345,12 +440,27 @@ pub(super) struct Reading {
     caller: Caller,
     incoming: Incoming,
     ready: Bytes,
+    /// The memory that they take.
+    held: Option<Holding>,
     failure: Option<StreamError>,
 }
 
 impl Reading {
     pub(super) fn new(caller: Caller, incoming: Incoming) -> Self {
-        Self { caller, incoming, ready: Bytes::new(), failure: None }
+        Self { caller, incoming, ready: Bytes::new(), held: None, failure: None }
+    }
+
+    fn take(&mut self, chunk: Bytes) {
+        let mut held = self.caller.hold();
+        if held.grow(chunk.len()) {
+            (self.ready, self.held) = (chunk, Some(held));
+        } else {
+            self.fail(no_room(&self.caller));
+        }
+    }
+
+    fn fail(&mut self, text: String) {
+        self.failure = Some(StreamError::LastOperationFailed(wasmtime::Error::msg(text)));
     }
 }
 
@@ -360,13 +470,12 @@ impl Pollable for Reading {
         if !self.ready.is_empty() || self.failure.is_some() {
             return;
         }
+        self.held = None;
         // Dropped in the middle, the same range is read again.
         match self.incoming.next(&self.caller).await {
-            Ok(Ok(Some(chunk))) => self.ready = chunk,
+            Ok(Ok(Some(chunk))) => self.take(chunk),
             Ok(Ok(None)) => self.failure = Some(StreamError::Closed),
-            Ok(Err(text)) => {
-                self.failure = Some(StreamError::LastOperationFailed(wasmtime::Error::msg(text)));
-            }
+            Ok(Err(text)) => self.fail(text),
             Err(error) => self.failure = Some(StreamError::Trap(error)),
         }
     }

@@ -14,6 +14,7 @@
 //!
 //! [`exchange`]: crate::rpc::exchange
 
+mod codes;
 mod outgoing;
 pub mod worker;
 
@@ -31,7 +32,10 @@ use futures::{channel::oneshot, future, future::Either};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     body::{Body as _, Frame},
-    http::{self, HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
+    http::{
+        self, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header,
+        uri::{Authority, Scheme},
+    },
 };
 use tokio::time::timeout;
 use wasmtime::{
@@ -73,8 +77,10 @@ enum BadRequest {
     HeaderName,
     #[error("a header has control characters")]
     HeaderValue,
+    #[error("the header host names no host")]
+    Host,
     #[error("the path cannot be read: {0}")]
-    Path(#[from] http::uri::InvalidUri),
+    Path(#[from] http::Error),
     #[error(transparent)]
     Payload(#[from] PayloadError),
 }
@@ -93,23 +99,25 @@ fn incoming(payload: Bytes) -> Result<http::Request<WasiBody>, BadRequest> {
         let value = HeaderValue::from_maybe_shared(payload.slice_ref(value));
         headers.append(name, value.map_err(|_| BadRequest::HeaderValue)?);
     }
-    let authority = headers.remove(header::HOST).filter(|host| host.to_str().is_ok_and(is_named));
-    let authority = authority.as_ref().map_or(NO_HOST.as_bytes(), HeaderValue::as_bytes);
+    let authority = match headers.remove(header::HOST).filter(|host| !host.is_empty()) {
+        Some(host) => httpserver::authority(host.as_bytes()).ok_or(BadRequest::Host)?,
+        None => Authority::from_static(NO_HOST),
+    };
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
     let mark: &[u8] = if query.is_empty() { b"" } else { b"?" };
     // Absolute, because a guest of 0.3 knows its host from nothing else.
-    let uri = [b"http://", authority, slash, path, mark, query].concat();
+    let uri = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(authority)
+        .path_and_query([slash, path, mark, query].concat())
+        .build()?;
     // It is of one connection.
     headers.remove(header::TRANSFER_ENCODING);
     let mut request = http::Request::new(exchange::whole(body.into_bytes(&payload)));
     *request.method_mut() = method;
-    *request.uri_mut() = Uri::from_maybe_shared(Bytes::from(uri))?;
+    *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     Ok(request)
-}
-
-fn is_named(host: &str) -> bool {
-    !host.is_empty()
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -229,11 +237,11 @@ async fn read(
 ) -> Result<Bytes, String> {
     let response = match answer.await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(told(&error)),
+        Ok(Err(error)) => return Err(codes::told(&error)),
         Err(_) => return Err("the component returned without an answer".to_owned()),
     };
     match exchange {
-        Some(exchange) => hand_over(exchange, response, (end, read_to_end)).await,
+        Some(exchange) => hand_over(exchange, response, method, (end, read_to_end)).await,
         None => {
             let read = collect(response, method, bytes_max).await;
             drop(read_to_end);
@@ -247,10 +255,18 @@ async fn read(
 async fn hand_over(
     caller: &Exchange,
     response: Response,
+    method: &Method,
     (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
 ) -> Result<Bytes, String> {
     let (parts, body) = response.into_parts();
     let mut body = OfGuest { first: None, body, end: Arc::clone(end) };
+    if is_only_head(method, parts.status) {
+        let head = http::Response::from_parts(parts, exchange::whole(Bytes::new()));
+        given(caller.answer(head))?;
+        // For its guest, which may write one all the same; how it ends matters to nobody.
+        while let Some(Ok(_)) = body.frame().await {}
+        return Ok(Bytes::new());
+    }
     let body = match body.read_what_is_there().await {
         Ok((whole, true)) => exchange::whole(whole),
         Ok((first, false)) => {
@@ -259,10 +275,21 @@ async fn hand_over(
         }
         Err(error) => return Err(format!("the body of the answer broke off: {error}")),
     };
-    match caller.answer(http::Response::from_parts(parts, body)) {
+    given(caller.answer(http::Response::from_parts(parts, body)))
+}
+
+/// The result of a call whose answer was given to its caller.
+fn given(somebody_waits: bool) -> Result<Bytes, String> {
+    match somebody_waits {
         true => Ok(Bytes::new()),
         false => Err("nobody waits for the answer any more".to_owned()),
     }
+}
+
+/// Whether an answer has no body, whatever its headers say of one: guests tell the length of what
+/// they do not write, and for wasmtime such a body breaks off.
+fn is_only_head(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || exchange::has_no_body(status)
 }
 
 /// The request of a call, with its body as it comes if that is not in the payload.
@@ -349,11 +376,16 @@ fn request_broke_off(error: BodyError) -> Error {
 /// Reads an answer to its end and writes it as the contract has it.
 async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, String> {
     let (mut parts, body) = response.into_parts();
-    let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
-        format!("the body of the answer is cut off: {error}; it may have {bytes_max} bytes")
-    })?;
-    // The contract has no trailers.
-    let body = body.to_bytes();
+    let body = match Limited::new(body, bytes_max).collect().await {
+        // The contract has no trailers.
+        Ok(body) => body.to_bytes(),
+        Err(_) if is_only_head(method, parts.status) => Bytes::new(),
+        Err(error) => {
+            return Err(format!(
+                "the body of the answer is cut off: {error}; it may have {bytes_max} bytes"
+            ));
+        }
+    };
     if *method != Method::HEAD && !has_length(&parts.headers, body.len()) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
@@ -365,27 +397,14 @@ fn has_length(headers: &HeaderMap, length: usize) -> bool {
     announced.is_none_or(|announced| announced.parse() == Ok(length))
 }
 
-/// Words the error that a guest answered with.
-fn told(error: &wasmtime::Error) -> String {
-    let code = match (
-        error.downcast_ref::<p2::bindings::http::types::ErrorCode>(),
-        error.downcast_ref::<p3::bindings::http::types::ErrorCode>(),
-        error.downcast_ref::<Error>(),
-    ) {
-        (Some(code), _, _) => Error::from(code.clone()).to_string(),
-        (_, Some(code), _) => Error::from(code.clone()).to_string(),
-        (_, _, Some(code)) => code.to_string(),
-        _ => return format!("the component gave no answer: {error:#}"),
-    };
-    format!("wasi:http error: {code}")
-}
-
 #[cfg(test)]
 mod tests {
+    use futures::stream;
+    use http_body_util::StreamBody;
     use lattice_protocol::contracts::httpclient::header_map;
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{read as read_answer, *};
 
     fn read(request: &Value) -> Result<http::Request<WasiBody>, BadRequest> {
         incoming(contracts::encode(request))
@@ -423,10 +442,53 @@ mod tests {
             (json!({"path": "/a b"}), "path"),
             (json!({"header": {"a b": ["1"]}}), "name of a header"),
             (json!({"header": {"a": ["1\n2"]}}), "control characters"),
+            (json!({"path": "/public", "header": {"host": "a:80/admin?x="}}), "header host"),
+            (json!({"path": "/public", "header": {"host": "a@b"}}), "header host"),
             (json!("nothing of the kind"), "HandleRequest"),
         ] {
             let error = read(&request).map(drop).expect_err("no request").to_string();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    /// An answer that tells a length and breaks off before, as wasmtime has it.
+    fn broken_off(status: u16) -> Response {
+        let pieces = [Ok(Frame::data(Bytes::from_static(b"x"))), Err(Error::HttpProtocolError)];
+        let body = StreamBody::new(stream::iter(pieces)).boxed_unsync();
+        let response = http::Response::builder().status(status).header("content-length", "7");
+        response.body(body).expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn where_only_the_head_counts_no_body_breaks_off() {
+        for (method, status, is_answer) in [
+            (Method::HEAD, 200, true),
+            (Method::GET, 204, true),
+            (Method::GET, 304, true),
+            (Method::GET, 200, false),
+            (Method::POST, 201, false),
+        ] {
+            for by_pieces in [false, true] {
+                let (sender, answer) = oneshot::channel();
+                assert!(sender.send(Ok(broken_off(status))).is_ok());
+                let (exchange, mut taken) = Exchange::new(None);
+                let exchange = by_pieces.then_some(&*exchange);
+                let (end, (read_to_end, _is_read)) = (Arc::default(), oneshot::channel());
+                let read = read_answer(answer, exchange, (&end, read_to_end), (&method, 1)).await;
+                assert_eq!(read.is_ok(), is_answer, "{method} {status} {by_pieces}: {read:?}");
+                let Ok(payload) = read else { continue };
+                let (status_code, length) = if by_pieces {
+                    let head = taken.try_recv().expect("an answer").into_parts().0;
+                    (head.status.as_u16(), head.headers.get("content-length").cloned())
+                } else {
+                    let answer: HttpResponse = contracts::decode("x", &payload).expect("one");
+                    assert!(answer.body.0.is_empty());
+                    let answer = answer.into_http().expect("one");
+                    (answer.status().as_u16(), answer.headers().get("content-length").cloned())
+                };
+                assert_eq!(status_code, status);
+                assert_eq!(length.is_some(), by_pieces || method == Method::HEAD);
+            }
         }
     }
 

@@ -39,6 +39,7 @@ use super::{
         caller::{Caller, End, Holding, caller},
     },
     OfGuest,
+    codes::{error_of, failure_of},
 };
 use crate::{
     router::LinkEnd,
@@ -50,7 +51,7 @@ use crate::{
 use lattice_protocol::contracts::{
     self,
     binary::Binary,
-    httpclient::{CONTRACT_ID, FailureCause, HttpRequest, HttpResponse, Sent, header_map},
+    httpclient::{CONTRACT_ID, HttpRequest, HttpResponse, Sent, header_map},
 };
 
 /// The link of a guest's own requests.
@@ -144,6 +145,8 @@ impl WasiHttpHooks for Hooks {
 }
 
 /// The time in which an answer has to begin. How long it may pause then is up to the guest's call.
+/// The time to connect alone says nothing of when an answer begins, and when a connection stands is
+/// known to the provider only, whose link bounds that itself.
 fn first_byte_after(options: RequestOptions) -> Option<Duration> {
     let RequestOptions { connect_timeout, first_byte_timeout, .. } = options;
     let first_byte = first_byte_timeout?;
@@ -341,60 +344,4 @@ fn response_of(answer: HttpResponse) -> Result<http::Response<WasiBody>, Error> 
         .into_http()
         .map(|response| response.map(exchange::whole))
         .map_err(|_| Error::HttpProtocolError)
-}
-
-/// The error that the provider named, as the interface has it (components, section 2.4).
-fn failure_of(cause: FailureCause, text: String) -> Error {
-    match cause {
-        FailureCause::DnsError => Error::DnsError { rcode: None, info_code: None },
-        FailureCause::DestinationIpProhibited => Error::DestinationIpProhibited,
-        FailureCause::ConnectionRefused => Error::ConnectionRefused,
-        FailureCause::ConnectionTimeout => Error::ConnectionTimeout,
-        FailureCause::ConnectionLimitReached => Error::ConnectionLimitReached,
-        FailureCause::TlsCertificateError => Error::TlsCertificateError,
-        FailureCause::TlsProtocolError => Error::TlsProtocolError,
-        FailureCause::HttpRequestDenied => Error::HttpRequestDenied,
-        FailureCause::HttpRequestBodySize => Error::HttpRequestBodySize(None),
-        FailureCause::HttpRequestUriInvalid => Error::HttpRequestUriInvalid,
-        FailureCause::HttpResponseBodySize => Error::HttpResponseBodySize(None),
-        FailureCause::HttpResponseTimeout => Error::HttpResponseTimeout,
-        FailureCause::InternalError => Error::InternalError(Some(text)),
-    }
-}
-
-/// A call's error as the interface has it (components, section 2.2).
-fn error_of(error: CallError) -> Error {
-    match error {
-        CallError::NoLink { .. } | CallError::NotLinked { .. } => Error::ConfigurationError,
-        CallError::NotInForce { .. } => Error::HttpRequestDenied,
-        error if error.is_forbidden() => Error::HttpRequestDenied,
-        CallError::NoResponders { .. } => Error::DestinationUnavailable,
-        CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::HttpResponseTimeout,
-        CallError::OutcomeUnknown { .. } => Error::HttpResponseIncomplete,
-        CallError::NotAdmitted { .. } => Error::ConnectionLimitReached,
-        CallError::TooDeep => Error::LoopDetected,
-        other => Error::InternalError(Some(other.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_refusal_of_the_lattice_is_a_code() {
-        let no_link = CallError::NoLink {
-            namespace: CONTRACT_ID.into(),
-            lattice: "l".into(),
-            actor_id: "M".into(),
-            link_name: "default".into(),
-        };
-        assert!(matches!(error_of(no_link), Error::ConfigurationError));
-        let unsigned =
-            CallError::NoCapability { contract: CONTRACT_ID.into(), actor_id: "M".into() };
-        assert!(matches!(error_of(unsigned), Error::HttpRequestDenied));
-        assert!(matches!(error_of(CallError::TooDeep), Error::LoopDetected));
-        let told = error_of(CallError::Callee("no such host".into()));
-        assert!(matches!(told, Error::InternalError(Some(text)) if text == "no such host"));
-    }
 }

@@ -17,7 +17,7 @@ use wasmtime::{
 
 use super::{
     Guest,
-    caller::{Caller, caller},
+    caller::{Caller, Holding, caller},
     drop_resource, is_default,
 };
 use crate::router::LinkEnd;

@@ -3,7 +3,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 use wasmtime::{AsContext as _, AsContextMut, component::Resource};
 
-use super::{Bucket, Caller, Guest, StoreError, caller};
+use super::{Bucket, Caller, Guest, Holding, StoreError, caller};
 use crate::{router::LinkEnd, rpc::call::CallError};
 use lattice_protocol::contracts::{
     binary::Binary,
@@ -141,8 +141,8 @@ impl Open {
         }
     }
 
-    /// All keys, page by page; together they may be as large as the guest's memory.
-    pub async fn all_keys(&self) -> wasmtime::Result<Outcome<Vec<String>>> {
+    /// All keys, page by page, and the memory that they take; it may be as much as the guest's.
+    pub async fn all_keys(&self) -> wasmtime::Result<Outcome<(Vec<String>, Holding)>> {
         let (mut all, mut held): (Vec<String>, _) = (Vec::new(), self.caller.hold());
         loop {
             let page = match self.keys(all.last().cloned()).await? {
@@ -161,12 +161,13 @@ impl Open {
                 ))));
             }
             if !more {
-                return Ok(Ok(all));
+                return Ok(Ok((all, held)));
             }
         }
     }
 
-    /// The values of several keys, in their order; not at one instant.
+    /// The values of several keys, in their order; not at one instant. Together they may be as
+    /// large as the guest's memory.
     pub async fn get_many(
         &self,
         keys: Vec<String>,
@@ -174,12 +175,20 @@ impl Open {
         if let Err(error) = check_count(keys.len()) {
             return Ok(Err(error));
         }
-        let mut found = Vec::new();
+        let (mut found, mut held) = (Vec::new(), self.caller.hold());
         for key in keys {
-            match self.get(&key).await? {
-                Ok(value) => found.push((key, value)),
+            let value = match self.get(&key).await? {
+                Ok(value) => value,
                 Err(error) => return Ok(Err(error)),
+            };
+            if !held.grow(key.len() + value.as_ref().map_or(0, Vec::len)) {
+                return Ok(Err(other(format!(
+                    "the values have more than {} bytes together, more than an instance may have; \
+                     name fewer keys at a time, or raise actor_memory_max_bytes",
+                    self.caller.memory_max_bytes
+                ))));
             }
+            found.push((key, value));
         }
         Ok(Ok(found))
     }
@@ -277,7 +286,11 @@ fn error_of(error: &CallError, link_name: &str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use lattice_protocol::contracts;
+
     use super::*;
+    use crate::actors::{component::caller::fake, inbound::HostCall};
 
     fn no_link() -> CallError {
         CallError::NoLink {
@@ -296,6 +309,50 @@ mod tests {
         );
         let unsigned = CallError::NoCapability { contract: "c".into(), actor_id: "M".into() };
         assert_eq!(error_of(&unsigned, ""), StoreError::AccessDenied);
+    }
+
+    /// The built-in provider with one key, all of whose values have 1000 bytes.
+    fn answer(call: HostCall) -> Option<Result<Bytes, CallError>> {
+        Some(Ok(match call.operation.as_str() {
+            private::KEYS => contracts::encode(&Keys { keys: vec!["k".repeat(1000)], more: false }),
+            private::GET_BYTES => {
+                contracts::encode(&Version { value: Some(vec![7; 1000].into()), revision: 1 })
+            }
+            operation => panic!("{operation} is not expected"),
+        }))
+    }
+
+    fn with_memory(memory: usize) -> Open {
+        Open { caller: fake::caller(memory, answer), link_name: String::new() }
+    }
+
+    #[tokio::test]
+    async fn keys_count_as_memory_of_the_guest_as_long_as_they_are_there() {
+        let needed = 1000 + size_of::<String>();
+        let opened = with_memory(needed);
+        let all = opened.all_keys().await.expect("the guest goes on");
+        let Ok((keys, held)) = all else { panic!("there is room for them") };
+        assert!(keys.len() == 1 && !opened.caller.hold().grow(1));
+        drop(held);
+        assert!(opened.caller.hold().grow(needed));
+        let refused = with_memory(needed - 1).all_keys().await.expect("the guest goes on");
+        assert!(refused.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_values_of_many_keys_are_no_more_than_the_memory_of_the_guest() {
+        for (memory, keys, is_enough) in [(10_000, 9, true), (10_000, 10, false), (0, 1, false)] {
+            let opened = with_memory(memory);
+            let keys = (0..keys).map(|key| key.to_string()).collect();
+            match opened.get_many(keys).await.expect("the guest goes on") {
+                Ok(found) => assert!(is_enough && found.len() == 9, "{memory}"),
+                Err(StoreError::Other(text)) => {
+                    assert!(!is_enough && text.contains("actor_memory_max_bytes"), "{text}");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+            assert!(opened.caller.hold().grow(memory), "all of it was given back");
+        }
     }
 
     #[test]

@@ -1,20 +1,28 @@
 //! Spin's key-value stores of its second and third generation. A label is the name of a link; the
 //! functions of the third generation are asynchronous, so several calls of one instance can wait.
 
-use std::future;
+use std::{
+    future,
+    pin::Pin,
+    task::{Context, Poll},
+    vec,
+};
 
 use wasmtime::{
     StoreContextMut,
     component::{
-        Accessor, ComponentType, FutureReader, Lift, Linker, LinkerInstance, Lower, Resource,
-        ResourceType, StreamReader,
+        Accessor, ComponentType, Destination, FutureReader, Lift, Linker, LinkerInstance, Lower,
+        Resource, ResourceType, StreamProducer, StreamReader, StreamResult, VecBuffer,
     },
 };
 
-use super::{Bucket, Guest, Open, StoreError, drop_resource, on_bucket, open};
+use super::{Bucket, Guest, Holding, Open, StoreError, drop_resource, on_bucket, open};
 
 pub(in super::super) const SECOND: &str = "fermyon:spin/key-value@2.0.0";
 pub(in super::super) const THIRD: &str = "spin:key-value/key-value@3.0.0";
+
+/// Keys that leave a stream at once.
+const KEYS_AT_ONCE: usize = 100;
 
 /// Why an operation failed, with one case more than others have, and it is the first one.
 #[derive(Clone, Debug, PartialEq, Eq, ComponentType, Lift, Lower)]
@@ -66,7 +74,7 @@ fn add_second(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         bucket.exists(&key).await?.map_err(SpinError::from)
     })?;
     on_bucket!(spin, "[method]store.get-keys", |bucket| {
-        bucket.all_keys().await?.map_err(SpinError::from)
+        bucket.all_keys().await?.map(|(keys, _)| keys).map_err(SpinError::from)
     })
 }
 
@@ -114,8 +122,10 @@ fn add_third(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             Box::pin(async move {
                 let bucket = accessor.with(|mut access| Open::of(&mut access, &store))?;
                 let (keys, end) = match bucket.all_keys().await? {
-                    Ok(keys) => (keys, Ok(())),
-                    Err(error) => (Vec::new(), Err(SpinError::from(error))),
+                    Ok((keys, held)) => {
+                        (KeyStream { left: keys.into_iter(), _held: Some(held) }, Ok(()))
+                    }
+                    Err(error) => (KeyStream::default(), Err(SpinError::from(error))),
                 };
                 accessor.with(|mut access| {
                     let keys = StreamReader::new(&mut access, keys)?;
@@ -126,6 +136,33 @@ fn add_third(spin: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             })
         },
     )
+}
+
+/// Keys that a guest reads as a stream; the host holds them for it until they are read.
+#[derive(Default)]
+struct KeyStream {
+    left: vec::IntoIter<String>,
+    _held: Option<Holding>,
+}
+
+impl StreamProducer<Guest> for KeyStream {
+    type Item = String;
+    type Buffer = VecBuffer<String>;
+
+    fn poll_produce<'a>(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: StoreContextMut<'a, Guest>,
+        mut destination: Destination<'a, String, VecBuffer<String>>,
+        _: bool,
+    ) -> Poll<wasmtime::Result<StreamResult>> {
+        let next: Vec<String> = self.left.by_ref().take(KEYS_AT_ONCE).collect();
+        destination.set_buffer(next.into());
+        Poll::Ready(Ok(match self.left.len() {
+            0 => StreamResult::Dropped,
+            _ => StreamResult::Completed,
+        }))
+    }
 }
 
 #[cfg(test)]

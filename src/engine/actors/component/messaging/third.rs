@@ -16,7 +16,7 @@ use wasmtime::{
 
 use super::{Caller, Guest, Holding, caller};
 use crate::rpc::call::CallError;
-use lattice_protocol::contracts::messaging::{Message, RequestMessage};
+use lattice_protocol::contracts::messaging::{Message, RequestMessage, words};
 
 pub(super) const CONSUMER: &str = "wasmcloud:messaging/consumer@0.3.0";
 pub(super) const TYPES: &str = "wasmcloud:messaging/types@0.3.0";
@@ -87,7 +87,22 @@ fn error_of(error: &CallError) -> Error {
         CallError::NoResponders { .. } => Error::BrokerUnavailable,
         CallError::TimedOut { .. } | CallError::Deadline { .. } => Error::Timeout,
         CallError::NotAdmitted { .. } => Error::QuotaExceeded,
+        CallError::TooLarge { .. } => Error::MessageTooLarge,
+        CallError::Callee(text) => of_provider(text),
         error => Error::Other(error.to_string()),
+    }
+}
+
+/// The error of a provider, whose kind the built-in one tells by its words.
+fn of_provider(text: &str) -> Error {
+    let of_subject = text.starts_with("subject ");
+    match text {
+        _ if of_subject && text.contains(words::RESERVED) => Error::AccessDenied,
+        _ if of_subject && text.contains(words::INVALID) => Error::SubjectInvalid,
+        _ if text.starts_with(words::NO_RESPONDERS) => Error::BrokerUnavailable,
+        _ if text.starts_with(words::NO_REPLY) => Error::Timeout,
+        _ if text.ends_with(words::TOO_LARGE) => Error::MessageTooLarge,
+        text => Error::Other(text.to_owned()),
     }
 }
 
@@ -214,8 +229,37 @@ mod tests {
 
     #[test]
     fn each_refusal_of_the_lattice_has_a_name() {
-        let unsigned = CallError::NoCapability { contract: "c".into(), actor_id: "M".into() };
-        assert_eq!(error_of(&unsigned), Error::AccessDenied);
-        assert_eq!(error_of(&CallError::Callee("why".into())), Error::Other("why".into()));
+        let told = |text: &str| CallError::Callee(text.to_owned());
+        let text = String::new;
+        for (error, expected) in [
+            (CallError::NoCapability { contract: text(), actor_id: text() }, Error::AccessDenied),
+            (CallError::Denied { request_id: text(), message: None }, Error::AccessDenied),
+            (
+                CallError::NoResponders { subject: text(), lattice: text(), target: text() },
+                Error::BrokerUnavailable,
+            ),
+            (
+                CallError::TimedOut { subject: text(), lattice: text(), waited_ms: 1 },
+                Error::Timeout,
+            ),
+            (CallError::Deadline { actor_id: text(), limit_ms: 1 }, Error::Timeout),
+            (CallError::NotAdmitted { actor_id: text(), reason: text() }, Error::QuotaExceeded),
+            (CallError::TooLarge { cause: text(), bytes_max: 1 }, Error::MessageTooLarge),
+            (CallError::TooDeep, Error::Other(CallError::TooDeep.to_string())),
+            (told("why"), Error::Other("why".into())),
+            (told("subject \"a b\" is invalid: it has blanks"), Error::SubjectInvalid),
+            (
+                told("subject \"$JS.x\" belongs to the lattice or the NATS server, and so on"),
+                Error::AccessDenied,
+            ),
+            (told("nobody listens on a, so there is no reply"), Error::BrokerUnavailable),
+            (told("no reply on a within 5 ms (and so on)"), Error::Timeout),
+            (
+                told("the message to a has 9 bytes, and the NATS server takes 8 (its max_payload)"),
+                Error::MessageTooLarge,
+            ),
+        ] {
+            assert_eq!(error_of(&error), expected, "{error}");
+        }
     }
 }

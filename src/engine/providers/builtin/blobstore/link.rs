@@ -28,7 +28,7 @@ use super::{
     backend::{Backend, ContentInfo, Download, Error, Upload},
     listing,
     names::{check_container, check_object},
-    uploads::{IDLE_MAX, Purpose, Uploads},
+    uploads::{IDLE_MAX, Uploads},
 };
 use crate::{
     providers::builtin::{Context, Link, unknown_operation},
@@ -279,12 +279,12 @@ impl BlobLink {
             Error::NoUpload(format!("{}/{}", chunk.container_id, chunk.object_id))
         })?;
         if cancel_and_remove {
-            let upload = self.uploads.take(&id, &chunk, Purpose::Cancel)?;
-            self.uploads.remove(&id);
-            upload.abort().await;
+            if let Some(upload) = self.uploads.cancel(&id, &chunk)? {
+                upload.abort().await;
+            }
             return Ok(());
         }
-        let mut upload = self.uploads.take(&id, &chunk, Purpose::Write)?;
+        let mut upload = self.uploads.take(&id, &chunk)?;
         if !chunk.is_last {
             let outcome = self.write(&id, upload, chunk.bytes).await;
             if outcome.is_err() {
@@ -447,7 +447,7 @@ impl Link for BlobLink {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
             let (deadline, operation, cut) =
-                (call.deadline, call.operation.clone(), self.cut.clone());
+                (call.ends_at(), call.operation.clone(), self.cut.clone());
             let work = Arc::clone(&self).perform(call);
             let work = self.tasks.spawn(async move { cut.run_until_cancelled_owned(work).await });
             match tokio::time::timeout_at(deadline, work).await {

@@ -32,7 +32,7 @@ use lattice_protocol::{builtin, links::LinkDefinition};
 
 /// Chunks of downloads are no larger, unless the link says otherwise. Far below what a message of
 /// NATS takes, so that they travel in one piece to actors on other hosts too.
-const CHUNK_BYTES: u64 = 256 * 1024;
+pub const CHUNK_BYTES: u64 = 256 * 1024;
 const CHUNK_BYTES_MIN: u64 = 1024;
 const CHUNK_BYTES_MAX: u64 = 16 * 1024 * 1024;
 

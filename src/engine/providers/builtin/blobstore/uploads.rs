@@ -17,15 +17,6 @@ pub const OPEN_MAX: usize = 32;
 /// How long an upload waits for its next chunk.
 pub const IDLE_MAX: Duration = Duration::from_secs(300);
 
-/// The reason why an upload is taken out of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// The chunk is written, which has to begin where the one before ended.
-    Write,
-    /// The upload is cancelled, wherever it is.
-    Cancel,
-}
-
 /// The open uploads, by stream id.
 #[derive(Default)]
 pub struct Uploads(Mutex<HashMap<String, Slot>>);
@@ -71,27 +62,24 @@ impl Uploads {
         ids.next().filter(|_| ids.next().is_none())
     }
 
-    /// Takes an upload out for a chunk. It stays if the chunk does not fit.
-    pub fn take(
-        &self,
-        id: &str,
-        chunk: &Chunk,
-        purpose: Purpose,
-    ) -> Result<Box<dyn Upload>, Error> {
+    /// Takes an upload out for a chunk, which has to begin where the one before ended. It stays if
+    /// the chunk does not fit.
+    pub fn take(&self, id: &str, chunk: &Chunk) -> Result<Box<dyn Upload>, Error> {
         let mut open = self.0.lock();
-        let slot = open.get_mut(id).ok_or_else(|| Error::NoUpload(id.to_owned()))?;
-        if slot.container != chunk.container_id || slot.object != chunk.object_id {
-            return Err(Error::OtherObject {
-                stream: id.to_owned(),
-                container: slot.container.clone(),
-                object: slot.object.clone(),
-            });
-        }
-        // An actor that cancels need not know how much arrived.
-        if chunk.offset != slot.written && purpose == Purpose::Write {
+        let slot = slot_of(&mut open, id, chunk)?;
+        if chunk.offset != slot.written {
             return Err(Error::Offset { expected: slot.written, found: chunk.offset });
         }
         slot.upload.take().ok_or_else(|| Error::UploadBusy(id.to_owned()))
+    }
+
+    /// Gives the place of an upload up, wherever the chunk begins: an actor that cancels need not
+    /// know how much arrived. Returns the upload for the caller to abort; of one whose chunk is
+    /// being written nothing, since [`put_back`](Self::put_back) hands that one out.
+    pub fn cancel(&self, id: &str, chunk: &Chunk) -> Result<Option<Box<dyn Upload>>, Error> {
+        let mut open = self.0.lock();
+        slot_of(&mut open, id, chunk)?;
+        Ok(open.remove(id).and_then(|slot| slot.upload))
     }
 
     /// Puts an upload back after `bytes` more were written; returns it if its place is gone.
@@ -120,6 +108,23 @@ impl Uploads {
         let expired = open.extract_if(|_, slot| slot.touched.elapsed() >= idle);
         expired.filter_map(|(_, slot)| slot.upload).collect()
     }
+}
+
+/// Returns the place of an upload, which has to be of the chunk's object.
+fn slot_of<'a>(
+    open: &'a mut HashMap<String, Slot>,
+    id: &str,
+    chunk: &Chunk,
+) -> Result<&'a mut Slot, Error> {
+    let slot = open.get_mut(id).ok_or_else(|| Error::NoUpload(id.to_owned()))?;
+    if slot.container != chunk.container_id || slot.object != chunk.object_id {
+        return Err(Error::OtherObject {
+            stream: id.to_owned(),
+            container: slot.container.clone(),
+            object: slot.object.clone(),
+        });
+    }
+    Ok(slot)
 }
 
 #[cfg(test)]
@@ -153,25 +158,24 @@ mod tests {
     async fn chunks_come_in_order_and_one_at_a_time() {
         let uploads = Uploads::default();
         let id = uploads.reserve(&chunk(0)).unwrap();
-        assert!(matches!(uploads.take(&id, &chunk(0), Purpose::Write), Err(Error::UploadBusy(_))));
+        assert!(matches!(uploads.take(&id, &chunk(0)), Err(Error::UploadBusy(_))));
         assert!(uploads.put_back(&id, Box::new(Nowhere), 10).is_none());
         assert!(matches!(
-            uploads.take(&id, &chunk(0), Purpose::Write),
+            uploads.take(&id, &chunk(0)),
             Err(Error::Offset { expected: 10, found: 0 })
         ));
         let other = Chunk { object_id: "x".into(), ..chunk(10) };
-        assert!(matches!(
-            uploads.take(&id, &other, Purpose::Write),
-            Err(Error::OtherObject { .. })
-        ));
-        assert!(matches!(
-            uploads.take("unknown", &chunk(10), Purpose::Write),
-            Err(Error::NoUpload(_))
-        ));
+        assert!(matches!(uploads.take(&id, &other), Err(Error::OtherObject { .. })));
+        assert!(matches!(uploads.take("unknown", &chunk(10)), Err(Error::NoUpload(_))));
         assert_eq!(uploads.id_of(&chunk(10)).as_ref(), Some(&id));
-        let upload = uploads.take(&id, &chunk(10), Purpose::Write).unwrap();
-        uploads.remove(&id);
+        let upload = uploads.take(&id, &chunk(10)).unwrap();
+        assert!(uploads.cancel(&id, &other).is_err());
+        assert!(uploads.cancel(&id, &chunk(0)).unwrap().is_none(), "a chunk is being written");
         assert!(uploads.put_back(&id, upload, 1).is_some(), "its place is gone");
+        let id = uploads.reserve(&chunk(0)).unwrap();
+        uploads.put_back(&id, Box::new(Nowhere), 10);
+        assert!(uploads.cancel(&id, &chunk(0)).unwrap().is_some());
+        assert!(matches!(uploads.cancel(&id, &chunk(0)), Err(Error::NoUpload(_))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -197,7 +197,7 @@ impl HttpLink {
     ) -> Result<(HttpResponse, Held), Failed> {
         let outgoing = self.outgoing(call, &call.payload, operation)?;
         let what = shown(&outgoing.method, &outgoing.url);
-        let performed = self.perform(outgoing, redirects, self.deadline(call.deadline)).await;
+        let performed = self.perform(outgoing, redirects, self.deadline(call.ends_at())).await;
         performed.map_err(|failure| self.failed(&what, &failure))
     }
 
@@ -245,7 +245,7 @@ impl HttpLink {
         Failed { cause: failure.cause(), text: format!("{what}: {failure}") }
     }
 
-    /// When a request of a call with this deadline is given up.
+    /// When a request of a call that ends then is given up.
     fn deadline(&self, call: Instant) -> Instant {
         let now = Instant::now();
         let left = call.saturating_duration_since(now);

@@ -13,7 +13,10 @@ use super::{
     rules::{Rules, Way, host_of},
 };
 use lattice_protocol::{
-    contracts::httpclient::{HeaderValues, HttpRequest},
+    contracts::{
+        httpclient::{HeaderValues, HttpRequest},
+        httpserver,
+    },
     rpc::invocation::TraceContext,
 };
 
@@ -92,9 +95,7 @@ impl Outgoing {
     /// name may be another one than the URL's, since one server can have many.
     pub(super) fn check_host_header(&self, rules: &Rules) -> Result<(), Failure> {
         for value in self.headers.get_all(header::HOST) {
-            let named = value
-                .to_str()
-                .ok()
+            let named = httpserver::authority(value.as_bytes())
                 .and_then(|host| Url::parse(&format!("{}://{host}/", self.url.scheme())).ok());
             let named =
                 named.ok_or_else(|| Failure::Request("the header host is no host".into()))?;
@@ -332,7 +333,7 @@ mod tests {
             outgoing("GET", "http://a/", &[("host", host)], "").unwrap().check_host_header(&rules)
         };
         assert!(check("a:8080").is_ok() && check("b:81").is_ok());
-        for host in ["c", "b", "a@c", ""] {
+        for host in ["c", "b", "a@c", "", "a/@c", "a?c", "c@a", "a:80/c"] {
             assert!(check(host).is_err(), "{host:?}");
         }
         let rules = Rules { hosts: None, ..rules };

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::body::BodyError;
 use crate::rpc::call::CallError;
+use lattice_protocol::contracts::httpserver::status_of_error;
 
 pub type Answer = Response<Bytes>;
 
@@ -42,9 +43,10 @@ pub fn not_found() -> Answer {
     refuse(StatusCode::NOT_FOUND, "no actor is linked for this host and path")
 }
 
-/// A request that does not say for which host it is, or says it twice.
+/// A request that does not say for which host it is, or says it twice, or more than that.
 pub fn of_no_host() -> Answer {
-    refuse(StatusCode::BAD_REQUEST, "a request has exactly one host")
+    let text = "a request has exactly one host: a name or an address, and perhaps a port";
+    refuse(StatusCode::BAD_REQUEST, text)
 }
 
 /// The method may not be used; `allowed` may.
@@ -95,6 +97,10 @@ pub fn of_call(error: &CallError, actor_id: &str) -> (Answer, Option<String>) {
             StatusCode::BAD_GATEWAY,
             "the host that worked on the request vanished; whether the request was carried out is unknown",
         ),
+        CallError::Callee(text) => match status_of_error(text) {
+            Some(status) => return of_error_code(status),
+            None => return of_failure(),
+        },
         _ => return of_failure(),
     };
     if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -103,6 +109,19 @@ pub fn of_call(error: &CallError, actor_id: &str) -> (Answer, Option<String>) {
         return (answer, None);
     }
     identified(status, text)
+}
+
+/// A component answered with an error, which has this status.
+fn of_error_code(status: StatusCode) -> (Answer, Option<String>) {
+    let text = match status.is_client_error() {
+        true => "the actor refused the request",
+        false => "the actor failed to answer",
+    };
+    let (mut answer, id) = identified(status, text);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        retry_soon(&mut answer);
+    }
+    (answer, id)
 }
 
 /// The actor failed, or its answer is none.
@@ -117,4 +136,39 @@ fn identified(status: StatusCode, error: &str) -> (Answer, Option<String>) {
 
 fn retry_soon(answer: &mut Answer) {
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_has_its_status_and_the_code_of_a_component_that_of_the_code() {
+        let text = String::new;
+        let told = |text: &str| CallError::Callee(text.to_owned());
+        for (error, status, has_id) in [
+            (told("why"), 502, true),
+            (told("wasi:http error: HTTP-request-denied (HTTP request denied)"), 403, true),
+            (told("wasi:http error: HTTP-request-body-size (more than 9)"), 413, true),
+            (told("wasi:http error: HTTP-request-URI-too-long (it is)"), 414, true),
+            (told("wasi:http error: HTTP-request-header-size (it is)"), 431, true),
+            (told("wasi:http error: HTTP-request-length-required (it is)"), 411, true),
+            (told("wasi:http error: HTTP-request-URI-invalid (it is)"), 400, true),
+            (told("wasi:http error: connection-limit-reached (it is)"), 503, true),
+            (told("wasi:http error: HTTP-response-timeout (it is)"), 504, true),
+            (told("wasi:http error: internal-error (it is)"), 500, true),
+            (told("wasi:http error: HTTP-protocol-error (it is)"), 502, true),
+            // As hosts of before say it.
+            (told("wasi:http error: HTTP request denied"), 502, true),
+            (told("M takes no further call: all instances are busy"), 503, false),
+            (CallError::NotAdmitted { actor_id: "M".into(), reason: text() }, 503, false),
+            (CallError::Deadline { actor_id: text(), limit_ms: 1 }, 504, true),
+            (CallError::TooDeep, 502, true),
+        ] {
+            let (answer, id) = of_call(&error, "M");
+            assert_eq!((answer.status().as_u16(), id.is_some()), (status, has_id), "{error}");
+            let waits = answer.headers().contains_key(header::RETRY_AFTER);
+            assert_eq!(waits, status == 503, "{error}");
+        }
+    }
 }

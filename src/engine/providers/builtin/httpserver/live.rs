@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    Response, StatusCode,
+    Response,
     body::{Body, Frame, SizeHint},
     http::response,
 };
@@ -132,7 +132,7 @@ pub async fn perform(
         }
         Begun::Pieces(parts, ongoing) => (parts, ongoing),
     };
-    let is_bodiless = has_no_body(parts.status);
+    let is_bodiless = exchange::has_no_body(parts.status);
     let (sender, pieces) = mpsc::channel(PIECES_MAX);
     let queue = PIECES_MAX * PIECE + ongoing.ready();
     let lodging = match listener.lodgings.lodge(queue, &listener.budget, client) {
@@ -163,11 +163,6 @@ pub async fn perform(
     }
     let (live, busy) = (Arc::clone(live), pulse.busy_until_answered());
     Ok(Answered::Pieces(parts, Pieces { pieces, live, has_ended: false, _busy: busy }))
-}
-
-/// Whether answers with this status have no body.
-pub fn has_no_body(status: StatusCode) -> bool {
-    [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
 }
 
 /// A part of an answer on its way to the connection.

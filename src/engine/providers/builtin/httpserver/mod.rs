@@ -66,8 +66,9 @@ pub static SPEC: Spec = Spec {
     about: "Serves HTTP/1.1 and HTTP/2, plain or TLS, with actors as handlers: each request becomes one call of the \
             linked actor. Several actors may share an address, told apart by host name and path. A request whose actor \
             has no room for it gets 503, one whose actor takes too long 504, and one whose actor fails 502, the last two \
-            with an id that is in the log. The provider of 2022 answered 503 where this one answers 504, and 500 where \
-            it answers 502, both without a body.",
+            with an id that is in the log. An error code that a component answers with has a status of its own, such as \
+            403 for HTTP-request-denied. The provider of 2022 answered 503 where this one answers 504, and 500 where it \
+            answers 502, both without a body.",
     values: settings::VALUES,
     is_ingress: true,
     check,

@@ -15,11 +15,11 @@ use tracing::{Level, debug, enabled, info, warn};
 use super::{
     answers::{self, Answer},
     cors,
-    live::{self, Pieces},
+    live::Pieces,
     request::Route,
     settings::Rules,
 };
-use crate::rpc::call::CallError;
+use crate::rpc::{call::CallError, exchange};
 use lattice_base::telemetry::ACCESS;
 use lattice_protocol::contracts::{
     PayloadError,
@@ -67,7 +67,7 @@ impl Reply {
         match self {
             Self::Whole(answer) => {
                 decorate(rules, parts, answer);
-                if live::has_no_body(answer.status()) {
+                if exchange::has_no_body(answer.status()) {
                     *answer.body_mut() = Bytes::new();
                 }
             }
@@ -214,6 +214,9 @@ pub fn failed(route: &Route, error: &CallError) -> Answer {
     let (answer, error_id) = answers::of_call(error, &route.actor_id);
     route.record_failure(error, error_id.as_deref());
     match error_id {
+        Some(error_id) if answer.status().is_client_error() => {
+            debug!(actor_id = route.actor_id, error_id, %error, "actor refused a request");
+        }
         Some(error_id) => {
             warn!(actor_id = route.actor_id, error_id, %error, "actor failed to answer a request");
         }

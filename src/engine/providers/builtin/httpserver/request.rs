@@ -51,7 +51,7 @@ use crate::{
     spans,
 };
 use lattice_protocol::{
-    contracts::httpserver::{HANDLE_REQUEST, RequestHead, RequestWriter},
+    contracts::httpserver::{self, HANDLE_REQUEST, RequestHead, RequestWriter},
     rpc::invocation::Entity,
 };
 
@@ -371,19 +371,22 @@ fn head_of<'a>(rules: &Rules, parts: &'a Parts) -> RequestHead<'a> {
 
 /// Makes the header `host` say for which host the request is: what the target says counts (HTTP/2,
 /// absolute form), so that an actor never sees another host than the one by which it was found.
-/// Returns whether the request says it once.
+/// Returns whether the request says it once, and nothing else there: a path behind the host would
+/// be read by those who make a URL of it.
 fn settle_host(parts: &mut Parts) -> bool {
     let mut given = parts.headers.get_all(header::HOST).iter();
-    let (first, more) = (given.next().is_some(), given.next().is_some());
-    if more || (!first && parts.version == Version::HTTP_11) {
-        return false;
-    }
-    if let Some(authority) = parts.uri.authority() {
+    let is_said_well = match (given.next(), given.next()) {
+        (None, _) => parts.version != Version::HTTP_11,
+        (Some(host), None) => host.is_empty() || httpserver::authority(host.as_bytes()).is_some(),
+        (Some(_), Some(_)) => false,
+    };
+    if let Some(authority) = parts.uri.authority().filter(|_| is_said_well) {
         let bare = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
-        let Ok(value) = HeaderValue::from_str(bare) else { return false };
+        let Some(host) = httpserver::authority(bare.as_bytes()) else { return false };
+        let Ok(value) = HeaderValue::from_str(host.as_str()) else { return false };
         parts.headers.insert(header::HOST, value);
     }
-    true
+    is_said_well
 }
 
 /// The host a request is for, as the client wrote it.
@@ -425,6 +428,20 @@ mod tests {
             ("http://b/", two, &[], Some("b")),
             ("http://b/", two, &["a"], Some("b")),
             ("/", two, &[], Some("")),
+            ("/", one, &[""], Some("")),
+            ("/", one, &["[::1]:80"], Some("[::1]:80")),
+            ("/", one, &["a:80/admin?x="], None),
+            ("/", one, &["a?x="], None),
+            ("/", one, &["a#"], None),
+            ("/", one, &["a\\b"], None),
+            ("/", one, &["me@a"], None),
+            ("/", one, &["a:80:81"], None),
+            ("/", one, &["a:80x"], None),
+            ("/", one, &[":80"], None),
+            ("/", one, &["[::1]a"], None),
+            ("/", old, &["a/b"], None),
+            ("http://b/", one, &["a/c"], None),
+            ("/", two, &["a/b"], None),
         ] {
             assert_eq!(
                 settled(uri, version, hosts).as_deref(),

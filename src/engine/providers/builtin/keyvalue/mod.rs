@@ -196,7 +196,7 @@ impl Link for KeyValueLink {
             // Also after the end: a call may have taken this link in the moment another one
             // replaced it, and nothing here depends on which of them answers.
             let _call = self.calls.token();
-            match tokio::time::timeout_at(call.deadline, self.perform(&call)).await {
+            match tokio::time::timeout_at(call.ends_at(), self.perform(&call)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(CallError::Callee(format!(
                     "{} has no result in time, and may or may not have happened: the bucket {} does not answer, or others write the \

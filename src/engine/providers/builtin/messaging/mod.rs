@@ -44,7 +44,10 @@ use lattice_protocol::{
     builtin,
     contracts::{
         self, PayloadError,
-        messaging::{Message, PUBLISH, REQUEST, RequestMessage, SERVICE},
+        messaging::{
+            Message, PUBLISH, REQUEST, RequestMessage, SERVICE,
+            words::{NO_REPLY, NO_RESPONDERS, TOO_LARGE},
+        },
     },
     errors::chain,
     links::LinkDefinition,
@@ -346,8 +349,9 @@ impl Link for MessagingLink {
                     "link {name} of {actor} to messaging has ended"
                 )));
             }
-            let left = call.deadline.saturating_duration_since(Instant::now());
-            let deadline = call.deadline - (left / 10).min(MARGIN_MAX);
+            let ends_at = call.ends_at();
+            let left = ends_at.saturating_duration_since(Instant::now());
+            let deadline = ends_at - (left / 10).min(MARGIN_MAX);
             let result = match contracts::method(&call.operation, SERVICE) {
                 PUBLISH => match contracts::decode("Messaging.Publish", &call.payload) {
                     Ok(message) => self.publish(message, deadline).await.map(|()| Bytes::new()),
@@ -404,13 +408,13 @@ enum Failure {
     #[error("deserialization: {0}")]
     Payload(#[from] PayloadError),
     #[error(
-        "the message to {subject} has {bytes} bytes, and the NATS server takes {limit} (its max_payload)"
+        "the message to {subject} has {bytes} bytes, and the NATS server takes {limit} {TOO_LARGE}"
     )]
     TooLarge { subject: String, bytes: usize, limit: usize },
-    #[error("nobody listens on {subject}, so there is no reply")]
+    #[error("{NO_RESPONDERS} {subject}, so there is no reply")]
     NoResponders { subject: String },
     #[error(
-        "no reply on {subject} within {waited_ms} ms (timeoutMs of the request, at most what the call itself has left)"
+        "{NO_REPLY} {subject} within {waited_ms} ms (timeoutMs of the request, at most what the call itself has left)"
     )]
     NoReply { subject: String, waited_ms: u128 },
     #[error(

@@ -7,6 +7,7 @@
 
 use crate::providers::builtin::{LinkError, values::wrong};
 use lattice_base::lattice::reserved as lattice;
+use lattice_protocol::contracts::messaging::words::{INVALID, RESERVED};
 
 /// Far below the line length a server takes. A longer one would end the connection, which others
 /// use too.
@@ -19,10 +20,10 @@ const OTHER_INBOX_ROOTS: [&str; 3] = ["_INBOX_", "_R_", "_GR_"];
 /// Why a subject cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SubjectError {
-    #[error("subject {subject:?} is invalid: {reason}")]
+    #[error("subject {subject:?} {INVALID} {reason}")]
     Invalid { subject: String, reason: &'static str },
     #[error(
-        "subject {0:?} belongs to the lattice or the NATS server, and this link uses the host's connection or its NATS server; \
+        "subject {0:?} {RESERVED}, and this link uses the host's connection or its NATS server; \
          use another subject, give the link a server of its own (link value uri), or lift this with the link value \
          allow_system_subjects=true"
     )]
