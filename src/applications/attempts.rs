@@ -4,7 +4,9 @@
 //! failure keeps the same thing from being tried again for a while, and each next one for longer.
 //!
 //! A command that no host has taken on is soon given up and sent again. One that was taken on may
-//! take as long as its image needs to come; that it failed is told by an event.
+//! take as long as its image needs to come; that it failed is told by an event. Its host may have
+//! lost it, and the event may have been missed, so the same host is told the same again now and
+//! then: one that is at it goes on with it.
 
 #[cfg(test)]
 mod tests;
@@ -41,9 +43,13 @@ pub struct Attempts {
 #[derive(Debug)]
 struct Pending {
     command: Command,
+    /// When it counts as failed.
     until: Instant,
-    /// Its host has begun with it for another command already.
-    is_begun: bool,
+    /// When its host is told again, if it has taken it on.
+    again: Instant,
+    /// Its host may have to load an image for it.
+    may_load: bool,
+    is_taken_on: bool,
 }
 
 #[derive(Debug)]
@@ -94,34 +100,50 @@ impl About {
 }
 
 impl Attempts {
-    /// Notes that a command was sent. Of what was sent about the same thing before nothing more is
-    /// awaited: a host carries out in order.
-    pub fn sent(&mut self, command: &Command, now: Instant) {
-        let patience = match command {
-            Command::Scale { .. } | Command::Update { .. } => ACTOR_PATIENCE,
-            Command::StartProvider { .. } | Command::StopProvider { .. } => PROVIDER_PATIENCE,
-            Command::PutLink(_) | Command::DeleteLink { .. } => LINK_PATIENCE,
-        };
+    /// Notes that a command was sent, while this was seen. Of what was sent about the same thing
+    /// before nothing more is awaited: a host carries out in order.
+    pub fn sent(&mut self, command: &Command, seen: &Observed, now: Instant) {
         self.pending.retain(|pending| !overrules(command, &pending.command));
-        let command = command.clone();
-        self.pending.push(Pending { command, until: now + patience, is_begun: false });
+        let until = now + patience(command);
+        self.pending.push(Pending {
+            command: command.clone(),
+            until,
+            again: until,
+            may_load: may_load(command, seen),
+            is_taken_on: false,
+        });
     }
 
-    /// Notes that its host has taken a command on.
+    /// Notes that its host has taken a command on, or is at it already.
     pub fn taken_on(&mut self, command: &Command, now: Instant) {
-        let same = |pending: &&mut Pending| pending.command == *command && may_load(command);
-        self.pending.iter_mut().filter(same).for_each(|one| one.until = now + LOAD_PATIENCE);
+        let first = |pending: &&mut Pending| {
+            pending.command == *command && pending.may_load && !pending.is_taken_on
+        };
+        for pending in self.pending.iter_mut().filter(first) {
+            (pending.until, pending.is_taken_on) = (now + LOAD_PATIENCE, true);
+        }
+    }
+
+    /// Whether the host of a command has taken it on.
+    pub fn is_taken_on(&self, command: &Command) -> bool {
+        self.pending.iter().any(|pending| pending.command == *command && pending.is_taken_on)
+    }
+
+    /// Returns up to so many commands that their hosts are to be told again. Nothing comes of it
+    /// twice: an actor is scaled to a number, in the order of commands, and a provider that is being
+    /// started is not started again.
+    pub fn again(&mut self, at_most: usize, now: Instant) -> Vec<Command> {
+        let due = self.pending.iter_mut().filter(|one| one.is_taken_on && one.again <= now);
+        let again = due.take(at_most).map(|pending| {
+            pending.again = now + patience(&pending.command);
+            pending.command.clone()
+        });
+        again.collect()
     }
 
     /// Forgets what a host was to do: it began anew, and knows nothing of it.
     pub fn forget_host(&mut self, host: &str) {
         self.pending.retain(|pending| pending.command.host() != Some(host));
-    }
-
-    /// Awaits nothing more that may take long: the events that tell of it may have been missed. It
-    /// is sent again, and a host that is still at it goes on.
-    pub fn ask_again(&mut self) {
-        self.pending.retain(|pending| !may_load(&pending.command));
     }
 
     /// Forgets what failed, so that everything may be tried at once. What is on its way stays: a
@@ -132,10 +154,8 @@ impl Attempts {
 
     /// Notes that a command was refused, or what it started failed.
     pub fn failed(&mut self, command: &Command, error: &str, now: Instant) {
-        if is_begun(command, error) {
-            let same = |pending: &&mut Pending| pending.command == *command;
-            self.pending.iter_mut().filter(same).for_each(|pending| pending.is_begun = true);
-            return;
+        if is_begun(command, error, self.is_taken_on(command)) {
+            return self.taken_on(command, now);
         }
         self.pending.retain(|pending| pending.command != *command);
         let failure = self.failures.entry(About::of(command)).or_insert(Failure {
@@ -227,7 +247,7 @@ impl Attempts {
     /// Whether time alone is a reason to plan: a patience, or since the last plan a pause, ended.
     pub fn is_due(&self, planned: Instant, now: Instant) -> bool {
         let mut pauses = self.failures.values().map(|failure| failure.not_before);
-        self.pending.iter().any(|pending| pending.until <= now)
+        self.pending.iter().any(|one| one.until <= now || (one.is_taken_on && one.again <= now))
             || pauses.any(|end| planned < end && end <= now)
     }
 
@@ -236,10 +256,9 @@ impl Attempts {
         self.pending.retain(|pending| !shows(&pending.command, seen));
         let late: Vec<Pending> =
             self.pending.extract_if(.., |pending| pending.until <= now).collect();
-        for Pending { command, is_begun, .. } in late {
-            // A host that is slow is asked again: it goes on with what it has begun, and there is
-            // nowhere else to make an update.
-            if !is_begun && !matches!(command, Command::Update { .. }) {
+        for Pending { command, .. } in late {
+            // There is nowhere else to make an update.
+            if !matches!(command, Command::Update { .. }) {
                 self.failed(&command, "it was not seen to happen in time", now);
             }
         }
@@ -282,20 +301,39 @@ fn overrules(later: &Command, earlier: &Command) -> bool {
     }
 }
 
-/// Whether the host may have to load an image for a command.
-fn may_load(command: &Command) -> bool {
+/// Returns how long a command may take that loads nothing, or to be taken on.
+fn patience(command: &Command) -> Duration {
     match command {
-        Command::Scale { count, .. } => *count > 0,
+        Command::Scale { .. } | Command::Update { .. } => ACTOR_PATIENCE,
+        Command::StartProvider { .. } | Command::StopProvider { .. } => PROVIDER_PATIENCE,
+        Command::PutLink(_) | Command::DeleteLink { .. } => LINK_PATIENCE,
+    }
+}
+
+/// Whether the host may have to load an image for a command: fewer of an actor need none.
+fn may_load(command: &Command, seen: &Observed) -> bool {
+    match command {
+        Command::Scale { host, annotations, count, .. } => {
+            let there = seen.hosts.get(host).map_or(0, |view| count_of(annotations, view));
+            u64::from(*count) > there
+        }
         Command::Update { .. } | Command::StartProvider { .. } => true,
         _ => false,
     }
 }
 
-/// Whether a host refuses a start because it is at it already: it names the image then. Where
-/// another one is in the way, it names that one's key.
-fn is_begun(command: &Command, error: &str) -> bool {
-    matches!(command, Command::StartProvider { image, .. }
-        if error.contains("already running") && error.contains(image.as_str()))
+/// Whether a host refuses a start because it is at it already. To one that is told again, another
+/// release says that the image runs; a provider that is in the way is named by its key there.
+fn is_begun(command: &Command, error: &str, is_told_again: bool) -> bool {
+    let Command::StartProvider { image, .. } = command else { return false };
+    error.contains("is being started already")
+        || is_told_again && error.contains("already running") && error.contains(image.as_str())
+}
+
+/// Returns how many run on a host with these annotations.
+fn count_of(annotations: &BTreeMap<String, String>, view: &HostView) -> u64 {
+    let groups = view.actors.iter().filter(|group| group.annotations == *annotations);
+    groups.map(|group| u64::from(group.count)).sum()
 }
 
 fn is_placing(command: &Command) -> bool {
@@ -342,8 +380,7 @@ fn shows(command: &Command, seen: &Observed) -> bool {
 fn shows_on(command: &Command, view: &HostView) -> bool {
     match command {
         Command::Scale { annotations, count, .. } => {
-            let groups = view.actors.iter().filter(|group| group.annotations == *annotations);
-            groups.map(|group| u64::from(group.count)).sum::<u64>() == u64::from(*count)
+            count_of(annotations, view) == u64::from(*count)
         }
         Command::Update { key, image, share: None, .. } => {
             let mut groups = view.actors.iter().filter(|group| group.key == *key);

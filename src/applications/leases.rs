@@ -3,9 +3,10 @@
 //! [`lease`](super::lease) decides, this carries it out: it follows the bucket's entries, writes
 //! by compare-and-set, and knows how long ago the bucket confirmed the last renewal of this host.
 //!
-//! After a cut, or a time in which it did not run, a host does not know at once how the others
+//! After a long cut, or a time in which it did not run, a host does not know at once how the others
 //! stand: the bucket may take its writes before it hears of them. It is in doubt then, see
-//! [`View::doubted`].
+//! [`View::doubted`]. Where a machine with a host and a NATS server is lost, the others come back to
+//! the bucket sooner, and nothing is to keep them from its leases.
 //!
 //! A host that stops deletes the key that it renews. Those of hosts that were killed are deleted by
 //! the hosts that act, when they are long gone. Leases stay: without an owner they hold nothing.
@@ -71,9 +72,9 @@ impl Moment {
         Self { at: Instant::now(), boot_ms: boot_ms() }
     }
 
-    /// Returns how long ago it was, with the time in which the machine slept.
-    fn age(self) -> Duration {
-        Duration::from_millis(boot_ms().saturating_sub(self.boot_ms))
+    /// Returns how long ago it was at a time of that clock, with the time in which the machine slept.
+    fn age(self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.boot_ms))
     }
 }
 
@@ -86,6 +87,10 @@ struct Table {
     free_since: BTreeMap<String, Instant>,
     /// When the last renewal of this host was sent that the bucket confirmed.
     confirmed: Option<Moment>,
+    /// When something of the bucket was last heard.
+    heard: Option<Moment>,
+    /// When this host first heard of the bucket.
+    began: Option<Instant>,
     /// When this host last could not know how the others stand.
     doubted: Option<Instant>,
     /// When this host last saw to its renewals.
@@ -125,28 +130,61 @@ impl Table {
     }
 
     /// Whether the bucket has confirmed so lately that this host acts that it may.
-    fn may_act(&self) -> bool {
-        self.confirmed.is_some_and(|confirmed| confirmed.age() < ACTS_FOR)
+    fn may_act(&self, now_ms: u64) -> bool {
+        self.confirmed.is_some_and(|confirmed| confirmed.age(now_ms) < ACTS_FOR)
     }
 
     /// Whether the last renewal is so young that no other is needed now.
     fn is_fresh(&self) -> bool {
-        self.confirmed.is_some_and(|confirmed| confirmed.age() < RENEWAL)
+        self.confirmed.is_some_and(|confirmed| confirmed.age(boot_ms()) < RENEWAL)
     }
 
-    fn doubt(&mut self) {
-        self.doubted = Some(Instant::now());
-    }
-
-    /// Doubts if this host did not run for so long that others may have its leases by now.
-    fn notice_pause(&mut self) {
-        if self.beat.is_some_and(|beat| beat.age() >= ACTS_FOR) {
-            self.doubt();
+    /// Doubts if this is so long ago that others may have the leases of this host by now.
+    fn doubt_if_old(&mut self, moment: Option<Moment>, now: Moment) {
+        if moment.is_some_and(|moment| moment.age(now.boot_ms) >= ACTS_FOR) {
+            self.doubted = Some(now.at);
         }
     }
 
+    /// Doubts if this host did not run for long.
+    fn notice_pause(&mut self, now: Moment) {
+        self.doubt_if_old(self.beat, now);
+    }
+
+    /// Takes in that all of the bucket was read now. It was cut off if nothing came for long.
+    fn notice_reading(&mut self, now: Moment) {
+        self.began.get_or_insert(now.at);
+        self.doubt_if_old(self.heard, now);
+    }
+
+    /// Takes in a renewal of this host that the bucket has confirmed.
+    fn confirm(&mut self, sent: Moment, now: Moment) {
+        if self.is_acting {
+            self.doubt_if_old(self.confirmed, now);
+        }
+        self.confirmed = Some(sent);
+    }
+
     fn view<'a>(&'a self, me: &'a str, live: &'a BTreeSet<String>, now: Instant) -> View<'a> {
-        View { me, live, renewed: &self.renewed, doubted: self.doubted, now }
+        // A host that begins among others has not heard of all of them. One alone need not wait.
+        let began = self.began.filter(|_| !live.is_empty());
+        View { me, live, renewed: &self.renewed, doubted: self.doubted.max(began), now }
+    }
+
+    fn step(&mut self, me: &str, application: &str, live: &BTreeSet<String>, now: Instant) -> Step {
+        let seen = self.leases.get(application).cloned();
+        // That of a host that is gone is free meanwhile also for one that doubts.
+        let is_held = seen.as_ref().is_some_and(|seen| {
+            let view = View { doubted: None, ..self.view(me, live, now) };
+            seen.owner == me || lease::is_held(seen, view)
+        });
+        if is_held {
+            self.free_since.remove(application);
+        } else {
+            self.free_since.entry(application.to_owned()).or_insert(now);
+        }
+        let free_since = self.free_since.get(application).copied();
+        lease::decide(application, seen.as_ref(), free_since, self.view(me, live, now))
     }
 }
 
@@ -174,16 +212,17 @@ impl Leases {
 
     /// Takes a change of the bucket into account.
     pub fn on_update(&self, update: &Update) {
+        let now = Moment::now();
         match update {
             Update::Snapshot(entries) => {
                 let mut table = self.0.table.lock();
                 table.keep_only(entries);
-                table.doubt();
+                table.notice_reading(now);
                 drop(table);
                 entries.iter().for_each(|entry| self.take_in(entry, None));
                 self.0.changed.notify_one();
             }
-            Update::Put(entry) => self.take_in(entry, Some(Instant::now())),
+            Update::Put(entry) => self.take_in(entry, Some(now.at)),
             Update::Delete { key, .. } => match Key::parse(key) {
                 Key::Lease(name) => {
                     self.0.table.lock().leases.remove(name);
@@ -192,8 +231,9 @@ impl Leases {
                 Key::Renewal(host) => _ = self.0.table.lock().renewed.remove(host),
                 _ => {}
             },
-            Update::Behind | Update::Current => {}
+            Update::Behind | Update::Current => return,
         }
+        self.0.table.lock().heard = Some(now);
     }
 
     fn take_in(&self, entry: &Entry, written: Option<Instant>) {
@@ -214,14 +254,14 @@ impl Leases {
 
     /// Returns those of the applications that this host acts for, and takes the leases whose turn
     /// it is; each with the revision of its lease, which is another one if others had it meanwhile.
-    /// `others` returns the other hosts that are there.
+    /// `live` are the other hosts that are there, and `others` looks for them again.
     pub async fn mine<'a>(
         &self,
         applications: impl Iterator<Item = &'a str>,
+        mut live: BTreeSet<String>,
         others: impl Fn() -> BTreeSet<String>,
     ) -> BTreeMap<String, u64> {
-        self.0.table.lock().notice_pause();
-        let mut live = others();
+        self.0.table.lock().notice_pause(Moment::now());
         let mut mine = BTreeMap::new();
         for application in applications {
             let mut step = self.step(application, &live);
@@ -252,7 +292,7 @@ impl Leases {
     }
 
     fn may_act(&self) -> bool {
-        self.0.table.lock().may_act()
+        self.0.table.lock().may_act(boot_ms())
     }
 
     /// Whether the bucket has confirmed after a moment that this host acts; it is asked if it has
@@ -268,7 +308,8 @@ impl Leases {
     /// Whether this host may act for an application at this moment.
     pub fn holds(&self, application: &str) -> bool {
         let table = self.0.table.lock();
-        table.may_act() && table.leases.get(application).is_some_and(|seen| seen.owner == self.0.me)
+        table.may_act(boot_ms())
+            && table.leases.get(application).is_some_and(|seen| seen.owner == self.0.me)
     }
 
     /// Says in the bucket that this host acts, as long as it does, until `stop`. Polled beside all
@@ -292,9 +333,9 @@ impl Leases {
 
     /// Notes that this host runs; returns whether it acts.
     fn beat(&self) -> bool {
-        let mut table = self.0.table.lock();
-        table.notice_pause();
-        table.beat = Some(Moment::now());
+        let (mut table, now) = (self.0.table.lock(), Moment::now());
+        table.notice_pause(now);
+        table.beat = Some(now);
         table.is_acting
     }
 
@@ -318,19 +359,7 @@ impl Leases {
     }
 
     fn step(&self, application: &str, live: &BTreeSet<String>) -> Step {
-        let now = Instant::now();
-        let mut table = self.0.table.lock();
-        let seen = table.leases.get(application).cloned();
-        let is_held = seen.as_ref().is_some_and(|seen| {
-            seen.owner == self.0.me || lease::is_held(seen, table.view(&self.0.me, live, now))
-        });
-        if is_held {
-            table.free_since.remove(application);
-        } else {
-            table.free_since.entry(application.to_owned()).or_insert(now);
-        }
-        let free_since = table.free_since.get(application).copied();
-        lease::decide(application, seen.as_ref(), free_since, table.view(&self.0.me, live, now))
+        self.0.table.lock().step(&self.0.me, application, live, Instant::now())
     }
 
     /// Takes a lease; returns its new revision if this host has it now.
@@ -374,11 +403,8 @@ impl Leases {
             Ok::<_, DesiredError>(())
         };
         match renewed.await {
-            Ok(()) => self.0.table.lock().confirmed = Some(sent),
-            Err(error) => {
-                self.0.table.lock().doubt();
-                debug!(%error, "the bucket does not confirm that this host acts");
-            }
+            Ok(()) => self.0.table.lock().confirm(sent, Moment::now()),
+            Err(error) => debug!(%error, "the bucket does not confirm that this host acts"),
         }
         self.may_act()
     }
@@ -422,10 +448,9 @@ mod tests {
         Seen { owner: owner.to_owned(), revision, written: None }
     }
 
-    /// A moment, after which the machine slept.
-    fn slept(time: Duration) -> Moment {
-        let boot_ms = boot_ms().checked_sub(clock::millis(time)).expect("a machine that runs");
-        Moment { at: Instant::now(), boot_ms }
+    /// A moment so long after another one. The other clock stands still while the machine sleeps.
+    fn slept(before: Moment, time: Duration) -> Moment {
+        Moment { boot_ms: before.boot_ms + clock::millis(time), ..before }
     }
 
     #[test]
@@ -461,27 +486,48 @@ mod tests {
 
     #[test]
     fn a_host_acts_as_long_as_the_bucket_confirmed_it_lately() {
-        let mut table = Table::default();
-        assert!(!table.may_act());
-        table.confirmed = Some(Moment::now());
-        assert!(table.may_act());
-        // The other clock stands still while the machine sleeps.
-        table.confirmed = Some(slept(ACTS_FOR));
-        assert!(!table.may_act());
+        let (mut table, now) = (Table::default(), Moment::now());
+        assert!(!table.may_act(now.boot_ms));
+        table.confirmed = Some(now);
+        assert!(table.may_act(now.boot_ms));
+        assert!(!table.may_act(slept(now, ACTS_FOR).boot_ms));
     }
 
     #[test]
-    fn a_host_that_did_not_run_for_a_while_is_in_doubt() {
-        let second = Duration::from_secs(1);
-        for (beat, is_in_doubt) in [
-            (None, false),
-            (Some(Moment::now()), false),
-            (Some(slept(RENEWAL + second)), false),
-            (Some(slept(ACTS_FOR)), true),
+    fn a_host_that_did_not_run_or_was_cut_off_for_long_is_in_doubt() {
+        let before = Moment::now();
+        for (known, after, is_in_doubt) in [
+            (None, ACTS_FOR, false),
+            (Some(before), Duration::ZERO, false),
+            (Some(before), RENEWAL, false),
+            (Some(before), ACTS_FOR, true),
         ] {
-            let mut table = Table { beat, ..Table::default() };
-            table.notice_pause();
-            assert_eq!(table.doubted.is_some(), is_in_doubt, "{beat:?}");
+            let now = slept(before, after);
+            let table = || Table { is_acting: true, ..Table::default() };
+            let mut paused = Table { beat: known, ..table() };
+            paused.notice_pause(now);
+            let mut reads = Table { heard: known, ..table() };
+            reads.notice_reading(now);
+            let mut renews = Table { confirmed: known, ..table() };
+            renews.confirm(now, now);
+            let doubts = [paused, reads, renews].map(|table| table.doubted.is_some());
+            assert_eq!(doubts, [is_in_doubt; 3], "{known:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_of_a_host_that_is_gone_is_free_from_then_on_and_one_who_is_alone_takes_it_at_once() {
+        let now = Moment::now();
+        let others = BTreeSet::from(["B".to_owned()]);
+        for (live, step) in [(BTreeSet::new(), Step::Take(7)), (others, Step::Leave)] {
+            let mut table = Table::default();
+            table.notice_reading(now);
+            table.take("shop", seen("A", 7));
+            assert_eq!(table.step("C", "shop", &live, now.at), step);
+            // The turns go on while it doubts.
+            assert_eq!(table.free_since.get("shop"), Some(&now.at));
+            let later = now.at + lease::HEARD_AFTER;
+            assert_eq!(table.step("C", "shop", &live, later), Step::Take(7));
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 use lattice_client::lattice::{Events, Lattice};
 use lattice_protocol::{
-    applications::rollout::Compared,
+    applications::{ownership, rollout::Compared},
     control::types::Inventory,
     events::{Event, Received},
     links::LinkDefinition,
@@ -212,6 +212,12 @@ impl Observer {
         }
     }
 
+    /// Asks all hosts again at the next refresh.
+    pub fn look_at_all(&mut self) {
+        let now = Instant::now();
+        self.hosts.values_mut().for_each(|host| host.ask_at = now);
+    }
+
     /// Asks the hosts that run two revisions of an actor again at the next refresh.
     pub fn look_at_trials(&mut self) {
         let now = Instant::now();
@@ -231,6 +237,14 @@ impl Observer {
             }
         }
         sums
+    }
+
+    /// Returns the applications of which something is seen to run.
+    pub fn owners(&self) -> BTreeSet<&str> {
+        let views = || self.hosts.values().filter_map(|host| host.view.as_ref());
+        let actors = views().flat_map(|view| &view.actors).map(|group| &group.annotations);
+        let providers = views().flat_map(|view| &view.providers).map(|run| &run.annotations);
+        actors.chain(providers).filter_map(ownership::owner).collect()
     }
 
     /// Whether every host that is there was asked and has answered once.

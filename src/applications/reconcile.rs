@@ -8,7 +8,7 @@
 //! A host that acts for no application observes nothing. What runs as it should costs no command.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -40,7 +40,10 @@ use crate::{
     wishes::Wishes,
 };
 use lattice_base::store::desired::Desired;
-use lattice_client::{lattice::Lattice, origin};
+use lattice_client::{
+    lattice::{Lattice, RequestError},
+    origin,
+};
 use lattice_protocol::{
     applications::{
         api::{Status, StatusType},
@@ -131,6 +134,8 @@ struct Outcome {
     application: String,
     command: Command,
     result: Result<(), String>,
+    /// The host has said something to it.
+    is_answered: bool,
 }
 
 /// The observer of a host that acts.
@@ -240,7 +245,9 @@ impl Reconciler {
     /// Events that tell how commands ended may have been missed.
     fn on_reconnect(&mut self) {
         self.is_changed = true;
-        self.kept.values_mut().for_each(|kept| kept.attempts.ask_again());
+        if let Some(watching) = &mut self.watching {
+            watching.observer.look_at_all();
+        }
     }
 
     fn on_event(&mut self, received: Option<Received>) {
@@ -273,7 +280,8 @@ impl Reconciler {
         }
     }
 
-    fn on_outcome(&mut self, Outcome { application, command, result }: Outcome) {
+    fn on_outcome(&mut self, outcome: Outcome) {
+        let Outcome { application, command, result, is_answered } = outcome;
         self.is_changed = true;
         if let (Some(host), Some(watching)) = (command.host(), &mut self.watching) {
             watching.observer.look_again(host);
@@ -282,6 +290,8 @@ impl Reconciler {
         let now = Instant::now();
         match result {
             Ok(()) => kept.attempts.taken_on(&command, now),
+            // It is at it, as far as anybody knows, and is told again.
+            Err(_) if !is_answered && kept.attempts.is_taken_on(&command) => {}
             Err(error) => {
                 debug!(application, error, ?command, "a command failed");
                 kept.attempts.failed(&command, &error, now);
@@ -300,12 +310,12 @@ impl Reconciler {
             return;
         }
         let Parts { surroundings, leases, .. } = &*self.parts;
-        let (now, live) = (Instant::now(), || surroundings.neighbours().live);
-        self.lingering.look(snapshot, live(), now);
-        let lingering = &self.lingering;
-        let wanted = snapshot.values().filter(|target| lingering.is_looked_after(target, now));
-        let names = wanted.map(|target| target.name.as_str());
-        let mine = leases.mine(names, live).await;
+        let (now, others) = (Instant::now(), || surroundings.neighbours().live);
+        let live = others();
+        self.lingering.look(snapshot, &live, now);
+        let wanted = self.wanted(snapshot, now);
+        let names = wanted.iter().map(|target| target.name.as_str());
+        let mine = leases.mine(names, live, others).await;
         self.kept.retain(|name, kept| mine.get(name) == Some(&kept.lease));
         self.is_changed |= mine.keys().any(|name| !self.kept.contains_key(name));
         if mine.is_empty() {
@@ -317,8 +327,8 @@ impl Reconciler {
         }
         // First what is known of each from before: it says what is to be looked at.
         let mut ready = Vec::new();
-        for (name, lease) in &mine {
-            let Some(target) = snapshot.get(name) else { continue };
+        for target in wanted {
+            let Some(lease) = mine.get(&target.name) else { continue };
             match self.prepare(target, *lease).await {
                 Ok(()) => ready.push(target),
                 Err(error) => {
@@ -338,6 +348,18 @@ impl Reconciler {
         for (target, application) in ready {
             self.act(target, &application, &wishes, &observed).await;
         }
+    }
+
+    /// Returns the targets that somebody has to act for, first what is to run.
+    fn wanted<'t>(&self, snapshot: &'t Snapshot, now: Instant) -> Vec<&'t Target> {
+        let owners = match &self.watching {
+            Some(watching) if self.lingering.has_arrival(now) => watching.observer.owners(),
+            _ => BTreeSet::new(),
+        };
+        let is_wanted = |target: &&Target| self.lingering.is_looked_after(target, &owners, now);
+        let mut wanted: Vec<&Target> = snapshot.values().filter(is_wanted).collect();
+        wanted.sort_by_key(|target| !target.is_deployed());
+        wanted
     }
 
     /// Returns targets with what is to run of each now.
@@ -446,11 +468,16 @@ impl Reconciler {
         if !leases.holds(&target.name) {
             return;
         }
-        let new = plan.commands.iter().filter(|command| kept.attempts.may_send(command, now));
         // Others follow when these are done.
         let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
-        for command in new.take(room).cloned().collect::<Vec<_>>() {
-            kept.attempts.sent(&command, now);
+        let mut commands = kept.attempts.again(room, now);
+        let new = plan.commands.iter().filter(|command| kept.attempts.may_send(command, now));
+        let new: Vec<Command> = new.take(room - commands.len()).cloned().collect();
+        for command in &new {
+            kept.attempts.sent(command, observed, now);
+        }
+        commands.extend(new);
+        for command in commands {
             info!(application = target.name, %command, "to keep what was asked for");
             let parts = Arc::clone(&self.parts);
             self.in_flight.spawn(carry_out(parts, target.name.clone(), command));
@@ -590,6 +617,10 @@ async fn carry_out(parts: Arc<Parts>, application: String, command: Command) -> 
         ..Origin::default()
     };
     let sent = origin::scope(origin, commands::send(&parts.lattice, command.clone())).await;
+    let is_answered = sent.as_ref().err().is_none_or(|error| {
+        let request = error.downcast_ref::<RequestError>();
+        request.is_none_or(|error| matches!(error, RequestError::Refused { .. }))
+    });
     let result = sent.map_err(|error| format!("{error:#}"));
-    Outcome { application, command, result }
+    Outcome { application, command, result, is_answered }
 }

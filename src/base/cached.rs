@@ -2,7 +2,8 @@
 //!
 //! A file appears whole (written beside its place, then renamed) and is marked as used when it is
 //! read, so several hosts may share a directory, and the files that were not used for longest go
-//! first. A directory whose files decide what runs is a [private one](private_dir).
+//! first. Whoever may write to a directory of programs or images decides what runs: the one is a
+//! [private directory](private_dir), the other a [trusted one](trusted_dir).
 
 use std::{
     fs::{self, File},
@@ -15,7 +16,7 @@ use tracing::{debug, warn};
 
 use crate::{
     dirs::UNFINISHED,
-    trusted::{create_dir, is_own_dir},
+    trusted::{ENV_FILE_CHECKS, create_dir, is_own_dir, is_trusted_dir, open_to_others},
 };
 
 /// Left by a host that ended while it wrote; a write takes seconds.
@@ -27,9 +28,12 @@ pub enum DirError {
     #[error("cannot {what} {}: {cause}; a cache needs a directory of this user with room in it, set XDG_CACHE_HOME to choose \
              another", path.display())]
     Io { what: &'static str, path: PathBuf, cause: io::Error },
-    #[error("the cache directory {} is a link, or it or the directory that it is in belongs to another user, who could exchange \
-             its content; remove it or set XDG_CACHE_HOME to choose another", .0.display())]
+    #[error("the cache directory {} is a link or belongs to another user, who could exchange the programs in it; remove it or \
+             set XDG_CACHE_HOME to choose another", .0.display())]
     Foreign(PathBuf),
+    #[error("the cache directory {}, or what it leads to or is in, belongs to another user, who could exchange its content; set \
+             XDG_CACHE_HOME to choose another, or {}=off if the file system knows no owners", .0.display(), ENV_FILE_CHECKS)]
+    Untrusted(PathBuf),
 }
 
 impl DirError {
@@ -48,13 +52,6 @@ impl DirError {
 /// Makes a directory that only this user may enter, or sees that it is one.
 pub fn private_dir(dir: &Path) -> Result<(), DirError> {
     create_dir(dir).map_err(DirError::io("create", dir))?;
-    check_private(dir)
-}
-
-/// Sees that a directory is one that only this user may enter; closes an own one that is open. To
-/// be asked whenever something in it is believed: without a home it is in a place where every user
-/// of the machine may make it first.
-pub fn check_private(dir: &Path) -> Result<(), DirError> {
     if !is_own_dir(dir).map_err(DirError::io("look at", dir))? {
         return Err(DirError::Foreign(dir.to_owned()));
     }
@@ -63,10 +60,38 @@ pub fn check_private(dir: &Path) -> Result<(), DirError> {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(dir).map_err(DirError::io("look at", dir))?.permissions().mode();
         if mode & 0o077 != 0 {
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-                .map_err(DirError::io("close to others", dir))?;
+            close(dir)?;
         }
     }
+    Ok(())
+}
+
+/// Makes a directory whose content is believed, or sees that it is one.
+pub fn trusted_dir(dir: &Path) -> Result<(), DirError> {
+    create_dir(dir).map_err(DirError::io("create", dir))?;
+    check_trusted(dir)
+}
+
+/// Sees that the content of a directory is believed: nobody but this user, root and the user of
+/// `sudo` may write there. Closes one that is open, where only that others write has to be
+/// prevented: what cannot be closed may be of root, or read-only. To be asked whenever something in
+/// it is believed: without a home it is in a place where every user of the machine may make it
+/// first.
+pub fn check_trusted(dir: &Path) -> Result<(), DirError> {
+    if !is_trusted_dir(dir).map_err(DirError::io("look at", dir))? {
+        return Err(DirError::Untrusted(dir.to_owned()));
+    }
+    let Some(mode) = open_to_others(dir) else { return Ok(()) };
+    close(dir).or_else(|error| if mode & 0o022 == 0 { Ok(()) } else { Err(error) })
+}
+
+fn close(dir: &Path) -> Result<(), DirError> {
+    #[cfg(unix)]
+    {
+        let own = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(dir, own).map_err(DirError::io("close to others", dir))?;
+    }
+    let _ = dir;
     Ok(())
 }
 
@@ -124,36 +149,54 @@ pub fn remove(path: &Path) {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+    use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
     use super::*;
 
+    fn mode(dir: &Path) -> u32 {
+        fs::metadata(dir).unwrap().permissions().mode() & 0o777
+    }
+
+    fn set_mode(dir: &Path, mode: u32) {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
     #[test]
-    fn only_a_directory_of_this_user_is_private_and_an_open_one_is_closed() {
+    fn a_directory_is_private_if_it_is_own_and_trusted_if_nobody_else_may_write_there() {
         let base = tempfile::tempdir().unwrap();
         let own = base.path().join("above/own");
-        assert!(check_private(&own).unwrap_err().is_missing());
-        private_dir(&own).unwrap();
-        fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
-        check_private(&own).unwrap();
-        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(check_trusted(&own).unwrap_err().is_missing());
+        trusted_dir(&own).unwrap();
+        for look in [check_trusted, private_dir] {
+            for open in [0o755, 0o777] {
+                set_mode(&own, open);
+                look(&own).unwrap();
+                assert_eq!(mode(&own), 0o700);
+            }
+        }
 
+        // An own link may lead to a larger disk.
         let (link, file) = (base.path().join("link"), base.path().join("file"));
         symlink(&own, &link).unwrap();
+        trusted_dir(&link).unwrap();
+        assert!(matches!(private_dir(&link), Err(DirError::Foreign(_))));
         fs::write(&file, b"").unwrap();
-        for refused in [check_private(&link), private_dir(&link), check_private(&file)] {
-            assert!(matches!(refused, Err(DirError::Foreign(_))), "{refused:?}");
-        }
+        assert!(matches!(check_trusted(&file), Err(DirError::Untrusted(_))));
         // Only root can give a directory away.
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        for theirs in [own.as_path(), own.parent().unwrap()] {
+        for (theirs, is_private) in [(own.as_path(), false), (own.parent().unwrap(), true)] {
             chown(theirs, Some(65_534), None).unwrap();
-            let refused = private_dir(&own);
-            assert!(matches!(refused, Err(DirError::Foreign(_))), "{theirs:?}: {refused:?}");
+            assert_eq!(private_dir(&own).is_ok(), is_private, "{theirs:?}");
+            for dir in [&own, &link] {
+                let told = check_trusted(dir).unwrap_err().to_string();
+                assert!(told.contains(ENV_FILE_CHECKS), "{theirs:?}: {told}");
+            }
             chown(theirs, Some(0), None).unwrap();
         }
-        private_dir(&own).unwrap();
+        lchown(&link, Some(65_534), None).unwrap();
+        assert!(matches!(trusted_dir(&link), Err(DirError::Untrusted(_))));
+        trusted_dir(&own).unwrap();
     }
 }

@@ -292,10 +292,16 @@ pub fn is_own_dir(dir: &Path) -> io::Result<bool> {
     Ok(fs::symlink_metadata(dir)?.is_dir())
 }
 
+/// Whether a directory is one.
+#[cfg(not(unix))]
+pub fn is_trusted_dir(dir: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(dir)?.is_dir())
+}
+
 #[cfg(unix)]
 use unix::{check_links, check_open, service_of};
 #[cfg(unix)]
-pub use unix::{is_own_dir, open_to_others};
+pub use unix::{is_own_dir, is_trusted_dir, open_to_others};
 
 #[cfg(unix)]
 mod unix {
@@ -314,16 +320,26 @@ mod unix {
         pub sudo_uid: Option<u32>,
     }
 
-    /// Whether a directory, which is no link, belongs to this user, and the one that it is in to
-    /// somebody who is believed: its owner could put another one into its place.
+    /// Whether a directory, which is no link, belongs to this user.
     pub fn is_own_dir(dir: &Path) -> io::Result<bool> {
         let found = fs::symlink_metadata(dir)?;
-        let Some(me) = Believer::of_process() else { return Ok(found.is_dir()) };
-        let above = directory_of(dir);
-        // That one may be a link, and then its owner counts as well.
-        let owners = [fs::symlink_metadata(above)?.uid(), fs::metadata(above)?.uid()];
-        let is_placed_well = owners.into_iter().all(|owner| me.trusts(owner));
-        Ok(found.is_dir() && found.uid() == me.uid && is_placed_well)
+        Ok(found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
+    }
+
+    /// Whether a directory, or a link and the directory that it leads to, belongs to somebody who
+    /// is believed, and so does what they are in: its owner could put others into their place.
+    pub fn is_trusted_dir(dir: &Path) -> io::Result<bool> {
+        let is_dir = fs::metadata(dir)?.is_dir();
+        let Some(me) = Believer::of_process() else { return Ok(is_dir) };
+        let real = fs::canonicalize(dir)?;
+        for path in [dir, directory_of(dir), real.as_path(), directory_of(&real)] {
+            // Of a link both owners count.
+            let owners = [fs::symlink_metadata(path)?.uid(), fs::metadata(path)?.uid()];
+            if !owners.into_iter().all(|owner| me.trusts(owner)) {
+                return Ok(false);
+            }
+        }
+        Ok(is_dir)
     }
 
     impl Believer {

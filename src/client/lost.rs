@@ -4,7 +4,6 @@
 //! answers are put together. A host that answers is not lost, whatever somebody remembers.
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
@@ -27,6 +26,10 @@ use lattice_protocol::{
         types::{HostReply, Inventory, Pairs},
     },
 };
+
+/// Hosts that lost another one at times further apart than this lost it for different reasons;
+/// clocks of hosts differ by less.
+const APART_MS: u64 = 60_000;
 
 /// Asks hosts which hosts they have lost; those lost last come first. Hosts that do not know the
 /// question, or do not answer, have lost none.
@@ -61,17 +64,27 @@ fn merged(told: impl Iterator<Item = LostHost>, present: &HashSet<&str>) -> Vec<
 /// the one that it told last knows what it ran.
 fn merged_of_one(told: Vec<LostHost>) -> Option<LostHost> {
     let lost_ms = told.iter().map(|host| host.lost_ms).min()?;
-    let latest = told.into_iter().max_by_key(recency)?;
+    let lost_at = || told.iter().filter(|host| host.told_ms > 0).map(|host| host.lost_ms);
+    let lost_within_ms = lost_at().max().unwrap_or_default() - lost_at().min().unwrap_or_default();
+    let is_apart = lost_within_ms > APART_MS;
+    let latest = told.into_iter().max_by_key(|host| recency(host, is_apart))?;
     Some(LostHost { lost_ms, ..latest })
 }
 
-/// Orders what hosts remember of the same one by when it told that. They lost it at about the same
-/// time, so the time from the one to the other counts, which is right however their clocks differ.
-/// Hosts of before do not tell it; of theirs the longer one counts.
-fn recency(LostHost { lost_ms, told_ms, inventory, .. }: &LostHost) -> (bool, Reverse<u64>, usize) {
-    let age_ms = if *told_ms == 0 { u64::MAX } else { lost_ms.saturating_sub(*told_ms) };
+/// Orders what hosts remember of the same one by when it told that. They lose it at about the same
+/// time, so the time from the one to the other counts, which is right however their clocks differ a
+/// little. Where they lost it at times far apart (`is_apart`), some were cut off from it earlier,
+/// and the clock says who heard it last. Hosts of before do not tell when; of theirs the longer one
+/// counts.
+fn recency(host: &LostHost, is_apart: bool) -> (bool, u64, usize) {
+    let LostHost { lost_ms, told_ms, inventory, .. } = host;
+    let newness = match (*told_ms, is_apart) {
+        (0, _) => 0,
+        (told_ms, true) => told_ms,
+        (told_ms, false) => u64::MAX - lost_ms.saturating_sub(told_ms),
+    };
     let runs = inventory.actors.len() + inventory.providers.len();
-    (!inventory.host_id.is_empty(), Reverse(age_ms), runs)
+    (!inventory.host_id.is_empty(), newness, runs)
 }
 
 /// An actor, or a provider under a link name, that ran on lost hosts only.
@@ -463,7 +476,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lost_host_told_last_is_what_it_ran_however_the_clocks_differ() {
+    fn what_a_lost_host_told_last_is_what_it_ran_though_clocks_differ_and_some_were_cut_off_before()
+    {
         let ran = |actors: &[&str]| inventory("NA", actors, &[]);
         let (one, two) = (ran(&["M1"]), ran(&["M1", "M2"]));
         let told = |lost_ms, age_ms, inventory: &Inventory| {
@@ -475,8 +489,10 @@ mod tests {
             // An actor was stopped or started after the earlier one.
             ([told(9000, 10, &one), told(9000, 500, &two)], 1),
             ([told(9000, 500, &one), told(9000, 10, &two)], 2),
-            // The clock of the one with the earlier one is an hour ahead.
-            ([told(9000, 10, &one), told(3_609_000, 500, &two)], 1),
+            // The clock of the one with the earlier one is half a minute ahead.
+            ([told(9000, 10, &one), told(39_000, 500, &two)], 1),
+            // The one with the earlier one was cut off from it an hour before the other lost it.
+            ([told(9000, 10, &one), told(3_609_000, 500, &two)], 2),
             // Hosts of before do not tell when.
             ([told(9000, 500, &one), of_before(9000, &two)], 1),
             ([of_before(9000, &one), of_before(8000, &two)], 2),

@@ -387,5 +387,14 @@ spec:
     let (got, _) = run(&["app", "get", "store"]);
     let components = &got["model"]["manifest"]["spec"]["components"];
     assert_eq!(components[0]["properties"]["contract"], "wasmcloud:keyvalue");
+    // With another image, the contract that was filled in is another one too.
+    let mut manifest = got["model"]["manifest"].clone();
+    manifest["metadata"]["annotations"]["version"] = "v2".into();
+    manifest["spec"]["components"][0]["properties"]["image"] = "builtin://httpserver".into();
+    std::fs::write(dir.path().join("app.yaml"), manifest.to_string()).unwrap();
+    run(&["app", "put", "app.yaml"]);
+    let (got, _) = run(&["app", "get", "store", "v2"]);
+    let components = &got["model"]["manifest"]["spec"]["components"];
+    assert_eq!(components[0]["properties"]["contract"], "wasmcloud:httpserver");
     host.stop().await;
 }

@@ -85,7 +85,9 @@ impl Server {
         headers: Option<&HeaderMap>,
         body: &Bytes,
     ) -> Result<PutReply, Refusal> {
-        let Decoded { mut manifest, mut warnings } = decode(body, format_of(headers)?)?;
+        let Decoded { manifest, mut warnings } = decode(body, format_of(headers)?)?;
+        // What a host filled in once may be of another image by now.
+        let mut manifest = manifest.as_written();
         validate(&manifest)?;
         warnings.extend(self.check_links(&manifest)?);
         warnings.extend(self.fill_contracts(&mut manifest));
@@ -131,11 +133,11 @@ impl Server {
         Ok(remarks)
     }
 
-    /// Fills in the contracts that a manifest leaves out, from the claims of providers that ran
-    /// here before; returns remarks about the others.
+    /// Fills in the contracts that a manifest leaves out, of built-in providers, and from the
+    /// claims of those that ran here before; returns remarks about the others.
     fn fill_contracts(&self, manifest: &mut Manifest) -> Vec<String> {
         let table = self.surroundings.table();
-        let missing = manifest.fill_contracts(|image| contract_of(table.as_deref()?, image));
+        let missing = manifest.fill_contracts(|image| contract_of(table.as_deref(), image));
         let remarks = missing.iter().map(|component| {
             format!(
                 "component {component:?} has no `contract`, and its provider has not run here yet to tell it; it runs all the same, \
@@ -304,8 +306,13 @@ impl Server {
     }
 }
 
-/// Returns the contract of the provider that an image led to when it was started last.
-fn contract_of(table: &Table, image: &str) -> Option<String> {
+/// Returns the contract of a built-in provider, or of the one that an image led to when it was
+/// started last.
+fn contract_of(table: Option<&Table>, image: &str) -> Option<String> {
+    if let Some(known) = builtin::find(image) {
+        return known.ok().map(|known| known.contract_id.to_owned());
+    }
+    let table = table?;
     let claims = table.claims(table.public_key_of(image)?)?;
     Some(claims.contract_id.clone()).filter(|contract| !contract.is_empty())
 }

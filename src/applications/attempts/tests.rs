@@ -82,7 +82,7 @@ fn what_was_sent_is_not_sent_again_until_it_shows() {
     let now = Instant::now();
     for command in [scale(3), update(None), update(Some(10)), stop()] {
         let (mut attempts, mut seen) = (Attempts::default(), seen());
-        attempts.sent(&command, now);
+        attempts.sent(&command, &seen, now);
         attempts.look(&seen, now);
         assert!(!attempts.may_send(&command, now), "{command}");
         apply(&command, &mut seen);
@@ -90,7 +90,7 @@ fn what_was_sent_is_not_sent_again_until_it_shows() {
         assert!(attempts.may_send(&command, now) && !attempts.is_due(now, now), "{command}");
     }
     let mut attempts = Attempts::default();
-    attempts.sent(&scale(3), now);
+    attempts.sent(&scale(3), &seen(), now);
     attempts.look(&Observed::default(), now);
     assert!(attempts.may_send(&scale(3), now), "its host is gone");
 }
@@ -101,7 +101,7 @@ fn each_failure_of_the_same_thing_makes_a_longer_pause() {
         let (mut attempts, mut now) = (Attempts::default(), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            attempts.sent(&command, now);
+            attempts.sent(&command, &seen(), now);
             attempts.failed(&command, "no", now);
             let failed = now;
             while !attempts.may_send(&command, now) {
@@ -144,13 +144,15 @@ fn what_was_taken_on_may_load_for_long_and_what_is_lost_is_given_up_soon() {
     ] {
         let (mut attempts, mut seen) = (Attempts::default(), seen());
         apply(&scale(1), &mut seen);
-        attempts.sent(&command, now);
+        attempts.sent(&command, &seen, now);
         if is_taken_on {
             attempts.taken_on(&command, now);
         }
         let late = now + patience;
         let before = late - Duration::from_millis(1);
         attempts.look(&seen, before);
+        // Told again a moment ago, or not at all.
+        attempts.again(usize::MAX, before);
         assert!(!attempts.is_due(now, before), "{command}");
         assert!(!attempts.may_send(&command, before), "{command}");
         assert!(attempts.is_due(now, late), "{command}");
@@ -161,24 +163,65 @@ fn what_was_taken_on_may_load_for_long_and_what_is_lost_is_given_up_soon() {
 }
 
 #[test]
+fn the_same_host_is_told_again_what_it_took_on_and_nobody_else_gets_it() {
+    let now = Instant::now();
+    for (command, there, patience) in [
+        (scale(3), 0, Some(ACTOR_PATIENCE)),
+        (scale(3), 2, Some(ACTOR_PATIENCE)),
+        // Fewer of them load nothing.
+        (scale(3), 4, None),
+        (update(None), 0, Some(ACTOR_PATIENCE)),
+        (start(), 0, Some(PROVIDER_PATIENCE)),
+        (stop(), 0, None),
+    ] {
+        let (mut attempts, mut seen) = (Attempts::default(), seen());
+        apply(&scale(there), &mut seen);
+        attempts.sent(&command, &seen, now);
+        let late = now + PROVIDER_PATIENCE;
+        assert!(attempts.again(1, late).is_empty(), "nobody has taken it on");
+        attempts.taken_on(&command, now);
+        assert_eq!(attempts.is_taken_on(&command), patience.is_some(), "{command}");
+        let Some(patience) = patience else { continue };
+        assert!(attempts.again(1, now + patience - Duration::from_millis(1)).is_empty());
+        let expected = attempts.expected(&seen).into_owned();
+        assert!(attempts.is_due(now, late) && attempts.again(0, late).is_empty());
+        assert_eq!(attempts.again(1, late), std::slice::from_ref(&command));
+        assert!(attempts.again(1, late).is_empty(), "{command}");
+        // It is still awaited of this host, and not for longer than from the first time.
+        attempts.taken_on(&command, late);
+        attempts.look(&seen, late);
+        assert!(!attempts.may_send(&command, late), "{command}");
+        assert_eq!(*attempts.expected(&seen), expected, "{command}");
+        attempts.look(&seen, now + LOAD_PATIENCE);
+        assert!(!attempts.is_taken_on(&command), "{command}");
+    }
+}
+
+#[test]
 fn a_start_that_its_host_is_at_already_has_not_failed() {
     let now = Instant::now();
     let late = now + PROVIDER_PATIENCE;
-    for (error, is_failed) in [
-        ("the host refuses it: provider kv:1 is already running on this host", false),
-        ("provider VKV is already running on this host", true),
-        ("start kv:1: the registry does not answer", true),
+    for (error, is_taken_on, is_failed) in [
+        ("the host refuses it: provider kv:1 is being started already on this host", false, false),
+        // It names what was asked for also where another image of its key runs.
+        ("provider kv:1 is already running on this host", false, true),
+        ("provider kv:1 is already running on this host", true, false),
+        ("provider VKV is already running on this host", true, true),
+        ("start kv:1: the registry does not answer", true, true),
     ] {
         let (mut attempts, seen) = (Attempts::default(), seen());
-        attempts.sent(&start(), now);
+        attempts.sent(&start(), &seen, now);
+        if is_taken_on {
+            attempts.taken_on(&start(), now);
+        }
         attempts.start_failed(HOST, "kv:1", error, now);
         attempts.failed(&start(), error, now);
         assert_eq!(attempts.has_failed(&start()), is_failed, "{error}");
         assert!(!attempts.may_send(&start(), now), "{error}");
-        // Then it is asked again.
+        // Then it is told again.
         attempts.look(&seen, late);
         assert_eq!(attempts.has_failed(&start()), is_failed, "{error}");
-        assert!(attempts.may_send(&start(), late), "{error}");
+        assert_eq!(attempts.again(1, late).is_empty(), is_failed, "{error}");
     }
 }
 
@@ -188,8 +231,8 @@ fn what_is_on_its_way_stays_when_somebody_asks_anew_and_not_when_nobody_knows_of
     let sent = || {
         let mut attempts = Attempts::default();
         attempts.failed(&scale(3), "no room", now);
-        attempts.sent(&start(), now);
-        attempts.sent(&stop(), now);
+        attempts.sent(&start(), &seen(), now);
+        attempts.sent(&stop(), &seen(), now);
         attempts
     };
     let may_send = |attempts: &Attempts| {
@@ -199,8 +242,6 @@ fn what_is_on_its_way_stays_when_somebody_asks_anew_and_not_when_nobody_knows_of
     assert_eq!(may_send(&attempts), [false, false, false]);
     attempts.begin_anew();
     assert_eq!(may_send(&attempts), [true, false, false]);
-    attempts.ask_again();
-    assert_eq!(may_send(&attempts), [true, true, false]);
     let mut attempts = sent();
     attempts.forget_host("N2");
     assert_eq!(may_send(&attempts), [false, false, false]);
@@ -230,8 +271,8 @@ fn a_failure_is_forgotten_when_it_succeeded_or_nobody_asks_any_more() {
 fn a_later_number_takes_the_place_of_an_earlier_one() {
     let (mut attempts, now) = (Attempts::default(), Instant::now());
     let mut seen = seen();
-    attempts.sent(&scale(3), now);
-    attempts.sent(&scale(2), now);
+    attempts.sent(&scale(3), &seen, now);
+    attempts.sent(&scale(2), &seen, now);
     apply(&scale(2), &mut seen);
     attempts.look(&seen, now);
     assert!(matches!(attempts.expected(&seen), Cow::Borrowed(_)));
@@ -241,9 +282,9 @@ fn a_later_number_takes_the_place_of_an_earlier_one() {
 fn starts_are_expected_and_ends_are_not() {
     let (mut attempts, now) = (Attempts::default(), Instant::now());
     let seen = seen();
-    attempts.sent(&stop(), now);
+    attempts.sent(&stop(), &seen, now);
     assert!(matches!(attempts.expected(&seen), Cow::Borrowed(_)));
-    attempts.sent(&scale(3), now);
+    attempts.sent(&scale(3), &seen, now);
     let expected = attempts.expected(&seen);
     assert_eq!(expected.hosts[HOST].actors.len(), 2);
     assert_eq!(expected.hosts[HOST].providers.len(), 1);

@@ -308,7 +308,7 @@ fn a_provider_that_does_not_start_is_replaced_on_one_host_only() {
         let plan = plan(Input { expected: &expected, ..lattice.input(&version(3), &[]) });
         let command = plan.commands.iter().find(|command| attempts.may_send(command, now));
         if let Some(command) = command {
-            attempts.sent(command, now);
+            attempts.sent(command, &lattice.seen, now);
             match command {
                 Command::StartProvider { .. } => starts += 1,
                 stop => lattice.carry_out(stop),

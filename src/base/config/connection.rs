@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use super::origin::Problem;
 use super::resolve::Resolved;
 use super::secret::Secret;
-use lattice_protocol::identity::operator::claim_in;
+use crate::trusted::{self, Holds, Trusted};
+use lattice_protocol::identity::operator::{claim_in, parts_of_creds};
 
 /// Where and how to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +60,9 @@ impl Auth {
                 nkeys::KeyPair::from_seed(seed.expose()).ok().map(|pair| pair.public_key())
             }
             Self::Creds(path) => {
-                let text = std::fs::read_to_string(path).ok()?;
-                let jwt = text.lines().find(|line| line.starts_with("ey"))?;
-                claim_in(jwt.trim(), "sub")
+                // A pipe has its content once, and that is for the connection.
+                let text = trusted::read_regular(path, Holds::Secrets).and_then(Trusted::text);
+                claim_in(parts_of_creds(&text.ok()?).0?, "sub")
             }
             Self::Anonymous | Self::Token(_) => None,
         }

@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 
 use super::connection::{Auth, Connection};
 use super::origin::{Mistakes, Origin, Problem};
-use super::resolve::{family_of, secret_in, superseded};
-use super::settings::{self, IGNORED_KEYS, KEY_FILE, Kind, Setting, Written};
+use super::resolve::family_of;
+use super::secret::Secret;
+use super::settings::{self, IGNORED_KEYS, Kind, Setting, Written};
 use super::{Config, value};
 use crate::trusted::{self, Holds, Trusted};
 use lattice_protocol::clock;
@@ -251,7 +252,8 @@ pub(super) fn unknown_keys(members: &[Member], path: &Path) -> Vec<String> {
 pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<PathBuf, WriteError>> {
     let local = dir.join(FILE_NAME);
     let members = written_members(config, dir);
-    let mut local_members = kept_members(&local, dir, &members);
+    let mut local_members = kept_members(&local, &members);
+    local_members.extend(login_files(config, &members));
     local_members.extend(members.clone());
 
     let mut results = vec![replace(&local, &local_members)];
@@ -274,18 +276,16 @@ pub fn write(config: &Config, dir: &Path, home: Option<&Path>) -> Vec<Result<Pat
 /// Returns the members of the local file that the rewrite must not lose: what a user put there by
 /// hand and we do not write (host seed, logging, names of files with secrets, unknown keys). They
 /// stay in that one file and never reach a copy.
-fn kept_members(
-    local: &Path,
-    dir: &Path,
-    written: &BTreeMap<String, Value>,
-) -> BTreeMap<String, Value> {
+fn kept_members(local: &Path, written: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let members = read(local, &mut Mistakes::default(), &mut Vec::new());
     let mut kept = BTreeMap::new();
     for Member { key, value, .. } in &members {
-        if let Some(setting) = settings::of_file_key(key) {
-            let keys = keys_of_file(setting, value, dir, &members, written);
-            kept.extend(keys.into_iter().map(|key| (key.to_owned(), value.clone())));
-        } else if is_kept(key, &members, written) {
+        let is_kept = match settings::of_file_key(key) {
+            // See `login_files` for those of logins.
+            Some(setting) => family_of(setting.key).is_none(),
+            None => is_kept(key, &members, written),
+        };
+        if is_kept {
             kept.insert(key.clone(), value.clone());
         }
     }
@@ -318,30 +318,20 @@ fn waits(setting: &Setting, members: &[Member], written: &BTreeMap<String, Value
     })
 }
 
-/// Returns the keys under which the name of a file with a secret is kept. That of a login goes on
-/// under the keys of all connections that use it, as its value does, so that another content of the
-/// file counts at the next start. That of a login which is not used any more would stand beside the
-/// one that is.
-fn keys_of_file(
-    setting: &'static Setting,
-    name: &Value,
-    dir: &Path,
-    members: &[Member],
-    written: &BTreeMap<String, Value>,
-) -> Vec<&'static str> {
-    let Some((_, field)) = family_of(setting.key) else {
-        return settings::file_key(setting).into_iter().collect();
+/// Returns the names of files with logins that the connections use, under the keys of all that do,
+/// as their values are written: so another content of the file counts at the next start. What
+/// counts is where the login was read when this start began, whatever the file holds by now; one
+/// that is not used any more would stand beside the one that is.
+fn login_files(config: &Config, written: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let is_used = |key: &str, secret: &Secret| {
+        written.get(key).and_then(Value::as_str) == Some(secret.expose())
     };
-    let Some(secret) = name.as_str().and_then(|name| secret_in(setting, name, dir)) else {
-        return Vec::new();
-    };
-    let is_used = |key: &str| written.get(key).and_then(Value::as_str) == Some(secret.expose());
-    let has_own = |key: &str| members.iter().any(|member| member.key == key);
-    let heirs = superseded(setting.key).into_iter().filter(|key| key.ends_with(field));
-    let heirs = heirs.filter(|key| is_used(key)).filter_map(|key| settings::find(&key));
-    let keys = heirs
-        .filter(|heir| heir.key == setting.key || !has_own(&format!("{}{KEY_FILE}", heir.key)));
-    keys.filter_map(settings::file_key).collect()
+    let used = config.login_files.iter().filter(|(key, (_, secret))| is_used(key, secret));
+    let named = used.filter_map(|(key, (name, _))| {
+        let key = settings::find(key).and_then(settings::file_key)?;
+        Some((key.to_owned(), Value::from(name.as_str())))
+    });
+    named.collect()
 }
 
 fn create_directory(path: &Path) -> Result<(), WriteError> {

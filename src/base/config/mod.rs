@@ -138,6 +138,9 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// A further place for `host_config.json`.
     pub host_config: Option<PathBuf>,
+    /// Secrets of logins that `host_config.json` has in files of their own, with the names of these
+    /// files, by the key of the setting.
+    login_files: BTreeMap<&'static str, (String, Secret)>,
     /// Worth a line in the log, not worth refusing to start.
     pub warnings: Vec<String>,
 }
@@ -337,6 +340,7 @@ impl Config {
             forget: table.boolean("forget"),
             shutdown_timeout: milliseconds(table, "shutdown_timeout_ms"),
             host_config: table.path("host_config"),
+            login_files: table.login_files(),
             warnings,
         }
     }

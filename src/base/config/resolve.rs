@@ -55,6 +55,14 @@ const PARTNERS: [(&str, &str); 5] = [
 struct Slot {
     value: Option<Value>,
     origin: Origin,
+    /// The name of the file with the value, if `host_config.json` names one.
+    named: Option<String>,
+}
+
+impl Slot {
+    fn new(value: Option<Value>, origin: Origin) -> Self {
+        Self { value, origin, named: None }
+    }
 }
 
 /// Every setting with its effective value and where that came from.
@@ -188,7 +196,7 @@ impl Resolved {
                     slot.origin,
                     way.join(" and "),
                 ));
-                *self.slot_mut(family, field) = Slot { value: None, origin: Origin::Default };
+                *self.slot_mut(family, field) = Slot::new(None, Origin::Default);
             }
         }
     }
@@ -286,6 +294,19 @@ impl Resolved {
         }
     }
 
+    /// Returns the logins of connections that `host_config.json` has in files of their own: by the
+    /// key of the setting, the name of the file and the secret that was read there.
+    pub(super) fn login_files(&self) -> BTreeMap<&'static str, (String, Secret)> {
+        let logins = self.slots.iter().filter(|(key, _)| family_of(key).is_some());
+        let named = |(key, slot): (&&'static str, &Slot)| match (&slot.named, &slot.value) {
+            (Some(name), Some(Value::Secret(secret))) => {
+                Some((*key, (name.clone(), secret.clone())))
+            }
+            _ => None,
+        };
+        logins.filter_map(named).collect()
+    }
+
     pub(super) fn secret(&self, key: &str) -> Option<Secret> {
         match self.value(key)? {
             Value::Secret(secret) => Some(secret.clone()),
@@ -380,6 +401,14 @@ pub(super) fn family_of(key: &str) -> Option<(&'static str, &str)> {
 struct Found {
     text: Result<String, Problem>,
     origin: Origin,
+    /// See [`Slot::named`].
+    named: Option<String>,
+}
+
+impl Found {
+    fn new(text: Result<String, Problem>, origin: Origin) -> Self {
+        Self { text, origin, named: None }
+    }
 }
 
 fn slot(
@@ -394,18 +423,19 @@ fn slot(
         "" => None,
         text => value::parse(&setting.kind, text, dir).ok(),
     };
-    let Some(Found { text, origin }) = find(setting, special_env, layers, dir, warnings) else {
-        return Slot { value: default(), origin: Origin::Default };
+    let Some(Found { text, origin, named }) = find(setting, special_env, layers, dir, warnings)
+    else {
+        return Slot::new(default(), Origin::Default);
     };
     let parsed = text.and_then(|text| match text.as_str() {
         "" if can_be_cleared(&setting.kind) => Ok(default()),
         text => value::parse(&setting.kind, text, dir).map(Some),
     });
     match parsed {
-        Ok(value) => Slot { value, origin },
+        Ok(value) => Slot { value, origin, named },
         Err(problem) => {
             mistakes.add(setting.key, &origin, problem, value::accepted(&setting.kind));
-            Slot { value: default(), origin }
+            Slot::new(default(), origin)
         }
     }
 }
@@ -438,7 +468,7 @@ fn find(
     }
     if let Some(text) = layers.flags.get(setting.key) {
         let origin = Origin::Flag(format!("--{}", setting.flag));
-        return Some(Found { text: Ok(text.clone()), origin });
+        return Some(Found::new(Ok(text.clone()), origin));
     }
     for variables in [&layers.env, &layers.dotenv] {
         let mut files =
@@ -449,15 +479,17 @@ fn find(
         let mut names = special_env.into_iter().chain(setting.env.iter().copied());
         if let Some(variable) = names.find_map(|name| variables.get(name)) {
             let text = without_quotes(setting, variable, warnings);
-            return Some(Found { text: Ok(text.to_owned()), origin: variable.origin.clone() });
+            return Some(Found::new(Ok(text.to_owned()), variable.origin.clone()));
         }
     }
     let is_named = |member: &&Member| Some(&*member.key) == file_key && !member.value.is_null();
     if let Some(member) = layers.file.iter().find(is_named) {
         let origin = Origin::File { path: layers.file_path.clone(), line: member.line };
         return Some(match member.value.as_str() {
-            Some(name) => in_file(name, origin, dir, warnings),
-            None => Found { text: Err(file::wrong_type(&member.value)), origin },
+            Some(name) => {
+                Found { named: Some(name.to_owned()), ..in_file(name, origin, dir, warnings) }
+            }
+            None => Found::new(Err(file::wrong_type(&member.value)), origin),
         });
     }
     for key in [setting.key].iter().chain(setting.other_keys) {
@@ -467,24 +499,11 @@ fn find(
         let origin = Origin::File { path: layers.file_path.clone(), line: member.line };
         match file::text_of(&setting.kind, &member.value) {
             Ok(None) => continue,
-            Ok(Some(text)) => {
-                return Some(Found { text: Ok(text), origin });
-            }
-            Err(problem) => {
-                return Some(Found { text: Err(problem), origin });
-            }
+            Ok(Some(text)) => return Some(Found::new(Ok(text), origin)),
+            Err(problem) => return Some(Found::new(Err(problem), origin)),
         }
     }
     None
-}
-
-/// Returns the secret in the file of this name; `None` if it holds no value of this setting.
-pub(super) fn secret_in(setting: &Setting, name: &str, dir: &Path) -> Option<Secret> {
-    let Found { text, .. } = in_file(name, Origin::Default, dir, &mut Vec::new());
-    match value::parse(&setting.kind, &text.ok()?, dir).ok()? {
-        Value::Secret(secret) => Some(secret),
-        _ => None,
-    }
 }
 
 /// Reads a value from the file of this name. Editors and `echo` end a file with a line break, which
@@ -501,7 +520,7 @@ fn in_file(name: &str, origin: Origin, dir: &Path, warnings: &mut Vec<String>) -
         Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
         Err(error) => Err(Problem::Unreadable { path, reason: error.to_string() }),
     };
-    Found { text, origin }
+    Found::new(text, origin)
 }
 
 /// `docker run --env-file` leaves quotes where they are; no value of ours has any around it, but a

@@ -160,7 +160,7 @@ impl Setting {
 
 /// Every secret may be in a file: `cluster_seed_file` in `host_config.json`, `--cluster-seed-file`
 /// and `WASMCLOUD_CLUSTER_SEED_FILE` name one for `cluster_seed`.
-pub(super) const KEY_FILE: &str = "_file";
+const KEY_FILE: &str = "_file";
 pub const FLAG_FILE: &str = "-file";
 pub const ENV_FILE: &str = "_FILE";
 

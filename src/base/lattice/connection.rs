@@ -12,7 +12,7 @@
 use std::{
     error::Error,
     fmt, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -33,10 +33,12 @@ use crate::{
     config::{self, Auth},
     trusted::{self, Holds, Trusted},
 };
-use lattice_protocol::{clock, errors::chain};
+use lattice_protocol::{clock, errors::chain, identity::operator::parts_of_creds};
 
 /// How long one attempt to reach a server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a creds file may take to be read again; well within an attempt.
+const CREDS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between attempts grow from the first to the last of these.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LAST: Duration = Duration::from_secs(5);
@@ -231,6 +233,8 @@ struct Line<'a> {
     /// For messages.
     servers: String,
     addresses: Vec<ServerAddr>,
+    /// Read once for all attempts, if the login is in a file.
+    creds: Option<Arc<Creds>>,
     ends: (watch::Receiver<u64>, watch::Receiver<Vec<String>>),
     reports: Reports,
 }
@@ -252,6 +256,10 @@ impl<'a> Line<'a> {
                 servers: servers.clone(),
                 cause: e.to_string(),
             })?;
+        let creds = match &config.auth {
+            Auth::Creds(path) => Some(Creds::open(purpose, path)?),
+            _ => None,
+        };
         let (returns, reconnects) = watch::channel(0);
         let (denials, denied) = watch::channel(Vec::new());
         let reports = Reports {
@@ -266,6 +274,7 @@ impl<'a> Line<'a> {
             client_name,
             servers,
             addresses,
+            creds,
             ends: (reconnects, denied),
             reports,
         })
@@ -273,7 +282,9 @@ impl<'a> Line<'a> {
 
     async fn attempt(&self) -> Result<Nats, ConnectError> {
         let (purpose, servers) = (self.purpose, self.servers.clone());
-        let options = options(purpose, self.config, self.client_name, self.reports.clone())?;
+        let begun = self.creds.as_ref().map_or_else(ConnectOptions::new, Creds::options);
+        let reports = self.reports.clone();
+        let options = options(begun, purpose, self.config, self.client_name, reports)?;
         let failure = match options.connect(&self.addresses[..]).await {
             Ok(client) => {
                 let (reconnects, denied) = self.ends.clone();
@@ -281,6 +292,10 @@ impl<'a> Line<'a> {
             }
             Err(failure) => failure,
         };
+        if let Some(creds) = &self.creds {
+            // The next attempt may be much later.
+            creds.is_fresh.store(false, Ordering::Relaxed);
+        }
         let cause = chain(&failure);
         Err(match failure.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
@@ -329,16 +344,14 @@ fn greeting(purpose: Purpose, auth: &Auth) -> String {
     }
 }
 
+/// Completes the options of a connection, which have the login where it is in a creds file.
 fn options(
+    mut options: ConnectOptions,
     purpose: Purpose,
     config: &config::Connection,
     client_name: &str,
     reports: Reports,
 ) -> Result<ConnectOptions, ConnectError> {
-    let mut options = match &config.auth {
-        Auth::Creds(path) => with_creds(purpose, path)?,
-        _ => ConnectOptions::new(),
-    };
     options = options
         .name(client_name)
         .connection_timeout(CONNECT_TIMEOUT)
@@ -378,19 +391,69 @@ fn options(
     })
 }
 
-/// Returns options that log in with a creds file. It is read for each connection that is made,
-/// since such files are exchanged while hosts run; one that cannot be used then leaves the login as
-/// it was.
-fn with_creds(purpose: Purpose, path: &Path) -> Result<ConnectOptions, ConnectError> {
-    let login = Login::read(path).map_err(|error| {
-        let cause = format!("{}: {error}", path.display());
-        ConnectError::Credentials { purpose, cause }
-    })?;
-    let (path, last) = (Arc::<Path>::from(path), Arc::new(Mutex::new(login)));
-    Ok(ConnectOptions::with_auth_callback(move |nonce| {
-        let (path, last) = (Arc::clone(&path), Arc::clone(&last));
-        async move { Login::renewed(&path, &last).sign(&nonce) }
-    }))
+/// The creds file of a connection. It is read for each connection that is made, since such files
+/// are exchanged while hosts run; one that cannot be used then leaves the login as it was. What is
+/// no regular file, like a pipe, has its content once and is not read again.
+struct Creds {
+    path: PathBuf,
+    is_regular: bool,
+    last: Mutex<Login>,
+    /// What was read last has not been used yet.
+    is_fresh: AtomicBool,
+    /// Held by the one reading that there is at a time: a file system may be silent.
+    reading: Mutex<()>,
+}
+
+impl Creds {
+    fn open(purpose: Purpose, path: &Path) -> Result<Arc<Self>, ConnectError> {
+        let login = trusted::read(path, Holds::Secrets).and_then(Login::of).map_err(|error| {
+            let cause = format!("{}: {error}", path.display());
+            ConnectError::Credentials { purpose, cause }
+        })?;
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            is_regular: std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()),
+            last: Mutex::new(login),
+            is_fresh: AtomicBool::new(true),
+            reading: Mutex::new(()),
+        }))
+    }
+
+    /// Returns options that log in with the file.
+    fn options(self: &Arc<Self>) -> ConnectOptions {
+        let creds = Arc::clone(self);
+        ConnectOptions::with_auth_callback(move |nonce| {
+            let creds = Arc::clone(&creds);
+            async move { creds.login().await.sign(&nonce) }
+        })
+    }
+
+    /// Returns the login for a connection that is made now.
+    async fn login(self: &Arc<Self>) -> Login {
+        if !self.is_fresh.swap(false, Ordering::Relaxed) && self.is_regular {
+            let creds = Arc::clone(self);
+            let reading = tokio::task::spawn_blocking(move || creds.read_again());
+            let read = match tokio::time::timeout(CREDS_TIMEOUT, reading).await {
+                Ok(read) => read.unwrap_or_else(|error| Err(io::Error::other(error))),
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            };
+            match read {
+                Ok(login) => *self.last.lock() = login,
+                Err(error) => warn!(
+                    %error, path = ?self.path,
+                    "the credentials cannot be read, so the login is the one that was read before; put the file back"
+                ),
+            }
+        }
+        self.last.lock().clone()
+    }
+
+    fn read_again(&self) -> io::Result<Login> {
+        let Some(_reading) = self.reading.try_lock() else {
+            return Err(io::Error::other("an earlier reading has not ended"));
+        };
+        trusted::read_regular(&self.path, Holds::Secrets).and_then(Login::of)
+    }
 }
 
 /// The user JWT and the key in a creds file.
@@ -401,26 +464,14 @@ struct Login {
 }
 
 impl Login {
-    fn read(path: &Path) -> io::Result<Self> {
-        let text = trusted::read(path, Holds::Secrets).and_then(Trusted::text)?;
-        let blocks = creds_block(&text, "JWT").zip(creds_block(&text, "SEED"));
-        let (jwt, seed) =
-            blocks.ok_or_else(|| io::Error::other("it holds no user JWT and seed"))?;
+    fn of(file: Trusted) -> io::Result<Self> {
+        let text = file.text()?;
+        let (Some(jwt), Some(seed)) = parts_of_creds(&text) else {
+            return Err(io::Error::other("it holds no user JWT and seed"));
+        };
         let pair =
             nkeys::KeyPair::from_seed(seed).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self { jwt: jwt.to_owned(), pair: Arc::new(pair) })
-    }
-
-    /// Reads the file again; without success, returns what it held before.
-    fn renewed(path: &Path, last: &Mutex<Self>) -> Self {
-        match Self::read(path) {
-            Ok(login) => *last.lock() = login,
-            Err(error) => warn!(
-                %error, ?path,
-                "the credentials cannot be read, so the login is the one that was read before; put the file back"
-            ),
-        }
-        last.lock().clone()
     }
 
     /// Answers the server, which wants a text signed.
@@ -430,13 +481,6 @@ impl Login {
         auth.jwt = Some(self.jwt);
         Ok(auth)
     }
-}
-
-/// Returns the content of one block of a creds file: `JWT` or `SEED`.
-pub fn creds_block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
-    let mut lines = text.lines().map(str::trim);
-    lines.find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains(title))?;
-    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
 }
 
 impl Reports {
@@ -522,24 +566,47 @@ mod tests {
     use super::*;
     use lattice_protocol::identity::operator::creds;
 
-    #[test]
-    fn a_creds_file_is_read_again_and_one_that_cannot_be_used_changes_nothing() {
+    fn creds_of(jwt: &str) -> String {
+        creds(jwt, &nkeys::KeyPair::new_user().seed().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_creds_file_is_read_again_and_one_that_cannot_be_used_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("host.creds");
-        let of = |jwt: &str| creds(jwt, &nkeys::KeyPair::new_user().seed().unwrap());
-        trusted::replace(&path, of("ey.a.x").as_bytes()).unwrap();
-        let last = Mutex::new(Login::read(&path).unwrap());
+        trusted::replace(&path, creds_of("ey.a.x").as_bytes()).unwrap();
+        let file = Creds::open(Purpose::Rpc, &path).unwrap();
         for (content, jwt) in [
-            (of("ey.a.x"), "ey.a.x"),
-            (of("ey.b.x"), "ey.b.x"),
+            // What was read a moment ago serves the first connection.
+            (creds_of("ey.b.x"), "ey.a.x"),
+            (creds_of("ey.b.x"), "ey.b.x"),
             (String::new(), "ey.b.x"),
             (creds("ey.c.x", "no seed"), "ey.b.x"),
-            (of("ey.d.x"), "ey.d.x"),
+            (creds_of("ey.d.x"), "ey.d.x"),
         ] {
             trusted::replace(&path, content.as_bytes()).unwrap();
-            assert_eq!(Login::renewed(&path, &last).jwt, jwt, "{content}");
+            assert_eq!(file.login().await.jwt, jwt, "{content}");
         }
-        assert!(Login::read(dir.path()).is_err());
+        let reading = file.reading.lock();
+        assert!(file.read_again().is_err_and(|error| error.to_string().contains("earlier")));
+        drop(reading);
+        assert!(file.read_again().is_ok());
+        assert!(Creds::open(Purpose::Rpc, dir.path()).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_pipe_with_credentials_is_read_once_for_all_connections() {
+        use std::{io::Write as _, os::fd::AsRawFd as _};
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(creds_of("ey.a.x").as_bytes()).unwrap();
+        drop(writer);
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        let file = Creds::open(Purpose::Rpc, &path).unwrap();
+        for _ in 0..3 {
+            assert_eq!(file.login().await.jwt, "ey.a.x");
+        }
+        assert!(!file.is_regular);
     }
 
     #[test]

@@ -9,9 +9,9 @@
 //!
 //! Content is verified by its name whenever it is read; a damaged file is dropped, and its content
 //! is fetched again. Files appear whole (written elsewhere, then renamed), so several hosts may
-//! share the directory. The directory is for its owner only: the tags say what is run when a
-//! registry cannot be asked, so what lies in that of another user is not read at all. A cache that
-//! cannot be used costs time, not the artifact: every failure here is a warning.
+//! share the directory. The tags say what is run when a registry cannot be asked, so what lies
+//! where another user may write is not read at all. A cache that cannot be used costs time, not the
+//! artifact: every failure here is a warning.
 
 use std::{
     fs::{self, File},
@@ -27,8 +27,9 @@ use tracing::warn;
 
 use super::{ARTIFACT_BYTES_MAX, digest::Digest};
 use crate::{
-    cached::{DirError, check_private, private_dir, remove, touch, trim},
+    cached::{DirError, check_trusted, remove, touch, trim, trusted_dir},
     dirs::UNFINISHED,
+    trusted::create_dir,
 };
 
 /// Longest time one use may take: a slow disk reads the largest artifact in half of it.
@@ -73,7 +74,7 @@ impl Cache {
     pub async fn keep(&self, image: String, manifest: Digest, content: Vec<(Digest, Bytes)>) {
         let cache = self.clone();
         off_thread(move || {
-            if !cache.is_usable(private_dir) {
+            if !cache.is_usable(trusted_dir) {
                 return;
             }
             if let Err(error) = cache.write(image, &manifest, &content).and_then(|()| cache.trim()) {
@@ -87,7 +88,7 @@ impl Cache {
     pub async fn keep_content(&self, digest: Digest, content: Bytes) {
         let cache = self.clone();
         off_thread(move || {
-            if !cache.is_usable(private_dir) {
+            if !cache.is_usable(trusted_dir) {
                 return;
             }
             if let Err(error) = cache.write_content(&[(digest, content)]).and_then(|()| cache.trim()) {
@@ -109,7 +110,7 @@ impl Cache {
         self.tags().join(Digest::of(image.as_bytes()).hex())
     }
 
-    /// Whether the directory is this user's alone. One that is not there yet is nobody's.
+    /// Whether the content of the directory is believed. One that is not there yet is nobody's.
     fn is_usable(&self, look: fn(&Path) -> Result<(), DirError>) -> bool {
         let looked = look(&self.dir);
         if let Err(error) = &looked
@@ -123,7 +124,7 @@ impl Cache {
     }
 
     fn read(&self, digest: &Digest) -> Option<Bytes> {
-        if !self.is_usable(check_private) {
+        if !self.is_usable(check_trusted) {
             return None;
         }
         let path = self.blobs().join(digest.hex());
@@ -145,7 +146,7 @@ impl Cache {
     }
 
     fn read_tag(&self, image: &str) -> Option<Digest> {
-        if !self.is_usable(check_private) {
+        if !self.is_usable(check_trusted) {
             return None;
         }
         let path = self.tag_path(image);
@@ -170,8 +171,8 @@ impl Cache {
 
     fn write_content(&self, content: &[(Digest, Bytes)]) -> io::Result<()> {
         let blobs = self.blobs();
-        fs::create_dir_all(&blobs)?;
-        fs::create_dir_all(self.tags())?;
+        create_dir(&blobs)?;
+        create_dir(&self.tags())?;
         for (digest, content) in content {
             let path = blobs.join(digest.hex());
             if path.exists() { touch(&path) } else { write_file(&blobs, &path, content)? }
@@ -291,19 +292,25 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn what_lies_in_a_directory_that_is_not_this_users_is_neither_read_nor_added_to() {
+    async fn a_link_counts_if_it_is_this_users_and_else_nothing_is_read_or_added_there() {
+        use std::os::unix::fs::{lchown, symlink};
         let dir = TempDir::new().unwrap();
         let (digest, bytes) = content(1, 10);
         let own = Cache::new(dir.path().join("own"), 1000).unwrap();
-        own.keep("r/a:1".into(), digest.clone(), vec![(digest.clone(), bytes.clone())]).await;
-        // As one that somebody else made before.
-        std::os::unix::fs::symlink(dir.path().join("own"), dir.path().join("oci")).unwrap();
-        let planted = Cache::new(dir.path().join("oci"), 1000).unwrap();
-        assert_eq!(planted.manifest_of("r/a:1".into()).await, None);
-        assert_eq!(planted.content(&digest).await, None);
+        own.keep("r/a:1".into(), digest.clone(), vec![(digest.clone(), bytes)]).await;
+        symlink(dir.path().join("own"), dir.path().join("oci")).unwrap();
+        let linked = Cache::new(dir.path().join("oci"), 1000).unwrap();
+        assert_eq!(linked.manifest_of("r/a:1".into()).await, Some(digest.clone()));
+        // Only root can make the link of another user.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        lchown(dir.path().join("oci"), Some(65_534), None).unwrap();
+        assert_eq!(linked.manifest_of("r/a:1".into()).await, None);
+        assert_eq!(linked.content(&digest).await, None);
         let (other, bytes) = content(2, 10);
-        planted.keep("r/b:1".into(), other.clone(), vec![(other.clone(), bytes.clone())]).await;
-        planted.keep_content(other.clone(), bytes).await;
+        linked.keep("r/b:1".into(), other.clone(), vec![(other.clone(), bytes.clone())]).await;
+        linked.keep_content(other.clone(), bytes).await;
         assert_eq!(own.content(&other).await, None);
         assert_eq!(own.manifest_of("r/a:1".into()).await, Some(digest));
     }

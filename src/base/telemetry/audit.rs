@@ -110,7 +110,7 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// Those of a file that cannot be opened or renamed, with the next step: the setting is wrong.
+    /// Those of a file that cannot be opened, with the next step: the setting is wrong.
     pub fn open(place: &config::AuditLog, host_id: &str, lattice: &str) -> Result<Self, Usage> {
         Self::open_beside(LOG.get(), place, host_id, lattice)
     }
@@ -128,6 +128,9 @@ impl AuditLog {
                 let opened_file = Rotating::open(file).map_err(|error| {
                     Usage(rotating::with_next_step(&error, SETTING, &file.path))
                 })?;
+                if let Some(warning) = opened_file.warning() {
+                    warn!("{warning}");
+                }
                 (Outlet::open("audit", opened_file, notice), false)
             }
             config::AuditLog::Stderr => match log.filter(|log| log.file.is_none()) {

@@ -129,7 +129,7 @@ fn file_of_log(settings: &config::LogFile) -> Option<Rotating> {
             rotating::with_next_step(error, "log_file", &settings.path)
         )]);
     });
-    opened.ok()
+    opened.ok().inspect(|file| warn_later(file.warning().into_iter().collect()))
 }
 
 /// Says on standard error that the file of the log takes nothing any more: in the log it would be

@@ -8,6 +8,9 @@
 //! It is the stream of an [`Outlet`](super::outlet::Outlet), so writing is done by a thread that
 //! nobody waits for, and what cannot be written is counted there.
 //!
+//! A file that the system does not let anybody rename, since it is mounted by itself or
+//! append-only, is written all the same: it grows, and is for somebody else to rotate.
+//!
 //! Always true: each line is in one file as a whole, unless the disk was full in the middle of it.
 //! All files together have about `files_max` times `bytes_max` bytes. A write that fails is told
 //! once and tried again with the next line; nothing of it stops the host.
@@ -35,6 +38,8 @@ pub struct Rotating {
     current: Option<Current>,
     /// The last write failed, and that was told.
     has_failed: bool,
+    /// Why the file is never renamed, with the next step.
+    fixed: Option<&'static str>,
 }
 
 /// An open file.
@@ -52,26 +57,41 @@ impl Rotating {
     /// # Errors
     ///
     /// Those of the system. A file that other users can change is refused, and so are one that
-    /// another process writes, one that cannot be renamed, and a directory in which none can.
+    /// another process writes, and a directory in which no file can be renamed, unless the system
+    /// lets nobody do so: see [`Rotating::warning`].
     pub fn open(settings: &LogFile) -> io::Result<Self> {
+        Self::open_as(settings, fixed(&settings.path, trusted::directory_of(&settings.path)))
+    }
+
+    fn open_as(settings: &LogFile, fixed: Option<&'static str>) -> io::Result<Self> {
         let directory = trusted::directory_of(&settings.path);
-        // Without this right the file would grow without a bound.
-        tempfile::tempfile_in(directory).map_err(|error| {
-            let why = format!("create a file in {}: {error}", directory.display());
-            io::Error::new(error.kind(), why)
-        })?;
-        let current = Current::open(&settings.path, None)?;
-        // It would take lines until it is full, and none after that.
-        if let Some(why) = fixed(&current.file, directory) {
-            return Err(io::Error::other(why));
+        if fixed.is_none() {
+            // Without this right the file would grow without a bound.
+            tempfile::tempfile_in(directory).map_err(|error| {
+                let why = format!("create a file in {}: {error}", directory.display());
+                io::Error::new(error.kind(), why)
+            })?;
         }
-        drop_beyond(settings);
-        Ok(Self { settings: settings.clone(), current: Some(current), has_failed: false })
+        let current = Some(Current::open(&settings.path, None)?);
+        if fixed.is_none() {
+            // Those of a file that somebody else rotates are not ours.
+            drop_beyond(settings);
+        }
+        Ok(Self { settings: settings.clone(), current, has_failed: false, fixed })
+    }
+
+    /// Returns a warning about a file that has no bound, to be told once.
+    pub fn warning(&self) -> Option<String> {
+        let path = self.settings.path.display();
+        self.fixed.map(|why| format!("{path} is never rotated by this host and grows: {why}"))
     }
 
     /// Returns how many of these bytes go into the file that is open now: whole lines, as many as
     /// fit. A line that is larger than a file has one for itself.
     fn fitting(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.fixed.is_some() {
+            return Ok(bytes.len());
+        }
         let bytes_max = self.settings.bytes_max;
         let current = self.current()?;
         if current.is_within_line {
@@ -253,19 +273,18 @@ fn shift(
 /// Returns why a file in a directory cannot be renamed, as far as the system says so without a try:
 /// one that was cut off would leave the file under another name.
 #[cfg(target_os = "linux")]
-fn fixed(file: &File, directory: &Path) -> Option<&'static str> {
+fn fixed(path: &Path, directory: &Path) -> Option<&'static str> {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    // What cannot be asked is believed to do.
-    let attributes = |seen: rustix::io::Result<rustix::fs::Statx>| {
+    // What cannot be asked, or is not there yet, is believed to do.
+    let attributes = |path: &Path| {
+        let seen = statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE);
         seen.map_or(StatxAttributes::empty(), |seen| seen.stx_attributes)
     };
-    let of_file = attributes(statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE));
-    let of_directory = attributes(statx(CWD, directory, AtFlags::empty(), StatxFlags::TYPE));
-    why_fixed(of_file, of_directory)
+    why_fixed(attributes(path), attributes(directory))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn fixed(_: &File, _: &Path) -> Option<&'static str> {
+fn fixed(_: &Path, _: &Path) -> Option<&'static str> {
     None
 }
 
@@ -277,12 +296,12 @@ fn why_fixed(
     use rustix::fs::StatxAttributes as Attributes;
     if of_file.contains(Attributes::MOUNT_ROOT) {
         return Some(
-            "it is mounted by itself, so it cannot be renamed when it is full: mount its directory",
+            "it is mounted by itself, so it cannot be renamed; empty it from outside, or mount its directory",
         );
     }
     let is_append_only = |of: Attributes| of.intersects(Attributes::APPEND);
     (is_append_only(of_file) || is_append_only(of_directory)).then_some(
-        "it or its directory is append-only, so it cannot be renamed when it is full: take that away by chattr -a",
+        "it or its directory is append-only, so it cannot be renamed; rotate it from outside, or take that away by chattr -a",
     )
 }
 
@@ -385,6 +404,24 @@ mod tests {
             assert_eq!(why.is_some(), step.is_some(), "{why:?}");
             assert!(why.unwrap_or_default().ends_with(step.unwrap_or_default()), "{why:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_nobody_can_rename_grows_and_those_beside_it_are_let_alone() {
+        let dir = TempDir::new().unwrap();
+        let settings = settings(&dir, 4, 2);
+        let theirs = numbered(&settings.path, 2);
+        fs::write(&theirs, "of logrotate").unwrap();
+        let mut file = Rotating::open_as(&settings, Some("it is mounted by itself")).unwrap();
+        file.write_all(b"one\ntwo\nthr").unwrap();
+        file.write_all(b"ee\nfour\n").unwrap();
+        assert_eq!(files(&settings), ["one\ntwo\nthree\nfour\n"]);
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "of logrotate");
+        assert!(file.warning().unwrap().ends_with(
+            "host.log is never rotated by this host and grows: it is mounted by itself"
+        ));
+        drop(file);
+        assert_eq!(Rotating::open(&settings).unwrap().warning(), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod app;
 pub mod bench;
 pub mod connect;
 pub mod dev;
+mod exit;
 pub mod flags;
 pub mod help;
 pub mod history;
@@ -28,17 +29,13 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+pub use exit::{EXIT_CONFIG, EXIT_USAGE, exit_code_of};
+
 use crate::{
     args::flags::SettingArgs,
     terminal::{Form, Output},
 };
 use lattice_base::config::settings;
-
-/// Exit code of wrong use.
-pub const EXIT_USAGE: u8 = 2;
-/// Exit code of wrong settings and options (`EX_USAGE` of sysexits), of the commands that run a
-/// host.
-pub const EXIT_CONFIG: u8 = 64;
 
 /// Joins this machine to a lattice and runs signed WebAssembly actors and their capability
 /// providers.
@@ -438,25 +435,7 @@ pub fn form_of(matches: &clap::ArgMatches) -> Form {
 
 /// Whether the command is one that logs: all it says is in the form of the log.
 pub fn is_daemon(matches: &clap::ArgMatches) -> bool {
-    matches.subcommand_name().is_some_and(runs_host)
-}
-
-fn runs_host(command: &str) -> bool {
-    matches!(command, "foreground" | "up" | "daemon" | "restart")
-}
-
-/// Returns the exit code of a command line that was not read: to a command that runs a host, a
-/// mistake there is a wrong setting, with which a service manager does not start it again.
-pub fn exit_code_of(error: &clap::Error, words: &[OsString]) -> u8 {
-    if !error.use_stderr() {
-        return 0;
-    }
-    // The mistake may stand before the name of the command.
-    let root = command();
-    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
-    let named = words.find_map(|word| root.find_subcommand(word));
-    let is_daemon = named.is_some_and(|command| runs_host(command.get_name()));
-    if is_daemon { EXIT_CONFIG } else { EXIT_USAGE }
+    matches.subcommand_name().is_some_and(exit::runs_host)
 }
 
 /// Returns warnings about secrets on the command line: every user of a machine can read the command
@@ -581,25 +560,6 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("--timeout-ms"), "{error}");
-    }
-
-    #[test]
-    fn a_wrong_option_of_a_host_is_a_wrong_setting_and_one_of_another_command_wrong_use() {
-        for (line, code) in [
-            ("host foreground --nope", 64),
-            ("host --js-domain core --nope foreground", 64),
-            ("host up --label nope", 64),
-            ("host restart surplus", 64),
-            ("host up --help", 0),
-            ("host --version", 0),
-            ("host get hosts --nope", 2),
-            ("host get nonsense", 2),
-            ("host --nope", 2),
-        ] {
-            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            let error = command().try_get_matches_from(&words).expect_err(line);
-            assert_eq!(exit_code_of(&error, &words), code, "{line}");
-        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use lattice_base::{
     config::{Auth, Config, Connection, Loaded, Resolved, Sources},
     lattice::connection::Purpose,
     telemetry,
+    trusted::{self, Holds},
 };
 use lattice_engine::host::Host;
 use lattice_protocol::identity::digest::sha256;
@@ -87,10 +88,7 @@ impl<'a> Reloader<'a> {
             self.known = Some(Known { started: loaded.table.clone(), latest: loaded });
             return;
         };
-        let Changes { mut taken, waiting } = changes(
-            loaded.table.differences(&known.latest.table),
-            loaded.table.differences(&known.started),
-        );
+        let Changes { mut taken, waiting } = changes_between(known, &loaded);
         for warning in &loaded.config.warnings {
             if !known.latest.config.warnings.contains(warning) {
                 warn!("{warning}");
@@ -128,6 +126,16 @@ impl Line {
             }
         }
     }
+}
+
+/// Compares the settings with those that the host has, and with those of its start.
+fn changes_between(known: &Known, now: &Loaded) -> Changes {
+    let mut since_last = now.table.differences(&known.latest.table);
+    if known.latest.config.oci == now.config.oci {
+        // Parts that make no whole have no effect, and the log is not to say that they are taken.
+        since_last.retain(|key| !LOGIN.contains(&key.as_str()));
+    }
+    changes(since_last, now.table.differences(&known.started))
 }
 
 /// Sorts what has changed since the last reading, and since the start.
@@ -187,7 +195,9 @@ fn digests(connection: &Connection) -> Vec<Option<[u8; 32]>> {
         _ => None,
     };
     let named = [tls.ca.as_ref(), tls.cert.as_ref(), tls.key.as_ref(), creds].into_iter().flatten();
-    named.map(|path| std::fs::read(path).ok().map(|content| sha256(&content))).collect()
+    // A pipe or a terminal has its content once, and it was for the connection.
+    let read = |path| trusted::read_regular(path, Holds::Settings).ok();
+    named.map(|path| read(path).map(|file| sha256(&file.bytes))).collect()
 }
 
 #[cfg(test)]
@@ -199,11 +209,11 @@ mod tests {
     }
 
     /// Reads the settings of a directory with these variables.
-    fn settings(variables: &[(&str, &str)]) -> Resolved {
+    fn settings(variables: &[(&str, &str)]) -> Loaded {
         let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let dir = tempfile::tempdir().unwrap();
         let env = Box::new(pairs.collect::<Vec<_>>());
-        Config::load(&Sources { env, ..Sources::of_directory(dir.path()) }).unwrap().table
+        Config::load(&Sources { env, ..Sources::of_directory(dir.path()) }).unwrap()
     }
 
     #[test]
@@ -223,11 +233,16 @@ mod tests {
             (&[zone], &[], &["label.zone"]),
             (&password("x"), &password("y"), &["oci_password"]),
             (&[], &password("x"), &["oci_password", "oci_registry", "oci_user"]),
+            // A part of a login is none.
+            (&[], &[login[1]], &[]),
+            (&password("x"), &[login[1]], &["oci_password", "oci_registry"]),
             // The next start takes it.
             (&[], &[("WASMCLOUD_JS_DOMAIN", "core")], &[]),
         ] {
-            let found = settings(now).differences(&settings(before));
-            assert_eq!(changes(found, Vec::new()).taken, keys(expected), "{now:?}");
+            let latest = settings(before);
+            let known = Known { started: latest.table.clone(), latest };
+            let found = changes_between(&known, &settings(now));
+            assert_eq!(found.taken, keys(expected), "{now:?}");
         }
     }
 

@@ -385,6 +385,12 @@ fn flags_replace_what_they_stand_for() {
         "log_file": "/dir/host.log", "audit_log": "/dir/audit.jsonl",
     });
     assert_eq!(object, expected);
+    let context = User::new()
+        .host("files", r#"{"nats_user":"me","nats_password_file":"/old","rpc_token_file":"/t"}"#);
+    let members = context.chosen(Some("files")).unwrap().unwrap().members;
+    let flags = [("nats_token_file", "/new".to_owned())];
+    let merged = write::merged(members, &flags, Path::new("/dir"));
+    assert_eq!(merged.len(), 1, "a login in files stands for a login");
     let flags = [("audit_log", "stderr".to_owned())];
     assert_eq!(write::merged(Vec::new(), &flags, Path::new("/dir"))[0].value, "stderr");
 }

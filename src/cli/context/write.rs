@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use lattice_base::{
     config::{
         Auth, Config, Connection, Member,
-        settings::{self, Kind},
+        settings::{self, Kind, Setting},
         superseded,
     },
     trusted,
@@ -33,9 +33,9 @@ pub fn merged(
     dir: &Path,
 ) -> Vec<Member> {
     for (key, text) in flags {
-        let gone = superseded(key);
+        let gone = superseded(setting_of(key).map_or(*key, |setting| setting.key));
         members.retain(|member| {
-            !settings::find(&member.key)
+            !setting_of(&member.key)
                 .is_some_and(|setting| gone.iter().any(|key| key == setting.key))
         });
         if !text.trim().is_empty() {
@@ -47,6 +47,11 @@ pub fn merged(
         }
     }
     members
+}
+
+/// The setting with this key, or the secret whose file has it.
+fn setting_of(key: &str) -> Option<&'static Setting> {
+    settings::find(key).or_else(|| settings::of_file_key(key))
 }
 
 /// The text of a flag in the form that people edit.

@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::{Finding, Found, certificate, facts::Facts};
 use lattice_base::{
     config::{self, Auth, Config, Connection},
-    lattice::connection::creds_block,
     trusted,
 };
+use lattice_protocol::identity::operator::parts_of_creds;
 
 /// Certificates and credentials that expire sooner get a warning.
 const SOON_SECS: u64 = 7 * 86_400;
@@ -269,7 +269,7 @@ fn lifetime(jwt: &str, now: u64) -> Result<Lifetime> {
 
 /// The JWT of a creds file.
 fn jwt_of(text: &str) -> Option<String> {
-    creds_block(text, "JWT").map(str::to_owned)
+    parts_of_creds(text).0.map(str::to_owned)
 }
 
 #[cfg(test)]

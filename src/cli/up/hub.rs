@@ -27,6 +27,7 @@ use lattice_base::{
     trusted::{self, Holds, Trusted},
 };
 use lattice_engine::providers::bounds::OwnSockets;
+use lattice_protocol::identity::operator::parts_of_creds;
 
 /// The schemes a leaf node connects with.
 const SCHEMES: [&str; 5] = ["nats-leaf", "tls", "nats", "ws", "wss"];
@@ -282,19 +283,14 @@ fn check_creds(path: &Path, text: &str) -> Result<(), HubError> {
 
 /// Whether this text has the JWT and the seed of a user; an error is what is wrong with it.
 fn creds_of_user(text: &str) -> Result<(), &'static str> {
-    block(text, "BEGIN NATS USER JWT").ok_or("there is no user JWT in it")?;
-    let seed = block(text, "BEGIN USER NKEY SEED").ok_or("there is no user seed in it")?;
+    let (jwt, seed) = parts_of_creds(text);
+    jwt.ok_or("there is no user JWT in it")?;
+    let seed = seed.ok_or("there is no user seed in it")?;
     match KeyPair::from_seed(seed) {
         Ok(pair) if pair.key_pair_type() == KeyPairType::User => Ok(()),
         Ok(_) => Err("its seed is not that of a user (SU...)"),
         Err(_) => Err("its seed is damaged"),
     }
-}
-
-/// The line below a title.
-fn block<'t>(text: &'t str, title: &str) -> Option<&'t str> {
-    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(title));
-    lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'))
 }
 
 fn check_ca(path: &Path, text: &str) -> Result<(), HubError> {

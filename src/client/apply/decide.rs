@@ -38,7 +38,8 @@ pub struct Kept {
     /// The newest version.
     pub newest: Option<String>,
     /// Those of the stored manifests that matter, as they were written: the deployed, the newest
-    /// and the wanted one. `None` for one that cannot be read here; another manager may have stored it.
+    /// and the wanted one. `None` for one that cannot be read here; another manager may have stored
+    /// it.
     pub manifests: BTreeMap<String, Option<Manifest>>,
 }
 
@@ -258,14 +259,36 @@ mod tests {
             let mut stored = Wanted::new(file(version, "image: r/web:1"), None).manifest;
             assert!(stored.fill_contracts(|_| Some("acme:web".to_owned())).is_empty());
             assert_eq!(Wanted::new(stored.clone(), None).manifest, stored.clone().as_written());
-            let version = wanted.manifest.version().to_owned();
-            let kept = Kept {
-                deployed: Some(version.clone()),
-                newest: Some(version.clone()),
-                manifests: [(version, Some(stored.as_written()))].into(),
-            };
             let expected = if is_same { Ok(Action::Leave) } else { Err(OtherContent) };
-            assert_eq!(decide(&kept, &wanted), expected, "{properties}");
+            assert_eq!(decide(&of_stored(stored), &wanted), expected, "{properties}");
+        }
+    }
+
+    /// What is known where this manifest is stored and deployed.
+    fn of_stored(stored: Manifest) -> Kept {
+        let version = stored.version().to_owned();
+        Kept {
+            deployed: Some(version.clone()),
+            newest: Some(version.clone()),
+            manifests: [(version, Some(stored.as_written()))].into(),
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_release_stored_without_a_contract_is_no_other_content() {
+        // The version that was made of it then is that of now.
+        for (annotations, version) in [("{}", "v-2a016977ae86"), ("{version: v1}", "v1")] {
+            let text = format!(
+                "{{apiVersion: core.oam.dev/v1beta1, kind: Application, metadata: {{name: shop, annotations: {annotations}}}, \
+                 spec: {{components: [{{name: web, type: capability, properties: {{image: 'builtin://httpserver'}}}}]}}}}"
+            );
+            let wanted = Wanted::new(decode(text.as_bytes(), Format::Yaml).unwrap().manifest, None);
+            assert_eq!(wanted.manifest.version(), version);
+            let mut stored = serde_json::to_value(&wanted.manifest).unwrap();
+            stored["spec"]["components"][0]["properties"] =
+                serde_json::json!({ "image": "builtin://httpserver" });
+            let stored = serde_json::from_value(stored).unwrap();
+            assert_eq!(decide(&of_stored(stored), &wanted), Ok(Action::Leave), "{annotations}");
         }
     }
 

@@ -199,7 +199,7 @@ impl Alerts {
             others.filter(|(_, is_lost)| !is_lost).map(|(id, _)| id).collect()
         };
         match context.store.is_shared() {
-            true => !self.0.leases.mine([LEASE].into_iter(), live).await.is_empty(),
+            true => !self.0.leases.mine([LEASE].into_iter(), live(), live).await.is_empty(),
             // A lattice that keeps nothing has no leases either: the first host tells.
             false => live().first().is_none_or(|first| context.host_id.as_str() < first.as_str()),
         }

@@ -55,6 +55,9 @@ use lattice_protocol::{
 };
 use outward::OutwardOf;
 
+/// Calls of one actor that outlast those they belong to, at a time.
+const AFTERWARDS_MAX: usize = 16;
+
 /// The slots of the instance pool, shared by all actors of a host: a quarter may hold idle
 /// instances, the rest runs calls.
 #[derive(Clone)]
@@ -164,6 +167,8 @@ pub struct Actor {
     pub(super) shared: Shared,
     /// Counts the calls in work, so that stopping can wait for them.
     in_work: TaskTracker,
+    /// Places of calls that outlast the one they belong to; without one they are left out.
+    afterwards: Arc<Semaphore>,
 }
 
 impl Actor {
@@ -182,6 +187,7 @@ impl Actor {
             trial: ArcSwapOption::empty(),
             shared,
             in_work: TaskTracker::new(),
+            afterwards: Arc::new(Semaphore::new(AFTERWARDS_MAX)),
             id,
         })
     }

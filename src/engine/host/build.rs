@@ -122,10 +122,12 @@ impl Host {
     ) -> Result<Built<'a>> {
         let (lifeline, leave) = (Lifeline::default(), CancellationToken::new());
         let builder = Builder { config, dirs, stop: CancellationToken::new() };
-        let ends = ends(&lifeline.closing, &leave, &builder.stop);
+        let guards = ends(&lifeline.closing, &leave, &builder.stop);
         let (kept_history, history) = History::new();
         let kept_history = kept_history.with_log(builder.audit_log()?);
         let (context, verifier, notices) = builder.context(lifeline, kept_history, give_up).await?;
+        // Made before the first task, and dropped before the context, as what is bound last is.
+        let ends = guards;
         let bounds = builder.bounds(&context).await;
         deliver_links(&context, notices);
         let chunks = builder.chunks(&context);

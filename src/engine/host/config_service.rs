@@ -160,7 +160,10 @@ impl Service {
             // An early end of the supervisor means that the host stops. How the start ends is told
             // by events.
             match self.providers.start(start).await {
-                Ok(Err(providers::ProviderError::AlreadyRunning { .. })) => {
+                Ok(Err(
+                    providers::ProviderError::AlreadyRunning { .. }
+                    | providers::ProviderError::BeingStarted { .. },
+                )) => {
                     debug!(%reference, "provider of the configuration service was started by somebody else");
                 }
                 Ok(Err(error)) => {

@@ -73,7 +73,7 @@ const PROVIDERS_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A host that is ready.
 pub struct Host {
-    /// First, so that what ends with the others finds the host closing.
+    /// First: it is dropped before the others.
     cut: Cut,
     context: Arc<HostContext>,
     shutdown_timeout: Duration,
@@ -104,14 +104,18 @@ type Ends = [DropGuard; 3];
 /// the dashboard is known to the host whose parts it has, and tasks go on until they are told to
 /// end. A host that is dropped without a stop leaves the lattice and gives back its memory by that.
 struct Cut {
-    /// Those of [`ends`].
-    _ends: Ends,
+    /// Those of [`ends`], cancelled in their order.
+    ends: [CancellationToken; 3],
     router: Router,
     attention: attention::Slot,
 }
 
 impl Drop for Cut {
     fn drop(&mut self) {
+        // First, so that what ends with the parts finds the host closing.
+        for end in &self.ends {
+            end.cancel();
+        }
         self.router.set_actors(Locals::default());
         self.router.set_providers(HashMap::default());
         self.attention.empty();

@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::{Instrument, info_span, warn};
 
 use super::{Cut, FLUSH_TIMEOUT, Host, build::Built, config_service};
@@ -97,7 +100,7 @@ impl Host {
         Ok(Self {
             shutdown_timeout: config.shutdown_timeout,
             cut: Cut {
-                _ends: built.ends,
+                ends: built.ends.map(DropGuard::disarm),
                 router: built.shared.router.clone(),
                 attention: built.context.attention.clone(),
             },

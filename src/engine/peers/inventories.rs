@@ -66,8 +66,8 @@ impl Inventories {
     }
 
     /// Asks a host what it runs after a word of it to all, if this host is to remember that and it
-    /// may have changed. Where others are to, forgets what it ran: that is old by now, and would be
-    /// told for the truth if the host was lost.
+    /// may have changed. Where others are to, what this host knows stays until they have learnt it:
+    /// it is told together with its age.
     pub fn ask_what_runs(&mut self, word: &Announcement) {
         let Announcement { host, incarnation, roster, runs, .. } = word;
         let now = Instant::now();
@@ -80,13 +80,7 @@ impl Inventories {
                 Some(_) => asked.runs == *runs,
                 None => word.interval_ms > 0 || now < asked.due,
             });
-        if is_fresh {
-            return;
-        }
-        if !self.keeps(host) {
-            return self.forget(host);
-        }
-        if self.learning.len() >= ASKING_MAX {
+        if is_fresh || !self.keeps(host) || self.learning.len() >= ASKING_MAX {
             return;
         }
         let due = now + if is_same { RUNS_AGAIN } else { RUNS_SOON };
@@ -112,14 +106,10 @@ impl Inventories {
         for host in hosts {
             match self.keeps(&host) {
                 true => self.ask_inventory(&host),
-                false => self.forget(&host),
+                // Should it be chosen again, its next word makes it ask.
+                false => _ = self.learnt.remove(&host),
             }
         }
-    }
-
-    fn forget(&mut self, host: &str) {
-        self.learnt.remove(host);
-        self.peers.0.memory.unlearn(host);
     }
 
     fn ask_inventory(&mut self, host: &str) {
@@ -208,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_others_are_to_remember_is_forgotten_with_its_next_change() {
+    async fn a_host_that_others_are_to_remember_is_asked_no_more_and_what_it_ran_stays() {
         let own = samples::HOST.public;
         let peers = Peers::new(&HostId::parse(own).unwrap());
         let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
@@ -218,23 +208,26 @@ mod tests {
         let of_others =
             |host: &String| !is_chosen(own, host, others.iter().map(String::as_str), KEEPERS);
         let mut hosts = std::iter::repeat_with(new_host).filter(of_others);
-        let hosts = [(); 3].map(|()| hosts.next().unwrap());
-        let [changed, unchanged, lost] = &hosts;
+        let hosts = [(); 2].map(|()| hosts.next().unwrap());
+        let [there, lost] = &hosts;
         for host in &hosts {
             inventories.ask_what_runs(&word(host, 1));
-            assert!(inventories.learnt.contains_key(host), "it is asked");
             peers.0.memory.learn(host, Inventory::default(), 1);
         }
+        assert_eq!(inventories.asked, 2);
         peers.0.memory.lose(lost, 2);
         for other in &others {
             peers.0.table.apply(&word(other, 0));
         }
-        for (host, roster) in [(changed, 2), (unchanged, 1), (lost, 2)] {
-            inventories.ask_what_runs(&word(host, roster));
+        for host in &hosts {
+            inventories.ask_what_runs(&word(host, 2));
         }
+        assert_eq!(inventories.asked, 2, "others ask them now");
         let known = |host: &String| peers.0.memory.known(host).is_some();
-        assert_eq!(hosts.each_ref().map(known), [false, true, true]);
-        let is_learnt = |host: &String| inventories.learnt.contains_key(host);
-        assert_eq!(hosts.each_ref().map(is_learnt), [false, true, false]);
+        assert_eq!(hosts.each_ref().map(known), [true, true]);
+        inventories.retain(|host| host == there);
+        assert_eq!(hosts.each_ref().map(known), [true, true]);
+        inventories.retain(|_| false);
+        assert_eq!(hosts.each_ref().map(known), [false, true]);
     }
 }

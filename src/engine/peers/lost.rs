@@ -3,8 +3,9 @@
 //! A host that is lost cannot be asked any more, so some of the others ask each host for its
 //! inventory whenever that has changed: the [`KEEPERS`] whom [`is_chosen`] chooses, the same on
 //! every host, so that a large lattice does not ask everybody for everything. These change with the
-//! hosts that are there; one that is none of them any more forgets what it knows when that may have
-//! changed. When the host falls silent, it is remembered with what it ran last, and when it told
+//! hosts that are there; one that is none of them any more keeps what it knows, as the next one may
+//! not have learnt it yet. Clients put together what several tell by when they learnt it.
+//! When the host falls silent, it is remembered with what it ran last, and when it told
 //! that, for a day at most ([`KEPT_MS`]); it is forgotten when it is heard again, when it says
 //! goodbye after all, or when somebody asks for that.
 
@@ -26,7 +27,7 @@ use lattice_protocol::control::{
 pub const KEEPERS: usize = 4;
 /// Lost hosts that are remembered; the oldest make room.
 const LOST_MAX: usize = 256;
-/// Hosts whose inventory is remembered.
+/// Hosts whose inventory is remembered; the one learnt first makes room, unless it is lost.
 const KNOWN_MAX: usize = 1024;
 /// Bytes that a remembered inventory may have, as it came.
 pub const INVENTORY_BYTES_MAX: usize = 256 << 10;
@@ -60,18 +61,14 @@ impl Memory {
     /// Notes what a host runs, as it told at this time.
     pub fn learn(&self, host: &str, inventory: Inventory, at_ms: u64) {
         let mut inner = self.inner.lock();
-        if inner.known.len() < KNOWN_MAX || inner.known.contains_key(host) {
-            let told = Told { at_ms, inventory: Arc::new(inventory) };
-            inner.known.insert(host.to_owned(), told);
+        let Inner { known, lost } = &mut *inner;
+        if known.len() >= KNOWN_MAX && !known.contains_key(host) {
+            let there = known.iter().filter(|(host, _)| !lost.contains_key(*host));
+            let oldest = there.min_by_key(|(_, told)| told.at_ms);
+            let Some(oldest) = oldest.map(|(host, _)| host.clone()) else { return };
+            known.remove(&oldest);
         }
-    }
-
-    /// Forgets what a host runs, which others remember; what a lost one ran stays.
-    pub fn unlearn(&self, host: &str) {
-        let mut inner = self.inner.lock();
-        if !inner.lost.contains_key(host) {
-            inner.known.remove(host);
-        }
+        known.insert(host.to_owned(), Told { at_ms, inventory: Arc::new(inventory) });
     }
 
     /// Forgets what hosts ran that are neither there nor lost.
@@ -211,20 +208,28 @@ mod tests {
     }
 
     #[test]
-    fn what_others_remember_is_forgotten_and_what_a_lost_host_ran_stays() {
+    fn what_hosts_ran_that_are_neither_there_nor_lost_is_forgotten() {
         let memory = Memory::default();
         let known = || ["NA", "NB", "NC"].map(|host| memory.known(host).is_some());
-        let learn = || ["NA", "NB", "NC"].iter().for_each(|host| memory.learn(host, named("x"), 1));
-        learn();
+        ["NA", "NB", "NC"].iter().for_each(|host| memory.learn(host, named("x"), 1));
         memory.lose("NA", 2);
-        memory.unlearn("NA");
-        memory.unlearn("NB");
+        memory.retain(|host| host == "NC");
         assert_eq!(known(), [true, false, true]);
         memory.lose("NB", 3);
         assert_eq!(memory.lost_ids(4), HashSet::from(["NA".to_owned()]));
-        learn();
-        memory.retain(|host| host == "NC");
-        assert_eq!(known(), [true, false, true]);
+    }
+
+    #[test]
+    fn what_was_learnt_first_makes_room_unless_its_host_is_lost() {
+        let memory = Memory::default();
+        let host = |number: usize| format!("N{number}");
+        for number in 0..KNOWN_MAX {
+            memory.learn(&host(number), named("x"), number as u64);
+        }
+        memory.lose(&host(0), 5000);
+        memory.learn(&host(KNOWN_MAX), named("x"), 5000);
+        let known = [0, 1, 2, KNOWN_MAX].map(|number| memory.known(&host(number)).is_some());
+        assert_eq!(known, [true, false, true, true]);
     }
 
     #[test]

@@ -30,6 +30,7 @@
 
 pub mod index;
 mod inventories;
+mod load;
 pub mod lost;
 mod members;
 pub mod peer;
@@ -127,8 +128,8 @@ impl Peers {
         self.0.memory.lost_ids(clock::now_ms())
     }
 
-    /// The inventory of another host when it was last asked, if this host is one of those that
-    /// remember it.
+    /// The inventory of another host when this one last asked for it, if this host is or was one of
+    /// those that do.
     pub fn remembered(&self, host: &str) -> Option<Arc<Inventory>> {
         self.0.memory.known(host)
     }

@@ -7,10 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,13 +15,13 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::time::Instant;
 
 use super::{
+    load::Load,
     ring::{self, BEAT, BEAT_MAX},
     watch::{AT_CHARS, SILENT},
 };
 
-use lattice_protocol::{
-    clock,
-    peers::wire::{Announcement, Change, Known, Offers, TARGET_BYTES_MAX, TARGETS_MAX},
+use lattice_protocol::peers::wire::{
+    Announcement, Change, Known, Offers, TARGET_BYTES_MAX, TARGETS_MAX,
 };
 
 /// How long a host is not chosen for a target that nobody listened for there.
@@ -32,10 +29,6 @@ const UNAVAILABLE: Duration = Duration::from_secs(1);
 /// A host whose calls got no answer may be there nevertheless; for others it has been silent for no
 /// longer than this until that is found out.
 const DOUBTED: Duration = Duration::from_millis(1500);
-
-/// A first answer that is an error counts as if it took this long: longer than most calls take, so
-/// that other hosts are tried as well.
-const FAILED_FIRST: Duration = Duration::from_millis(10);
 
 /// A host, as another one knows it.
 #[derive(Debug)]
@@ -80,20 +73,6 @@ pub(super) struct News {
     pub was_lost: bool,
     /// The host offers something that is not known here; it has to be asked.
     pub ask: bool,
-}
-
-/// How much a host has to do for this one. Concurrent updates may swallow each other, which a mean
-/// can bear.
-#[derive(Debug)]
-struct Load {
-    began: Instant,
-    in_flight: AtomicUsize,
-    /// When a call was last sent to it, and when one of it came; in ms since `began`, from 1.
-    called_ms: AtomicU64,
-    calls_ms: AtomicU64,
-    /// How long answers take, in µs, smoothed; and when that was last learnt, in ms since `began`.
-    latency_us: AtomicU64,
-    learnt_ms: AtomicU64,
 }
 
 /// A call on its way to a peer.
@@ -179,10 +158,10 @@ impl Peer {
         self.load.record(took, Instant::now());
     }
 
-    /// Notes that a call of it failed after this long. That it failed soon does not make it a fast
-    /// host, or all calls would go to one where they fail.
-    pub fn record_failure(&self, took: Duration) {
-        self.load.record_failure(took, Instant::now());
+    /// Notes that a call of it failed. One error is an answer like others; several with no success
+    /// between make the host dearer.
+    pub fn record_failure(&self) {
+        self.load.record_failure(Instant::now());
     }
 
     /// Returns whether a call was sent to it within this time.
@@ -394,54 +373,6 @@ impl State {
     }
 }
 
-impl Load {
-    fn new(began: Instant) -> Self {
-        let in_flight = AtomicUsize::new(0);
-        let [called_ms, calls_ms, latency_us, learnt_ms] = [0; 4].map(AtomicU64::new);
-        Self { began, in_flight, called_ms, calls_ms, latency_us, learnt_ms }
-    }
-
-    /// Notes that something happens now.
-    fn note(&self, at_ms: &AtomicU64) {
-        at_ms.store(self.age_ms(Instant::now()) + 1, Ordering::Relaxed);
-    }
-
-    fn is_within(&self, at_ms: &AtomicU64, time: Duration) -> bool {
-        let at_ms = at_ms.load(Ordering::Relaxed);
-        at_ms > 0 && self.age_ms(Instant::now()) + 1 < at_ms + clock::millis(time)
-    }
-
-    fn record(&self, took: Duration, now: Instant) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        let before = self.latency_us.load(Ordering::Relaxed);
-        let mean = if before == 0 { took } else { before - before / 8 + took / 8 };
-        self.latency_us.store(mean, Ordering::Relaxed);
-        self.learnt_ms.store(self.age_ms(now), Ordering::Relaxed);
-    }
-
-    /// Notes a failure: it counts as no faster than the answers before it.
-    fn record_failure(&self, took: Duration, now: Instant) {
-        let least = match self.latency_us.load(Ordering::Relaxed) {
-            0 => FAILED_FIRST,
-            mean_us => Duration::from_micros(mean_us),
-        };
-        self.record(took.max(least), now);
-    }
-
-    /// Returns the cost of one more call: the time of those before it. A time learnt long ago
-    /// counts less, so that a host that was slow once is tried again.
-    fn cost(&self, now: Instant) -> u64 {
-        let idle_ms = self.age_ms(now).saturating_sub(self.learnt_ms.load(Ordering::Relaxed));
-        let latency = self.latency_us.load(Ordering::Relaxed) / (1 + idle_ms / 1000);
-        let in_flight = self.in_flight.load(Ordering::Relaxed) as u64;
-        latency.saturating_add(1).saturating_mul(in_flight + 1)
-    }
-
-    fn age_ms(&self, now: Instant) -> u64 {
-        clock::millis(now.saturating_duration_since(self.began))
-    }
-}
-
 fn bounded_set(names: &[String]) -> Arc<HashSet<Arc<str>>> {
     Arc::new(targets(names).take(TARGETS_MAX).collect())
 }
@@ -548,57 +479,5 @@ mod tests {
             }
             assert_eq!(state.roster, 1, "its host is not asked again");
         }
-    }
-
-    #[test]
-    fn a_call_costs_the_time_of_those_before_it_and_old_times_count_less() {
-        let began = Instant::now();
-        for (answers_us, in_flight, idle_s, cost) in [
-            (&[][..], 0, 0, 1),
-            (&[], 3, 0, 4),
-            (&[800], 0, 0, 801),
-            (&[800], 1, 0, 1602),
-            (&[800, 1600], 0, 0, 901),
-            (&[800], 0, 1, 401),
-            (&[800], 0, 799, 2),
-            (&[0], 0, 0, 2),
-            (&[u64::MAX], 9, 0, u64::MAX),
-        ] {
-            let load = Load::new(began);
-            for answer in answers_us {
-                load.record(Duration::from_micros(*answer), began);
-            }
-            load.in_flight.store(in_flight, Ordering::Relaxed);
-            let now = began + Duration::from_secs(idle_s);
-            assert_eq!(load.cost(now), cost, "{answers_us:?}, {in_flight} on their way, {idle_s}");
-        }
-    }
-
-    #[test]
-    fn failures_make_no_host_cheaper_and_slow_ones_make_it_dearer() {
-        let began = Instant::now();
-        // The times in µs of its answers and, after them, of the calls that failed.
-        for (answers_us, failed_us, cost) in [
-            (&[][..], &[50][..], 10_001),
-            (&[], &[50, 50, 50], 10_001),
-            (&[], &[2_000_000], 2_000_001),
-            (&[8_000], &[50], 8_001),
-            (&[8_000], &[50, 50, 50, 50], 8_001),
-            (&[8_000], &[16_000], 9_001),
-            (&[80], &[50], 81),
-        ] {
-            let load = Load::new(began);
-            for answer in answers_us {
-                load.record(Duration::from_micros(*answer), began);
-            }
-            for failed in failed_us {
-                load.record_failure(Duration::from_micros(*failed), began);
-            }
-            assert_eq!(load.cost(began), cost, "{answers_us:?}, then failed {failed_us:?}");
-        }
-        let load = Load::new(began);
-        load.record_failure(Duration::ZERO, began);
-        load.record(Duration::from_micros(2_000), began);
-        assert_eq!(load.cost(began), 9_001, "an answer counts for what it took");
     }
 }

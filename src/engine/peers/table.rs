@@ -28,7 +28,7 @@ use lattice_protocol::{
 
 /// Hosts that are kept in mind. Anybody who may speak to hosts can invent some, so those that are
 /// lost, and those that have never answered a question, make room.
-pub(super) const PEERS_MAX: usize = 16_384;
+pub(crate) const PEERS_MAX: usize = 16_384;
 /// Targets of all hosts together, some 100 bytes each, and four times as many where names are as
 /// long as they may be. Half of them are for hosts that have answered a question; targets beyond
 /// are reached through their queue groups.

@@ -15,14 +15,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::pursuit::LOOK_INTERVAL;
-use crate::rpc::client::Answer;
-
-/// Hosts whose last look is kept in mind; looks for further ones are not shared.
-const HOSTS_MAX: usize = 4096;
+use crate::{peers::table::PEERS_MAX, rpc::client::Answer};
 
 type SharedAnswer = Shared<BoxFuture<'static, Answer>>;
 
-/// The last look for each host.
+/// The last look for each host. Only hosts that are known are looked for, so these are about
+/// [`PEERS_MAX`] at most; those whose last look is long ago make room.
 #[derive(Default)]
 pub(super) struct Looks {
     // Held for a few lines, never across an await.
@@ -59,12 +57,10 @@ impl Looks {
             look.await
         };
         let answer = answer.boxed().shared();
-        if last.len() >= HOSTS_MAX {
+        if !last.contains_key(host) && last.len() >= PEERS_MAX {
             last.retain(|_, look| is_recent(look.begins_at, now));
         }
-        if (last.len() < HOSTS_MAX || last.contains_key(host))
-            && let Some(weak) = answer.downgrade()
-        {
+        if let Some(weak) = answer.downgrade() {
             last.insert(Arc::clone(host), Look { begins_at, answer: weak });
         }
         answer
@@ -139,15 +135,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_hosts_are_kept_in_mind() {
+    async fn hosts_whose_last_look_is_long_ago_make_room_for_new_ones_only() {
         let looks = Looks::default();
         let share = |n: usize| looks.share(&format!("N{n}").into(), async { Answer::InWork });
-        for n in 0..=HOSTS_MAX {
+        for n in 0..PEERS_MAX {
             assert_eq!(share(n).await, Answer::InWork);
         }
-        assert_eq!(looks.last.lock().len(), HOSTS_MAX);
         tokio::time::advance(LOOK_INTERVAL).await;
         share(0).await;
-        assert_eq!(looks.last.lock().len(), 1, "those whose last look is long ago are forgotten");
+        assert_eq!(looks.last.lock().len(), PEERS_MAX, "it has its place");
+        share(PEERS_MAX).await;
+        assert_eq!(looks.last.lock().len(), 2, "it and the one that was looked for just now");
     }
 }

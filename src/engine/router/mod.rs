@@ -455,7 +455,7 @@ impl Router {
             let young =
                 table.stored_link(&link.id()).is_some_and(|stored| stored.since.elapsed() < SETTLE);
             let pause = backoff.next_pause();
-            if !young || Instant::now() + pause >= call.deadline {
+            if !young || Instant::now() + pause >= call.ends_at() {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
@@ -579,7 +579,7 @@ impl Router {
     /// given the time in which this host learns of a link.
     async fn arrived(&self, target: &dyn Local, call: &Call) -> Result<(), CallError> {
         let mut news = self.0.links.changes();
-        let until = call.deadline.min(Instant::now() + SETTLE);
+        let until = call.ends_at().min(Instant::now() + SETTLE);
         loop {
             news.mark_unchanged();
             match target.check(call) {

@@ -8,8 +8,8 @@
 //! An answer that takes long is asked for, at the host that has the call; where the queue group
 //! decided, all hosts that may have it are looked for ([`looks`](super::looks)). If that host is
 //! gone, silent, or has never seen the call, the call is made again elsewhere, provided that it may
-//! be made twice ([`repeat`]); the first answer wins. A call that may not be made twice waits for its
-//! answer as long as there is hope, and then its error says that the outcome is unknown.
+//! be made twice ([`repeat`]); the first answer wins. A call that may not be made twice waits for
+//! its answer as long as there is hope, and then its error says that the outcome is unknown.
 //! [`pursuit`](super::pursuit) decides all that, [`Drive`] sends and listens.
 //!
 //! Everything ends at the call's deadline.
@@ -116,9 +116,9 @@ impl Remote {
                     return Box::pin(drive.drive()).await;
                 }
             };
-            match (result, sent.peer) {
+            match (result, &sent.peer) {
                 (Err(error), Some(peer)) if was_not_taken(&error, &key) => {
-                    choice.pass_over(peer, &error)
+                    choice.pass_over(Arc::clone(peer), &error)
                 }
                 (Err(CallError::NoResponders { .. }), None)
                     if self.may_come_back(&choice, &call) =>
@@ -126,10 +126,8 @@ impl Remote {
                     sleep(GRACE_PAUSE).await;
                     choice.tried.clear();
                 }
-                (result, peer) => {
-                    if let Some(peer) = peer {
-                        record(&peer, sent.began.elapsed(), &result);
-                    }
+                (result, _) => {
+                    self.record(&call, &sent, &result);
                     return result;
                 }
             }
@@ -185,8 +183,20 @@ impl Remote {
     /// calls says so before, so if nobody listens nevertheless, the way there is cut, or not yet
     /// known again to every server on it.
     fn may_come_back(&self, choice: &Choice, call: &Call) -> bool {
-        Instant::now() + GRACE_PAUSE < call.deadline
+        Instant::now() + GRACE_PAUSE < call.ends_at()
             && self.0.peers.runners(&choice.target).iter().any(|peer| peer.silence() < GRACE)
+    }
+
+    /// Notes how a call ended, if that tells something of the host it was sent to.
+    fn record(&self, call: &Call, sent: &Sent, result: &Result<Bytes, CallError>) {
+        let Some(peer) = &sent.peer else { return };
+        match result {
+            Ok(_) => peer.record_latency(sent.began.elapsed()),
+            Err(error) if is_of_host(error, self.0.client.travels_apart(call.payload.len())) => {
+                peer.record_failure();
+            }
+            Err(_) => {}
+        }
     }
 
     /// Sends a call to the host that is the best choice now, or to the queue group.
@@ -219,21 +229,24 @@ impl Remote {
 impl Inner {
     /// Asks a host for a call that was sent to it under `id`, or only whether it is there.
     async fn probe(&self, call: &Call, host: &Arc<str>, id: Option<&str>) -> Answer {
-        let Some(id) = id else {
-            let (client, looked_for) = (self.client.clone(), Arc::clone(host));
-            let look = async move { client.look_for(&looked_for, PROBE_TIMEOUT).await };
-            return self.looks.share(host, look).await;
-        };
+        let Some(id) = id else { return self.look_for(host).await };
         match self.client.ask(call, host, id, PROBE_TIMEOUT).await {
             // Is it the host that is gone, or has it only ended the target?
-            Answer::Gone => match self.client.look_for(host, PROBE_TIMEOUT).await {
+            Answer::Gone => match self.look_for(host).await {
                 Answer::InWork => Answer::Unknown,
                 answer => answer,
             },
             // A host that has much to do takes its time for questions about one target.
-            Answer::Silence => self.client.look_for(host, PROBE_TIMEOUT).await,
+            Answer::Silence => self.look_for(host).await,
             answer => answer,
         }
+    }
+
+    /// Asks a host whether it is there, together with the other calls that want to know it.
+    async fn look_for(&self, host: &Arc<str>) -> Answer {
+        let (client, looked_for) = (self.client.clone(), Arc::clone(host));
+        let look = async move { client.look_for(&looked_for, PROBE_TIMEOUT).await };
+        self.looks.share(host, look).await
     }
 }
 
@@ -315,20 +328,18 @@ impl<'a> Drive<'a> {
         number: usize,
         result: Result<Bytes, CallError>,
     ) -> Option<Result<Bytes, CallError>> {
-        let Sent { peer, began, .. } = &self.sent[number];
+        let sent = &self.sent[number];
         let error = match result {
             Err(error) if was_not_taken(&error, &self.call.target.public_key) => error,
             result => {
-                if let Some(peer) = peer {
-                    record(peer, began.elapsed(), &result);
-                }
+                self.remote.record(&self.call, sent, &result);
                 return Some(match result {
                     Err(error @ CallError::TimedOut { .. }) => Err(self.outcome().unwrap_or(error)),
                     result => result,
                 });
             }
         };
-        let peer = peer.clone();
+        let peer = sent.peer.clone();
         // Nobody has done anything of this attempt, so a doubt about it is over.
         self.pursuit.not_taken(number);
         match peer {
@@ -455,11 +466,13 @@ impl Choice {
     }
 }
 
-/// Notes how long a host had a call that ended there.
-fn record(peer: &Peer, took: Duration, result: &Result<Bytes, CallError>) {
-    match result {
-        Ok(_) => peer.record_latency(took),
-        Err(_) => peer.record_failure(took),
+/// Whether a call failed at the host that it was sent to, rather than on its way there. A payload
+/// that travels apart may be late before the call is sent.
+fn is_of_host(error: &CallError, travels_apart: bool) -> bool {
+    match error {
+        CallError::Callee(_) | CallError::OutcomeUnknown { .. } => true,
+        CallError::TimedOut { .. } => !travels_apart,
+        _ => false,
     }
 }
 
@@ -519,6 +532,26 @@ mod tests {
         let actor = Entity::new(samples::ACTOR.public, "", "");
         let deadline = Instant::now() + Duration::from_secs(2);
         Call::new((actor.clone(), actor), "Service.Method", Bytes::new(), deadline)
+    }
+
+    #[test]
+    fn errors_made_on_this_host_tell_nothing_of_the_one_that_was_called() {
+        let text = || "x".to_owned();
+        let late = || CallError::TimedOut { subject: text(), lattice: text(), waited_ms: 1 };
+        let unknown =
+            CallError::OutcomeUnknown { operation: text(), target: text(), cause: text() };
+        for (error, travels_apart, expected) in [
+            (CallError::Callee(text()), false, true),
+            (CallError::Callee(text()), true, true),
+            (unknown, false, true),
+            (late(), false, true),
+            (late(), true, false),
+            (CallError::Transport(text()), false, false),
+            (CallError::TooLarge { cause: text(), bytes_max: 1 }, true, false),
+            (nobody(), false, false),
+        ] {
+            assert_eq!(is_of_host(&error, travels_apart), expected, "{error}");
+        }
     }
 
     #[tokio::test]

@@ -45,7 +45,9 @@ use async_nats::{
     HeaderMap,
     jetstream::{
         self, ErrorCode,
-        context::{GetStreamErrorKind, PublishAckFuture},
+        context::{
+            GetStreamError, GetStreamErrorKind, PublishAckFuture, RequestError, RequestErrorKind,
+        },
         stream::{self, Stream},
     },
 };
@@ -119,7 +121,14 @@ pub enum ChunkError {
         "{bytes} bytes are more than a message takes here (max_payload of the NATS server is {max_payload}) and need the \
          object store {bucket}, which cannot be used: {cause}. Is JetStream enabled in the configured domain?"
     )]
-    Store { bytes: usize, max_payload: usize, bucket: String, cause: String },
+    Store {
+        bytes: usize,
+        max_payload: usize,
+        /// There is no store, rather than one that fails now.
+        is_absent: bool,
+        bucket: String,
+        cause: String,
+    },
     #[error("the payload {name} is not in the object store {bucket}: {cause}")]
     Fetch { name: String, bucket: String, cause: String },
     #[error("the payload has {bytes} bytes, and {limit}")]
@@ -358,6 +367,7 @@ impl Chunks {
         self.0.put(&name, &pieces, payload).await.map_err(|cause| ChunkError::Store {
             bytes: payload.len(),
             max_payload: client.max_payload(),
+            is_absent: is_absent(&cause),
             bucket: bucket.clone(),
             cause: cause.to_string(),
         })?;
@@ -487,7 +497,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// From which size on a payload is too large for a message, of a server that takes so many bytes.
-fn threshold(max_payload: usize) -> usize {
+pub(super) fn threshold(max_payload: usize) -> usize {
     THRESHOLD_BYTES.min(max_payload - ENVELOPE_BYTES.min(max_payload / 2))
 }
 
@@ -616,10 +626,10 @@ impl Inner {
         match created.await {
             Ok(stream) => Ok(stream),
             // Another host was first.
-            Err(e) => context
-                .get_stream(&name)
-                .await
-                .map_err(|_| anyhow!("{}{}", chain(&e), advice(&e, "payload_store_max_bytes"))),
+            Err(e) => context.get_stream(&name).await.map_err(|absent| {
+                let text = format!("{}{}", chain(&e), advice(&e, "payload_store_max_bytes"));
+                anyhow::Error::new(absent).context(text)
+            }),
         }
     }
 
@@ -705,6 +715,24 @@ async fn confirm(ack: PublishAckFuture) -> Result<()> {
     ack.await.map(drop).map_err(|e| whole_text(&e))
 }
 
+/// Whether a payload was not stored because there is no store: no stream can be made, or JetStream
+/// is off, as the server says or as nobody listens for it.
+fn is_absent(error: &anyhow::Error) -> bool {
+    let Some(error) = error.downcast_ref::<GetStreamError>() else { return false };
+    match error.kind() {
+        GetStreamErrorKind::JetStream(answer) => [
+            ErrorCode::STREAM_NOT_FOUND,
+            ErrorCode::JETSTREAM_NOT_ENABLED,
+            ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
+        ]
+        .contains(&answer.error_code()),
+        GetStreamErrorKind::Request => std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<RequestError>())
+            .is_some_and(|source| source.kind() == RequestErrorKind::NoResponders),
+        _ => false,
+    }
+}
+
 /// Returns an error with the texts of all its causes in one, which goes to people as it is.
 fn whole_text(error: &dyn std::error::Error) -> anyhow::Error {
     anyhow::Error::msg(chain(error))
@@ -737,6 +765,32 @@ mod tests {
             (8 << 10, 4 << 10),
         ] {
             assert_eq!(threshold(max_payload), expected, "{max_payload}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_is_not_an_absent_one() {
+        let answered = |code: u64| -> anyhow::Error {
+            let error = serde_json::from_value(json!({"code": 500, "err_code": code})).unwrap();
+            GetStreamError::new(GetStreamErrorKind::JetStream(error)).into()
+        };
+        let request = |kind| -> anyhow::Error {
+            let source = RequestError::new(kind);
+            GetStreamError::with_source(GetStreamErrorKind::Request, source).into()
+        };
+        let not_made = |error: anyhow::Error| error.context("no room");
+        for (error, expected) in [
+            (answered(10039), true),
+            (answered(10076), true),
+            (not_made(answered(10059)), true),
+            (request(RequestErrorKind::NoResponders), true),
+            // The cluster has no leader; nobody answers; the stream is full.
+            (answered(10008), false),
+            (request(RequestErrorKind::TimedOut), false),
+            (not_made(request(RequestErrorKind::TimedOut)), false),
+            (anyhow!("maximum bytes exceeded"), false),
+        ] {
+            assert_eq!(is_absent(&error), expected, "{error:?}");
         }
     }
 

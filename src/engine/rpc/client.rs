@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::{
     call::{Call, CallError, Chain, TRANSFERS_MAX},
-    chunking::{ChunkError, Chunks, PayloadName, Reader},
+    chunking::{ChunkError, Chunks, PayloadName, Reader, threshold},
     exchange::{self, Body},
     limits::Limits,
     pieces::{self, Form, Inlet},
@@ -532,12 +532,14 @@ fn transport(error: impl ToString) -> CallError {
     CallError::Transport(error.to_string())
 }
 
-/// The error of a call whose payload did not get into the object store or out of it.
+/// The error of a call whose payload did not get into the object store or out of it. It is too
+/// large only where there is no store: one that fails now may take it later.
 fn of_transfer(error: ChunkError) -> CallError {
     match error {
-        ChunkError::Store { max_payload, .. } => {
-            CallError::TooLarge { cause: error.to_string(), bytes_max: max_payload as u64 }
-        }
+        ChunkError::Store { max_payload, is_absent: true, .. } => CallError::TooLarge {
+            cause: error.to_string(),
+            bytes_max: threshold(max_payload) as u64,
+        },
         error => transport(error),
     }
 }
@@ -575,4 +577,21 @@ struct Outgoing {
 /// A provider of other makers has no use for them.
 fn is_told_limits(chain: &Chain, target: &Entity, host: Option<&str>) -> bool {
     chain.waiting() > 0 && (target.is_actor() || host.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_too_large_only_where_there_is_no_store_for_it() {
+        let error = |is_absent| {
+            let [bucket, cause] = ["default", "x"].map(str::to_owned);
+            let (bytes, max_payload) = (50_000, 64 << 10);
+            of_transfer(ChunkError::Store { bytes, max_payload, is_absent, bucket, cause })
+        };
+        let absent = error(true);
+        assert!(matches!(absent, CallError::TooLarge { bytes_max: 40_960, .. }), "{absent}");
+        assert!(matches!(error(false), CallError::Transport(_)));
+    }
 }

@@ -10,9 +10,6 @@
 //! is written at the capability; lists of configuration with their content become one object.
 //! Secrets, components of other applications, and configuration that is kept elsewhere are refused.
 //! Members with several forms are read by [`forms`].
-//!
-//! A built-in provider has its contract in the manifest also where nobody wrote it: clients of the
-//! old manager read no capability without one.
 
 mod forms;
 mod members;
@@ -30,7 +27,7 @@ use super::{
     },
     rollout::{Policy, Step},
 };
-use crate::{builtin, serde_null::null_as_default};
+use crate::serde_null::null_as_default;
 use forms::{RawConfig, RawEnd, RawSettings, RawTarget};
 
 /// The lengths that the old manager's schema allows, in characters.
@@ -338,11 +335,7 @@ impl Reader {
                 self.bounded("contract", raw.contract.as_deref().unwrap_or(""), CONTRACT_MAX);
                 self.bounded("link_name", raw.link_name.as_deref().unwrap_or(""), LINK_NAME_MAX);
                 let config = self.config(raw.config);
-                let contract = raw.contract.or_else(|| {
-                    let known = builtin::find(&image)?.ok()?;
-                    Some(known.contract_id.to_owned())
-                });
-                let link_name = raw.link_name;
+                let (contract, link_name) = (raw.contract, raw.link_name);
                 Some(Properties::Capability(Capability { image, contract, link_name, config }))
             }
         }

@@ -228,18 +228,17 @@ impl Body<'_> {
     }
 }
 
-/// Reads the value of a `host` header: a name or an address, and perhaps a port. `None` if there is
-/// more in it, such as a user or a path: in a URL that would make it the URL of something else.
+/// Whether the value of a `host` header ends where it ends, also for those who make a URL of it: a
+/// user or a path in it would make that the URL of something else. What has no place in a name and
+/// changes nothing but the name passes.
+pub fn is_host(value: &[u8]) -> bool {
+    let ends_it = |byte: &u8| matches!(byte, 0..=b' ' | 0x7f | b'/' | b'?' | b'#' | b'\\' | b'@');
+    !value.iter().any(ends_it)
+}
+
+/// Reads the value of a `host` header for a URL: a name or an address, and perhaps a port.
 pub fn authority(host: &[u8]) -> Option<Authority> {
-    let authority = Authority::try_from(host).ok()?;
-    let name = authority.host();
-    // A user stands before the name.
-    let rest = authority.as_str().strip_prefix(name).filter(|_| !name.is_empty())?;
-    let is_port = match rest.strip_prefix(':') {
-        Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()),
-        None => rest.is_empty(),
-    };
-    is_port.then_some(authority)
+    Authority::try_from(host).ok().filter(|_| is_host(host))
 }
 
 /// Precedes the name of the error that a component answers with.
@@ -592,6 +591,16 @@ mod tests {
             b"\x81\xaastatusCode\xff",
         ] {
             assert!(HttpResponse::decode(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_has_no_user_and_no_path() {
+        for host in ["a", "a:80", "[::1]:80", "::1", "a:80:81", ":80", "a%20b", "sch\u{f6}n"] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in ["a/", "a?x", "a#", "a\\b", "me@a", "a b", "a\tb", "a\0", "a\x7f"] {
+            assert!(!is_host(host.as_bytes()) && authority(host.as_bytes()).is_none(), "{host}");
         }
     }
 

@@ -90,6 +90,29 @@ pub fn creds(jwt: &str, seed: &str) -> String {
     )
 }
 
+/// The user JWT and the seed in the text of a credentials file, as far as they are there. Titles
+/// tell which block is which; where they do not, the JWT comes first, as NATS clients have it.
+pub fn parts_of_creds(text: &str) -> (Option<&str>, Option<&str>) {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_dashed = |line: &str| line.starts_with("---");
+    let mut blocks: Vec<(&str, &str)> = Vec::new();
+    let mut rest = lines.as_slice();
+    while let [title, content, end, ..] = *rest {
+        let is_block = is_dashed(title)
+            && is_dashed(end)
+            && !is_dashed(content)
+            && !content.contains(char::is_whitespace);
+        if is_block {
+            blocks.push((title, content));
+        }
+        rest = &rest[if is_block { 3 } else { 1 }..];
+    }
+    let titled = |word: &str| blocks.iter().find(|(title, _)| title.contains(word));
+    let jwt = titled("JWT").or_else(|| blocks.first().filter(|(title, _)| !title.contains("SEED")));
+    let seed = titled("SEED").or_else(|| blocks.get(1).filter(|block| Some(*block) != jwt));
+    (jwt.map(|(_, content)| *content), seed.map(|(_, content)| *content))
+}
+
 /// The name in the claims of a NATS JWT; `None` if that is none. The signature is not looked at.
 pub fn name_in(jwt: &str) -> Option<String> {
     claim_in(jwt, "name")
@@ -144,6 +167,32 @@ mod tests {
         assert_eq!(name_in(&operator.user_jwt).as_deref(), Some("test"));
         for other in ["", "a.b.c", "e30", "x.e30.y"] {
             assert_eq!(name_in(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn both_parts_of_credentials_are_found_as_other_clients_find_them() {
+        const OF_NSC: &str = "-----BEGIN NATS USER JWT-----\r\nj.w.t\r\n------END NATS USER JWT------\r\n\r\n\
+            ************************* IMPORTANT *************************\r\n\
+            NKEY Seed printed below can be used to sign and prove identity.\r\n\r\n\
+            -----BEGIN USER NKEY SEED-----\r\nSU\r\n------END USER NKEY SEED------\r\n";
+        let other = "--- one ---\nj.w.t\n--- end ---\n--- two ---\nSU\n--- end ---";
+        let swapped = "--- SEED ---\nSU\n--- ---\n--- JWT ---\nj.w.t\n--- ---";
+        let only = |title: &str, text: &str| format!("---{title}---\n{text}\n---END---\n");
+        let both = (Some("j.w.t"), Some("SU"));
+        for (text, parts) in [
+            (creds("j.w.t", "SU"), both),
+            (OF_NSC.to_owned(), both),
+            (other.to_owned(), both),
+            (swapped.to_owned(), both),
+            (creds("j.w.t", ""), (Some("j.w.t"), None)),
+            (creds("", "SU"), (None, Some("SU"))),
+            (only("BEGIN NATS USER JWT", "j.w.t"), (Some("j.w.t"), None)),
+            (only("BEGIN USER NKEY SEED", "SU"), (None, Some("SU"))),
+            (String::new(), (None, None)),
+            ("j.w.t\nSU\n".to_owned(), (None, None)),
+        ] {
+            assert_eq!(parts_of_creds(&text), parts, "{text}");
         }
     }
 

@@ -179,7 +179,7 @@ proptest! {
                 }
                 for command in plan.commands {
                     if attempts.may_send(&command, now) {
-                        attempts.sent(&command, now);
+                        attempts.sent(&command, &model.seen, now);
                         let at = pass + delays.next().unwrap_or(0);
                         on_their_way.push((at.max(last_arrival(&on_their_way, &command)), command));
                     }

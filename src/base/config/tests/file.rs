@@ -262,6 +262,30 @@ fn a_login_in_a_file_of_its_own_stays_there() {
     }
 }
 
+/// A file may be exchanged or gone between the reading and the writing of a start.
+#[test]
+fn the_name_of_a_login_file_stays_whatever_the_file_holds_by_then() {
+    for content in [Some("two"), Some(""), None] {
+        let machine = Machine::new().json(r#"{"nats_token_file":"f"}"#).file("f", "one");
+        let mut config = machine.config();
+        match content {
+            Some(content) => fs::write(machine.dir().join("f"), content).expect("write a file"),
+            None => fs::remove_file(machine.dir().join("f")).expect("remove a file"),
+        }
+        write(&config, &machine.dir(), None);
+        let written = parsed(machine.dir().join(FILE_NAME));
+        for key in ["ctl_token_file", "rpc_token_file", "prov_rpc_token_file"] {
+            assert_eq!(written[key], "f", "{content:?}");
+        }
+        // `host up` gave this connection a login of its own.
+        config.ctl.auth = Auth::Token(Secret::new("of the server"));
+        write(&config, &machine.dir(), None);
+        let written = parsed(machine.dir().join(FILE_NAME));
+        assert!(!written.contains_key("ctl_token_file"), "{written:?}");
+        assert_eq!(written["rpc_token_file"], "f");
+    }
+}
+
 /// Settings of the file that need others are nowhere else until those come, from a variable say.
 #[test]
 fn settings_that_wait_for_others_stay_in_the_file() {

@@ -146,8 +146,8 @@ impl Variables {
         self.raw(name).map(str::trim)
     }
 
-    /// Returns a setting of the exporter of a signal and the variable it stands in: its own, or that
-    /// of all.
+    /// Returns a setting of the exporter of a signal and the variable it stands in: its own, or
+    /// that of all.
     pub fn setting(&self, signal: Signal, what: &str) -> Option<(String, &str)> {
         names_of(signal, what).into_iter().find_map(|name| {
             let value = self.get(&name)?;

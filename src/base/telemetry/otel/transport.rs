@@ -46,8 +46,8 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// Makes the error of an exporter that the SDK refused. Where the SDK names the URL, its text is
-    /// left out: a query may have a key in it.
+    /// Makes the error of an exporter that the SDK refused. Where the SDK names the URL, its text
+    /// is left out: a query may have a key in it.
     fn of_sdk(error: &ExporterBuildError, to: &Address) -> Self {
         let text = error.to_string();
         Self::Exporter(match text.contains("://") {
@@ -61,6 +61,7 @@ const CLIENT_CERTIFICATE: &str = "CLIENT_CERTIFICATE";
 const CLIENT_KEY: &str = "CLIENT_KEY";
 
 /// The certificates of an exporter, in PEM.
+#[derive(Default)]
 struct Certificates {
     authority: Option<Vec<u8>>,
     /// The client's own certificate and its key.
@@ -68,7 +69,11 @@ struct Certificates {
 }
 
 impl Certificates {
-    fn read(variables: &Variables, signal: Signal) -> Result<Self, TransportError> {
+    /// Reads those of a signal. Without TLS none has an effect, and what is wrong with one neither.
+    fn read(variables: &Variables, signal: Signal, to: &Address) -> Result<Self, TransportError> {
+        if !to.is_tls() {
+            return Ok(Self::default());
+        }
         let authority = file(variables.setting(signal, "CERTIFICATE"), Holds::Settings)?;
         let certificate = file(variables.setting(signal, CLIENT_CERTIFICATE), Holds::Settings)?;
         let key = file(variables.setting(signal, CLIENT_KEY), Holds::Secrets)?;
@@ -131,7 +136,7 @@ fn metadata(login: Option<String>) -> MetadataMap {
 macro_rules! exporter {
     ($builder:expr, $variables:expr, $to:expr, $ways:expr, $signal:expr) => {{
         let (variables, to, signal, seen) = ($variables, $to, $signal, Seen::default());
-        let certificates = Certificates::read(variables, signal)?;
+        let certificates = Certificates::read(variables, signal, to)?;
         let ((url, login), timeout) = (parted(&to.url), variables.timeout(signal));
         let exporter = match to.is_grpc {
             true if to.is_tls() => $builder
@@ -340,7 +345,7 @@ mod tests {
         let answer = format!(
             "HTTP/1.1 302 Found\r\nlocation: {url}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         );
-        let none = Certificates { authority: None, own: None };
+        let none = Certificates::default();
         let client = Http::new(none, Duration::from_secs(10), Seen::default()).unwrap();
         let asked = client.send_bytes(Request::post(url).body(Bytes::new()).unwrap());
         // Nobody who comes once more is answered.
@@ -374,7 +379,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let seen = Seen::default();
-        let none = Certificates { authority: None, own: None };
+        let none = Certificates::default();
         let client = Http::new(none, Duration::from_secs(10), seen.clone()).unwrap();
         let request = Request::post(format!("http://me:hunter2@{address}/v1/traces?key=hunter2"));
         let answer = client.send_bytes(request.body(Bytes::new()).unwrap()).await;
@@ -385,7 +390,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_that_is_not_there_is_named() {
-        let variables = variables(&[("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")]);
+        let variables = variables(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem"),
+        ]);
         let to = variables.address(Signal::Traces);
         let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
             panic!("it is taken without its certificate")
@@ -397,7 +405,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn half_a_client_certificate_is_named_with_what_is_missing() {
+    async fn half_a_client_certificate_is_named_where_there_is_tls() {
         const OF_ALL: &str = "OTEL_EXPORTER_OTLP";
         const OWN: &str = "OTEL_EXPORTER_OTLP_TRACES";
         let dir = tempfile::TempDir::new().unwrap();
@@ -407,7 +415,13 @@ mod tests {
             (format!("{OF_ALL}_CLIENT_CERTIFICATE"), format!("{OF_ALL}_CLIENT_KEY")),
             (format!("{OWN}_CLIENT_KEY"), format!("{OWN}_CLIENT_CERTIFICATE")),
         ] {
-            let variables = variables(&[(given.as_str(), path.to_str().unwrap())]);
+            let of = |endpoint| {
+                let half = (given.as_str(), path.to_str().unwrap());
+                variables(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), half])
+            };
+            let (plain, variables) = (of("http://c:4318"), of("https://c:4318"));
+            let to = plain.address(Signal::Traces);
+            assert!(spans(&plain, &to, &mut Ways::default()).is_ok(), "{given}");
             let to = variables.address(Signal::Traces);
             let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
                 panic!("{given} is taken alone")
@@ -427,7 +441,10 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         for what in ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"] {
             let name = format!("OTEL_EXPORTER_OTLP_{what}");
-            let variables = variables(&[(name.as_str(), path.to_str().unwrap())]);
+            let variables = variables(&[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318"),
+                (name.as_str(), path.to_str().unwrap()),
+            ]);
             let to = variables.address(Signal::Traces);
             let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
                 panic!("{what} is taken")

@@ -142,17 +142,34 @@ async fn prunable(applications: &Applications, steps: &[Step], set: &str) -> Res
     let mut found = Prunable::default();
     for Summary { name, version, deployed_version, .. } in others {
         let version = deployed_version.unwrap_or(version);
-        match stored(applications, &name, &version).await {
-            Ok(Some(manifest)) if set_of(&manifest) == Some(set) => found.names.push(name),
-            Ok(_) => {}
-            // Of one record; the others can be read.
-            Err(error) if error.is::<Refused>() => found.notes.push(format!(
-                "{name} is not pruned, because nobody knows to which set it belongs: {error}"
+        match is_of_set(stored(applications, &name, &version).await, &version, set)? {
+            Ok(true) => found.names.push(name),
+            Ok(false) => {}
+            Err(cause) => found.notes.push(format!(
+                "{name} is not pruned, because nobody knows to which set it belongs: {cause}"
             )),
-            Err(error) => return Err(error),
         }
     }
     Ok(found)
+}
+
+/// Says whether a listed version, which was asked for, is of a set; the inner error is why that is
+/// not known of this one. The others can be read then.
+fn is_of_set(
+    stored: Result<Option<Value>>,
+    version: &str,
+    set: &str,
+) -> Result<Result<bool, String>> {
+    match stored {
+        Ok(Some(manifest)) => Ok(Ok(set_of(&manifest) == Some(set))),
+        // The list has no version of a record that was not read for it.
+        Ok(None) if version.is_empty() => {
+            Ok(Err("its record was not read in time; apply again".to_owned()))
+        }
+        Ok(None) => Ok(Ok(false)),
+        Err(error) if error.is::<Refused>() => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns the set of a stored manifest, whatever its form is.
@@ -195,6 +212,24 @@ fn outcome(shortfalls: impl Iterator<Item = Shortfall>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_known_of_an_application_keeps_it_and_is_told() {
+        let of = |set| serde_json::json!({ "metadata": { "annotations": { APPLIED_SET: set } } });
+        for (stored, version, expected) in [
+            (Some(of("web")), "v1", Ok(true)),
+            (Some(of("web")), "", Ok(true)),
+            (Some(of("other")), "v1", Ok(false)),
+            (None, "v1", Ok(false)),
+            (None, "", Err("apply again")),
+        ] {
+            match (is_of_set(Ok(stored), version, "web").unwrap(), expected) {
+                (Err(cause), Err(part)) => assert!(cause.contains(part), "{cause}"),
+                (found, expected) => assert_eq!(found.ok(), expected.ok(), "{version}"),
+            }
+        }
+        assert!(is_of_set(Err(anyhow::anyhow!("no answer")), "v1", "web").is_err());
+    }
 
     #[test]
     fn what_is_open_has_an_exit_code_of_its_own_unless_something_failed() {

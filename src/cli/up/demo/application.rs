@@ -184,7 +184,7 @@ impl<'a> Application<'a> {
                 Ok(_) => self.started.push(place),
                 // Somebody else has asked for it a moment ago. An event about our own attempt is no
                 // failure.
-                Err(ProviderError::AlreadyRunning { .. }) => {}
+                Err(ProviderError::AlreadyRunning { .. } | ProviderError::BeingStarted { .. }) => {}
                 Err(error) => return Err(anyhow!(error).context(format!("start {reference}"))),
             }
         }

@@ -106,8 +106,14 @@ impl Outward for OutwardOf {
         let Ok(runtime) = Handle::try_current() else { return };
         let deadline = self.actor.shared.router.deadline();
         let chain = Chain::of_waiting(self.chain.waiting());
+        // Nobody waits for it, so nobody is held back by too many of them.
+        let Ok(place) = Arc::clone(&self.actor.afterwards).try_acquire_owned() else { return };
         let outward = Self { deadline, chain, ..self.clone() };
-        let made = async move { timeout_at(deadline, outward.host_call(request)).await };
+        let made = async move {
+            let _place = place;
+            // Its error is nobody's any more; the call is counted as others are.
+            let _ = timeout_at(deadline, outward.host_call(request)).await;
+        };
         // An actor that stops waits for it, as for the call that it belongs to.
         self.actor.in_work.spawn_on(made, &runtime);
     }

@@ -8,7 +8,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
 };
 
@@ -108,7 +108,10 @@ pub(super) fn caller(store: &mut impl AsContextMut<Data = Guest>) -> wasmtime::R
 /// The end of a guest. What it still wrote when it was cut off is no whole body, although the end
 /// of its store ends the body like any other.
 #[derive(Debug, Default)]
-pub(super) struct End(AtomicU8);
+pub(super) struct End {
+    how: AtomicU8,
+    is_given_up: AtomicBool,
+}
 
 const RETURNED: u8 = 1;
 const CUT_OFF: u8 = 2;
@@ -131,12 +134,21 @@ impl End {
     }
 
     pub(super) fn is_cut_off(&self) -> bool {
-        self.0.load(Ordering::Acquire) == CUT_OFF
+        self.how.load(Ordering::Acquire) == CUT_OFF
+    }
+
+    /// Notes that nobody waits for the guest any more, whose answer is there.
+    pub(super) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
     }
 
     fn set(&self, how: u8) {
         // The first end counts.
-        let _ = self.0.compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.how.compare_exchange(0, how, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 

@@ -282,9 +282,9 @@ impl<M: Module, R> Plan<M, R> {
         })
     }
 
-    /// Stops at once, or after the starts of this actor that were asked for before, if there is room
-    /// to wait for them. `leads_to` says whether a reference is known to lead to the actor that is
-    /// named.
+    /// Stops at once, or after the starts of this actor that were asked for before, if there is
+    /// room to wait for them. `leads_to` says whether a reference is known to lead to the actor
+    /// that is named.
     pub fn stop(
         &mut self,
         stop: Stop,

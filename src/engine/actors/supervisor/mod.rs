@@ -553,8 +553,8 @@ impl Supervisor {
         self.announce(self.events_of(&stopped), None);
     }
 
-    /// Ends what would lead to actors that this host does not run any more, and tells so. The answers
-    /// stay out: it is not the starts that failed.
+    /// Ends what would lead to actors that this host does not run any more, and tells so. The
+    /// answers stay out: it is not the starts that failed.
     fn give_up(&mut self) {
         self.loading.abort_all();
         for job in self.plan.give_up() {

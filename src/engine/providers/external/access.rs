@@ -20,10 +20,8 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use lattice_base::{
-    config::{Auth, Connection, Secret},
-    lattice::connection::creds_block,
-};
+use lattice_base::config::{Auth, Connection, Secret};
+use lattice_protocol::identity::operator::parts_of_creds;
 
 /// The variable by which OpenSSL, rustls with the system's certificates, and Go find certificates
 /// to trust.
@@ -129,7 +127,7 @@ fn parse_creds(text: &str) -> Option<(Secret, Secret)> {
     if text.len() > CREDS_BYTES_MAX {
         return None;
     }
-    let (jwt, seed) = (creds_block(text, "JWT")?, creds_block(text, "SEED")?);
+    let (Some(jwt), Some(seed)) = parts_of_creds(text) else { return None };
     nkeys::KeyPair::from_seed(seed).is_ok().then(|| (Secret::new(jwt), Secret::new(seed)))
 }
 

@@ -61,6 +61,10 @@ pub enum ProviderError {
         "provider {provider} is already running on this host under link name {link_name}; stop it first, or use another link name"
     )]
     AlreadyRunning { provider: String, link_name: String },
+    #[error(
+        "provider {provider} is being started already on this host under link name {link_name}; wait for it"
+    )]
+    BeingStarted { provider: String, link_name: String },
     #[error("provider {provider} does not run on this host under link name {link_name}{}", runs_as(.others))]
     NotRunning { provider: String, link_name: String, others: Vec<String> },
     #[error("provider {provider} runs on this host, but not with the annotations {annotations:?}")]

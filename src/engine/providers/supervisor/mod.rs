@@ -330,7 +330,14 @@ impl Supervisor {
         let is_preparing = self.preparing.values().any(|Preparing { start: other, .. }| {
             other.reference == start.reference && other.link_name == start.link_name
         });
-        if is_preparing || entry.is_some_and(|entry| entry.life.phase != Phase::Pausing) {
+        // Hosts that keep applications know by this text that it is under way.
+        if is_preparing {
+            return Err(ProviderError::BeingStarted {
+                provider: start.reference.clone(),
+                link_name: start.link_name.to_string(),
+            });
+        }
+        if entry.is_some_and(|entry| entry.life.phase != Phase::Pausing) {
             return Err(ProviderError::AlreadyRunning {
                 provider: start.reference.clone(),
                 link_name: start.link_name.to_string(),

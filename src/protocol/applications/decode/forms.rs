@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{
     Deserialize, Deserializer,
     de::{
-        Error, MapAccess, SeqAccess, Visitor,
+        Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
         value::{MapAccessDeserializer, SeqAccessDeserializer},
     },
 };
@@ -51,8 +51,24 @@ pub(super) enum RawSettings {
     Object(Map<String, Value>),
     /// The form of later versions.
     Named(Vec<RawConfig>),
-    /// A number or a boolean, which nobody means.
+    /// Something else, which nobody means.
     Other,
+}
+
+/// An entry of a list of configurations; `None` if it is none.
+struct Entry(Option<RawConfig>);
+
+/// A configuration that may have no name.
+#[derive(Deserialize)]
+struct Nameless {
+    name: Option<String>,
+    properties: Option<BTreeMap<String, String>>,
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
 }
 
 /// Reads the other end of a link: its name, or an object with its configuration.
@@ -133,7 +149,52 @@ impl<'de> Visitor<'de> for SettingsVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-        let named = Vec::deserialize(SeqAccessDeserializer::new(list))?;
-        Ok(Some(RawSettings::Named(named)))
+        let entries = Vec::<Entry>::deserialize(SeqAccessDeserializer::new(list))?;
+        let named: Option<Vec<RawConfig>> = entries.into_iter().map(|Entry(one)| one).collect();
+        Ok(Some(named.map_or(RawSettings::Other, RawSettings::Named)))
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `name` and `properties`")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Entry, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Entry(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
+        let Nameless { name, properties } = Nameless::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Entry(name.map(|name| RawConfig { name, properties })))
     }
 }

@@ -105,8 +105,7 @@ spec:
 fn contracts_are_filled_in_as_far_as_they_are_known_and_taken_out_to_compare() {
     let text = SHOP.replacen(", contract: \"wasmcloud:httpserver\"", "", 1)
         + "    - {name: own, type: capability, properties: {image: \"r/own:1\", contract: \"acme:own\"}}\n"
-        + "    - {name: new, type: capability, properties: {image: \"r/new:1\"}}\n"
-        + "    - {name: kv, type: capability, properties: {image: \"builtin://keyvalue\"}}\n";
+        + "    - {name: new, type: capability, properties: {image: \"r/new:1\"}}\n";
     let written = read(&text).manifest;
     let mut filled = written.clone();
     let known = |image: &str| (image == "r/http:1").then(|| "wasmcloud:httpserver".to_owned());
@@ -114,13 +113,9 @@ fn contracts_are_filled_in_as_far_as_they_are_known_and_taken_out_to_compare() {
     let contract = |manifest: &Manifest, of: &str| {
         manifest.capability(of).and_then(|one| one.contract.clone())
     };
-    for (of, expected) in [
-        ("web", Some("wasmcloud:httpserver")),
-        ("own", Some("acme:own")),
-        ("new", None),
-        // That of a built-in provider is in every normal form.
-        ("kv", Some("wasmcloud:keyvalue")),
-    ] {
+    for (of, expected) in
+        [("web", Some("wasmcloud:httpserver")), ("own", Some("acme:own")), ("new", None)]
+    {
         assert_eq!(contract(&filled, of).as_deref(), expected, "{of}");
     }
     let stored: Manifest = serde_json::from_value(json!(filled)).unwrap();
@@ -147,11 +142,26 @@ fn what_is_kept_elsewhere_is_refused() {
         ("{image: x, config: [{name: outside}]}", "\"outside\" is kept outside the manifest"),
         ("{image: x, secrets: [{name: s}]}", "`secrets` are not known"),
         ("{application: {name: other, component: c}}", "components of other applications"),
-        ("{image: x, config: [1]}", "Unable to parse manifest"),
+        ("{image: x, config: [1]}", "`config` is a text, an object, or a list of named objects"),
+        ("{image: x, config: [{properties: {}}]}", "or a list of named objects"),
         ("{image: x, config: 1}", "`config` is a text, an object, or a list of named objects"),
     ] {
         let error = decode(text(properties).as_bytes(), Format::Yaml).unwrap_err().to_string();
         assert!(error.contains(part), "{part:?} in {error}");
+    }
+}
+
+#[test]
+fn whatever_an_actor_is_configured_with_is_left_out_with_a_word() {
+    for config in
+        ["1", "text", "{a: [b]}", "[a]", "[null]", "[{}]", "[[1], true, 1.5]", "[{name: x}]"]
+    {
+        let text = format!(
+            "{{apiVersion: core.oam.dev/v1beta1, kind: Application, metadata: {{name: a}}, spec: {{components: [{{name: front, type: \
+             actor, properties: {{image: x, config: {config}}}}}]}}}}"
+        );
+        let decoded = decode(text.as_bytes(), Format::Yaml).unwrap();
+        assert_eq!(decoded.warnings.len(), 1, "{config}: {:?}", decoded.warnings);
     }
 }
 

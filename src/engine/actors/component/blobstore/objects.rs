@@ -22,6 +22,9 @@ use lattice_protocol::contracts::blobstore::{
 pub(super) const CHUNK_BYTES: usize = 512 * 1024;
 /// Bytes of the first range of a download: those that the built-in provider answers at once.
 const RANGE_BYTES: u64 = blobstore::CHUNK_BYTES;
+/// Bytes of a range at least: some providers answer with what has come from their disk or store so
+/// far, which says nothing of their next answer.
+const RANGE_BYTES_MIN: u64 = 16 * 1024;
 /// Names in one answer of a list.
 const NAMES_MAX: u64 = 1000;
 
@@ -61,12 +64,13 @@ pub(super) struct Incoming {
     range_bytes: u64,
 }
 
-/// An upload that has begun. Dropped before its end it is cancelled, since the provider would keep
-/// a place for it.
+/// An upload that has begun. Dropped before its last chunk was sent it is cancelled, since the
+/// provider would keep a place for it. From then on the object may be stored, whatever becomes of
+/// the answer, and a cancellation would remove it.
 struct Begun<'a> {
     caller: &'a Caller,
     place: &'a Place,
-    /// `None` if the provider needs no id, or the upload has ended.
+    /// `None` if the provider needs no id, or the last chunk was sent.
     stream_id: Option<String>,
 }
 
@@ -273,14 +277,14 @@ async fn upload(caller: &Caller, place: &Place, spool: &Spool) -> Called<()> {
             let request = PutObjectRequest { chunk, content_type: None, content_encoding: None };
             let answer: PutObjectResponse =
                 told!(call(caller, &place.link_name, "Blobstore.PutObject", &request).await?);
-            begun.stream_id = answer.stream_id;
+            begun.stream_id = answer.stream_id.filter(|_| !is_last);
         } else {
-            let stream_id = begun.stream_id.clone();
+            let id = &mut begun.stream_id;
+            let stream_id = if is_last { id.take() } else { id.clone() };
             let request = PutChunkRequest { chunk, stream_id, cancel_and_remove: false };
             let () = told!(call(caller, &place.link_name, PUT_CHUNK, &request).await?);
         }
         if is_last {
-            begun.stream_id = None;
             return Ok(Ok(()));
         }
         offset = end;
@@ -352,7 +356,7 @@ impl Incoming {
         chunk.bytes.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         let read = chunk.bytes.len() as u64;
         if read < wanted {
-            self.range_bytes = read;
+            self.range_bytes = read.max(RANGE_BYTES_MIN);
         }
         self.start += read;
         self.length -= read;

@@ -1,10 +1,12 @@
 //! The bytes of a value that a guest writes, until it is finished.
 //!
 //! They wait in memory, or in a file without a name. Files are written and read on threads for
-//! that: a disk may be slow, and other guests need this thread.
+//! that: a disk may be slow, and other guests need this thread. Guests write in small parts, so
+//! what goes to a file is gathered until it is worth a thread.
 
 use std::{
     io::{self, Read as _, Seek as _, Write as _},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,6 +31,9 @@ const OBJECT_BYTES_MAX: u64 = 4 << 30;
 const FILES_BYTES_MAX: u64 = 8 << 30;
 /// Bytes that each file counts with at least, so that there are not too many files either.
 const FILE_BYTES_MIN: u64 = 16 << 20;
+/// Bytes that are gathered before a thread writes them to a file. Few enough to be held for each of
+/// the files that there may be.
+const GATHERED_BYTES: usize = 64 * 1024;
 /// Bytes a guest may write at once.
 const WRITE_BYTES_MAX: usize = 256 * 1024;
 
@@ -42,6 +47,8 @@ pub(super) struct Spooled {
     file: SpooledTempFile,
     /// The bytes in memory, as long as they are there.
     held: Option<Holding>,
+    /// Bytes for the file that no thread has written yet.
+    gathered: Vec<u8>,
     in_file: InFile,
     written: u64,
     failure: Option<String>,
@@ -85,13 +92,6 @@ impl Drop for InFile {
     }
 }
 
-/// The place that bytes are written to.
-#[derive(Debug, PartialEq, Eq)]
-enum Target {
-    Memory,
-    File,
-}
-
 impl Spooled {
     pub(super) fn new(caller: &Caller) -> Spool {
         Self::holding(caller.hold(), &FILES)
@@ -101,44 +101,62 @@ impl Spooled {
         Arc::new(Mutex::new(Self {
             file: tempfile::spooled_tempfile(SPOOL_BYTES),
             held: Some(held),
+            gathered: Vec::new(),
             in_file: InFile { of: files, bytes: 0 },
             written: 0,
             failure: None,
         }))
     }
 
-    /// Counts bytes that are written next, and says where they go: to memory while there is room
-    /// for the value and for the guest.
-    fn admit(&mut self, more: usize) -> Outcome<Target> {
-        let written = self.written + more as u64;
+    /// Takes bytes, to memory while there is room for the value and for the guest. Returns whether
+    /// a thread has to [`flush`](Self::flush) them before more are taken.
+    fn add(&mut self, bytes: &[u8]) -> Outcome<bool> {
+        let written = self.written + bytes.len() as u64;
         if written > OBJECT_BYTES_MAX {
             return self.fail(format!("the object has more than {OBJECT_BYTES_MAX} bytes"));
         }
-        let is_small = written <= SPOOL_BYTES as u64;
-        let fits_memory = is_small && self.held.as_mut().is_some_and(|held| held.grow(more));
+        // They stay in their order.
+        let may_stay = written <= SPOOL_BYTES as u64 && self.gathered.is_empty();
+        let held = self.held.as_mut().filter(|_| may_stay);
+        let fits_memory = held.is_some_and(|held| held.grow(bytes.len()));
         if !fits_memory && !self.in_file.grow_to(written) {
             return self.fail(format!(
                 "the values that wait in files of this host would have more than {} bytes \
-                 together; finish or drop some, or try again later",
+                 together, where each counts with {FILE_BYTES_MIN} at least; finish or drop some, \
+                 or try again later",
                 self.in_file.of.bytes_max
             ));
         }
         self.written = written;
-        Ok(if fits_memory { Target::Memory } else { Target::File })
+        if fits_memory {
+            let kept = self.file.write_all(bytes).map(|()| false);
+            return kept.or_else(|error| self.not_kept(&error));
+        }
+        self.gathered.extend_from_slice(bytes);
+        // The first bytes for a file take those in memory along, so that the guest has its room.
+        Ok(!self.file.is_rolled() || self.gathered.len() >= GATHERED_BYTES)
     }
 
-    /// Writes bytes to where they were admitted.
-    fn keep(&mut self, bytes: &[u8], target: Target) -> Outcome<()> {
-        let kept = self.write(bytes, target);
-        kept.or_else(|error| self.fail(format!("keep the object: {error}")))
+    /// Writes what was gathered to the file.
+    fn flush(&mut self) -> Outcome<()> {
+        let gathered = mem::take(&mut self.gathered);
+        if gathered.is_empty() {
+            return Ok(());
+        }
+        let kept = self.write(&gathered);
+        kept.or_else(|error| self.not_kept(&error))
     }
 
-    fn write(&mut self, bytes: &[u8], target: Target) -> io::Result<()> {
-        if target == Target::File && !self.file.is_rolled() {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.file.is_rolled() {
             self.file.roll()?;
             self.held = None;
         }
         self.file.write_all(bytes)
+    }
+
+    fn not_kept<T>(&mut self, error: &io::Error) -> Outcome<T> {
+        self.fail(format!("keep the object: {error}"))
     }
 
     /// Notes why the value cannot be stored, for `finish` to tell it.
@@ -151,6 +169,7 @@ impl Spooled {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
+        self.flush()?;
         self.file.rewind().map_err(|error| format!("read the object again: {error}"))?;
         Ok(self.written)
     }
@@ -166,9 +185,9 @@ impl Spooled {
 /// Adds bytes to a value.
 pub(super) async fn push(spool: &Spool, bytes: Bytes) -> Outcome<()> {
     let mut spooled = Arc::clone(spool).lock_owned().await;
-    match spooled.admit(bytes.len())? {
-        Target::Memory => spooled.keep(&bytes, Target::Memory),
-        Target::File => on_a_thread(move || spooled.keep(&bytes, Target::File)).await,
+    match spooled.add(&bytes)? {
+        false => Ok(()),
+        true => on_a_thread(move || spooled.flush()).await,
     }
 }
 
@@ -187,7 +206,7 @@ async fn work_on<T: Send + 'static>(
     work: fn(&mut Spooled) -> Outcome<T>,
 ) -> Outcome<T> {
     let mut spooled = Arc::clone(spool).lock_owned().await;
-    match spooled.file.is_rolled() {
+    match spooled.file.is_rolled() || !spooled.gathered.is_empty() {
         true => on_a_thread(move || work(&mut spooled)).await,
         false => work(&mut spooled),
     }
@@ -215,17 +234,11 @@ impl OutputStream for Writing {
         let Ok(mut spooled) = Arc::clone(&self.0).try_lock_owned() else {
             return Err(StreamError::trap("written without asking check-write before"));
         };
-        match spooled.admit(bytes.len()) {
-            Ok(Target::Memory) => {
-                spooled.keep(&bytes, Target::Memory).map_err(|_| StreamError::Closed)
-            }
-            Ok(Target::File) => {
-                // It ends with these bytes, and a failure waits in the value.
-                spawn_blocking(move || spooled.keep(&bytes, Target::File));
-                Ok(())
-            }
-            Err(_) => Err(StreamError::Closed),
+        if spooled.add(&bytes).map_err(|_| StreamError::Closed)? {
+            // It ends with these bytes, and a failure waits in the value.
+            spawn_blocking(move || spooled.flush());
         }
+        Ok(())
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -250,7 +263,8 @@ mod tests {
     }
 
     async fn is_in_file(spool: &Spool) -> bool {
-        spool.lock().await.file.is_rolled()
+        let spooled = spool.lock().await;
+        spooled.file.is_rolled() || !spooled.gathered.is_empty()
     }
 
     #[tokio::test]
@@ -306,9 +320,12 @@ mod tests {
         let spool = spool(Holding::of_at_most(0));
         let mut stream = Writing(Arc::clone(&spool));
         let bytes: Vec<u8> = (0..200_000).map(|at| (at / 1000) as u8).collect();
-        for part in bytes.chunks(1000) {
+        for (index, part) in bytes.chunks(1000).enumerate() {
             stream.write_ready().await.expect("it takes more");
             stream.write(part.to_vec().into()).expect("it was asked");
+            // A thread makes the file, and from then on is asked for each 66th part.
+            let spooled = spool.lock().await;
+            assert_eq!(spooled.gathered.len(), index % 66 * 1000);
         }
         assert_eq!(rewind(&spool).await, Ok(bytes.len() as u64), "the last write is waited for");
         assert!(read(&spool).await.expect("a chunk") == bytes);

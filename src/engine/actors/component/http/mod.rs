@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{channel::oneshot, future, future::Either};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     body::{Body as _, Frame},
     http::{
@@ -63,9 +63,11 @@ pub const HANDLER: &str = "wasi:http/handler@0.3";
 /// How long an instance of 0.2 that has returned waits until its answer was read, to serve again.
 /// All that it wrote is there then, and mostly it is read at once.
 const READ_WITHIN: Duration = Duration::from_millis(2);
+/// How long a guest may write a body that nobody sees.
+const UNSEEN_WITHIN: Duration = Duration::from_secs(1);
 /// Headers for which there is room at once; the number that a payload says is only a claim.
 const HEADERS_AT_ONCE: usize = 32;
-/// The host of a request that names none, as tools send it.
+/// The host of a request that names none, as tools send it, or none that a URL can have.
 const NO_HOST: &str = "localhost";
 
 /// Why a request of a provider is none.
@@ -77,7 +79,7 @@ enum BadRequest {
     HeaderName,
     #[error("a header has control characters")]
     HeaderValue,
-    #[error("the header host names no host")]
+    #[error("the header host has more in it than a host")]
     Host,
     #[error("the path cannot be read: {0}")]
     Path(#[from] http::Error),
@@ -99,10 +101,12 @@ fn incoming(payload: Bytes) -> Result<http::Request<WasiBody>, BadRequest> {
         let value = HeaderValue::from_maybe_shared(payload.slice_ref(value));
         headers.append(name, value.map_err(|_| BadRequest::HeaderValue)?);
     }
-    let authority = match headers.remove(header::HOST).filter(|host| !host.is_empty()) {
-        Some(host) => httpserver::authority(host.as_bytes()).ok_or(BadRequest::Host)?,
-        None => Authority::from_static(NO_HOST),
-    };
+    let host = headers.remove(header::HOST);
+    let host = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+    if !httpserver::is_host(host) {
+        return Err(BadRequest::Host);
+    }
+    let authority = httpserver::authority(host).unwrap_or_else(|| Authority::from_static(NO_HOST));
     let slash: &[u8] = if path.starts_with(b"/") { b"" } else { b"/" };
     let mark: &[u8] = if query.is_empty() { b"" } else { b"?" };
     // Absolute, because a guest of 0.3 knows its host from nothing else.
@@ -181,6 +185,10 @@ pub(super) async fn handle(
         let running = pin!(end.of(run(&mut idle, (request, sender), is_read)));
         match future::select(running, reading.as_mut()).await {
             Either::Left((is_read, _)) => (is_read?, None),
+            // It may write without end.
+            Either::Right((read, _)) if end.is_given_up() => {
+                return read.map(|payload| (payload, None)).map_err(Failure::Told);
+            }
             Either::Right((read, running)) => (running.await?, Some(read)),
         }
     };
@@ -243,7 +251,7 @@ async fn read(
     match exchange {
         Some(exchange) => hand_over(exchange, response, method, (end, read_to_end)).await,
         None => {
-            let read = collect(response, method, bytes_max).await;
+            let read = collect(response, (method, bytes_max), end).await;
             drop(read_to_end);
             read
         }
@@ -259,14 +267,13 @@ async fn hand_over(
     (end, read_to_end): (&Arc<End>, oneshot::Sender<()>),
 ) -> Result<Bytes, String> {
     let (parts, body) = response.into_parts();
-    let mut body = OfGuest { first: None, body, end: Arc::clone(end) };
     if is_only_head(method, parts.status) {
         let head = http::Response::from_parts(parts, exchange::whole(Bytes::new()));
         given(caller.answer(head))?;
-        // For its guest, which may write one all the same; how it ends matters to nobody.
-        while let Some(Ok(_)) = body.frame().await {}
+        unseen(body, WHOLE_BYTES_MAX, end).await;
         return Ok(Bytes::new());
     }
+    let mut body = OfGuest { first: None, body, end: Arc::clone(end) };
     let body = match body.read_what_is_there().await {
         Ok((whole, true)) => exchange::whole(whole),
         Ok((first, false)) => {
@@ -290,6 +297,18 @@ fn given(somebody_waits: bool) -> Result<Bytes, String> {
 /// they do not write, and for wasmtime such a body breaks off.
 fn is_only_head(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || exchange::has_no_body(status)
+}
+
+/// Reads the body of an answer of which only the head is seen: its guest may write one all the
+/// same. One without an end, such as a stream of events, is given up with its guest; how any other
+/// one ends matters to nobody.
+async fn unseen(body: WasiBody, bytes_max: usize, end: &End) -> Bytes {
+    match timeout(UNSEEN_WITHIN, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(body)) => return body.to_bytes(),
+        Ok(Err(error)) if !error.is::<LengthLimitError>() => {}
+        Ok(Err(_)) | Err(_) => end.give_up(),
+    }
+    Bytes::new()
 }
 
 /// The request of a call, with its body as it comes if that is not in the payload.
@@ -374,17 +393,20 @@ fn request_broke_off(error: BodyError) -> Error {
 }
 
 /// Reads an answer to its end and writes it as the contract has it.
-async fn collect(response: Response, method: &Method, bytes_max: usize) -> Result<Bytes, String> {
+async fn collect(
+    response: Response,
+    (method, bytes_max): (&Method, usize),
+    end: &End,
+) -> Result<Bytes, String> {
     let (mut parts, body) = response.into_parts();
-    let body = match Limited::new(body, bytes_max).collect().await {
+    let body = if is_only_head(method, parts.status) {
+        unseen(body, bytes_max, end).await
+    } else {
+        let read = Limited::new(body, bytes_max).collect().await.map_err(|error| {
+            format!("the body of the answer is cut off: {error}; it may have {bytes_max} bytes")
+        });
         // The contract has no trailers.
-        Ok(body) => body.to_bytes(),
-        Err(_) if is_only_head(method, parts.status) => Bytes::new(),
-        Err(error) => {
-            return Err(format!(
-                "the body of the answer is cut off: {error}; it may have {bytes_max} bytes"
-            ));
-        }
+        read?.to_bytes()
     };
     if *method != Method::HEAD && !has_length(&parts.headers, body.len()) {
         parts.headers.remove(header::CONTENT_LENGTH);
@@ -399,7 +421,7 @@ fn has_length(headers: &HeaderMap, length: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
+    use futures::{StreamExt as _, stream};
     use http_body_util::StreamBody;
     use lattice_protocol::contracts::httpclient::header_map;
     use serde_json::{Value, json};
@@ -420,7 +442,7 @@ mod tests {
         assert_eq!(*request.uri(), "http://shop.example:8080/a%20b?x=1&x=2");
         assert!(request.headers().is_empty() && request.method() == Method::POST);
         for path in ["", "/"] {
-            for host in [json!([]), json!([""]), json!("")] {
+            for host in [json!([]), json!([""]), json!(""), json!("::1"), json!("sch\u{f6}n")] {
                 let request = read(&json!({ "path": path, "header": {"host": host} }));
                 assert_eq!(*request.expect("a request").uri(), "http://localhost/");
             }
@@ -488,6 +510,28 @@ mod tests {
                 };
                 assert_eq!(status_code, status);
                 assert_eq!(length.is_some(), by_pieces || method == Method::HEAD);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_an_end_is_given_up_where_only_the_head_counts() {
+        for writes in [false, true] {
+            for by_pieces in [false, true] {
+                let event = || Ok::<_, Error>(Frame::data(Bytes::from_static(b"data: x\n\n")));
+                let body = match writes {
+                    true => StreamBody::new(stream::repeat_with(event)).boxed_unsync(),
+                    false => StreamBody::new(stream::iter([event()]).chain(stream::pending()))
+                        .boxed_unsync(),
+                };
+                let (sender, answer) = oneshot::channel();
+                assert!(sender.send(Ok(http::Response::new(body))).is_ok());
+                let (exchange, _taken) = Exchange::new(None);
+                let exchange = by_pieces.then_some(&*exchange);
+                let (end, (read_to_end, _is_read)) = (Arc::default(), oneshot::channel());
+                let of = (&Method::HEAD, 1 << 20);
+                let read = read_answer(answer, exchange, (&end, read_to_end), of).await;
+                assert!(read.is_ok() && end.is_given_up(), "{writes} {by_pieces}: {read:?}");
             }
         }
     }
