@@ -398,7 +398,7 @@ struct Creds {
     path: PathBuf,
     is_regular: bool,
     last: Mutex<Login>,
-    /// What was read last has not been used yet.
+    /// The login that was read last has not been used yet.
     is_fresh: AtomicBool,
     /// Held by the one reading that there is at a time: a file system may be silent.
     reading: Mutex<()>,
@@ -577,7 +577,7 @@ mod tests {
         trusted::replace(&path, creds_of("ey.a.x").as_bytes()).unwrap();
         let file = Creds::open(Purpose::Rpc, &path).unwrap();
         for (content, jwt) in [
-            // What was read a moment ago serves the first connection.
+            // The login that was read a moment ago serves the first connection.
             (creds_of("ey.b.x"), "ey.a.x"),
             (creds_of("ey.b.x"), "ey.b.x"),
             (String::new(), "ey.b.x"),

@@ -275,7 +275,7 @@ fn shift(
 #[cfg(target_os = "linux")]
 fn fixed(path: &Path, directory: &Path) -> Option<&'static str> {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    // What cannot be asked, or is not there yet, is believed to do.
+    // One that cannot be asked, or is not there yet, is believed to do.
     let attributes = |path: &Path| {
         let seen = statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE);
         seen.map_or(StatxAttributes::empty(), |seen| seen.stx_attributes)

@@ -215,7 +215,7 @@ fn plan(args: &Install, asked: Asked, here: &[(String, String)], place: &Place) 
     let mut own_keys = Vec::new();
     if asked.is_bounded {
         check_bounds(config, args.run_as.as_deref())?;
-        // What cannot be looked at counts as the service's own.
+        // A thing that cannot be looked at counts as the service's own.
         own_keys = paths::own_keys(table, |file| account::is_of_root(file).unwrap_or(false));
         notes.extend(note_of_paths(&paths::without_effect(config, &own_keys), &runs_in));
     }

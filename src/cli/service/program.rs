@@ -102,7 +102,7 @@ fn collected(pipe: Option<impl io::Read + Send + 'static>) -> mpsc::Receiver<Vec
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What came until an error is all there is.
+            // All there is came before the error.
             let _ = pipe.read_to_end(&mut bytes);
         }
         sender.send(bytes)

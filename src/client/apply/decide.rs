@@ -264,7 +264,7 @@ mod tests {
         }
     }
 
-    /// What is known where this manifest is stored and deployed.
+    /// Returns all that is known where this manifest is stored and deployed.
     fn of_stored(stored: Manifest) -> Kept {
         let version = stored.version().to_owned();
         Kept {

@@ -45,7 +45,7 @@ struct Inner {
     lost: BTreeMap<String, Lost>,
 }
 
-/// What a host runs, and when it told that.
+/// The inventory of a host, and when it told that.
 #[derive(Clone)]
 struct Told {
     at_ms: u64,

@@ -35,7 +35,7 @@ fn fitting(hosts: Vec<LostHost>, bytes_max: usize) -> Vec<LostHost> {
         if json_bytes(&host) > left {
             host.inventory.actors.clear();
             host.inventory.providers.clear();
-            // What others remember of it counts.
+            // The memory of others counts.
             host.told_ms = 0;
         }
         let Some(rest) = left.checked_sub(json_bytes(&host)) else { break };

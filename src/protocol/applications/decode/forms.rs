@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for TargetVisitor {
     type Value = Option<RawTarget>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What looks like a number cannot be given back as it was written.
+        // A text that looks like a number cannot be given back as it was written.
         f.write_str(
             "the name of a component, in quotes if it looks like a number, or an object with `name` and `config`",
         )

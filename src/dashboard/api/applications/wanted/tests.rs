@@ -164,7 +164,7 @@ fn the_page_counts_as_the_planner_does() {
         (rule(&parts[0]), rule(&parts[1]))
     };
     let open = host("N2", "east", Inventory::default());
-    // What runs on a drained host runs, and nothing is wanted there, while there is another.
+    // An instance on a drained host runs, and nothing is wanted there, while there is another.
     assert_eq!(counted(vec![drained("N1"), open]), ((2, 5, 1), (1, 0, 1)));
     assert_eq!(counted(vec![drained("N1")]), ((2, 5, 1), (1, 1, 1)));
     let snapshot = Snapshot::new([drained("N1")].into());
