@@ -130,8 +130,8 @@ impl Attempts {
     }
 
     /// Returns up to so many commands that their hosts are to be told again. Nothing comes of it
-    /// twice: an actor is scaled to a number, in the order of commands, and a provider that is being
-    /// started is not started again.
+    /// twice: an actor is scaled to a number, in the order of commands, and a provider that is
+    /// being started is not started again.
     pub fn again(&mut self, at_most: usize, now: Instant) -> Vec<Command> {
         let due = self.pending.iter_mut().filter(|one| one.is_taken_on && one.again <= now);
         let again = due.take(at_most).map(|pending| {

@@ -5,8 +5,8 @@
 //!
 //! After a long cut, or a time in which it did not run, a host does not know at once how the others
 //! stand: the bucket may take its writes before it hears of them. It is in doubt then, see
-//! [`View::doubted`]. Where a machine with a host and a NATS server is lost, the others come back to
-//! the bucket sooner, and nothing is to keep them from its leases.
+//! [`View::doubted`]. Where a machine with a host and a NATS server is lost, the others come back
+//! to the bucket sooner, and nothing is to keep them from its leases.
 //!
 //! A host that stops deletes the key that it renews. Those of hosts that were killed are deleted by
 //! the hosts that act, when they are long gone. Leases stay: without an owner they hold nothing.
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::lease::{self, ACTS_FOR, RENEWAL, Seen, Step, View};
+use crate::lease::{self, ACTS_FOR, HEARD_AFTER, RENEWAL, Seen, Step, View};
 use lattice_base::{
     store::{
         Expect, Update,
@@ -39,6 +39,10 @@ use lattice_protocol::{
     desired::{self, Key},
     store::Entry,
 };
+
+/// How long a host needs at most to hear of another one that it can reach: they say every second
+/// that they are there.
+const NEXT_BEAT: Duration = Duration::from_millis(1500);
 
 /// A lease as it lies in the bucket. Nobody has it if the owner is empty.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,7 +76,8 @@ impl Moment {
         Self { at: Instant::now(), boot_ms: boot_ms() }
     }
 
-    /// Returns how long ago it was at a time of that clock, with the time in which the machine slept.
+    /// Returns how long ago it was at a time of that clock, with the time in which the machine
+    /// slept.
     fn age(self, now_ms: u64) -> Duration {
         Duration::from_millis(now_ms.saturating_sub(self.boot_ms))
     }
@@ -97,6 +102,8 @@ struct Table {
     beat: Option<Moment>,
     /// This host acts for some application.
     is_acting: bool,
+    /// The bucket has not confirmed the last renewal of this host.
+    has_failed: bool,
 }
 
 impl Table {
@@ -157,10 +164,15 @@ impl Table {
         self.doubt_if_old(self.heard, now);
     }
 
-    /// Takes in a renewal of this host that the bucket has confirmed.
+    /// Takes in a renewal of this host that the bucket has confirmed. After one that failed, the
+    /// others are there for the bucket again before this host hears of them.
     fn confirm(&mut self, sent: Moment, now: Moment) {
         if self.is_acting {
             self.doubt_if_old(self.confirmed, now);
+        }
+        if std::mem::take(&mut self.has_failed) {
+            self.doubt_if_old(self.heard, now);
+            self.doubted = self.doubted.max(now.at.checked_sub(HEARD_AFTER - NEXT_BEAT));
         }
         self.confirmed = Some(sent);
     }
@@ -404,7 +416,10 @@ impl Leases {
         };
         match renewed.await {
             Ok(()) => self.0.table.lock().confirm(sent, Moment::now()),
-            Err(error) => debug!(%error, "the bucket does not confirm that this host acts"),
+            Err(error) => {
+                debug!(%error, "the bucket does not confirm that this host acts");
+                self.0.table.lock().has_failed = true;
+            }
         }
         self.may_act()
     }
@@ -512,6 +527,25 @@ mod tests {
             renews.confirm(now, now);
             let doubts = [paused, reads, renews].map(|table| table.doubted.is_some());
             assert_eq!(doubts, [is_in_doubt; 3], "{known:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_whose_renewals_failed_waits_for_the_others_when_they_no_longer_do() {
+        let heard = Moment::now();
+        for (has_failed, after, waits) in [
+            (false, ACTS_FOR, Duration::ZERO),
+            (true, RENEWAL, NEXT_BEAT),
+            (true, ACTS_FOR, HEARD_AFTER),
+        ] {
+            let now = slept(heard, after);
+            let mut table = Table { heard: Some(heard), has_failed, ..Table::default() };
+            table.take("shop", seen("A", 7));
+            table.confirm(now, now);
+            let mut takes_at = |at| table.step("C", "shop", &BTreeSet::new(), at) == Step::Take(7);
+            assert!(takes_at(now.at + waits), "{has_failed} {after:?}");
+            let early = waits.checked_sub(Duration::from_millis(1));
+            assert!(early.is_none_or(|early| !takes_at(now.at + early)), "{has_failed} {after:?}");
         }
     }
 

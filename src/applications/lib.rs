@@ -11,9 +11,9 @@
 //! * [`leases`] says which host acts for an application, by the rules of [`lease`];
 //!   [`surroundings`] is what it knows of the others from its own host, and [`linger`] how long it
 //!   looks after what was taken down.
-//! * [`reconcile`] acts: it sees what runs ([`observe`]), plans what the [`wishes`] lack ([`plan`], a
-//!   pure function), sends [`commands`] and remembers them ([`attempts`], [`own_links`]), and says how
-//!   it stands ([`report`]). Whether providers take its links on it asks them ([`taken`]).
+//! * [`reconcile`] acts: it sees what runs ([`observe`]), plans what the [`wishes`] lack ([`plan`],
+//!   a pure function), sends [`commands`] and remembers them ([`attempts`], [`own_links`]), and
+//!   says how it stands ([`report`]). Whether providers take its links on it asks them ([`taken`]).
 //!   New versions take over step by step where that is asked for ([`rollouts`]).
 
 #![deny(unsafe_code)]

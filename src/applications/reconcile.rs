@@ -470,13 +470,16 @@ impl Reconciler {
         }
         // Others follow when these are done.
         let room = IN_FLIGHT_MAX.saturating_sub(self.in_flight.len());
-        let mut commands = kept.attempts.again(room, now);
         let new = plan.commands.iter().filter(|command| kept.attempts.may_send(command, now));
-        let new: Vec<Command> = new.take(room - commands.len()).cloned().collect();
-        for command in &new {
+        let mut commands: Vec<Command> = new.take(room).cloned().collect();
+        for command in &commands {
             kept.attempts.sent(command, observed, now);
         }
-        commands.extend(new);
+        // After these, which may take the place of one that its host would be told again; and of
+        // what was undeployed nothing is to come about any more.
+        if target.is_deployed() {
+            commands.extend(kept.attempts.again(room - commands.len(), now));
+        }
         for command in commands {
             info!(application = target.name, %command, "to keep what was asked for");
             let parts = Arc::clone(&self.parts);

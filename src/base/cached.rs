@@ -82,6 +82,11 @@ pub fn check_trusted(dir: &Path) -> Result<(), DirError> {
         return Err(DirError::Untrusted(dir.to_owned()));
     }
     let Some(mode) = open_to_others(dir) else { return Ok(()) };
+    // Others may use the place that a link leads to.
+    if dir.is_symlink() {
+        let is_closed = mode & 0o022 == 0;
+        return is_closed.then_some(()).ok_or_else(|| DirError::Untrusted(dir.to_owned()));
+    }
     close(dir).or_else(|error| if mode & 0o022 == 0 { Ok(()) } else { Err(error) })
 }
 

@@ -482,8 +482,8 @@ impl<'a> HostCommands<'a> {
         }
     }
 
-    /// Gives a command that may take longer than an answer. Returns the answer if it came in time; a
-    /// refusal is an error in its words.
+    /// Gives a command that may take longer than an answer. Returns the answer if it came in time;
+    /// a refusal is an error in its words.
     async fn told<R: HostRequest<Reply = Ack>>(
         &self,
         command: &R,

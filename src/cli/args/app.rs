@@ -19,8 +19,8 @@ pub struct Apply {
     /// Print the differences and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Undeploy and delete the applications of the set that are in none of the manifests; the set has
-    /// to be named, by --set or by all manifests
+    /// Undeploy and delete the applications of the set that are in none of the manifests; the set
+    /// has to be named, by --set or by all manifests
     #[arg(long)]
     pub prune: bool,
     /// Name of the set that the applications belong to [default: the annotation
@@ -48,7 +48,8 @@ impl Apply {
 
 #[derive(Args, Debug)]
 pub struct Export {
-    /// Print the deployed manifest of this application, instead of one of what no application manages
+    /// Print the deployed manifest of this application, instead of one of what no application
+    /// manages
     #[arg(long, value_name = "NAME")]
     pub application: Option<String>,
     #[command(flatten)]

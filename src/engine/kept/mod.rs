@@ -286,7 +286,8 @@ impl KeptStarts {
         Noted(Some((Arc::clone(inner), note)))
     }
 
-    /// Returns whether something is kept, as soon as that is known; nothing if it is not known soon.
+    /// Returns whether something is kept, as soon as that is known; nothing if it is not known
+    /// soon.
     pub async fn keeps(&self, place: &Place) -> Option<bool> {
         let Some(inner) = &self.inner else { return Some(false) };
         inner.wait_until_read(READ_TIMEOUT).await;
@@ -378,7 +379,8 @@ impl Inner {
         self.changed.notify_one();
     }
 
-    /// Takes in how a command has ended; an answer that comes after it waits for that to be written.
+    /// Takes in how a command has ended; an answer that comes after it waits for that to be
+    /// written.
     fn end(&self, note: &mut Note, ended: Ended) {
         let Note::Taken { number, version, .. } = note else { return };
         let mut state = self.state.lock();

@@ -153,15 +153,16 @@ impl Peer {
         Taken(Arc::clone(self))
     }
 
-    /// Notes that an answer of it took this long.
-    pub fn record_latency(&self, took: Duration) {
-        self.load.record(took, Instant::now());
+    /// Notes that an answer of a target there took this long.
+    pub fn record_latency(&self, target: &str, took: Duration) {
+        self.load.record(target, took, Instant::now());
     }
 
-    /// Notes that a call of it failed. One error is an answer like others; several with no success
-    /// between make the host dearer.
-    pub fn record_failure(&self) {
-        self.load.record_failure(Instant::now());
+    /// Notes that a call of a target there failed; for want of an answer in this time, if given.
+    /// One error is an answer like others; several with no success between make the host dearer
+    /// for this target.
+    pub fn record_failure(&self, target: &Arc<str>, waited: Option<Duration>) {
+        self.load.record_failure(target, waited, Instant::now());
     }
 
     /// Returns whether a call was sent to it within this time.
@@ -200,9 +201,9 @@ impl Peer {
         self.state.load().takes(target, now)
     }
 
-    /// Returns the cost of one more call there.
-    pub(super) fn cost(&self, now: Instant) -> u64 {
-        self.load.cost(now)
+    /// Returns the cost of one more call of a target there.
+    pub(super) fn cost(&self, target: &str, now: Instant) -> u64 {
+        self.load.cost(target, now)
     }
 
     /// Returns whether an announcement changes its targets by nothing but the change in it.

@@ -154,7 +154,7 @@ impl Table {
             .filter(|peer| candidates == Candidates::All || !peer.is_own)
             .filter(|peer| peer.takes(target, now))
             .filter(|peer| !not.iter().any(|tried| Arc::ptr_eq(tried, peer)))
-            .min_by_key(|peer| peer.cost(now))
+            .min_by_key(|peer| peer.cost(target, now))
             .cloned()
     }
 

@@ -280,7 +280,8 @@ mod tests {
             (None, Unknown, None, true, Some("host N lost the call or its answer")),
             (None, Gone, Some("vanished"), true, Some("host N vanished")),
             (None, Silence, Some("fell silent"), true, Some("host N fell silent")),
-            // An attempt in doubt stays so; the last answer says why, and lost hosts are lost again.
+            // An attempt in doubt stays so; the last answer says why, and lost hosts are lost
+            // again.
             (Some(Gone), InWork, None, false, Some("host N vanished")),
             (Some(Gone), CutOff, None, false, Some("host N vanished")),
             (Some(Gone), Silence, Some("fell silent"), false, Some("host N fell silent")),

@@ -127,7 +127,7 @@ impl Remote {
                     choice.tried.clear();
                 }
                 (result, _) => {
-                    self.record(&call, &sent, &result);
+                    self.record((&call, &choice.target), &sent, &result);
                     return result;
                 }
             }
@@ -188,12 +188,19 @@ impl Remote {
     }
 
     /// Notes how a call ended, if that tells something of the host it was sent to.
-    fn record(&self, call: &Call, sent: &Sent, result: &Result<Bytes, CallError>) {
+    fn record(
+        &self,
+        (call, target): (&Call, &Arc<str>),
+        sent: &Sent,
+        result: &Result<Bytes, CallError>,
+    ) {
         let Some(peer) = &sent.peer else { return };
+        let took = sent.began.elapsed();
         match result {
-            Ok(_) => peer.record_latency(sent.began.elapsed()),
+            Ok(_) => peer.record_latency(target, took),
             Err(error) if is_of_host(error, self.0.client.travels_apart(call.payload.len())) => {
-                peer.record_failure();
+                let is_answer = matches!(error, CallError::Callee(_));
+                peer.record_failure(target, (!is_answer).then_some(took));
             }
             Err(_) => {}
         }
@@ -332,7 +339,7 @@ impl<'a> Drive<'a> {
         let error = match result {
             Err(error) if was_not_taken(&error, &self.call.target.public_key) => error,
             result => {
-                self.remote.record(&self.call, sent, &result);
+                self.remote.record((&self.call, &self.choice.target), sent, &result);
                 return Some(match result {
                     Err(error @ CallError::TimedOut { .. }) => Err(self.outcome().unwrap_or(error)),
                     result => result,

@@ -77,7 +77,8 @@ pub(super) struct Checked {
     pub(super) claims: ActorClaims,
     /// The `wascap_revision`, which tells how old the signing tool was.
     pub(super) revision: Option<u32>,
-    /// Whether there is a list of capabilities, and be it empty; tools since wascap 0.14 write none.
+    /// Whether there is a list of capabilities, and be it empty; tools since wascap 0.14 write
+    /// none.
     pub(super) names_caps: bool,
 }
 

@@ -193,7 +193,8 @@ async fn a_manifest_is_dropped_compared_applied_and_taken_down_on_the_page() {
     dashboard.until("/applications", |all| (all["total"] == 0).then_some(())).await;
     open(&dashboard, &browser, "/applications").await;
     browser.with_text("main .empty", "There are no applications yet").await;
-    // The page asks once more for what it shows, and is told that it is gone; the browser logs that.
+    // The page asks once more for what it shows, and is told that it is gone; the browser logs
+    // that.
     let mut complaints = browser.complaints().await;
     complaints.retain(|text| !(text.contains("/applications/shop") && text.contains("404")));
     assert_eq!(complaints, Vec::<String>::new());

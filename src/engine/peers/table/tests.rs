@@ -111,7 +111,8 @@ fn near_hosts_are_preferred_until_they_have_more_to_do() {
         table.apply(&announcement(host, 1, &["M"]));
     }
     for peer in table.others() {
-        peer.record_latency(Duration::from_millis(if *peer.id == *near { 1 } else { 10 }));
+        let took = Duration::from_millis(if *peer.id == *near { 1 } else { 10 });
+        peer.record_latency("M", took);
     }
     let mut taken = Vec::new();
     for _ in 0..9 {

@@ -292,7 +292,10 @@ impl Supervisor {
     fn begin(&mut self, start: Start, end: EndSender) -> Result<(), ProviderError> {
         let refused = self.refuse(&start);
         if let Err(error) = &refused {
-            self.start_failed(&start.reference, &start.link_name, &error.to_string());
+            // The end of a start that is under way is told when it comes.
+            if !matches!(error, ProviderError::BeingStarted { .. }) {
+                self.start_failed(&start.reference, &start.link_name, &error.to_string());
+            }
             return refused;
         }
         if let Some(key) = self.known_key(&start) {
@@ -330,8 +333,11 @@ impl Supervisor {
         let is_preparing = self.preparing.values().any(|Preparing { start: other, .. }| {
             other.reference == start.reference && other.link_name == start.link_name
         });
+        let is_launching = entry.is_some_and(|entry| {
+            entry.life.phase == Phase::Launching && entry.start.reference == start.reference
+        });
         // Hosts that keep applications know by this text that it is under way.
-        if is_preparing {
+        if is_preparing || is_launching {
             return Err(ProviderError::BeingStarted {
                 provider: start.reference.clone(),
                 link_name: start.link_name.to_string(),

@@ -1,8 +1,8 @@
 //! Members of a manifest that have several forms.
 //!
-//! A visitor takes the form that is there. An untagged enum would try one after the other, on values
-//! that are typed by their looks already: a number is no text any more then, and of a mistake it
-//! says only that no form fits.
+//! A visitor takes the form that is there. An untagged enum would try one after the other, on
+//! values that are typed by their looks already: a number is no text any more then, and of a
+//! mistake it says only that no form fits.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{channel::oneshot, future, future::Either};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
@@ -303,8 +303,17 @@ fn is_only_head(method: &Method, status: StatusCode) -> bool {
 /// same. One without an end, such as a stream of events, is given up with its guest; how any other
 /// one ends matters to nobody.
 async fn unseen(body: WasiBody, bytes_max: usize, end: &End) -> Bytes {
-    match timeout(UNSEEN_WITHIN, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(body)) => return body.to_bytes(),
+    let mut body = pin!(Limited::new(body, bytes_max));
+    // One that writes nothing may have other work to do.
+    let mut first = match body.frame().await {
+        Some(Ok(frame)) => frame.into_data().map(BytesMut::from).unwrap_or_default(),
+        Some(Err(_)) | None => return Bytes::new(),
+    };
+    match timeout(UNSEEN_WITHIN, body.collect()).await {
+        Ok(Ok(rest)) => {
+            first.extend_from_slice(&rest.to_bytes());
+            return first.freeze();
+        }
         Ok(Err(error)) if !error.is::<LengthLimitError>() => {}
         Ok(Err(_)) | Err(_) => end.give_up(),
     }
