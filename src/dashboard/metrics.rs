@@ -93,7 +93,7 @@ pub async fn text(parts: Arc<Parts>, model: Option<Model>) -> Result<String, fmt
     Ok(text)
 }
 
-/// What follows the lines of all buckets of these targets, in the order in which they are written.
+/// The ends of the lines of all buckets of these targets, in the order in which they are written.
 fn of_buckets(targets: &[TargetCounts], seen: &ByOperation) -> Vec<Option<String>> {
     let oldest = clock::now_ms().saturating_sub(EXEMPLAR_TIME.as_millis() as u64);
     let mut all = Vec::new();

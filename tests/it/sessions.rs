@@ -508,7 +508,7 @@ async fn an_answer_to_a_hello_names_hosts_to_ask_and_no_other_subjects() {
             asked.push(message.subject.to_string());
         }
     }
-    // What else it asked at that time has come by then.
+    // All else that it asked at that time has come by then.
     has_heard(&nats, &server, &host).await;
     settled(&nats).await;
     while let Some(Some(message)) = futures::FutureExt::now_or_never(heard.next()) {

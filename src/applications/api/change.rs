@@ -86,7 +86,7 @@ impl Server {
         body: &Bytes,
     ) -> Result<PutReply, Refusal> {
         let Decoded { manifest, mut warnings } = decode(body, format_of(headers)?)?;
-        // What a host filled in once may be of another image by now.
+        // A contract that a host filled in once may be of another image by now.
         let mut manifest = manifest.as_written();
         validate(&manifest)?;
         warnings.extend(self.check_links(&manifest)?);

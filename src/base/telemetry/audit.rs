@@ -419,16 +419,19 @@ mod tests {
         assert_eq!(lines[1]["origin"]["who"], "ann@laptop");
     }
 
+    fn failed_start() -> Event {
+        Event::ProviderStartFailed {
+            provider_ref: "a:1".into(),
+            link_name: "default".into(),
+            error: "no such image".into(),
+        }
+    }
+
     #[test]
     fn a_failure_without_a_command_does_not_wait_for_ever() {
         let dir = TempDir::new().unwrap();
         let log = open(&dir);
-        let failed = Event::ProviderStartFailed {
-            provider_ref: "a:1".into(),
-            link_name: "default".into(),
-            error: "no such image".into(),
-        };
-        log.on_event(clock::now_ms(), &failed);
+        log.on_event(clock::now_ms(), &failed_start());
         let began = std::time::Instant::now();
         while lines(&dir).is_empty() {
             assert!(began.elapsed() < PATIENCE, "it still waits");
@@ -441,15 +444,10 @@ mod tests {
     fn lines_are_let_out_while_failures_still_wait() {
         let dir = TempDir::new().unwrap();
         let log = open(&dir);
-        let failed = Event::ProviderStartFailed {
-            provider_ref: "a:1".into(),
-            link_name: "default".into(),
-            error: "no such image".into(),
-        };
         // No thread lets it out.
         log.waiting.lock().has_thread = true;
         log.note(&refused("ann@laptop"));
-        log.on_event(clock::now_ms(), &failed);
+        log.on_event(clock::now_ms(), &failed_start());
         empty(PATIENCE);
         assert_eq!(lines(&dir).len(), 1, "its command may come");
         log.settle(u64::MAX);

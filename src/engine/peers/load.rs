@@ -184,8 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_make_a_host_dearer_for_their_target_until_one_call_succeeds_or_time_has_passed()
-     {
+    fn failures_in_a_row_make_a_host_dearer_for_their_target_until_a_success_or_for_a_while() {
         let began = Instant::now();
         // The time in µs of an answer of the host, if there was one, and how often it failed after
         // that; the time of one of the healthy host, and the calls on their way there; how long ago
