@@ -397,6 +397,8 @@ mod tests {
             ..refused(who)
         };
         let at_ms = refused("").at_ms;
+        // No thread lets it out: this is so long ago that none would wait for the command.
+        log.waiting.lock().has_thread = true;
         log.note(&taken("1", "a:1", "ann@laptop"));
         log.on_event(at_ms + 1, &failed("a:1"));
         // The answer of this one took longer than the start.
