@@ -102,6 +102,7 @@ async fn main() -> Result<()> {
         configuration: None,
         default_rpc_timeout_ms: 2000,
         structured_logging: false,
+        log_level: None,
         otel_config: OtelConfig::default(),
     };
     let environment = environment(&ProcessEnvironment, &[], &access);

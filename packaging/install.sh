@@ -52,8 +52,8 @@ targets() {
             echo x86_64-unknown-linux-musl
             ;;
         Linux-aarch64 | Linux-arm64)
-            if has_musl; then fail "there is no program for musl on aarch64"; fi
-            echo aarch64-unknown-linux-gnu
+            if ! has_musl; then echo aarch64-unknown-linux-gnu; fi
+            echo aarch64-unknown-linux-musl
             ;;
         Darwin-arm64) echo aarch64-apple-darwin ;;
         *) fail "there is no program for $(uname -s) on $(uname -m); build it from source" ;;
@@ -70,8 +70,8 @@ fetch() { # NAME FILE
                 curl -fsSL --retry 3 --connect-timeout 20 --speed-limit 1000 --speed-time 60 \
                     --proto-redir =https -o "$2" "$base/$1"
             elif command -v wget >/dev/null; then
-                # The short forms: the wget of busybox knows no others.
-                wget -q -T 60 -t 3 -O "$2" "$base/$1"
+                # The short forms: the wget of busybox knows no others, and one of them crashes on -q.
+                wget -T 60 -t 3 -O "$2" "$base/$1" 2>"$work/said" || { cat "$work/said" >&2; false; }
             else
                 fail "curl or wget is needed"
             fi
@@ -120,6 +120,7 @@ other=""
 case "$(uname -s)-$(uname -m) $target" in
     *-musl) ;;
     "Linux-x86_64 "*) other="; --target x86_64-unknown-linux-musl runs on every Linux" ;;
+    Linux-a*64*) other="; --target aarch64-unknown-linux-musl runs on every Linux" ;;
 esac
 version=$("$program" --version) || fail "the program does not run here, so nothing was installed$other"
 

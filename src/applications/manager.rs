@@ -8,12 +8,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, info, info_span, warn};
 
 use super::{
-    api::{Server, SubscribeError},
+    api::{CHECKED_AT_ONCE, Server, SubscribeError},
     export::{self, Export},
     leases::Leases,
     reconcile::{self, Reconciler},
@@ -109,6 +109,7 @@ impl Manager {
             statuses: statuses.clone(),
             rollouts: rollouts.clone(),
             surroundings: Arc::clone(&surroundings),
+            checks: Arc::new(Semaphore::new(CHECKED_AT_ONCE)),
         };
         let standing = watch::Sender::new(Standing::Unknown);
         let reconciler = Reconciler::new(reconcile::Parts {

@@ -13,7 +13,6 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, future, stream};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
@@ -29,8 +28,6 @@ use lattice_protocol::applications::stored::{BUCKET, Stored, model_key, set_key}
 
 /// Attempts to write what others write too. Of several writers one succeeds in each round.
 const ATTEMPTS_MAX: usize = 16;
-/// Applications that are read at a time for a list.
-const READ_AT_ONCE: usize = 16;
 /// Bytes of a message that are not the value of an entry: subject and headers.
 const ENVELOPE_BYTES: usize = 1024;
 
@@ -68,12 +65,6 @@ pub enum Change<T> {
     Leave(T),
 }
 
-/// An application of a list.
-pub struct Listed {
-    pub name: String,
-    pub stored: Result<Stored, StoreError>,
-}
-
 impl Models {
     /// The manifests of a lattice; `making` is for a bucket that has to be made.
     pub fn new(nats: Nats, domain: Option<&str>, lattice: &str, making: Making) -> Self {
@@ -86,21 +77,6 @@ impl Models {
     pub async fn get(&self, name: &str) -> Result<Option<Stored>, StoreError> {
         let read = self.read(&model_key(&self.lattice, name)).await?;
         Ok(read.map(|(stored, _)| stored))
-    }
-
-    /// Returns all applications, in the order of their names.
-    pub async fn list(&self) -> Result<Vec<Listed>, StoreError> {
-        let names = self.names().await?;
-        let read = stream::iter(names).map(|name| self.listed(name)).buffered(READ_AT_ONCE);
-        let mut listed: Vec<Listed> = read.filter_map(future::ready).collect().await;
-        listed.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(listed)
-    }
-
-    /// A name without an application is left out: its put or delete was broken off.
-    async fn listed(&self, name: String) -> Option<Listed> {
-        let stored = self.get(&name).await.transpose()?;
-        Some(Listed { name, stored })
     }
 
     /// Reads an application, and does what `decide` says about it, again if somebody else wrote
@@ -169,7 +145,8 @@ impl Models {
         self.change_names(|names| names.remove(name)).await
     }
 
-    async fn names(&self) -> Result<BTreeSet<String>, StoreError> {
+    /// Returns the names on the list of applications.
+    pub async fn names(&self) -> Result<BTreeSet<String>, StoreError> {
         Ok(self.read(&set_key(&self.lattice)).await?.map_or_else(BTreeSet::new, |(names, _)| names))
     }
 

@@ -37,6 +37,10 @@ use lattice_protocol::{
 /// Where Linux tells the name of the machine; elsewhere a variable may.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
+/// The file with the users of this machine, unless they are kept elsewhere.
+#[cfg(unix)]
+const USERS: &str = "/etc/passwd";
+
 /// Hosts that are named where nobody answers.
 const HOSTS_NAMED: usize = 3;
 
@@ -193,12 +197,7 @@ impl Session {
         let user = names.into_iter().find_map(|name| ProcessEnvironment.var(name));
         let machine = std::fs::read_to_string(HOSTNAME).ok();
         let machine = machine.or_else(|| ProcessEnvironment.var("HOSTNAME"));
-        let (user, machine) = (user.unwrap_or_default(), machine.unwrap_or_default());
-        let who = match (user.as_str(), machine.trim()) {
-            ("", machine) => machine.to_owned(),
-            (user, "") => user.to_owned(),
-            (user, machine) => format!("{user}@{machine}"),
-        };
+        let who = who(&user.unwrap_or_else(user_of_process), &machine.unwrap_or_default());
         let nats_user = self.config.ctl.auth.user_name().unwrap_or_default();
         Origin { kind: "cli".to_owned(), who, nats_user, ..Origin::default() }
     }
@@ -221,6 +220,42 @@ impl Session {
     }
 }
 
+/// Says who gives a command on a machine, as far as it is known.
+fn who(user: &str, machine: &str) -> String {
+    match (user, machine.trim()) {
+        ("", machine) => machine.to_owned(),
+        (user, "") => user.to_owned(),
+        (user, machine) => format!("{user}@{machine}"),
+    }
+}
+
+/// Returns the name of the user this process works for, or the number of one without a name here.
+/// Where services, timers and containers start a process, no variable tells it.
+#[cfg(unix)]
+fn user_of_process() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let users = std::fs::read(USERS).unwrap_or_default();
+    name_of(uid, &String::from_utf8_lossy(&users)).unwrap_or_else(|| format!("uid {uid}"))
+}
+
+/// Nothing but a variable tells it here.
+#[cfg(not(unix))]
+fn user_of_process() -> String {
+    String::new()
+}
+
+/// Looks for the name of a user in the file with all of them.
+#[cfg(unix)]
+fn name_of(uid: u32, users: &str) -> Option<String> {
+    users.lines().find_map(|line| {
+        // The name, a password or a sign for it, and the number.
+        let mut parts = line.split(':');
+        let name = parts.next().filter(|name| !name.is_empty())?;
+        let is_it = parts.nth(1)?.parse::<u32>() == Ok(uid);
+        is_it.then(|| name.to_owned())
+    })
+}
+
 /// The error where a `host up` runs at a server that does not answer: one more would not help.
 fn frozen(servers: &str, cause: &str, record: &Record) -> anyhow::Error {
     anyhow!(
@@ -228,4 +263,33 @@ fn frozen(servers: &str, cause: &str, record: &Record) -> anyhow::Error {
          `host down` and `host up` there start it anew",
         record.told()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_is_named_as_far_as_it_is_known() {
+        for (user, machine, expected) in [
+            ("ann", "laptop\n", "ann@laptop"),
+            ("uid 7", "vm", "uid 7@vm"),
+            ("", "vm", "vm"),
+            ("ann", "", "ann"),
+            ("", "\n", ""),
+        ] {
+            assert_eq!(who(user, machine), expected);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_user_without_a_variable_is_found_by_its_number() {
+        let users = "root:x:0:0:root:/root:/bin/sh\n\n:x:7::\nsvc:x:77:7::/:\nann:x:7:7:Änn:/home/ann:\nbob";
+        for (uid, name) in [(0, Some("root")), (7, Some("ann")), (77, Some("svc")), (8, None)] {
+            assert_eq!(name_of(uid, users).as_deref(), name, "{uid}");
+        }
+        assert_eq!(name_of(0, ""), None);
+        assert_ne!(user_of_process(), "");
+    }
 }

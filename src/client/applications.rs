@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::lattice::{Lattice, RequestError};
-use lattice_base::{backoff::Backoff, lattice::connection::confirm};
+use lattice_base::{backoff::Backoff, lattice::made};
 use lattice_protocol::{
     applications::{
         api::{
@@ -160,6 +160,9 @@ impl Applications {
             RequestError::TimedOut { .. } if purpose == Purpose::Change => {
                 OutcomeUnknown(error.to_string()).into()
             }
+            RequestError::TimedOut { subject, lattice, waited_ms } => {
+                RequestError::Silent { subject, lattice, waited_ms }.into()
+            }
             other => other.into(),
         }
     }
@@ -282,12 +285,11 @@ pub struct StatusWatch {
 }
 
 impl StatusWatch {
-    /// Listens from now on.
+    /// Listens from now on, see [`Lattice::events`].
     pub async fn open(applications: &Applications) -> Result<Self> {
         let Lattice { client, subjects, .. } = &applications.lattice;
         let records = client.subscribe(subjects.manager_status("*")).await?;
         let steps = client.subscribe(subjects.progress()).await?;
-        confirm(client).await?;
         Ok(Self { applications: applications.clone(), records, steps })
     }
 
@@ -308,7 +310,9 @@ impl StatusWatch {
             tokio::select! {
                 Some(message) = self.records.next() => {
                     let name = message.subject.strip_prefix(&*root).unwrap_or_default();
-                    if let Ok(Record { info, status }) = serde_json::from_slice(&message.payload) {
+                    if !made::by_jetstream(&message)
+                        && let Ok(Record { info, status }) = serde_json::from_slice(&message.payload)
+                    {
                         waiting.take(name, &status.version, info, Instant::now(), on_news);
                     }
                 }

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 
 use super::{listing, lost, origin};
-use lattice_base::lattice::connection::confirm;
+use lattice_base::lattice::made;
 use lattice_protocol::{
     control::{
+        answer,
         request::{GetInventory, HostRequest, LatticeRequest, PingHosts},
         types::{Ack, Bid, HostReply, Inventory},
     },
@@ -50,6 +51,11 @@ pub enum RequestError {
          repeat it, and raise --timeout-ms if the way is long"
     )]
     TimedOut { subject: String, lattice: String, waited_ms: u128 },
+    /// Of a question, by which nothing is carried out.
+    #[error(
+        "no answer on {subject} in lattice {lattice} within {waited_ms} ms; ask again, and raise --timeout-ms if the way is long"
+    )]
+    Silent { subject: String, lattice: String, waited_ms: u128 },
     #[error("the answer on {subject} cannot be read: {cause}")]
     Unreadable { subject: String, cause: String },
     #[error("the request on {subject} was not sent: {cause}")]
@@ -373,6 +379,9 @@ impl Lattice {
     ) -> Result<T, RequestError> {
         let subject = self.subjects.control(request);
         let message = self.ask(&subject, encode(body)).await?;
+        if let Err(error) = answer::check(&message.payload) {
+            return Err(RequestError::Unreadable { subject, cause: error.to_string() });
+        }
         read(&message.payload).map_err(|unread| match unread {
             Unread::Refused(error) => RequestError::Refused { subject, error },
             Unread::Nonsense(cause) => RequestError::Unreadable { subject, cause },
@@ -430,11 +439,11 @@ impl Lattice {
         Err(RequestError::Transport { subject, cause })
     }
 
-    /// Hears events from now on; those who act afterwards miss none.
+    /// Hears events from now on. Whoever acts afterwards on this connection misses none: the server
+    /// takes what comes on it in order. (So nothing is awaited here: a round trip would need the
+    /// right to publish to an inbox, which operators lack.)
     pub async fn events(&self) -> Result<Events> {
-        let all = self.client.subscribe(self.subjects.events()).await?;
-        confirm(&self.client).await?;
-        Ok(Events { all })
+        Ok(Events { all: self.client.subscribe(self.subjects.events()).await? })
     }
 
     fn nobody(&self, subject: String) -> RequestError {
@@ -525,7 +534,9 @@ impl Events {
     pub async fn next(&mut self) -> Option<Received> {
         loop {
             let message = self.all.next().await?;
-            if let Some(received) = Received::parse(&message.payload) {
+            if !made::by_jetstream(&message)
+                && let Some(received) = Received::parse(&message.payload)
+            {
                 return Some(received);
             }
         }

@@ -1,9 +1,9 @@
 //! Finding hosts, actors and providers by what people call them.
 //!
-//! Everything has an id, but nobody types 56 letters: the beginning of an id, a name, a call alias
-//! or a reference will do, as long as it means one thing. The lattice remembers what ran long ago,
-//! so of several things that a word means those count that run. If there are still several, the
-//! error lists them; if none, it lists what there is.
+//! Everything has an id, but nobody types 56 letters: the beginning of an id, a name or a part of
+//! it, a call alias or a reference will do, as long as it means one thing. The lattice remembers
+//! what ran long ago, so of several things that a word means those count that run. If there are
+//! still several, the error lists them; if none, it lists what there is.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ use lattice_protocol::{
 
 /// How many candidates an error lists.
 const LISTED_MAX: usize = 12;
-/// A shorter beginning of an id says too little to be meant as one.
+/// A shorter beginning of an id, or part of a name, says too little to be meant as one: its letters
+/// are in some name by chance.
 pub const PREFIX_MIN: usize = 4;
 
 /// Something with an id that can be called by other names too.
@@ -41,8 +42,9 @@ impl Named {
     }
 
     fn resembles(&self, word: &str) -> bool {
-        (word.len() >= PREFIX_MIN && self.id.starts_with(word))
-            || self.name.to_lowercase().contains(&word.to_lowercase())
+        word.len() >= PREFIX_MIN
+            && (self.id.starts_with(word)
+                || self.name.to_lowercase().contains(&word.to_lowercase()))
     }
 
     fn listed(&self) -> String {
@@ -65,15 +67,13 @@ fn running_first(all: Vec<&Named>) -> Vec<&Named> {
 pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named> {
     let exact = called(word, among);
     let found = match exact.is_empty() {
-        true => running_first(
-            among.iter().filter(|named| !word.is_empty() && named.resembles(word)).collect(),
-        ),
+        true => running_first(among.iter().filter(|named| named.resembles(word)).collect()),
         false => exact,
     };
     match found.as_slice() {
         [one] => Ok(one),
         [] if among.is_empty() => bail!("no {what} is called {word:?}: there is none"),
-        [] => bail!(list(format!("no {what} is called {word:?}; there are:"), among.iter())),
+        [] => bail!(list(unknown(what, word), among.iter())),
         several => {
             let words = format!("{word:?} may be several of the {what}s; say more of the id:");
             bail!(list(words, several.iter().copied()))
@@ -81,10 +81,20 @@ pub fn find<'a>(what: &str, word: &str, among: &'a [Named]) -> Result<&'a Named>
     }
 }
 
+/// Says that a word means nothing, and how much of an id or a name is needed if it is shorter.
+fn unknown(what: &str, word: &str) -> String {
+    let needed = match word.len() {
+        1..PREFIX_MIN => {
+            format!(", and of an id or a part of a name {PREFIX_MIN} letters are needed")
+        }
+        _ => String::new(),
+    };
+    format!("no {what} is called {word:?}{needed}; there are:")
+}
+
 /// Whether a word may mean one of these things, or several of them.
 pub fn is_like_any(word: &str, among: &[Named]) -> bool {
-    !called(word, among).is_empty()
-        || (!word.is_empty() && among.iter().any(|named| named.resembles(word)))
+    !called(word, among).is_empty() || among.iter().any(|named| named.resembles(word))
 }
 
 fn list<'a>(words: String, all: impl ExactSizeIterator<Item = &'a Named>) -> Lines {
@@ -263,7 +273,7 @@ mod tests {
         for (word, id) in [
             ("MXYZ", "MXYZ"),
             ("echo", "MABCD1"),
-            ("two", "MABCD2"),
+            ("o two", "MABCD2"),
             ("file:///echo.wasm", "MABCD2"),
             ("kv", "MXYZ"),
             ("counter", "MXYZ"),
@@ -284,8 +294,32 @@ mod tests {
         );
         let none = find("actor", "nobody", &some()).unwrap_err().to_string();
         assert!(none.contains("MXYZ (KV counter)"), "{none}");
-        assert!(find("actor", "", &some()).is_err());
+        assert!(!none.contains("needed") && find("actor", "", &some()).is_err());
         assert!(find("actor", "x", &[]).unwrap_err().to_string().contains("there is none"));
+    }
+
+    #[test]
+    fn a_few_letters_mean_what_has_that_name_and_nothing_that_has_them_by_chance() {
+        let named =
+            |id: &str, name: &str| Named { id: id.into(), name: name.into(), ..some()[0].clone() };
+        let all = [named("NAB2", "calm otter"), named("NC3", "grand-1"), named("ND4", "ab")];
+        for (word, id) in [
+            // The beginning of one id, and a part of another name.
+            ("N", None),
+            ("ND", None),
+            ("r", None),
+            ("ott", None),
+            ("-1", None),
+            ("AB", Some("ND4")),
+            ("NC3", Some("NC3")),
+            ("otte", Some("NAB2")),
+            ("NAB2", Some("NAB2")),
+        ] {
+            assert_eq!(find("host", word, &all).ok().map(|named| named.id.as_str()), id, "{word}");
+            assert_eq!(is_like_any(word, &all), id.is_some(), "{word}");
+        }
+        let told = find("host", "ND", &all).unwrap_err().to_string();
+        assert!(told.contains("4 letters are needed") && told.contains("NC3 (grand-1)"), "{told}");
     }
 
     #[test]

@@ -103,9 +103,9 @@ impl Wanted<'_> {
             ));
         }
         for (key, value) in self.constraints {
-            let advice = "Set the label with `host label HOST KEY=VALUE`, or start a host with HOST_KEY=VALUE.";
+            let advice = "Set the label with `host label HOST KEY=VALUE`, or start a host with HOST_KEY=VALUE, which makes key=VALUE.";
             match host.labels.get(key) {
-                None => return Some(Obstacle::new(format!("it has no label {key}"), advice)),
+                None => return Some(Obstacle::new(without_label(host, key), advice)),
                 Some(found) if found != value => {
                     return Some(Obstacle::new(
                         format!("its {key} is {found}, not {value}"),
@@ -154,6 +154,39 @@ impl Wanted<'_> {
     }
 }
 
+/// Says that a host has no label of this key, and whether it has one that differs in its case only:
+/// keys from variables are in lower case.
+fn without_label(host: &HostReply, key: &str) -> String {
+    match host.labels.keys().find(|found| found.eq_ignore_ascii_case(key)) {
+        Some(found) => format!("it has no label {key}, but {found}"),
+        None => format!("it has no label {key}"),
+    }
+}
+
 fn has_tag(image: &str) -> bool {
     image.rsplit('/').next().is_some_and(|name| name.contains(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constraint_that_no_host_meets_is_told_with_the_label_that_there_is() {
+        let labels = [("room".to_owned(), "b".to_owned())].into();
+        let host = HostReply { labels, ..HostReply::default() };
+        for (key, value, why) in [
+            ("room", "b", None),
+            ("room", "a", Some("its room is b, not a")),
+            ("ROOM", "b", Some("it has no label ROOM, but room")),
+            ("rack", "b", Some("it has no label rack")),
+        ] {
+            let constraints: Pairs = [(key.to_owned(), value.to_owned())].into();
+            let reference = "registry.example/echo:1";
+            let wanted =
+                Wanted { reference, link_name: None, constraints: &constraints, readers: None };
+            let rule = wanted.rule(&host).map(|obstacle| obstacle.why);
+            assert_eq!(rule.as_deref(), why, "{key}={value}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use tokio::time::{Instant, sleep_until};
 
 use super::lattice::{Events, Lattice};
-use lattice_base::{backoff::Backoff, lattice::connection::confirm};
+use lattice_base::backoff::Backoff;
 use lattice_protocol::{
     control::types::{Inventory, InventoryActor, InventoryInstance, Pairs},
     events::{Event, Step},
@@ -59,11 +59,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Listens from now on.
+    /// Listens from now on, see [`Lattice::events`].
     pub async fn open(lattice: &Lattice, host: &str) -> Result<Self> {
         let steps = lattice.client.subscribe(lattice.subjects.progress()).await?;
         let events = lattice.events().await?;
-        confirm(&lattice.client).await?;
         Ok(Self { lattice: lattice.clone(), host: host.to_owned(), events, steps })
     }
 

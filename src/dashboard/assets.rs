@@ -28,7 +28,7 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use flate2::{Compression, write::GzEncoder};
 
-use super::{api, auth::API, bundle, refusal::Refusal};
+use super::{api, auth::guard::API, bundle, refusal::Refusal};
 
 macro_rules! files {
     ($($path:literal),+ $(,)?) => {

@@ -2,7 +2,8 @@
 //! names and labels. What [`metrics`] writes is read again here, so that the two never differ. A
 //! host without a dashboard tells them as well.
 //!
-//! Of a histogram its count and its sum are told, as counters.
+//! A histogram is told as counters: its count, its sum, and its buckets with the label `le`. The SDK
+//! takes none that was counted elsewhere.
 
 use std::{
     collections::HashMap,
@@ -105,7 +106,9 @@ fn parts_of(name: &str, kind: &str) -> Vec<(String, bool)> {
         "counter" => vec![(name.to_owned(), true)],
         "gauge" => vec![(name.to_owned(), false)],
         "info" => vec![(format!("{name}_info"), false)],
-        "histogram" => vec![(format!("{name}_count"), true), (format!("{name}_sum"), true)],
+        "histogram" => {
+            ["_count", "_sum", otel::BUCKET].map(|end| (format!("{name}{end}"), true)).into()
+        }
         _ => Vec::new(),
     }
 }
@@ -123,13 +126,9 @@ fn samples(text: &str) -> Samples {
     samples
 }
 
-/// Reads `name{label="value"} number`, with the name that is told. Buckets are not told: there are
-/// many of them, and none is read further than its name.
+/// Reads `name{label="value"} number`, with the name that is told; what follows it is no part of it.
 fn sample(line: &str) -> Option<(&str, Vec<KeyValue>, f64)> {
     let (name, rest) = line.split_at(line.find(['{', ' '])?);
-    if name.ends_with("_bucket") {
-        return None;
-    }
     let (labels, number) = match rest.strip_prefix('{') {
         Some(rest) => labels(rest)?,
         None => (Vec::new(), rest),
@@ -189,6 +188,7 @@ lattice_up_seconds 1.5
 # UNIT lattice_took_seconds seconds
 lattice_took_seconds_sum{target="M"} 0.25
 lattice_took_seconds_count{target="M"} 2
+lattice_took_seconds_bucket{le="0.1",target="M"} 1 # {trace_id="ab",span_id="cd"} 0.05 1.5
 lattice_took_seconds_bucket{le="+Inf",target="M"} 2
 # EOF
 "#;
@@ -206,17 +206,21 @@ lattice_took_seconds_bucket{le="+Inf",target="M"} 2
                 ("lattice_up_seconds", false),
                 ("lattice_took_seconds_count", true),
                 ("lattice_took_seconds_sum", true),
+                ("lattice_took_seconds_bucket", true),
             ]
         );
         assert_eq!(known[2].about, "Since the start.");
         let read = samples(TEXT);
         assert!(known.iter().all(|family| read.contains_key(&family.name)), "{read:?}");
-        assert_eq!(read.len(), known.len(), "buckets are not told");
+        assert_eq!(read.len(), known.len());
         let values =
             |name: &str| -> Vec<f64> { read[name].iter().map(|(_, value)| *value).collect() };
         assert_eq!(values("lattice_calls"), [3.0, 4.0]);
         assert_eq!(values("lattice_up_seconds"), [1.5]);
         assert_eq!(values("lattice_took_seconds_sum"), [0.25]);
+        assert_eq!(values("lattice_took_seconds_bucket"), [1.0, 2.0]);
+        let (labels, _) = &read["lattice_took_seconds_bucket"][1];
+        assert_eq!(labels, &[KeyValue::new("le", "+Inf"), KeyValue::new("target", "M")]);
         let (labels, _) = &read["lattice_calls"][0];
         assert_eq!(
             labels,

@@ -1,8 +1,11 @@
-//! `GET /metrics`: this host's numbers in OpenMetrics. Each host is read by itself; nothing here
-//! asks another one.
+//! `GET /metrics`: this host's numbers, in OpenMetrics for those who ask for it and as the [`plain`]
+//! text for all others. Each host is read by itself; nothing here asks another one.
 //!
 //! Counters only grow while the host runs. The names that come from the wire have bounds, see
 //! [`lattice_engine::meter`].
+
+mod exemplars;
+mod plain;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,7 +16,7 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use prometheus_client::{
@@ -32,17 +35,13 @@ use lattice_base::{
 use lattice_engine::{
     control::state::VERSION,
     host::face::Parts,
-    meter::{
-        Snapshot,
-        edges::EdgeCounts,
-        exemplars::{ByOperation, Exemplar},
-    },
+    meter::{Snapshot, edges::EdgeCounts},
     peers::refusals,
     providers::{external::health::Health, supervisor::Phase},
 };
 use lattice_protocol::{
     applications::api::StatusType,
-    builtin, clock,
+    builtin,
     meter::{
         OperationCounts, Path, Tally, TargetCounts,
         histogram::{BOUNDS_US, Histogram},
@@ -54,13 +53,14 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const ROUND_TRIP: Duration = Duration::from_millis(800);
 /// The times of calls, without the prefix and the unit: of what runs here, and of calls that left.
 const DURATIONS: [&str; 2] = ["invocation_duration", "invocation_sent_duration"];
-/// An exemplar that is older says nothing about what is so now.
-const EXEMPLAR_TIME: Duration = Duration::from_secs(600);
 
 /// `GET /metrics`
-pub async fn metrics(State(dashboard): State<Dashboard>) -> Response {
+pub async fn metrics(State(dashboard): State<Dashboard>, headers: HeaderMap) -> Response {
     let (parts, model) = (Arc::clone(&dashboard.0.parts), dashboard.model().clone());
     match text(parts, Some(model)).await {
+        Ok(text) if plain::is_wanted(&headers) => {
+            ([(CONTENT_TYPE, plain::TYPE)], plain::of(&text)).into_response()
+        }
         Ok(text) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => {
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}"))
@@ -75,9 +75,9 @@ pub async fn text(parts: Arc<Parts>, model: Option<Model>) -> Result<String, fmt
     let mut registry = Registry::with_prefix("lattice");
     let names = names(&parts);
     let meter = parts.router.meter();
-    let (calls, exemplars) = (meter.snapshot(), meter.exemplars());
-    let exemplars = [(&calls.served, &exemplars[0]), (&calls.called, &exemplars[1])]
-        .map(|(targets, seen)| of_buckets(targets, seen));
+    let (calls, seen) = (meter.snapshot(), meter.exemplars());
+    let seen = [(&calls.served, &seen[0]), (&calls.called, &seen[1])]
+        .map(|(targets, seen)| exemplars::of_buckets(targets, seen));
     registry.register_collector(Box::new(Host {
         parts,
         model,
@@ -87,48 +87,10 @@ pub async fn text(parts: Arc<Parts>, model: Option<Model>) -> Result<String, fmt
     }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
-    for (name, exemplars) in DURATIONS.into_iter().zip(exemplars) {
-        text = with_exemplars(text, &format!("lattice_{name}_seconds_bucket{{"), &exemplars);
+    for (name, seen) in DURATIONS.into_iter().zip(seen) {
+        text = exemplars::added(text, &format!("lattice_{name}_seconds_bucket{{"), &seen);
     }
     Ok(text)
-}
-
-/// The ends of the lines of all buckets of these targets, in the order in which they are written.
-fn of_buckets(targets: &[TargetCounts], seen: &ByOperation) -> Vec<Option<String>> {
-    let oldest = clock::now_ms().saturating_sub(EXEMPLAR_TIME.as_millis() as u64);
-    let mut all = Vec::new();
-    for (target, counts) in operations(targets) {
-        let operation = counts.operation.clone();
-        let key = (target.id.clone(), target.link_name.clone(), operation, counts.path);
-        let buckets = seen.get(&key).copied().unwrap_or_default();
-        let recent = |call: &Exemplar| call.at_ms >= oldest;
-        all.extend(buckets.map(|bucket| bucket.filter(recent).map(|call| shown(&call))));
-    }
-    all
-}
-
-/// An exemplar as OpenMetrics writes it behind a bucket.
-fn shown(Exemplar { sampled, took_ns, at_ms }: &Exemplar) -> String {
-    let [trace_id, span_id] = sampled.ids();
-    let (took, at) = (*took_ns as f64 / 1e9, *at_ms as f64 / 1e3);
-    format!(r#" # {{trace_id="{trace_id}",span_id="{span_id}"}} {took} {at}"#)
-}
-
-/// Adds exemplars to the lines of the buckets of a family. The crate that writes these lines lets
-/// nobody make an exemplar.
-fn with_exemplars(text: String, beginning: &str, exemplars: &[Option<String>]) -> String {
-    if exemplars.iter().all(Option::is_none) {
-        return text;
-    }
-    let mut exemplars = exemplars.iter();
-    let mut told = String::with_capacity(text.len());
-    for line in text.lines() {
-        told.push_str(line);
-        let exemplar = line.starts_with(beginning).then(|| exemplars.next()).flatten();
-        told.extend(exemplar.and_then(Option::as_deref));
-        told.push('\n');
-    }
-    told
 }
 
 /// All operations of all targets.
@@ -260,15 +222,7 @@ impl Host {
 
     /// The calls that began here, by caller and target, and the answers of HTTP servers.
     fn edges(&self, encoder: &mut DescriptorEncoder, edges: &[EdgeCounts]) -> fmt::Result {
-        let sums: Vec<(Labels<'_>, Tally)> =
-            edges.iter().map(|edge| (self.edge(edge), edge.counts.sum())).collect();
-        let results = sums.iter().flat_map(|(labels, tally)| {
-            results(tally).into_iter().map(move |(result, count)| {
-                let mut labels = labels.clone();
-                labels.push(("result", result));
-                (labels, count)
-            })
-        });
+        let results = edges.iter().flat_map(|edge| results(&self.edge(edge), &edge.counts.sum()));
         let about = ("calls_made", "Calls that began on this host, by caller and target.");
         counters(encoder, about, results)?;
         let answers = edges.iter().filter_map(|edge| Some((edge, edge.http?)));
@@ -345,13 +299,7 @@ impl Host {
             ("invocations", "Calls that ended, of what runs on this host.", served),
             ("invocations_sent", "Calls that left this host, by their end.", called),
         ] {
-            let results = self.each(targets).flat_map(|(labels, tally)| {
-                results(tally).into_iter().map(move |(result, count)| {
-                    let mut labels = labels.clone();
-                    labels.push(("result", result));
-                    (labels, count)
-                })
-            });
+            let results = self.each(targets).flat_map(|(labels, tally)| results(&labels, tally));
             counters(encoder, (name, help), results)?;
         }
         let [here, sent] = DURATIONS;
@@ -591,6 +539,9 @@ impl Host {
         let lines = lines.into_iter().filter_map(|(log, lost)| Some((vec![("log", log)], lost?)));
         let about = ("log_lines_lost", "Lines of a log that could not be written, or not in time.");
         counters(encoder, about, lines)?;
+        let told = telemetry::otel::lost().map(|(of, lost)| (vec![("signal", of)], lost));
+        let about = ("telemetry_lost", "Spans, lines and reports of counts no collector took.");
+        counters(encoder, about, told)?;
         let about = ("history_left_out", "Entries for the history that found no room.");
         counters(encoder, about, [(vec![], history.left_out())])
     }
@@ -623,30 +574,19 @@ fn labels<'a>(target: &'a TargetCounts, counts: &'a OperationCounts) -> Labels<'
     ]
 }
 
-fn results(tally: &Tally) -> [(&'static str, u64); 5] {
+/// How calls ended, each end with these labels.
+fn results<'a>(labels: &Labels<'a>, tally: &Tally) -> [(Labels<'a>, u64); 5] {
     let errors = tally.errors();
-    [
+    let each = [
         ("ok", tally.calls.saturating_sub(errors)),
         ("failed", tally.failed),
         ("timed_out", tally.timed_out),
         ("refused", tally.refused),
         ("abandoned", tally.abandoned),
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exemplars_stand_behind_the_buckets_of_their_family_in_its_order() {
-        let text = "took_bucket{le=\"1\"} 1\ntook_bucket{le=\"+Inf\"} 2\ntook_count{} 2\n\
-                    other_bucket{le=\"1\"} 1\ntook_bucket{le=\"1\",b=\"\"} 3\n# EOF\n";
-        let none = with_exemplars(text.to_owned(), "took_bucket{", &[None, None, None]);
-        assert_eq!(none, text);
-        let exemplars = [None, Some(" # {a} 2".to_owned()), Some(" # {b} 3".to_owned())];
-        let told = with_exemplars(text.to_owned(), "took_bucket{", &exemplars);
-        let expected = text.replace("+Inf\"} 2", "+Inf\"} 2 # {a} 2").replace("} 3", "} 3 # {b} 3");
-        assert_eq!(told, expected);
-    }
+    ];
+    each.map(|(result, count)| {
+        let mut labels = labels.clone();
+        labels.push(("result", result));
+        (labels, count)
+    })
 }

@@ -830,14 +830,54 @@ async fn writers_at_the_same_time_lose_nothing() {
 async fn versions_that_do_not_fit_into_a_message_are_refused_with_what_to_do() {
     let server = TestServer::set_up().await;
     let large = |version: &str| {
-        let description = "x".repeat(600 << 10);
-        let annotations = format!("{{version: {version}, description: {description}}}");
-        WEB.replace("name: web", &format!("name: web, annotations: {annotations}"))
+        let annotations = format!("name: web, annotations: {{version: {version}}}");
+        let config = format!("config: {}, contract:", "x".repeat(600 << 10));
+        WEB.replace("name: web", &annotations).replace("contract:", &config)
     };
     assert_eq!(server.put(&large("v1")).await.result, PutResult::Created);
     let response = server.put(&large("v2")).await;
     assert!(response.message.contains("delete versions"), "{}", response.message);
     assert_eq!(server.versions("web").await.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_into_no_message_is_shortened_or_refused_and_always_answered() {
+    let server = TestServer::set_up().await;
+    let told = |description: &str| {
+        let annotations = format!("name: web, annotations: {{description: {description}}}");
+        WEB.replace("name: web", &annotations)
+    };
+    let refused = server.put(&told(&"x".repeat(600 << 10))).await;
+    assert_eq!(refused.result, PutResult::Error);
+    assert!(refused.message.contains("one of the annotations"), "{}", refused.message);
+    // Records that another manager wrote, whose descriptions no host would take.
+    server.put(WEB).await;
+    let context = async_nats::jetstream::new(server.client.clone());
+    let bucket = context.get_key_value("wadm_manifests").await.expect("the bucket");
+    let lattice = server.server.lattice();
+    let key = |name: &str| format!("{lattice}-{name}");
+    for name in ["large1", "large2"] {
+        let annotations = json!({"version": "v1", "description": "x".repeat(600 << 10)});
+        let manifest = json!({"apiVersion": "core.oam.dev/v1beta1", "kind": "Application",
+            "metadata": {"name": name, "annotations": annotations}, "spec": {"components": []}});
+        let record = json!({"manifests": {"v1": manifest}, "deployed_version": null});
+        bucket.put(key(name), record.to_string().into()).await.unwrap();
+    }
+    bucket.put(lattice, r#"["large1","large2","web"]"#.into()).await.unwrap();
+    let list: Vec<ModelSummary> = server.get_response("model.list", "").await;
+    assert_eq!(list.len(), 3);
+    assert!(list.iter().all(|one| one.description.as_ref().is_none_or(|text| text.len() < 1000)));
+    // A value of the bucket may be as large as a message, and its answer has more around it.
+    let names: Vec<String> = (0..30_000).map(|number| format!("v{number}")).collect();
+    let versions: serde_json::Map<String, Value> =
+        names.into_iter().map(|name| (name, json!({}))).collect();
+    let record = json!({"manifests": versions, "deployed_version": null});
+    bucket.put(key("web"), record.to_string().into()).await.unwrap();
+    let answer: Value = server.get_response("model.versions.web", "").await;
+    assert_eq!((&answer["result"], &answer["versions"]), (&json!("error"), &json!([])));
+    let message = answer["message"].as_str().unwrap();
+    assert!(message.contains("max_payload") && !message.contains("unknown"), "{message}");
     server.stop().await;
 }
 

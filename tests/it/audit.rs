@@ -127,6 +127,7 @@ async fn each_command_of_the_walk_is_one_line_with_its_outcome_and_without_secre
     assert!(failed["id"].is_string(), "{failed}");
     assert_eq!((&failed["id"], &failed["who"]), (&taken["id"], &taken["who"]));
     assert_eq!(noted[3]["object"]["contract_id"], known.contract_id);
+    assert_eq!(noted[5]["object"]["value"], "b");
     assert_eq!(noted[7]["object"]["annotations"], Value::Null);
     let whole = std::fs::read_to_string(&path).unwrap();
     for secret in [SECRET, "127.0.0.1:0", "registry.example"] {

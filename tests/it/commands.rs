@@ -207,10 +207,9 @@ async fn an_actor_and_a_provider_are_started_linked_shown_and_stopped() {
             .await
             .contains("stopped")
     );
-    assert!(
-        user.prints(&["stop", "actor", "ec"]).await.contains(ECHO),
-        "a part of the name will do"
-    );
+    let short = user.fails(1, &["stop", "actor", "ec"]).await;
+    assert!(short.contains("4 letters are needed") && short.contains(ECHO), "{short}");
+    assert!(user.prints(&["stop", "actor", "echo"]).await.contains(ECHO), "the name will do");
     let inventory = inventory(&server, &host).await;
     assert!(inventory.actors.is_empty() && inventory.providers.is_empty());
     user.prints(&["link", "del", ECHO, "wasmcloud:httpserver"]).await;

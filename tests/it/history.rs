@@ -249,6 +249,9 @@ async fn a_user_who_follows_commands_from_an_empty_range_reads_the_next_one() {
     assert_eq!(following.exit_code(), Some(0));
     let said = user.prints(&["audit", "--outcome", "accepted"]).await;
     assert!(said.contains("scale actor") && said.contains("accepted"), "{said}");
+    // It is a word of the audit log of a host.
+    let told = user.fails(2, &["audit", "--outcome", "failed"]).await;
+    assert!(told.contains("host events --severity error"), "{told}");
     let events = user.prints(&["events", "--name", "actor_scaled"]).await;
     assert!(events.contains("echo runs on"), "{events}");
     host.stop().await;

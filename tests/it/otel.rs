@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     path::Path,
+    pin::pin,
     process::Command,
     sync::{Arc, Mutex},
 };
@@ -14,14 +15,14 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
     HeaderMap, Request, Response,
     body::{Body, Frame, Incoming},
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, CONTENT_TYPE, HeaderValue},
     service::service_fn,
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use lattice_engine::providers::builtin::{httpserver, keyvalue};
+use lattice_engine::providers::builtin::{httpclient, httpserver, keyvalue};
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
@@ -29,14 +30,18 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, KeyValue, any_value::Value},
     resource::v1::Resource,
-    trace::v1::{Span, span::SpanKind},
+    trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use prost::Message;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use crate::harness::{
-    Events, KVCOUNTER, Server,
+    Events, FETCHER, KVCOUNTER, Server,
     client::{ctl_2024, link_builtin},
     eventually, example,
     nats::free_port,
@@ -45,6 +50,7 @@ use crate::harness::{
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const UNWANTED: &str = "1af7651916cd43dd8448eb211c80319c";
+const WAITS: &str = "2af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
 
 /// A span, and the host that told it.
@@ -243,18 +249,26 @@ async fn started(
 /// Starts what the test calls: the server for requests and the store on one host, the actor on the
 /// other.
 async fn furnish(server: &Server, [front, back]: [&str; 2], address: &str) {
-    let ctl = ctl_2024(server).await;
-    let mut events = Events::all(server).await;
-    for provider in ["builtin://httpserver", "builtin://keyvalue"] {
-        let ack = ctl.start_provider(front, provider, None, None, None).await.expect("an ack");
-        assert!(ack.accepted, "{}", ack.error);
-        events.next("provider_started").await;
-    }
-    let ack = ctl.scale_actor(back, &example("kvcounter"), 1, None).await.expect("an ack");
-    assert!(ack.accepted, "{}", ack.error);
-    events.next("actor_scaled").await;
+    start_provider(server, front, "builtin://httpserver").await;
+    start_provider(server, front, "builtin://keyvalue").await;
+    start_actor(server, back, "kvcounter").await;
     link_builtin(server, KVCOUNTER, &keyvalue::SPEC, &[]).await;
     link_builtin(server, KVCOUNTER, &httpserver::SPEC, &[("address", address)]).await;
+}
+
+async fn start_provider(server: &Server, host: &str, reference: &str) {
+    let (ctl, mut events) = (ctl_2024(server).await, Events::all(server).await);
+    let ack = ctl.start_provider(host, reference, None, None, None).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
+    events.next("provider_started").await;
+}
+
+/// Starts an actor that serves one call at a time.
+async fn start_actor(server: &Server, host: &str, name: &str) {
+    let (ctl, mut events) = (ctl_2024(server).await, Events::all(server).await);
+    let ack = ctl.scale_actor(host, &example(name), 1, None).await.expect("an ack");
+    assert!(ack.accepted, "{}", ack.error);
+    events.next("actor_scaled").await;
 }
 
 /// Makes a request in a trace; returns the status of its answer.
@@ -334,7 +348,9 @@ async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
         let bucket = format!("lattice_{family}_seconds_bucket{{");
         eventually(family, || async {
             ask(&url, TRACE, "01").await?;
-            let text = reqwest::get(&metrics).await.ok()?.text().await.ok()?;
+            let request = reqwest::Client::new().get(&metrics);
+            let request = request.header(ACCEPT, "application/openmetrics-text");
+            let text = request.send().await.ok()?.text().await.ok()?;
             let named = format!("# {{trace_id=\"{TRACE}\",span_id=\"");
             text.lines()
                 .any(|line| line.starts_with(&bucket) && line.contains(&named))
@@ -346,6 +362,160 @@ async fn one_trace_has_every_hop_of_a_request_over_two_hosts() {
         host.signal(rustix::process::Signal::TERM);
         assert_eq!(host.exit_code(), Some(0));
     }
+}
+
+/// Takes a request; returns its connection, which waits for the answer, and its head.
+async fn asked(origin: &TcpListener) -> (TcpStream, String) {
+    let (mut connection, _) = origin.accept().await.expect("a request");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.expect("the head"));
+    }
+    (connection, String::from_utf8(head).expect("text"))
+}
+
+async fn answer(mut connection: TcpStream) {
+    let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+    connection.write_all(answer).await.expect("it is taken");
+}
+
+/// Returns the span of a trace with a name and a kind, once it is there.
+async fn span(collector: &Collector, trace: &str, name: &str, kind: SpanKind) -> Span {
+    eventually(name, || async {
+        let mut spans = collector.spans(trace).into_iter().map(|told| told.span);
+        spans.find(|span| span.name == name && span.kind == kind as i32)
+    })
+    .await
+}
+
+fn attributes<const N: usize>(span: &Span, keys: [&str; N]) -> [String; N] {
+    keys.map(|key| attribute(&span.attributes, key))
+}
+
+/// A host that exports, and on it an actor that fetches from an origin at each request.
+struct Fetching {
+    host: Process,
+    id: String,
+    /// The port of its dashboard.
+    page: u16,
+    /// The port that the actor answers at.
+    port: u16,
+    origin: TcpListener,
+    origin_port: u16,
+    url: String,
+}
+
+impl Fetching {
+    /// Starts it; the actor has no link to an HTTP client yet.
+    async fn start(dir: &Path, server: &Server, collector: &Collector) -> Self {
+        let (page, port) = (free_port(), free_port());
+        let (host, id) = started(dir, server, (collector, "http/protobuf"), page).await;
+        start_provider(server, &id, "builtin://httpserver").await;
+        start_actor(server, &id, "fetcher").await;
+        let address = format!("127.0.0.1:{port}");
+        link_builtin(server, FETCHER, &httpserver::SPEC, &[("address", &address)]).await;
+        let origin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let origin_port = origin.local_addr().expect("an address").port();
+        let url = format!("http://{address}/?url=http%3A%2F%2F127.0.0.1%3A{origin_port}%2F");
+        eventually("the actor answers", || async {
+            (ask(&url, UNWANTED, "00").await? == 502).then_some(())
+        })
+        .await;
+        Self { host, id, page, port, origin, origin_port, url }
+    }
+
+    /// Gives the actor its link, and waits until it fetches.
+    async fn link(&self, server: &Server) {
+        start_provider(server, &self.id, "builtin://httpclient").await;
+        link_builtin(server, FETCHER, &httpclient::SPEC, &[("allow_loopback", "true")]).await;
+        let answers = async {
+            loop {
+                answer(asked(&self.origin).await.0).await;
+            }
+        };
+        let fetches = eventually("the actor fetches", || async {
+            (ask(&self.url, UNWANTED, "00").await? == 204).then_some(())
+        });
+        tokio::select! {
+            () = fetches => {}
+            () = answers => unreachable!("it goes on for ever"),
+        }
+    }
+
+    /// Waits until a call waits for another one of the actor.
+    async fn has_waiting(&self) {
+        let waits = format!("lattice_actor_queue_depth{{actor=\"{FETCHER}\"");
+        let metrics = format!("http://127.0.0.1:{}/metrics", self.page);
+        eventually("a call waits", || async {
+            let text = reqwest::get(&metrics).await.ok()?.text().await.ok()?;
+            text.lines()
+                .any(|line| line.starts_with(&waits) && line.ends_with(" 1.0"))
+                .then_some(())
+        })
+        .await;
+    }
+
+    fn stop(mut self) {
+        self.host.signal(rustix::process::Signal::TERM);
+        assert_eq!(self.host.exit_code(), Some(0));
+    }
+}
+
+const ACTOR: &str = "actor HttpServer.HandleRequest";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_link_has_a_span_that_says_so() {
+    let (server, collector) = (Server::shared().await, Collector::start().await);
+    let dir = TempDir::new().unwrap();
+    let fetching = Fetching::start(dir.path(), &server, &collector).await;
+    assert_eq!(ask(&fetching.url, TRACE, "01").await, Some(502));
+    let refused = span(&collector, TRACE, "call HttpClient.Request", SpanKind::Internal).await;
+    assert_eq!(attributes(&refused, ["error.type"]), ["no_link"]);
+    let status = refused.status.as_ref().expect("a status");
+    assert!(status.message.contains("missing link definition"), "{status:?}");
+    let actor = span(&collector, TRACE, ACTOR, SpanKind::Internal).await;
+    assert_eq!(refused.parent_span_id, actor.span_id);
+    let served = span(&collector, TRACE, "GET", SpanKind::Server).await;
+    let keys = ["error.type", "server.address", "server.port", "url.scheme"];
+    assert_eq!(attributes(&served, keys), ["502", "127.0.0.1", &fetching.port.to_string(), "http"]);
+    let status = served.status.expect("a status");
+    assert_eq!((status.code, status.message.as_str()), (StatusCode::Error as i32, ""));
+    fetching.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_its_actor_has_a_span_meanwhile() {
+    let (server, collector) = (Server::shared().await, Collector::start().await);
+    let dir = TempDir::new().unwrap();
+    let fetching = Fetching::start(dir.path(), &server, &collector).await;
+    fetching.link(&server).await;
+    let (url, origin) = (fetching.url.clone(), &fetching.origin);
+    let mut first = pin!(ask(&url, TRACE, "01"));
+    let mut second = pin!(ask(&url, WAITS, "01"));
+    let connection = tokio::select! {
+        (connection, head) = asked(origin) => {
+            assert!(head.contains(&format!("traceparent: 00-{TRACE}-")), "{head}");
+            assert!(head.contains("tracestate: vendor=value"), "{head}");
+            connection
+        }
+        status = &mut first => panic!("nobody answered, and it ended with {status:?}"),
+    };
+    tokio::select! {
+        () = fetching.has_waiting() => {}
+        status = &mut second => panic!("it did not wait, and ended with {status:?}"),
+    }
+    answer(connection).await;
+    assert_eq!(first.await, Some(204));
+    let (status, ()) = tokio::join!(second, async { answer(asked(origin).await.0).await });
+    assert_eq!(status, Some(204));
+    let first = span(&collector, TRACE, ACTOR, SpanKind::Internal).await;
+    let second = span(&collector, WAITS, ACTOR, SpanKind::Internal).await;
+    assert!(second.start_time_unix_nano < first.end_time_unix_nano, "{first:?} {second:?}");
+    let sent = span(&collector, WAITS, "GET", SpanKind::Client).await;
+    let keys = ["error.type", "server.address", "server.port", "http.response.status_code"];
+    let port = fetching.origin_port.to_string();
+    assert_eq!(attributes(&sent, keys), ["", "127.0.0.1", &port, "204"]);
+    fetching.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

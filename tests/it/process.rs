@@ -209,6 +209,9 @@ fn config_show_tells_where_each_value_comes_from() {
     let json = output(command(dir.path()).args(["config", "show", "-o", "json"]));
     let rows: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert!(rows.as_array().is_some_and(|rows| rows.len() > 40), "{rows}");
+    std::fs::write(dir.path().join("host_config.json"), r#"{ "lattice": "x" }"#).unwrap();
+    let odd = output(command(dir.path()).args(["config", "show"]));
+    assert!(odd.status.success() && stderr(&odd).contains("\"lattice_prefix\"?"), "{odd:?}");
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn host_data(
         configuration: None,
         default_rpc_timeout_ms: 2000,
         structured_logging: false,
+        log_level: None,
         otel_config: OtelConfig::default(),
     }
 }

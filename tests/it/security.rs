@@ -1,17 +1,26 @@
 //! The NATS permissions of SECURITY.md are those that work: each user can do its work, and
 //! nothing beyond.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use async_nats::ConnectOptions;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use lattice_protocol::identity::keys::HostId;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{
-    CLUSTER_SEED, ECHO, PROVIDER, Server, TestHost,
-    client::{ProviderRpc, call_as_provider, http_request},
-    eventually, example, host,
+use crate::{
+    commands::User,
+    harness::{
+        CLUSTER_SEED, ECHO, PATIENCE, PROVIDER, Server, TestHost,
+        client::{ProviderRpc, call_as_provider, http_request, settled},
+        eventually, example, host,
+        process::stderr,
+    },
 };
 
 /// The block of SECURITY.md that a reader pastes.
@@ -41,6 +50,17 @@ async fn connected(server: &Server, user: &str, number: u8) -> async_nats::Clien
 /// may ask.
 async fn taken(nats: &async_nats::Client) {
     nats.request("wasmbus.ctl.default.ping.hosts", "".into()).await.expect("a host answers");
+}
+
+/// Returns the next message, which has to come.
+async fn next(heard: &mut async_nats::Subscriber) -> async_nats::Message {
+    tokio::time::timeout(PATIENCE, heard.next()).await.expect("in time").expect("a message")
+}
+
+/// Says that nobody asked the host to stop, after it has taken a later command.
+async fn goes_on(host: &mut TestHost, operator: &wasmcloud_control_interface_2024::Client) {
+    assert!(operator.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap().accepted);
+    assert!(host.stop_requested().now_or_never().is_none(), "the host was asked to stop");
 }
 
 /// The client crate of early 2024, as a user.
@@ -78,7 +98,7 @@ async fn operators_and_wash_operate_with_the_permissions_they_are_given() {
                 }
             }
         };
-        tokio::time::timeout(crate::harness::PATIENCE, started).await.expect("echo starts");
+        tokio::time::timeout(PATIENCE, started).await.expect("echo starts");
         assert!(ctl.scale_actor(&host.id, &example("echo"), 0, None).await.unwrap().accepted);
         eventually("echo is gone", || async {
             ctl.get_host_inventory(&host.id).await.unwrap().actors.is_empty().then_some(())
@@ -89,8 +109,40 @@ async fn operators_and_wash_operate_with_the_permissions_they_are_given() {
 }
 
 #[tokio::test]
-async fn an_observer_sees_everything_and_changes_nothing() {
+async fn our_own_commands_need_no_more_than_these_permissions() {
     let (server, host) = lattice().await;
+    let desk = User::of(&server);
+    let run = async |user: &str, number: u8, words: &[&str]| -> Output {
+        let mut command = desk.command(words);
+        for connection in ["CTL", "RPC"] {
+            command.env(format!("WASMCLOUD_{connection}_USER"), user);
+            command.env(format!("WASMCLOUD_{connection}_PASSWORD"), format!("change-me-{number}"));
+        }
+        let command = tokio::process::Command::from(command).stdin(Stdio::null()).output();
+        command.await.expect("host runs")
+    };
+    let echo = example("echo");
+    for (user, number) in [("operator", 2), ("wash", 3)] {
+        for words in [&["start", "actor", echo.as_str()][..], &["stop", "actor", ECHO]] {
+            let done = run(user, number, words).await;
+            assert!(done.status.success(), "{user}, {words:?}: {}", stderr(&done));
+        }
+        let looked = run(user, number, &["doctor", "--check", "server"]).await;
+        let found = String::from_utf8_lossy(&looked.stdout);
+        assert!(looked.status.success() && found.contains("away and back"), "{user}: {found}");
+    }
+    assert!(run("operator", 2, &["events"]).await.status.success());
+    let told = stderr(&run("observer", 4, &["events"]).await);
+    assert!(
+        told.contains(".STREAM.INFO.LATTICEHISTORY_default") && told.contains("operators"),
+        "{told}"
+    );
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_observer_sees_everything_and_changes_nothing() {
+    let (server, mut host) = lattice().await;
     let ctl = control(&server, "observer", 4).await;
     assert_eq!(ctl.get_hosts().await.unwrap().len(), 1);
     assert!(ctl.get_host_inventory(&host.id).await.is_ok());
@@ -105,12 +157,13 @@ async fn an_observer_sees_everything_and_changes_nothing() {
     let operator = control(&server, "operator", 2).await;
     let inventory = operator.get_host_inventory(&host.id).await.expect("the host goes on");
     assert!(inventory.actors.is_empty());
+    goes_on(&mut host, &operator).await;
     host.stop().await;
 }
 
 #[tokio::test]
 async fn a_provider_calls_actors_and_commands_nobody() {
-    let (server, host) = lattice().await;
+    let (server, mut host) = lattice().await;
     let operator = control(&server, "operator", 2).await;
     assert!(operator.scale_actor(&host.id, &example("echo"), 1, None).await.unwrap().accepted);
     let contract = "wasmcloud:httpserver";
@@ -150,9 +203,76 @@ async fn a_provider_calls_actors_and_commands_nobody() {
     let store = context.create_object_store(bucket).await.expect("a store");
     store.put("a-call", &mut vec![7; 2 << 20].as_slice()).await.expect("it is stored");
     let nats = connected(&server, "provider", 5).await;
-    nats.publish(format!("wasmbus.ctl.default.cmd.{}.stop", host.id), "{}".into()).await.unwrap();
+    let owner = connected(&server, "host", 1).await;
+    let stop = format!("wasmbus.ctl.default.cmd.{}.stop", host.id);
+    let mut heard = owner.subscribe(stop.clone()).await.unwrap();
+    settled(&owner).await;
+    nats.publish(stop.clone(), "{}".into()).await.unwrap();
     nats.publish("wasmbus.rpc.default.hosts", "{}".into()).await.unwrap();
-    crate::harness::client::settled(&nats).await;
-    assert!(operator.get_host_inventory(&host.id).await.is_ok(), "the host goes on");
+    nats.publish("$JS.API.STREAM.PURGE.KV_LATTICEDATA_default", "".into()).await.unwrap();
+    // JetStream acknowledges what it stores, to any subject.
+    nats.publish_with_reply("$O.default.C.x", stop, "{}".into()).await.unwrap();
+    let acknowledged = next(&mut heard).await;
+    assert!(acknowledged.payload.starts_with(b"{\"stream\""), "{acknowledged:?}");
+    goes_on(&mut host, &operator).await;
+    let links = async_nats::jetstream::new(owner).get_stream("KV_LATTICEDATA_default").await;
+    assert_ne!(links.unwrap().cached_info().state.messages, 0, "the links are there");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_of_jetstream_commands_nobody() {
+    let (server, mut host) = lattice().await;
+    let operator = control(&server, "operator", 2).await;
+    let owner = connected(&server, "host", 1).await;
+    let nats = connected(&server, "operator", 2).await;
+    let (stop, hosts) = (
+        format!("wasmbus.ctl.default.cmd.{}.stop", host.id),
+        "wasmbus.rpc.default.hosts".to_owned(),
+    );
+    let mut commands = owner.subscribe(stop.clone()).await.unwrap();
+    let mut words = owner.subscribe(hosts.clone()).await.unwrap();
+    settled(&owner).await;
+    let bucket = async_nats::jetstream::stream::Config {
+        name: "OBJ_default".to_owned(),
+        subjects: vec!["$O.default.C.>".to_owned()],
+        allow_direct: true,
+        ..Default::default()
+    };
+    async_nats::jetstream::new(nats.clone()).create_stream(bucket).await.expect("a bucket");
+
+    let snapshot = json!({ "deliver_subject": stop }).to_string();
+    for (subject, question) in [
+        ("$O.default.C.x", "{}"),
+        ("$JS.API.DIRECT.GET.OBJ_default", r#"{"last_by_subj":"$O.default.C.x"}"#),
+        ("$JS.API.DIRECT.GET.OBJ_default", r#"{"seq":99}"#),
+        ("$JS.API.STREAM.INFO.OBJ_default", ""),
+        ("$JS.API.STREAM.SNAPSHOT.OBJ_default", snapshot.as_str()),
+    ] {
+        let question = question.to_owned().into();
+        nats.publish_with_reply(subject, stop.clone(), question).await.unwrap();
+        next(&mut commands).await;
+    }
+    // The end of the snapshot has no mark at all.
+    while !next(&mut commands).await.payload.is_empty() {}
+    goes_on(&mut host, &operator).await;
+
+    // Nor does it invent a host.
+    let stranger = "NCATS5YOVB6ROX2WUNKGNQ2MP3GMXDMKSG2O4N5CLX3A6W4PZGZZJWVF";
+    let word = json!({ "host": stranger, "life": 1, "roster": 0, "hello": true }).to_string();
+    nats.request("$O.default.C.y", word.clone().into()).await.expect("it is stored");
+    let question = r#"{"last_by_subj":"$O.default.C.y"}"#.into();
+    nats.publish_with_reply("$JS.API.DIRECT.GET.OBJ_default", hosts.clone(), question)
+        .await
+        .unwrap();
+    while next(&mut words).await.payload != word {}
+    // It is heard before this question, which is answered.
+    nats.request(format!("wasmbus.rpc.default.{}", host.id), "roster".into()).await.unwrap();
+    assert!(host.other_hosts().is_empty(), "{:?}", host.other_hosts());
+    owner.publish(hosts, word.into()).await.unwrap();
+    eventually("a host that signs nothing is believed", || async {
+        (!host.other_hosts().is_empty()).then_some(())
+    })
+    .await;
     host.stop().await;
 }

@@ -176,8 +176,10 @@ async fn credentials_that_were_exchanged_count_after_a_hangup_and_whenever_a_hos
     // Credentials that the server refuses change nothing.
     write(&stranger);
     process.signal(Signal::HUP);
-    process.line("the changed certificates or credentials are not used");
-    process.line("nothing changed that this host takes");
+    let refused = process.line("the changed certificates or credentials of ctl are not used");
+    assert!(refused.contains("host.creds: "), "{refused}");
+    let told = process.line("not all was reloaded: ");
+    assert!(told.contains("the certificates or credentials of ctl, "), "{told}");
     write(&second);
     process.signal(Signal::HUP);
     let taken = process.line("settings reloaded");
@@ -322,7 +324,7 @@ fn a_file_with_a_secret_that_others_than_root_can_exchange_is_not_for_systemd() 
     let file = dir.path().join("x.creds");
     std::fs::write(&file, "x").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
-    for flag in ["--nats-creds", "--cluster-seed-file"] {
+    for flag in ["--nats-creds", "--cluster-seed-file", "--nats-tls-key"] {
         let install = ["service", "install", "--print", "--system", flag];
         let refused = output(command(dir.path()).args(install).arg(&file));
         let told = stderr(&refused);
@@ -351,10 +353,11 @@ fn a_machine_without_systemd_is_told_what_to_do_instead() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    for verb in ["status", "uninstall"] {
-        let refused = output(command(dir.path()).args(["service", verb]));
+    // Wrong settings are told later: where nothing can be installed they are no matter.
+    for words in [&["status"][..], &["uninstall"], &["install", "--js-domain", "a b"]] {
+        let refused = output(command(dir.path()).arg("service").args(words));
         let told = stderr(&refused);
-        assert_eq!(refused.status.code(), Some(1), "{verb}: {told}");
+        assert_eq!(refused.status.code(), Some(1), "{words:?}: {told}");
         assert!(
             told.contains("systemd does not run") && told.contains("host foreground"),
             "{told}"

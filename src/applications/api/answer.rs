@@ -1,4 +1,10 @@
 //! Turns outcomes into answers.
+//!
+//! Every answer has to fit into a message, since a client waits in vain for one that does not. So
+//! sentences about what others sent are cut to [`MESSAGE_BYTES_MAX`], and what is too large all the
+//! same becomes a failure that says so, see [`fitting`].
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,6 +20,9 @@ use lattice_protocol::{
     },
     errors::chain,
 };
+
+/// Bytes of the sentence of a failure.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Why a request was not carried out, in the words of the old manager where it has some.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +66,8 @@ pub enum Refusal {
     Bucket(#[from] DesiredError),
     #[error("make the stored form: {0}")]
     Form(serde_json::Error),
+    #[error("checking the manifest failed, which is a mistake of this host: {0}")]
+    Failed(String),
 }
 
 impl Refusal {
@@ -88,7 +99,12 @@ pub fn of<T: Serialize>(request: &Request<'_>, outcome: Result<T, Refusal>) -> B
 }
 
 /// Returns the JSON of a failure. Clients expect the list of some replies in failures as well.
-pub fn failure(request: Option<&Request<'_>>, failure: Failure) -> Bytes {
+pub fn failure(request: Option<&Request<'_>>, mut failure: Failure) -> Bytes {
+    let end = failure.message.floor_char_boundary(MESSAGE_BYTES_MAX);
+    if end < failure.message.len() {
+        failure.message.truncate(end);
+        failure.message.push('…');
+    }
     let result = GetResult::Error;
     match request {
         Some(Request::Versions(_)) => {
@@ -98,6 +114,40 @@ pub fn failure(request: Option<&Request<'_>>, failure: Failure) -> Bytes {
             json(&ListReply { result, message: failure.message, models: Vec::new() })
         }
         _ => json(&failure),
+    }
+}
+
+/// Returns the answer to a request that was given up.
+pub fn late(request: Option<&Request<'_>>, is_change: bool, after: Duration) -> Bytes {
+    let told = format!("Internal storage error: no answer within {} ms", after.as_millis());
+    failure(request, undone(is_change, told))
+}
+
+/// Returns an answer, or a failure in its place if it has more bytes than there is `room` for.
+pub fn fitting(
+    request: Option<&Request<'_>>,
+    is_change: bool,
+    answer: Bytes,
+    room: usize,
+) -> Bytes {
+    if answer.len() <= room {
+        return answer;
+    }
+    let told = format!(
+        "the answer has {} bytes, and a message of this NATS server has room for {room}; delete applications or versions that \
+         nobody needs, or raise max_payload in the NATS server's configuration",
+        answer.len()
+    );
+    failure(request, undone(is_change, told))
+}
+
+/// Makes a failure of a request whose outcome is not told: of a change it is unknown.
+fn undone(is_change: bool, told: String) -> Failure {
+    match is_change {
+        true => Failure::unknown(format!(
+            "{told}, so it is unknown whether it was done; look before you repeat it"
+        )),
+        false => Failure::new(told),
     }
 }
 
@@ -127,6 +177,33 @@ mod tests {
             let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
             assert_eq!(answer, expected, "{request:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_fits_into_no_message_is_a_failure_that_says_so() {
+        let large = Bytes::from(vec![b' '; 1001]);
+        for (request, is_change, room, is_unknown) in [
+            (Request::List, false, 1001, None),
+            (Request::List, false, 1000, Some(false)),
+            (Request::Models, false, 1000, Some(false)),
+            (Request::Put, true, 1000, Some(true)),
+        ] {
+            let answer = fitting(Some(&request), is_change, large.clone(), room);
+            let Some(is_unknown) = is_unknown else {
+                assert_eq!(answer, large);
+                continue;
+            };
+            let answer: Failure = serde_json::from_slice(&answer).unwrap();
+            assert_eq!((&*answer.result, answer.outcome_unknown), ("error", is_unknown));
+            assert!(answer.message.contains("has 1001 bytes"), "{}", answer.message);
+        }
+        for (is_change, is_unknown) in [(true, true), (false, false)] {
+            let answer = late(Some(&Request::List), is_change, Duration::from_millis(7));
+            let answer: Failure = serde_json::from_slice(&answer).unwrap();
+            assert_eq!(answer.outcome_unknown, is_unknown);
+        }
+        let long = Failure::new("ß".repeat(MESSAGE_BYTES_MAX));
+        assert!(failure(None, long).len() < MESSAGE_BYTES_MAX + 100);
     }
 
     #[test]

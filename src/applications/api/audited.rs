@@ -16,14 +16,7 @@ use lattice_protocol::{
 /// beginning of the subjects of the API.
 pub(super) fn entry(asked: Asked, root: &str, message: &Message, answer: &[u8]) -> Option<Audit> {
     let request = Request::parse(root, &message.subject).ok()?;
-    let verb = match request {
-        Request::Put => "put application",
-        Request::Delete(_) => "delete application",
-        Request::Deploy(_) => "deploy",
-        Request::Undeploy(_) => "undeploy",
-        Request::Rollout(_) if changes(&message.payload) => "rollout",
-        _ => return None,
-    };
+    let verb = verb(&request, &message.payload)?;
     let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
     let mut object = object(&message.payload);
     // The answer to a manifest names the application, its subject does not.
@@ -32,6 +25,22 @@ pub(super) fn entry(asked: Asked, root: &str, message: &Message, answer: &[u8]) 
         object.insert("name".to_owned(), compact::text(name));
     }
     Some(asked.entry(verb, object, outcome(&answer)))
+}
+
+/// Whether a request asks for a change and not only for an answer.
+pub(super) fn is_change(request: &Request<'_>, message: &Message) -> bool {
+    verb(request, &message.payload).is_some()
+}
+
+fn verb(request: &Request<'_>, body: &[u8]) -> Option<&'static str> {
+    match request {
+        Request::Put => Some("put application"),
+        Request::Delete(_) => Some("delete application"),
+        Request::Deploy(_) => Some("deploy"),
+        Request::Undeploy(_) => Some("undeploy"),
+        Request::Rollout(_) if changes(body) => Some("rollout"),
+        _ => None,
+    }
 }
 
 /// Whether a request about a rollout asks for a change and does not only look.

@@ -4,7 +4,11 @@
 //! the second fails, hosts act as they were told, and only a manager that comes later would not
 //! know it.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -21,6 +25,7 @@ use super::{
 use crate::{
     rollouts,
     store::{Change, StoreError},
+    surroundings::Surroundings,
     targets::{State, Target},
 };
 use lattice_protocol::{
@@ -33,7 +38,7 @@ use lattice_protocol::{
         manifest::Manifest,
         resolved::Application,
         stored::Stored,
-        validate::{unmet, untagged, validate},
+        validate::{check_remarks, unmet, untagged, validate},
     },
     builtin, clock,
     links::{LinkDefinition, Table},
@@ -41,6 +46,10 @@ use lattice_protocol::{
 
 /// How long hosts may take to tell their labels, which only warnings need.
 const HOSTS_TIMEOUT: Duration = Duration::from_millis(400);
+/// Warnings that the answer to a put has room for.
+const WARNINGS_MAX: usize = 32;
+/// Bytes of one of them.
+const WARNING_BYTES_MAX: usize = 2048;
 /// Digits of a ULID, in Crockford's base 32.
 const ULID_DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
@@ -85,16 +94,13 @@ impl Server {
         headers: Option<&HeaderMap>,
         body: &Bytes,
     ) -> Result<PutReply, Refusal> {
-        let Decoded { manifest, mut warnings } = decode(body, format_of(headers)?)?;
-        // A contract that a host filled in once may be of another image by now.
-        let mut manifest = manifest.as_written();
-        validate(&manifest)?;
-        warnings.extend(self.check_links(&manifest)?);
-        warnings.extend(self.fill_contracts(&mut manifest));
-        if manifest.version().is_empty() {
-            manifest.set_version(&ulid());
-        }
-        warnings.extend(self.unmet(&manifest).await);
+        let (body, format) = (body.clone(), format_of(headers)?);
+        let surroundings = Arc::clone(&self.surroundings);
+        let read = self.checked(move || admitted(&*surroundings, &body, format)).await?;
+        let Decoded { manifest, mut warnings } = read;
+        let manifest = Arc::new(manifest);
+        warnings.extend(self.unmet(&manifest).await?);
+        let warnings = few(warnings);
         let (name, version) = (manifest.name().to_owned(), manifest.version().to_owned());
         let total_versions = self
             .models
@@ -106,60 +112,20 @@ impl Server {
         Ok(PutReply { result, total_versions, current_version: version, message, name })
     }
 
-    /// Refuses link values that a built-in provider would not take, while whoever wrote them is
-    /// there; returns remarks about the others. Those of other providers nobody knows.
-    fn check_links(&self, manifest: &Manifest) -> Result<Vec<String>, Refusal> {
-        let mut remarks = Vec::new();
-        for link in Application::of(manifest).links {
-            let Some(Ok(known)) = builtin::find(&link.provider_image) else { continue };
-            let (actor, image) = (link.actor_image, link.provider_image);
-            let definition = LinkDefinition {
-                // Known when it runs; the values are the same for every actor.
-                actor_id: String::new(),
-                provider_id: known.public_key.to_owned(),
-                link_name: link.link_name,
-                contract_id: known.contract_id.to_owned(),
-                values: link.values,
-            };
-            match self.surroundings.check_link(&definition) {
-                Ok(found) => {
-                    remarks.extend(
-                        found.into_iter().map(|text| format!("the link of {actor}: {text}")),
-                    );
-                }
-                Err(cause) => return Err(Refusal::LinkValues { actor, image, cause }),
-            }
-        }
-        Ok(remarks)
-    }
-
-    /// Fills in the contracts that a manifest leaves out, of built-in providers, and from the
-    /// claims of those that ran here before; returns remarks about the others.
-    fn fill_contracts(&self, manifest: &mut Manifest) -> Vec<String> {
-        let table = self.surroundings.table();
-        let missing = manifest.fill_contracts(|image| contract_of(table.as_deref(), image));
-        let remarks = missing.iter().map(|component| {
-            format!(
-                "component {component:?} has no `contract`, and its provider has not run here yet to tell it; it runs all the same, \
-                 but `wash` of 2024 reads only manifests with one"
-            )
-        });
-        remarks.collect()
-    }
-
     /// Returns what of a manifest cannot run on the hosts of now.
-    async fn unmet(&self, manifest: &Manifest) -> Vec<String> {
+    async fn unmet(&self, manifest: &Arc<Manifest>) -> Result<Vec<String>, Refusal> {
         let asked = tokio::time::timeout(HOSTS_TIMEOUT, self.lattice.hosts()).await;
-        let Ok(Ok(hosts)) = asked else { return Vec::new() };
+        let Ok(Ok(hosts)) = asked else { return Ok(Vec::new()) };
         let hosts: Hosts = hosts.into_iter().map(|host| (host.id, host.labels)).collect();
-        unmet(&Application::of(manifest), &hosts)
+        let manifest = Arc::clone(manifest);
+        self.checked(move || Ok(unmet(&Application::of(&manifest), &hosts))).await
     }
 
     pub(super) async fn delete(&self, name: &str, body: &Bytes) -> Result<DeleteReply, Refusal> {
         let wanted = parse::<DeleteRequest>("delete", body)?.meaning();
         let (target, stored) = self.found(name).await?;
         let running = match deployed(target.as_ref()).or(marked(target.as_ref(), stored.as_ref())) {
-            Some(version) if wanted.means(version) => running(name, target, stored.as_ref())?,
+            Some(version) if wanted.means(version) => self.running(name, target, stored).await?,
             _ => None,
         };
         let is_removed = running.is_some();
@@ -178,11 +144,20 @@ impl Server {
     pub(super) async fn deploy(&self, name: &str, body: &Bytes) -> Result<DeployReply, Refusal> {
         let request: VersionRequest = parse("deploy", body)?;
         let Some(stored) = self.models.get(name).await? else { return Ok(unknown(name)) };
-        let Some((version, manifest)) = stored.versions.get(request.version.as_deref()) else {
-            return Err(Refusal::NoSuchVersion(name.to_owned()));
-        };
-        let manifest = usable(name, version, manifest)
-            .map_err(|cause| Refusal::Unusable { version: version.to_owned(), cause })?;
+        let wanted = name.to_owned();
+        let (version, manifest) = self
+            .checked(move || {
+                let Some((version, manifest)) = stored.versions.get(request.version.as_deref())
+                else {
+                    return Err(Refusal::NoSuchVersion(wanted));
+                };
+                match usable(&wanted, version, manifest) {
+                    Ok(manifest) => Ok((version.to_owned(), manifest)),
+                    Err(cause) => Err(Refusal::Unusable { version: version.to_owned(), cause }),
+                }
+            })
+            .await?;
+        let version = &*version;
         self.check_providers(&manifest)?;
         let before = self.before(name, version).await?;
         let target = Target { before, ..Target::of(manifest, State::Deployed) };
@@ -212,6 +187,11 @@ impl Server {
 
     /// A provider of one key cannot run in two versions on a host.
     fn check_providers(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        // The images of a provider, by what they have in common.
+        let mut ours: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (_, provider) in manifest.capabilities() {
+            ours.entry(untagged(&provider.image)).or_default().insert(&provider.image);
+        }
         let targets = self.targets.watch();
         let targets = targets.borrow();
         let others = targets
@@ -219,11 +199,9 @@ impl Server {
             .filter(|target| target.is_deployed() && target.name != manifest.name());
         for other in others {
             for (_, theirs) in other.manifest.capabilities() {
-                let clash = manifest.capabilities().find(|(_, ours)| {
-                    untagged(&ours.image) == untagged(&theirs.image) && ours.image != theirs.image
-                });
-                if let Some((_, ours)) = clash {
-                    let (image, application) = (ours.image.clone(), other.name.clone());
+                let mut same = ours.get(untagged(&theirs.image)).into_iter().flatten();
+                if let Some(image) = same.find(|image| **image != theirs.image) {
+                    let (image, application) = ((*image).to_owned(), other.name.clone());
                     return Err(Refusal::OtherProviderVersion { image, application });
                 }
             }
@@ -236,13 +214,14 @@ impl Server {
         let state = if request.non_destructive { State::Released } else { State::Undeployed };
         let (target, stored) = self.found(name).await?;
         let was_deployed = deployed(target.as_ref()).is_some();
+        let is_marked = stored.as_ref().is_some_and(|stored| stored.deployed_version.is_some());
         if stored.is_none() && !was_deployed {
             return Ok(unknown(name));
         }
         // Released ones are to be stopped as well.
         let manifest = match target {
             Some(target) if target.state == State::Released => Some(target.manifest),
-            target => running(name, target, stored.as_ref())?,
+            target => self.running(name, target, stored).await?,
         };
         let message = match manifest {
             Some(manifest) => {
@@ -255,7 +234,7 @@ impl Server {
                 format!("Model {name} was already undeployed")
             }
         };
-        if was_deployed || stored.is_some_and(|stored| stored.deployed_version.is_some()) {
+        if was_deployed || is_marked {
             self.mark(name, None).await;
         }
         Ok(acknowledged(name, None, message))
@@ -270,6 +249,17 @@ impl Server {
             None => self.models.get(name).await?,
         };
         Ok((target, stored))
+    }
+
+    /// See [`running`]; reads the manifest beside what waits for others.
+    async fn running(
+        &self,
+        name: &str,
+        target: Option<Target>,
+        stored: Option<Stored>,
+    ) -> Result<Option<Manifest>, Refusal> {
+        let name = name.to_owned();
+        self.checked(move || running(&name, target, stored.as_ref())).await
     }
 
     async fn undeploy_target(&self, manifest: Manifest, state: State) -> Result<(), Refusal> {
@@ -304,6 +294,86 @@ impl Server {
             warn!(%error, "the event of an application was not sent");
         }
     }
+}
+
+/// Reads a manifest that is to be stored, and refuses what cannot be meant so.
+fn admitted(
+    surroundings: &dyn Surroundings,
+    body: &[u8],
+    format: Format,
+) -> Result<Decoded, Refusal> {
+    let Decoded { manifest, mut warnings } = decode(body, format)?;
+    // A contract that a host filled in once may be of another image by now.
+    let mut manifest = manifest.as_written();
+    validate(&manifest)?;
+    check_remarks(&manifest)?;
+    warnings.extend(check_links(surroundings, &manifest)?);
+    warnings.extend(fill_contracts(surroundings, &mut manifest));
+    if manifest.version().is_empty() {
+        manifest.set_version(&ulid());
+    }
+    Ok(Decoded { manifest, warnings })
+}
+
+/// Refuses link values that a built-in provider would not take, while whoever wrote them is there;
+/// returns remarks about the others. Those of other providers nobody knows.
+fn check_links(
+    surroundings: &dyn Surroundings,
+    manifest: &Manifest,
+) -> Result<Vec<String>, Refusal> {
+    let mut remarks = Vec::new();
+    for link in Application::of(manifest).links {
+        let Some(Ok(known)) = builtin::find(&link.provider_image) else { continue };
+        let (actor, image) = (link.actor_image, link.provider_image);
+        let definition = LinkDefinition {
+            // Known when it runs; the values are the same for every actor.
+            actor_id: String::new(),
+            provider_id: known.public_key.to_owned(),
+            link_name: link.link_name,
+            contract_id: known.contract_id.to_owned(),
+            values: link.values,
+        };
+        match surroundings.check_link(&definition) {
+            Ok(found) => {
+                let found = found.into_iter().map(|text| format!("the link of {actor}: {text}"));
+                remarks.extend(found);
+            }
+            Err(cause) => return Err(Refusal::LinkValues { actor, image, cause }),
+        }
+    }
+    Ok(remarks)
+}
+
+/// Fills in the contracts that a manifest leaves out, of built-in providers, and from the claims of
+/// those that ran here before; returns remarks about the others.
+fn fill_contracts(surroundings: &dyn Surroundings, manifest: &mut Manifest) -> Vec<String> {
+    let table = surroundings.table();
+    let missing = manifest.fill_contracts(|image| contract_of(table.as_deref(), image));
+    let remarks = missing.iter().map(|component| {
+        format!(
+            "component {component:?} has no `contract`, and its provider has not run here yet to tell it; it runs all the same, \
+             but `wash` of 2024 reads only manifests with one"
+        )
+    });
+    remarks.collect()
+}
+
+/// Returns as much of warnings as an answer has room for: the manifest is stored by then, and an
+/// answer that does not fit would not say so.
+fn few(mut warnings: Vec<String>) -> Vec<String> {
+    let more = warnings.len().saturating_sub(WARNINGS_MAX);
+    warnings.truncate(WARNINGS_MAX);
+    for warning in &mut warnings {
+        let end = warning.floor_char_boundary(WARNING_BYTES_MAX);
+        if end < warning.len() {
+            warning.truncate(end);
+            warning.push('…');
+        }
+    }
+    if more > 0 {
+        warnings.push(format!("and {more} more of this kind"));
+    }
+    warnings
 }
 
 /// Returns the contract of a built-in provider, or of the one that an image led to when it was
@@ -484,6 +554,14 @@ mod tests {
             Stored { deployed_version: deployed.map(str::to_owned), ..Stored::default() };
         versions.iter().for_each(|version| stored.push(&manifest(version), 1).unwrap());
         stored
+    }
+
+    #[test]
+    fn the_answer_to_a_put_has_room_for_its_warnings() {
+        let told = few(vec!["w".repeat(100_000); WARNINGS_MAX + 1]);
+        assert_eq!(told.len(), WARNINGS_MAX + 1);
+        assert!(told.concat().len() < 100_000);
+        assert_eq!(few(vec!["short".into()]), ["short"]);
     }
 
     #[test]

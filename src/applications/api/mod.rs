@@ -6,7 +6,9 @@
 //! manifests.
 //!
 //! Every request is answered within [`ANSWER_TIMEOUT`], and so many are in work at a time as
-//! [`IN_WORK_MAX`] says. Answers have the header [`HOST_HEADER`].
+//! [`IN_WORK_MAX`] says. Manifests are read and checked on threads of their own, of which this takes
+//! [`CHECKED_AT_ONCE`]. Answers have the header [`HOST_HEADER`]; in the place of one that is larger
+//! than a message may be, a failure is sent.
 
 mod answer;
 mod audited;
@@ -19,10 +21,15 @@ use std::{sync::Arc, time::Duration};
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+use self::answer::Refusal;
 use super::{
     rollouts::Rollouts, status::Statuses, store::Models, surroundings::Surroundings,
     targets::Targets,
@@ -30,6 +37,7 @@ use super::{
 use lattice_base::lattice::{
     answers::{Answers, Unsent},
     connection::confirm,
+    made,
 };
 use lattice_client::lattice::Lattice;
 use lattice_protocol::{
@@ -44,6 +52,10 @@ use lattice_protocol::{
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1800);
 /// Requests that may be in work at a time; further ones wait in the subscription.
 const IN_WORK_MAX: usize = 32;
+/// Manifests that are checked at a time: it is work for the processor.
+pub const CHECKED_AT_ONCE: usize = 2;
+/// Bytes of a message that are not its content: the headers.
+const ENVELOPE_BYTES: usize = 1024;
 /// How long the connection may take to take an answer.
 const SEND_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -57,6 +69,8 @@ pub struct Server {
     pub statuses: Statuses,
     pub rollouts: Rollouts,
     pub surroundings: Arc<dyn Surroundings>,
+    /// As many permits as manifests may be checked at a time.
+    pub checks: Arc<Semaphore>,
 }
 
 /// Why the API is not served.
@@ -107,20 +121,20 @@ impl Server {
     }
 
     async fn respond(self: Arc<Self>, message: Message) {
+        if made::by_jetstream_as_command(&message) {
+            return;
+        }
         let headers = message.headers.as_ref();
         let origin = headers.and_then(|headers| headers.get(ORIGIN_HEADER));
         let asked = Asked::now(origin.map(|origin| origin.as_str()));
         let root = self.lattice.subjects.manager_root();
+        let request = Request::parse(&root, &message.subject).ok();
+        let is_change = request.as_ref().is_some_and(|one| audited::is_change(one, &message));
         let answer = match timeout(ANSWER_TIMEOUT, self.answer(&message)).await {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(subject = %message.subject, "a request about applications took too long");
-                let request = Request::parse(&root, &message.subject).ok();
-                let late = Failure::unknown(format!(
-                    "Internal storage error: no answer within {} ms, so it is unknown whether it was done; look before you repeat it",
-                    ANSWER_TIMEOUT.as_millis()
-                ));
-                answer::failure(request.as_ref(), late)
+                answer::late(request.as_ref(), is_change, ANSWER_TIMEOUT)
             }
         };
         if let Some(entry) = audited::entry(asked, &root, &message, &answer) {
@@ -130,11 +144,32 @@ impl Server {
         let mut headers = HeaderMap::new();
         headers.insert(HOST_HEADER, &*self.host_id);
         let client = &self.lattice.client;
+        let answer = answer::fitting(request.as_ref(), is_change, answer, self.room());
         match self.answers.send_with(client, reply, headers, answer, SEND_TIMEOUT).await {
             // It was logged there.
             Ok(()) | Err(Unsent::Refused) => {}
             Err(error) => debug!(subject = %message.subject, %error, "an answer was not sent"),
         }
+    }
+
+    /// Returns the bytes that an answer may have.
+    fn room(&self) -> usize {
+        self.lattice.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES)
+    }
+
+    /// Does work for the processor beside what waits for others. It goes on to its end even if its
+    /// request is given up, and keeps its place until then.
+    async fn checked<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        // Nobody closes it.
+        let permit = Arc::clone(&self.checks).acquire_owned().await;
+        let done = spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        done.await.unwrap_or_else(|failure| Err(Refusal::Failed(failure.to_string())))
     }
 
     /// Returns the answer as JSON.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future, stream};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -12,7 +12,7 @@ use super::{Server, answer::Refusal};
 use crate::{
     rival::NOBODY,
     status::{self, StatusError},
-    store::{Listed, StoreError},
+    store::StoreError,
     targets::{State, Target},
 };
 use lattice_protocol::{
@@ -25,12 +25,19 @@ use lattice_protocol::{
         stored::Stored,
     },
     errors::chain,
+    history::compact,
 };
 
 /// Applications that are looked at together.
 const LOOKED_AT_ONCE: usize = 16;
 /// How long a list looks how applications stand: it is answered before clients give up.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(1400);
+/// Makes rows of a list shorter, until the list fits into a message: first without the parts of
+/// applications, which clients of the old manager do not read, then with short sentences, then
+/// without any.
+const SHORTENED: [fn(&mut Summary); 3] = [without_parts, with_short_sentences, without_sentences];
+/// Bytes of an answer around its list.
+const FRAME_BYTES: usize = 256;
 /// Tells of an application that an earlier manager kept, and these hosts do not.
 const UNADOPTED: &str =
     "deployed by a manager that has gone; deploy it again so that these hosts keep it";
@@ -40,9 +47,11 @@ impl Server {
     /// to be, so what is not known of one of them is told in its row.
     pub(super) async fn list(&self) -> Result<Vec<Summary>, Refusal> {
         let until = Instant::now() + LOOK_TIMEOUT;
-        let listed = self.models.list().await?;
-        let summaries = stream::iter(listed).map(|listed| self.summary(listed, until));
-        Ok(summaries.buffered(LOOKED_AT_ONCE).collect().await)
+        let names = self.models.names().await?;
+        // A record is let go of with its row: all of them together may be large.
+        let rows = stream::iter(names).map(|name| self.row(name, until)).buffered(LOOKED_AT_ONCE);
+        let rows: Vec<Summary> = rows.filter_map(future::ready).collect().await;
+        Ok(fitting(rows, self.room().saturating_sub(FRAME_BYTES)))
     }
 
     pub(super) async fn models(&self) -> Result<ListReply, Refusal> {
@@ -51,17 +60,19 @@ impl Server {
         Ok(ListReply { result: GetResult::Success, message, models })
     }
 
-    async fn summary(&self, Listed { name, stored }: Listed, until: Instant) -> Summary {
-        let stored = match stored {
-            Ok(stored) => stored,
-            Err(error) => return unreadable(name, &error),
+    /// Returns the row of an application. A name without one is left out: its put or delete was
+    /// broken off.
+    async fn row(&self, name: String, until: Instant) -> Option<Summary> {
+        let stored = match self.models.get(&name).await {
+            Ok(stored) => stored?,
+            Err(error) => return Some(unreadable(name, &error)),
         };
         let target = within(until, self.targets.get(&name)).await;
         let status = match &target {
             Ok(target) => within(until, self.status_of(&name, &stored, target.as_ref())).await,
             Err(error) => Err(error.clone()),
         };
-        summary(name, &stored, target, status)
+        Some(summary(name, &stored, target, status))
     }
 
     pub(super) async fn get(&self, name: &str, body: &Bytes) -> Result<GetReply, Refusal> {
@@ -186,7 +197,7 @@ fn summary(
 ) -> Summary {
     let (version, manifest) = newest(stored);
     let description = manifest.pointer(&format!("/metadata/annotations/{DESCRIPTION}"));
-    let description = description.and_then(Value::as_str).map(str::to_owned);
+    let description = description.and_then(Value::as_str).map(compact::text);
     let deployed_version = match &target {
         Ok(target) => deployed(target.as_ref()).map(str::to_owned),
         Err(_) => stored.deployed_version.clone(),
@@ -210,6 +221,33 @@ fn summary(
         detailed_status: status,
         name,
     }
+}
+
+/// Shortens the rows of a list as far as they have to be to fit into `room`.
+fn fitting(mut rows: Vec<Summary>, room: usize) -> Vec<Summary> {
+    for shorten in SHORTENED {
+        // Rows are made of texts and lists, which always encode.
+        if serde_json::to_vec(&rows).is_ok_and(|encoded| encoded.len() <= room) {
+            break;
+        }
+        rows.iter_mut().for_each(shorten);
+    }
+    rows
+}
+
+fn without_parts(row: &mut Summary) {
+    row.detailed_status.components.clear();
+    row.detailed_status.scalers.clear();
+}
+
+fn with_short_sentences(row: &mut Summary) {
+    row.status_message = row.status_message.as_deref().map(compact::text);
+    row.detailed_status.status.message = compact::text(&row.detailed_status.status.message);
+}
+
+fn without_sentences(row: &mut Summary) {
+    (row.description, row.status_message, row.detailed_status.rollout) = (None, None, None);
+    row.detailed_status.status.message.clear();
 }
 
 /// Returns the newest version with its manifest; an application has at least one.
@@ -244,6 +282,53 @@ pub(super) type Hosts = BTreeMap<String, BTreeMap<String, String>>;
 mod tests {
     use super::*;
     use lattice_base::store::desired::DesiredError;
+    use lattice_protocol::applications::api::ComponentStatus;
+
+    #[test]
+    fn a_list_is_shortened_as_far_as_it_has_to_be() {
+        let row = || {
+            let message = "m".repeat(1000);
+            let info = Info { kind: StatusType::Failed, message: message.clone() };
+            let part = ComponentStatus {
+                name: "web".into(),
+                kind: "actor".into(),
+                status: info.clone(),
+                traits: Vec::new(),
+            };
+            Summary {
+                name: "shop".into(),
+                version: "v1".into(),
+                description: Some("demo".into()),
+                deployed_version: Some("v1".into()),
+                status: info.kind,
+                status_message: Some(message),
+                detailed_status: Status {
+                    status: info,
+                    components: vec![part],
+                    ..Status::default()
+                },
+            }
+        };
+        let rows = || vec![row(), row()];
+        let size = |rows: &Vec<Summary>| serde_json::to_vec(rows).unwrap().len();
+        let whole = size(&rows());
+        for (room, has_parts, sentence) in [
+            (whole, true, 1000),
+            (whole - 1, false, 1000),
+            (whole / 2, false, 603),
+            (whole / 10, false, 0),
+        ] {
+            let fitted = fitting(rows(), room);
+            assert!(size(&fitted) <= room, "{} in {room}", size(&fitted));
+            for row in fitted {
+                assert_eq!((&*row.name, row.status), ("shop", StatusType::Failed));
+                assert_eq!(row.detailed_status.components.is_empty(), !has_parts);
+                assert_eq!(row.description.is_some(), sentence > 0);
+                assert_eq!(row.status_message.unwrap_or_default().len(), sentence);
+                assert_eq!(row.detailed_status.status.message.len(), sentence);
+            }
+        }
+    }
 
     #[test]
     fn an_application_whose_status_is_not_read_keeps_its_row() {

@@ -236,12 +236,12 @@ pub(super) fn unknown_keys(members: &[Member], path: &Path) -> Vec<String> {
     };
     let unknown = |member: &&Member| !is_known(&member.key);
     let warning = |member: &Member| {
-        format!(
-            "{}:{}: key {:?} is unknown and was ignored",
-            path.display(),
-            member.line,
-            member.key
-        )
+        let (path, Member { line, key, .. }) = (path.display(), member);
+        let meant = match settings::meant(key) {
+            Some(meant) => format!("; did you mean {meant:?}?"),
+            None => String::new(),
+        };
+        format!("{path}:{line}: key {key:?} is unknown and was ignored{meant}")
     };
     members.iter().filter(unknown).map(warning).collect()
 }

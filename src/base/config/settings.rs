@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use nkeys::KeyPairType;
 
 use crate::budget;
+use lattice_protocol::contracts;
 
 /// How the text of a setting is read and checked. See [`super::value`].
 #[derive(Debug, Clone, PartialEq)]
@@ -195,6 +196,19 @@ pub fn find(key: &str) -> Option<&'static Setting> {
     all().find(|setting| setting.key == key || setting.other_keys.contains(&key))
 }
 
+/// Returns the key that an unknown one is likely to stand for: that of a flag or a variable of this
+/// name, or one that is written like it.
+pub fn meant(key: &str) -> Option<&'static str> {
+    let flag = key.to_lowercase().replace('_', "-");
+    let is_named = |setting: &&Setting| {
+        setting.flag == flag
+            || setting.aliases.contains(&&*flag)
+            || setting.env.iter().any(|name| name.eq_ignore_ascii_case(key))
+    };
+    let named = all().find(is_named).map(|setting| setting.key);
+    named.or_else(|| contracts::nearest(key, all().map(|setting| setting.key)))
+}
+
 /// Known in files of earlier hosts (written, never read), so not worth a warning.
 pub const IGNORED_KEYS: &[&str] = &["cluster_key", "host_key"];
 
@@ -361,7 +375,7 @@ pub static GROUPS: &[Group] = &[
                 Kind::List, "", "Operations to repeat elsewhere when a host vanishes with a call, like Pets.List; idempotent HTTP requests and reads of \
                     the standard contracts always are"),
             Setting::new("require_signed_answers", &["WASMCLOUD_REQUIRE_SIGNED_ANSWERS"], "require-signed-answers",
-                Kind::Bool, "false", "Believe nothing that hosts leave unsigned: hosts of earlier releases are not seen, and calls to them and to \
+                Kind::Bool, "false", "Believe nothing that hosts leave unsigned: hosts of 2022 to 2024 are not seen, and calls to them and to \
                     providers that are programs of their own, also on this machine, fail, since these sign no answers"),
             Setting::new("inbox_prefixes", &["WASMCLOUD_INBOX_PREFIXES"], "inbox-prefixes",
                 Kind::InboxPrefixes, "", "Subjects below which clients get answers, besides _INBOX and _INBOX_NAME; other reply subjects are not answered"),
@@ -375,7 +389,7 @@ pub static GROUPS: &[Group] = &[
                 Kind::Bool, "false", "Reach NATS over IPv6")
                 .written(Written::Always),
             Setting::new("config_service_enabled", &["WASMCLOUD_CONFIG_SERVICE"], "config-service-enabled",
-                Kind::Bool, "false", "Ask the config service for registry credentials at start")
+                Kind::Bool, "false", "Ask the configuration service at start what to run, and for registry credentials")
                 .written(Written::Always),
             Setting::new("policy_topic", &["WASMCLOUD_POLICY_TOPIC"], "policy-topic",
                 Kind::Subject, "", "Subject of the policy service; no policy checks without it"),

@@ -123,11 +123,39 @@ pub struct Nats {
     pub denied: watch::Receiver<Vec<String>>,
 }
 
+impl Nats {
+    /// Waits until the server has taken everything that was sent before, whether this user may
+    /// publish to an inbox or not: see [`confirm_or_denied`].
+    pub async fn confirm(&self) -> Result<(), ConfirmError> {
+        confirm_or_denied(&self.client, &self.denied).await
+    }
+}
+
 /// Waits until the server has taken everything that was sent on this connection before:
 /// subscriptions count, and what others ask from now on is heard. (Flushing the client only empties
 /// its own buffer.)
 pub async fn confirm(client: &async_nats::Client) -> Result<(), ConfirmError> {
+    round_trip(client, client.new_inbox()).await
+}
+
+/// As [`confirm`], for a user who may not publish to an inbox: that the server forbids it is an
+/// answer too, and comes after what was sent before. `denied` has the permission errors of this
+/// connection.
+pub async fn confirm_or_denied(
+    client: &async_nats::Client,
+    denied: &watch::Receiver<Vec<String>>,
+) -> Result<(), ConfirmError> {
     let inbox = client.new_inbox();
+    let mut denied = denied.clone();
+    let quoted = format!("\"{inbox}\"");
+    let is_denied = denied.wait_for(|denied| denied.iter().any(|what| what.contains(&quoted)));
+    tokio::select! {
+        result = round_trip(client, inbox) => result,
+        Ok(_) = is_denied => Ok(()),
+    }
+}
+
+async fn round_trip(client: &async_nats::Client, inbox: String) -> Result<(), ConfirmError> {
     let mut echo = tokio::time::timeout(CONFIRM_TIMEOUT, client.subscribe(inbox.clone()))
         .await
         .map_err(|_| ConfirmError::Silent)?

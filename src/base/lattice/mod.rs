@@ -4,7 +4,9 @@
 //!   host publish on.
 //! * [`connection`] opens the control and the RPC connection, watches them and explains what is
 //!   wrong with them.
+//! * [`made`] tells what JetStream sent on a subject of commands from what a client did.
 
 pub mod answers;
 pub mod connection;
+pub mod made;
 pub mod reserved;

@@ -32,14 +32,14 @@ use tracing::{debug, warn};
 use super::{
     domain_name,
     jetstream::{
-        context, find,
+        api_prefix, context, find,
         making::{Making, advice},
     },
     objects::{self, Info, Objects, Pieces, WholeError, Writer},
 };
 use crate::{
     budget::Budget,
-    lattice::connection::{NEEDED_SUBJECTS, Nats},
+    lattice::connection::Nats,
     registry::{
         ARTIFACT_BYTES_MAX,
         digest::Digest,
@@ -431,7 +431,9 @@ impl Artifacts {
             self.0.nats.denied.borrow().iter().find(|what| what.contains("\"$O.")).cloned();
         if let Some(denied) = denied {
             return Problem::Unreachable(format!(
-                "this NATS user may not write there: {denied}. Allow this user {NEEDED_SUBJECTS}"
+                "this NATS user may not write there: {denied}. Allow it $O.{}.> and {}.>, or use the login of an operator",
+                self.0.bucket,
+                api_prefix(self.0.domain.as_deref())
             ));
         }
         match error {

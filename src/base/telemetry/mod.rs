@@ -440,6 +440,7 @@ where
     ) -> fmt::Result {
         let metadata = event.metadata();
         if otel::is_told_otherwise(metadata.target(), metadata.name()) {
+            otel::note(event);
             return Ok(());
         }
         if *metadata.level() <= Level::INFO && !UNBOUNDED.contains(&metadata.target()) {

@@ -1,6 +1,9 @@
 //! Commands that look back: events, commands and who sent them, and what needs attention.
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{
+    Args as ClapArgs, Subcommand,
+    builder::{PossibleValue, PossibleValuesParser},
+};
 
 use super::connect::Connect;
 use crate::terminal::Form;
@@ -74,13 +77,23 @@ pub struct Audit {
     #[arg(value_name = "TEXT")]
     pub text: Option<String>,
     /// Only those that ended so: accepted, refused or unknown
-    #[arg(long, value_name = "WORD", value_parser = ["accepted", "refused", "unknown"])]
+    #[arg(long, value_name = "WORD", value_parser = outcomes())]
     pub outcome: Option<String>,
     /// Only commands that this host took, by its name or the beginning of its id
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
     #[command(flatten)]
     pub span: Span,
+}
+
+/// The outcome of the audit log of a host that no command has in the history: there a start that
+/// fails after it was taken is an event.
+pub const FAILED: &str = "failed";
+
+/// The outcomes of the history. That of the audit log is taken as well, to be answered.
+fn outcomes() -> PossibleValuesParser {
+    let kept = ["accepted", "refused", "unknown"].map(PossibleValue::new);
+    PossibleValuesParser::new(kept.into_iter().chain([PossibleValue::new(FAILED).hide(true)]))
 }
 
 #[derive(ClapArgs, Debug)]

@@ -12,8 +12,9 @@ pub enum Service {
     /// Write the service, enable it and start it
     #[command(
         long_about = "Writes the service for this program and these settings, lets the manager read it, enables and starts it: a \
-            unit of systemd, or a property list of launchd on macOS. On Windows only the file for the Task Scheduler is written. \
-            Root gets a service of the system, everybody else one of their own, which runs while they are logged in, or always \
+            unit of systemd, or a property list of launchd on macOS. On Windows, for which the program is not built yet, \
+            only the file for the Task Scheduler is written. Root gets a service of the system, everybody else one of their \
+            own, which runs while they are logged in, or always \
             after `loginctl enable-linger`.\n\n\
             Settings are flags, as of `host foreground`, and --env. Everybody on the machine can read them, so secrets are named \
             as files (--cluster-seed-file FILE, --nats-creds FILE); a variable whose value may be a secret is kept in a file \

@@ -13,10 +13,12 @@ use lattice_protocol::escape;
 pub fn run(terminal: &Terminal, before: SettingArgs, command: ConfigCommand) -> ExitCode {
     let ConfigCommand::Show { origin, settings, .. } = command;
     let given = args::merged(before, settings);
-    let table = match load(&Sources::from_process(given.values, given.labels)) {
-        Ok(loaded) => loaded.table,
+    let loaded = match load(&Sources::from_process(given.values, given.labels)) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    loaded.config.warnings.iter().for_each(complain);
+    let table = loaded.table;
     if terminal.is_data() {
         return match terminal.data(table.to_json()) {
             Ok(()) => ExitCode::SUCCESS,

@@ -11,17 +11,18 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
     args::tools::Dashboard,
+    service::{NAME, definition::state_directory, manager::other_runs},
     terminal::{Page, Terminal, View},
     up,
 };
 use lattice_base::dirs::Dirs;
 use lattice_dashboard::{
-    entry::{self, Record},
+    entry::{self, ChooseError, Record},
     token,
 };
 
@@ -38,7 +39,10 @@ pub fn run(terminal: &Terminal, args: &Dashboard) -> Result<()> {
     }
     let all = entry::running(&dirs);
     let here = up::directory().ok();
-    let record = entry::choose(&all, args.host.as_deref(), here.as_deref())?;
+    let record = match entry::choose(&all, args.host.as_deref(), here.as_deref()) {
+        Err(ChooseError::None) if other_runs(&dirs) => bail!(of_system()),
+        chosen => chosen?,
+    };
     let link =
         record.link(&dirs).with_context(|| format!("read the secret in {}", file.display()))?;
     let opened = !args.no_open && terminal.is_interactive() && has_desktop() && open(&dirs, &link);
@@ -51,6 +55,16 @@ pub fn run(terminal: &Terminal, args: &Dashboard) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Says how the dashboard of the service of the system is reached. Its secret is that of its user:
+/// no link is made of it here.
+fn of_system() -> String {
+    format!(
+        "no host of this user serves a dashboard on this machine; the service {NAME} of the system runs: `journalctl -u {NAME}` \
+         tells where its dashboard is, and the text in {}, which root can read, logs in there",
+        state_directory().join(token::FILE).display()
+    )
 }
 
 /// A link to a dashboard.
@@ -140,6 +154,13 @@ fn lead(dir: &Path, link: &str) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_dashboard_of_the_service_of_the_system_is_told_with_its_token() {
+        let told = of_system();
+        assert!(told.contains("journalctl -u lattice-host"), "{told}");
+        assert!(told.contains("/var/lib/lattice-host/dashboard.token, which root"), "{told}");
+    }
 
     #[test]
     fn the_file_that_leads_to_the_page_is_for_its_owner_only() {

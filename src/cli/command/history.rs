@@ -16,7 +16,7 @@ use crate::{
     args::{
         connect::Connect,
         flags::SettingArgs,
-        history::{Audit as AuditArgs, Events as EventArgs, Span},
+        history::{Audit as AuditArgs, Events as EventArgs, FAILED, Span},
     },
     clock,
     session::Session,
@@ -53,6 +53,11 @@ pub async fn events(terminal: &Terminal, before: SettingArgs, args: EventArgs) -
 }
 
 pub async fn audit(terminal: &Terminal, before: SettingArgs, args: AuditArgs) -> Result<()> {
+    if args.outcome.as_deref() == Some(FAILED) {
+        let told = "a start that failed after it was taken is an event: `host events --severity error` shows it. The lines with \
+                    the outcome failed are in the file of --audit-log";
+        bail!(Usage(told.to_owned()));
+    }
     let looking = Looking::begin(before, &args.span.connect, args.host.as_deref()).await?;
     let mut rows = Commands { args: &args, looking: &looking };
     looking.show(terminal, &args.span, &mut rows).await

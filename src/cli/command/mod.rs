@@ -54,6 +54,7 @@ mod upgrade_check;
 mod watch;
 
 use std::{
+    env,
     io::{ErrorKind, Write as _},
     process::ExitCode,
     time::Duration,
@@ -70,6 +71,7 @@ use crate::{
         lattice::Ctl,
         tools::{Claims, Par, Reg},
     },
+    service::{NAME, manager::other_runs, paths::STATE},
     terminal::{self, Form, Message, Terminal, Text, complain},
 };
 use lattice_base::{config::Mistakes, dirs::Dirs, presence};
@@ -232,10 +234,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 /// Prints `pong` if a host runs on this machine: a client of 2022 asks that before it starts one.
 fn ping(terminal: &Terminal) -> ExitCode {
-    let running = lattice_base::presence::running(&presence::presence_dir(&Dirs::of_process()));
+    let dirs = Dirs::of_process();
+    let running = presence::running(&presence::presence_dir(&dirs));
     if running.is_empty() {
-        let advice = "no host runs on this machine; start one with `host up` or `host foreground`";
-        return finish(terminal, Err(anyhow!(advice)));
+        return finish(terminal, Err(anyhow!(no_host("ping", other_runs(&dirs)))));
     }
     word(terminal, "pong", json!({ "result": "pong", "hosts": running }))
 }
@@ -245,11 +247,25 @@ fn word(terminal: &Terminal, word: &str, data: Value) -> ExitCode {
     finish(terminal, terminal.show(&Message { text: word.into(), json: data, name: word.into() }))
 }
 
+/// Says that no host of this user runs here, and how the one of the service of the system is found,
+/// or one is started.
+fn no_host(command: &str, system_runs: bool) -> String {
+    let next = match system_runs {
+        true => format!(
+            "the service {NAME} of the system runs one, which `sudo env XDG_STATE_HOME={STATE} {} {command}` finds",
+            env::current_exe().unwrap_or_else(|_| "host".into()).display()
+        ),
+        false => "start one with `host up` or `host foreground`".to_owned(),
+    };
+    format!("no host of this user runs on this machine; {next}")
+}
+
 /// Prints the process numbers of this user's hosts on this machine, a line each.
 fn pid() -> ExitCode {
-    let pids = lattice_base::presence::pids(&presence::presence_dir(&Dirs::of_process()));
+    let dirs = Dirs::of_process();
+    let pids = presence::pids(&presence::presence_dir(&dirs));
     if pids.is_empty() {
-        complain("no host runs on this machine");
+        complain(no_host("pid", other_runs(&dirs)));
         return ExitCode::FAILURE;
     }
     print(pids.iter().map(|pid| format!("{pid}\n")).collect::<String>())
@@ -288,4 +304,23 @@ fn pairs_of(what: &str, given: Vec<(String, String)>) -> Result<Pairs> {
         }
     }
     Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_of_the_system_is_named_where_this_user_has_none() {
+        for (system_runs, words) in [
+            (false, &["no host of this user runs", "`host up`"][..]),
+            (
+                true,
+                &["no host of this user runs", "lattice-host", "XDG_STATE_HOME=/var/lib", " ping`"],
+            ),
+        ] {
+            let told = no_host("ping", system_runs);
+            assert!(words.iter().all(|word| told.contains(word)), "{told}");
+        }
+    }
 }

@@ -4,7 +4,10 @@
 //! are, and files may have changed. A host takes the level of the log, labels, the login of a
 //! registry, and the certificates and credentials in the files that its connections name. What else
 //! has changed is named, and waits for the next start. With a mistake in the settings nothing
-//! changes at all.
+//! changes at all. Files that the service manager handed over are copies of the start, so what has
+//! become of them since is not seen.
+
+use std::path::Path;
 
 use tracing::{debug, error, info, warn};
 
@@ -17,6 +20,10 @@ use lattice_base::{
 use lattice_engine::host::Host;
 use lattice_protocol::identity::digest::sha256;
 
+use crate::service::status::{NOT_RELOADED, PARTLY_RELOADED, RELOADED, RELOADING};
+
+/// The directory of the files that a service manager has handed to this process (systemd.exec(5)).
+const ENV_HANDED: &str = "CREDENTIALS_DIRECTORY";
 const LOG_LEVEL: &str = "log_level";
 const LABEL: &str = "label.";
 const LOGIN: [&str; 3] = ["oci_registry", "oci_user", "oci_password"];
@@ -72,12 +79,12 @@ impl<'a> Reloader<'a> {
     /// Reads the settings again, gives the host what it can take, and logs what that is and what
     /// waits for the next start.
     pub(super) async fn reload(&mut self, host: &Host) {
-        info!("reading the settings again");
+        info!("{RELOADING}");
         let loaded = match Config::load(self.sources) {
             Ok(loaded) => loaded,
             Err(mistakes) => {
                 mistakes.0.iter().for_each(|mistake| error!("{mistake}"));
-                error!("nothing was reloaded; correct the settings and send SIGHUP again");
+                error!("{NOT_RELOADED}; correct the settings and send SIGHUP again");
                 return;
             }
         };
@@ -94,37 +101,72 @@ impl<'a> Reloader<'a> {
                 warn!("{warning}");
             }
         }
+        let mut refused = Vec::new();
         if take(host, &known.latest.config, &loaded.config, &mut taken) {
             known.latest = loaded;
+        } else {
+            refused.push("labels".to_owned());
         }
         for line in &mut self.lines {
-            if line.take(host).await {
-                taken.push(format!("certificates or credentials of {}", line.purpose));
+            let of_line = format!("certificates or credentials of {}", line.purpose);
+            match line.take(host).await {
+                Exchange::Unchanged => {}
+                Exchange::Taken => taken.push(of_line),
+                Exchange::Refused => refused.push(of_line),
             }
         }
-        tell(&taken, &waiting);
+        tell(&taken, &refused, &waiting);
+        if self.has_handed_files() {
+            info!(
+                "files that the service manager handed over are as they were at the start; changed ones count from the next start"
+            );
+        }
+    }
+
+    /// Whether the service manager handed files to this host that it would take if they changed.
+    fn has_handed_files(&self) -> bool {
+        let Some(dir) = self.sources.env.var(ENV_HANDED) else { return false };
+        let of_flags = self.sources.flags.iter().map(|(_, value)| Path::new(value));
+        let of_lines = self.lines.iter().flat_map(|line| files(&line.connection));
+        of_flags.chain(of_lines).any(|file| file.starts_with(&dir))
     }
 }
 
+/// The end of reading the files of a connection again.
+enum Exchange {
+    Unchanged,
+    Taken,
+    Refused,
+}
+
 impl Line {
-    /// Connects anew if files of the connection have changed. Returns whether it did.
-    async fn take(&mut self, host: &Host) -> bool {
+    /// Connects anew if files of the connection have changed.
+    async fn take(&mut self, host: &Host) -> Exchange {
         let digests = digests(&self.connection);
         if digests == self.digests {
-            return false;
+            return Exchange::Unchanged;
         }
         match host.reconnect(self.purpose, &self.connection).await {
             Ok(()) => {
                 self.digests = digests;
-                true
+                Exchange::Taken
             }
             Err(error) => {
+                let (purpose, changed) = (self.purpose, self.changed(&digests));
                 error!(
-                    "the changed certificates or credentials are not used, and the connection stays: {error}"
+                    "the changed certificates or credentials of {purpose} are not used, and the connection stays: {changed}: {error}"
                 );
-                false
+                Exchange::Refused
             }
         }
+    }
+
+    /// Returns the files that have other digests now, in a sentence.
+    fn changed(&self, now: &[Option<[u8; 32]>]) -> String {
+        let both = self.digests.iter().zip(now);
+        let files = files(&self.connection).zip(both).filter(|(_, (before, now))| before != now);
+        let names: Vec<String> = files.map(|(file, _)| file.display().to_string()).collect();
+        names.join(", ")
     }
 }
 
@@ -173,11 +215,12 @@ fn take(host: &Host, before: &Config, now: &Config, taken: &mut Vec<String>) -> 
     }
 }
 
-/// Logs the outcome; values may be secrets.
-fn tell(taken: &[String], waiting: &[String]) {
-    match taken.is_empty() {
-        true => info!("settings reloaded; nothing changed that this host takes while it runs"),
-        false => info!(taken = taken.join(", "), "settings reloaded"),
+/// Logs the outcome; values may be secrets. The causes of what was refused are in the log already.
+fn tell(taken: &[String], refused: &[String], waiting: &[String]) {
+    match (taken.is_empty(), refused.is_empty()) {
+        (true, true) => info!("{RELOADED}; nothing changed that this host takes while it runs"),
+        (false, true) => info!(taken = taken.join(", "), "{RELOADED}"),
+        (_, false) => error!("{}", in_part(taken, refused)),
     }
     if !waiting.is_empty() {
         warn!(
@@ -187,17 +230,33 @@ fn tell(taken: &[String], waiting: &[String]) {
     }
 }
 
-/// Returns digests of the files with certificates and credentials that a connection names.
-fn digests(connection: &Connection) -> Vec<Option<[u8; 32]>> {
+/// Says what a reload did not take, and what it took.
+fn in_part(taken: &[String], refused: &[String]) -> String {
+    let taken = match taken.is_empty() {
+        true => String::new(),
+        false => format!(", and taken are: {}", taken.join(", ")),
+    };
+    format!(
+        "{PARTLY_RELOADED}: the {} stay as they were{taken}; mend what is told above, and send SIGHUP again",
+        refused.join(", ")
+    )
+}
+
+/// Returns the files with certificates and credentials that a connection names.
+fn files(connection: &Connection) -> impl Iterator<Item = &Path> {
     let Connection { tls, auth, .. } = connection;
     let creds = match auth {
-        Auth::Creds(path) => Some(path),
+        Auth::Creds(path) => Some(path.as_path()),
         _ => None,
     };
-    let named = [tls.ca.as_ref(), tls.cert.as_ref(), tls.key.as_ref(), creds].into_iter().flatten();
+    [tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref(), creds].into_iter().flatten()
+}
+
+/// Returns digests of these files; none of one that cannot be read.
+fn digests(connection: &Connection) -> Vec<Option<[u8; 32]>> {
     // A pipe or a terminal has its content once, and it was for the connection.
-    let read = |path| trusted::read_regular(path, Holds::Settings).ok();
-    named.map(|path| read(path).map(|file| sha256(&file.bytes))).collect()
+    let read = |path: &Path| trusted::read_regular(path, Holds::Settings).ok();
+    files(connection).map(|path| read(path).map(|file| sha256(&file.bytes))).collect()
 }
 
 #[cfg(test)]
@@ -214,6 +273,42 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let env = Box::new(pairs.collect::<Vec<_>>());
         Config::load(&Sources { env, ..Sources::of_directory(dir.path()) }).unwrap()
+    }
+
+    #[test]
+    fn what_a_reload_did_not_take_is_told_with_what_it_took() {
+        for (taken, expected) in [
+            (&[][..], "not all was reloaded: the labels, x stay as they were; mend"),
+            (&["log_level"], "stay as they were, and taken are: log_level; mend"),
+        ] {
+            let told = in_part(&keys(taken), &keys(&["labels", "x"]));
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn files_that_have_changed_are_named_and_those_of_the_manager_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, creds) = (dir.path().join("ca.pem"), dir.path().join("h.creds"));
+        let write = |path: &Path, text: &str| trusted::replace(path, text.as_bytes()).unwrap();
+        write(&ca, "a");
+        write(&creds, "a");
+        let mut latest = settings(&[]);
+        latest.config.ctl.tls.ca = Some(ca);
+        latest.config.ctl.auth = Auth::Creds(creds.clone());
+        let (own, other) = (dir.path().display().to_string(), "/run/credentials/x".to_owned());
+        for (handed, expected) in [(Some(own), true), (Some(other), false), (None, false)] {
+            let variables: Vec<(String, String)> =
+                handed.into_iter().map(|dir| (ENV_HANDED.to_owned(), dir)).collect();
+            let env = Box::new(variables.clone());
+            let sources = Sources { env, ..Sources::of_directory(dir.path()) };
+            let reloader = Reloader::new(&sources, &latest);
+            assert_eq!(reloader.has_handed_files(), expected, "{variables:?}");
+            let [control, rpc] = &reloader.lines;
+            write(&creds, &format!("changed, {variables:?}"));
+            assert_eq!(control.changed(&digests(&control.connection)), creds.display().to_string());
+            assert_eq!(rpc.changed(&digests(&rpc.connection)), "");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     session::Session,
     terminal::{Page, Terminal, Tone, table::middle},
 };
-use lattice_base::lattice::connection::{Nats, confirm};
+use lattice_base::lattice::connection::Nats;
 use lattice_client::{lattice::Lattice, names};
 use lattice_protocol::{
     control::types::{HostReply, Inventory},
@@ -97,7 +97,7 @@ async fn listen(nats: &Nats, subjects: &Subjects) -> Result<(Subscriber, Option<
     denied.mark_unchanged();
     let mut calls = nats.client.subscribe(subjects.calls()).await?;
     let mut answers = Some(nats.client.subscribe(INBOXES).await?);
-    confirm(&nats.client).await?;
+    nats.confirm().await?;
     // The refusal came before the confirmation, but is told on another way.
     while let Ok(Ok(())) = timeout(REFUSAL, denied.changed()).await {
         let denied = denied.borrow_and_update().clone();

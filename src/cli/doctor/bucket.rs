@@ -222,7 +222,7 @@ fn usable(stream: &Stream) -> Vec<Finding> {
                 stream.name,
                 answer.words()
             ),
-            "allow this user $JS.>, $KV.> and _INBOX.> in the NATS server",
+            "if hosts use this login, allow it $JS.>, $KV.> and _INBOX.> in the NATS server; a user who only looks needs none of them",
         )
     });
     findings.collect()
@@ -246,7 +246,7 @@ pub(super) fn objects(facts: &Facts) -> Found {
         info => {
             return Ok(vec![Finding::wrong(
                 format!("the object store {} {}", stream.name, info.words()),
-                "allow this user $JS.> and $O.> in the NATS server; payloads above 900 KB need it",
+                "if hosts or providers use this login, allow it $JS.> and $O.> in the NATS server; payloads above 900 KB need it",
             )]);
         }
     };

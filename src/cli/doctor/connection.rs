@@ -268,8 +268,8 @@ fn about(server: &Server) -> Vec<Finding> {
     }
     match server.round_trip {
         None => found.push(Finding::warning(
-            "messages to the server and back get lost, or this user may not use _INBOX.>",
-            "see the check permissions",
+            "messages to the server do not come back in time",
+            "is it overloaded? Look at its log, and at the line to it",
         )),
         Some(time) if time >= TOO_FAR => found.push(Finding::warning(
             format!("the NATS server is {} away and back; commands and calls run out of time", milliseconds(time)),

@@ -26,7 +26,7 @@ use super::{
 use crate::session::Session;
 use lattice_base::{
     config::{self, Config, Mistakes, Overruled},
-    lattice::connection::{ConnectError, Nats, Purpose, confirm, connect_once},
+    lattice::connection::{ConnectError, Nats, Purpose, connect_once},
     store::jetstream::api_prefix,
 };
 use lattice_client::{
@@ -384,7 +384,7 @@ async fn server(nats: &Nats) -> Server {
     let mut best = None;
     for _ in 0..3 {
         let began = Instant::now();
-        if !matches!(timeout(ROUND_TRIP, confirm(&nats.client)).await, Ok(Ok(()))) {
+        if !matches!(timeout(ROUND_TRIP, nats.confirm()).await, Ok(Ok(()))) {
             break;
         }
         best = Some(best.unwrap_or(Duration::MAX).min(began.elapsed()));

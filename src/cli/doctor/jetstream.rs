@@ -233,7 +233,7 @@ fn reached(jetstream: &JetStream) -> Finding {
         (Api::Silent { denied: Some(denied) }, _, _) => Finding::wrong(
             format!("this user may not use JetStream {shown}: {denied}"),
             format!(
-                "allow it {}.> and _INBOX.> in the NATS server",
+                "if hosts use this login, allow it {}.> and _INBOX.> in the NATS server; a user who only looks needs none of it",
                 api_prefix(asked_domain.as_deref())
             ),
         ),

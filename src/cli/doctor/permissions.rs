@@ -19,7 +19,7 @@ use super::{
 use crate::session::Session;
 use lattice_base::{
     config::Config,
-    lattice::connection::{NEEDED_SUBJECTS, Nats, Purpose, confirm},
+    lattice::connection::{NEEDED_SUBJECTS, Nats, Purpose},
 };
 use lattice_protocol::{
     control::types::HostReply,
@@ -176,9 +176,8 @@ async fn denied(nats: &Nats, needs: &[Need]) -> Vec<String> {
                 }
             }
         }
-        // The server answers in order: what it forbids before it brings this back. If it does not
-        // bring it back, that is forbidden.
-        let _ = confirm(&nats.client).await;
+        // The server answers in order: what it forbids before this.
+        let _ = nats.confirm().await;
     };
     let _ = timeout(VERDICT, trying).await;
     nats.denied.borrow().clone()
@@ -267,15 +266,17 @@ impl<'f> Group<'f> {
         let seen = format!(
             "the NATS user of {purpose} may not {verb} to {subjects}, which is needed for {user}{purposes}"
         );
-        match may_be_host || need.user == User::Client {
-            true => Finding::wrong(
+        let advice = format!("allow this user to {verb} to {subjects} in the NATS server");
+        match (may_be_host, need.user) {
+            (true, _) => Finding::wrong(
                 seen,
                 format!(
-                    "allow this user to {verb} to {subjects} in the NATS server, or all of \
-                     {NEEDED_SUBJECTS} and the topics of its settings"
+                    "{advice}; if a host uses this login, all of {NEEDED_SUBJECTS} and the topics of its settings"
                 ),
             ),
-            false => Finding::note(format!("{seen}; commands do not need it")),
+            // All that a host needs would make an operator of one who only looks.
+            (false, User::Client) => Finding::wrong(seen, advice),
+            (false, User::Host) => Finding::note(format!("{seen}; commands do not need it")),
         }
     }
 }
@@ -321,5 +322,21 @@ mod tests {
             listed.allow(&need("a.c")) && !listed.allow(&need("a.b")) && !listed.allow(&need("b"))
         );
         assert!(Listed { allow: Vec::new(), deny: Vec::new() }.allow(&need("b")));
+    }
+
+    #[test]
+    fn a_user_who_only_looks_is_not_advised_to_have_the_rights_of_a_host() {
+        for (may_be_host, user, is_mended, has_all) in [
+            (true, User::Host, true, true),
+            (true, User::Client, true, true),
+            (false, User::Client, true, false),
+            (false, User::Host, false, false),
+        ] {
+            let need = Need::publish(user, "wasmbus.ctl.x.get.links", "links");
+            let forbidden = [Forbidden { purpose: "ctl", need }];
+            let fix = Group::all(&forbidden)[0].finding(may_be_host).fix.unwrap_or_default();
+            let told = (fix.contains("wasmbus.ctl.x.get.links"), fix.contains(NEEDED_SUBJECTS));
+            assert_eq!(told, (is_mended, has_all), "{fix}");
+        }
     }
 }

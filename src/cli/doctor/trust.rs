@@ -88,8 +88,8 @@ pub(super) fn sessions(facts: &Facts) -> Found {
         let seen = inhabited(facts)?;
         let called: Vec<&str> = without.iter().map(|id| host_name(id, &seen.hosts)).collect();
         let (of, which) = match called.len() {
-            1 => ("it", "a host of an earlier release, or one"),
-            _ => ("them", "hosts of earlier releases, or such"),
+            1 => ("it", "a host of 2022 to 2024, or one"),
+            _ => ("them", "hosts of 2022 to 2024, or such"),
         };
         found.push(Finding::note(format!(
             "calls to {} have tokens, and answers of {of} prove nothing: {which} that no trusted cluster certified",

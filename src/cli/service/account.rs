@@ -122,6 +122,28 @@ pub fn is_of_root(_: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether every user of this machine can read a file, as its permissions and those of the
+/// directories that lead to it say. One that cannot be looked at is for nobody.
+#[cfg(unix)]
+pub fn is_for_all(path: &Path) -> bool {
+    let Ok(real) = fs::canonicalize(path) else { return false };
+    // A link is passed in the directory where it is, and in that where it leads.
+    let mut dirs = path.ancestors().skip(1).chain(real.ancestors().skip(1));
+    has_mode(&real, 0o004) && dirs.all(|dir| has_mode(dir, 0o001))
+}
+
+/// Elsewhere than on Unix nothing else is known of it.
+#[cfg(not(unix))]
+pub fn is_for_all(_: &Path) -> bool {
+    true
+}
+
+#[cfg(unix)]
+fn has_mode(path: &Path, bits: u32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(path).is_ok_and(|seen| seen.mode() & bits == bits)
+}
+
 #[cfg(unix)]
 fn leads_over_root(path: &Path, links_max: usize) -> io::Result<bool> {
     if !path.is_absolute() {
@@ -215,6 +237,34 @@ mod tests {
             let found = is_of_root(Path::new(path)).map_err(|error| error.kind());
             assert_eq!(found, expected, "{path}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_is_for_all_if_all_may_read_it_and_enter_what_leads_to_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("a"), dir.path().join("a/ca.pem"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "x").unwrap();
+        let mode = |path: &Path, mode: u32| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        // Only what is below counts here: the directories above are those of the machine.
+        let is_above_open = dir.path().ancestors().skip(1).all(|above| has_mode(above, 0o001));
+        mode(dir.path(), 0o755);
+        for (of_folder, of_file, expected) in [
+            (0o755, 0o644, true),
+            (0o711, 0o604, true),
+            (0o700, 0o644, false),
+            (0o755, 0o640, false),
+        ] {
+            mode(&folder, of_folder);
+            mode(&file, of_file);
+            let expected = expected && is_above_open;
+            assert_eq!(is_for_all(&file), expected, "{of_folder:o} {of_file:o}");
+        }
+        assert!(!is_for_all(&dir.path().join("none")));
     }
 
     #[cfg(unix)]

@@ -38,7 +38,8 @@ impl Scope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
     Text(String),
-    /// A flag whose value is a file with a secret, which the manager hands to the service.
+    /// A flag whose value is a file, which the manager hands to the service: one with a secret, or
+    /// one that the service could not read.
     Credential {
         flag: String,
         name: &'static str,
@@ -125,13 +126,15 @@ fn is_path(key: &str, text: &str) -> bool {
         || settings::find(key).is_some_and(|setting| setting.kind.names_path(text))
 }
 
-/// The way in which systemd hands files with secrets to a service of the system: it reads them as
-/// root at each start, and follows links.
+/// The way in which systemd hands files to a service of the system: it reads them as root at each
+/// start, and follows links.
 pub struct Handing<'a> {
     /// Where the service runs, unless systemd keeps a directory for it.
     pub directory: Option<&'a Path>,
     /// Whether nobody but root decides what is in a file.
     pub is_of_root: &'a dyn Fn(&Path) -> io::Result<bool>,
+    /// Whether every user can read a file.
+    pub is_for_all: &'a dyn Fn(&Path) -> bool,
 }
 
 impl Handing<'_> {
@@ -176,8 +179,12 @@ fn argument(
     if setting.kind.is_secret() {
         return Err(would_be_read(&format!("--{}", setting.flag), setting));
     }
-    if is_login(setting) && !value.is_empty() {
-        return secret_file(setting.flag.to_owned(), key, value, handing);
+    let flag = setting.flag.to_owned();
+    if is_secret_file(setting) && !value.is_empty() {
+        return secret_file(flag, key, value, handing);
+    }
+    if setting.kind == Kind::File && !value.is_empty() {
+        return open_file(flag, key, value, handing);
     }
     Ok(Argument::Text(format!("--{}={value}", setting.flag)))
 }
@@ -191,9 +198,10 @@ pub(super) fn would_be_read(given: &str, setting: &Setting) -> String {
     )
 }
 
-/// Whether a setting names a file with a login, which is as secret as a seed.
-pub(super) fn is_login(setting: &Setting) -> bool {
-    setting.kind == Kind::File && setting.key.ends_with("_creds")
+/// Whether a setting names a file with a login or the key of a certificate, which is as secret as a
+/// seed.
+pub(super) fn is_secret_file(setting: &Setting) -> bool {
+    setting.kind == Kind::File && ["_creds", "_key"].iter().any(|end| setting.key.ends_with(end))
 }
 
 /// Returns the word for a file with a secret. systemd would show whoever can exchange such a file
@@ -219,11 +227,39 @@ fn secret_file(
                 "there is no such file; write it, such as to /etc/lattice-host/{name}, and name that one"
             )
         }
-        Err(error) => format!(
-            "whether others than root could exchange it cannot be seen: {error}; give the command as root"
-        ),
+        Err(error) => unseen(&error),
     };
     Err(format!("--{flag} {file}: {why}"))
+}
+
+/// Returns the word for a file without a secret. It is handed over where it is root's and others
+/// cannot read it, so that the service has it all the same. A certificate always is: its key is
+/// handed over, too, and one that is read at a reload would not belong to the key of the start.
+fn open_file(
+    flag: String,
+    name: &'static str,
+    file: &str,
+    handing: Option<&Handing<'_>>,
+) -> Result<Argument, String> {
+    let read_by_itself = Argument::Text(format!("--{flag}={file}"));
+    let Some(handing) = handing else { return Ok(read_by_itself) };
+    let path = Path::new(file);
+    match (handing.is_of_root)(path) {
+        Ok(true) if name.ends_with("_cert") || !(handing.is_for_all)(path) => {
+            Ok(Argument::Credential { flag, name, file: file.to_owned() })
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(format!("--{flag} {file}: {}", unseen(&error)))
+        }
+        // One that is not there is told when the settings are read.
+        Ok(_) | Err(_) => Ok(read_by_itself),
+    }
+}
+
+fn unseen(error: &io::Error) -> String {
+    format!(
+        "whether others than root could exchange it cannot be seen: {error}; give the command as root"
+    )
 }
 
 /// Checks the name of a user for a service file.
@@ -290,8 +326,8 @@ mod tests {
             "--label=zone=a b",
         ];
         assert_eq!(user, expected.map(text));
-        let system =
-            words(&settings, Some(&Handing { directory: None, is_of_root: &|_| Ok(true) }));
+        let handing = Handing { directory: None, is_of_root: &|_| Ok(true), is_for_all: &|_| true };
+        let system = words(&settings, Some(&handing));
         let handed: Vec<(&str, &str)> = system
             .iter()
             .filter_map(|argument| match argument {
@@ -349,10 +385,12 @@ mod tests {
             (None, "/etc/none.creds", None),
             (None, "/etc/secret/x.creds", None),
         ] {
-            let handing = Handing { directory, is_of_root: &is_of_root };
-            for (key, flag) in
-                [("nats_creds", "nats-creds"), ("cluster_seed_file", "cluster-seed-file")]
-            {
+            let handing = Handing { directory, is_of_root: &is_of_root, is_for_all: &|_| true };
+            for (key, flag) in [
+                ("nats_creds", "nats-creds"),
+                ("cluster_seed_file", "cluster-seed-file"),
+                ("nats_tls_key", "nats-tls-key"),
+            ] {
                 let mut mistakes = Vec::new();
                 let settings =
                     SettingArgs { values: vec![(key, file.to_owned())], labels: Vec::new() };
@@ -378,6 +416,43 @@ mod tests {
                 };
                 assert_eq!(words[1..], [expected], "{mistakes:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_handed_over_with_its_key_and_an_authority_that_others_cannot_read() {
+        let is_of_root = |file: &Path| -> io::Result<bool> {
+            match file.to_str() {
+                Some("/etc/none.pem") => Err(ErrorKind::NotFound.into()),
+                Some("/etc/closed/x.pem") => Err(ErrorKind::PermissionDenied.into()),
+                _ => Ok(file.starts_with("/etc")),
+            }
+        };
+        let is_for_all = |file: &Path| !file.starts_with("/etc/secret");
+        let handing = Handing { directory: None, is_of_root: &is_of_root, is_for_all: &is_for_all };
+        for (key, file, is_handed) in [
+            ("nats_tls_ca", "/etc/ssl/ca.pem", Some(false)),
+            ("nats_tls_ca", "/etc/secret/ca.pem", Some(true)),
+            ("oci_ca", "/etc/secret/ca.pem", Some(true)),
+            ("nats_tls_cert", "/etc/ssl/cert.pem", Some(true)),
+            ("nats_tls_cert", "/srv/bob/cert.pem", Some(false)),
+            ("nats_tls_ca", "/var/lib/lattice-host/ca.pem", Some(false)),
+            ("nats_tls_ca", "/etc/none.pem", Some(false)),
+            ("nats_tls_ca", "/etc/closed/x.pem", None),
+            ("nats_tls_ca", "", Some(false)),
+        ] {
+            let handed = match argument(key, file, Some(&handing)) {
+                Ok(Argument::Credential { name, file: handed, .. }) => {
+                    assert_eq!((name, handed.as_str()), (key, file));
+                    Some(true)
+                }
+                Ok(Argument::Text(_)) => Some(false),
+                Err(told) => {
+                    assert!(told.contains("give the command as root"), "{told}");
+                    None
+                }
+            };
+            assert_eq!(handed, is_handed, "{key} {file}");
         }
     }
 

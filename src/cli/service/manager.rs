@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,7 +11,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Kind, LABEL, MARK, NAME, Scope,
+    Kind, LABEL, NAME, Scope,
+    definition::state_directory,
+    disk::{check_folder, keep, own, remove},
     program::{output, run},
     status::{self, PROPERTIES, Status},
 };
@@ -20,7 +21,6 @@ use crate::command::files;
 use lattice_base::{
     config::{Environment as _, ProcessEnvironment},
     dirs::Dirs,
-    trusted,
 };
 
 /// The directory that systemd makes when it is the one that runs this machine (sd_booted(3)).
@@ -29,6 +29,8 @@ const SYSTEMD_RUNS: &str = "/run/systemd/system";
 const LINGER: &str = "/var/lib/systemd/linger";
 /// Where the manager of each user has its sockets.
 const RUNTIME: &str = "/run/user";
+/// Where packages put their units; those of [`Place::find`] stand before them.
+const OF_PACKAGES: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 /// Where variables of a service of the system are that others must not read.
 const VARIABLES: &str = "/etc/lattice-host";
 /// How long a start is looked at.
@@ -138,6 +140,7 @@ impl Place {
     /// Writes the files, and lets the manager start the service from now on. If that fails, the
     /// files are again as they were.
     pub fn install(&self, files: &Files, starts: bool) -> Result<()> {
+        self.check_folders(files)?;
         let before = self.found()?;
         let was_loaded = self.is_loaded();
         let Err(error) = self.put(files).and_then(|()| self.enable(starts)) else { return Ok(()) };
@@ -147,6 +150,12 @@ impl Place {
             Err(left) => format!("nor could that be undone: {left:#}"),
         };
         bail!("{error:#}; {end}")
+    }
+
+    /// Checks whether these files can be written or removed, before anything is stopped for that.
+    fn check_folders(&self, files: &Files) -> Result<()> {
+        let variables = self.variables.as_deref().filter(|_| files.variables.is_some());
+        [Some(self.file.as_path()), variables].into_iter().flatten().try_for_each(check_folder)
     }
 
     /// Makes the files what these are; one that is none of them is removed.
@@ -232,13 +241,16 @@ impl Place {
 
     /// Stops the service, and lets the manager forget it. Waits until it has stopped.
     pub fn remove(&self) -> Result<()> {
+        self.check_folders(&self.found()?)?;
         match self.kind {
             Kind::Systemd => _ = self.systemctl(&["disable", "--now", &self.name()])?,
             // An error means that it does not run.
             Kind::Launchd => _ = run("launchctl", &["bootout", &self.target()]),
             Kind::Task => {}
         }
-        self.put(&Files::default())?;
+        self.put(&Files::default()).with_context(|| {
+            format!("{} was stopped and does not start any longer, but is not removed", self.name())
+        })?;
         if self.kind == Kind::Systemd {
             self.systemctl(&["daemon-reload"])?;
             // An error means that it had not failed.
@@ -301,6 +313,15 @@ impl Place {
         })
     }
 
+    /// Says that a service of the system stands before that of a package, if so.
+    pub fn shadow_note(&self) -> Option<String> {
+        if self.kind != Kind::Systemd || self.scope != Scope::System {
+            return None;
+        }
+        let mut units = OF_PACKAGES.iter().map(|dir| Path::new(dir).join(self.name()));
+        Some(shadow(&self.file, &units.find(|unit| unit.exists())?))
+    }
+
     fn not_running(&self) -> Status {
         let installed = self.file.exists();
         Status {
@@ -318,19 +339,28 @@ impl Place {
         }
     }
 
-    /// Adds what the log of the last run says of its end.
+    /// Adds what the log of the last run says of its end, and how the one before ended.
     fn with_log(&self, status: Status) -> Status {
-        let told = self.last_words(&status).filter(|_| status.installed);
-        status.with_log(told)
+        let run = status.invocation.as_deref().filter(|_| status.installed);
+        let told = run.and_then(|run| self.last_words(run, status.failed));
+        let previous_end = self.previous_end(&status);
+        Status { previous_end, ..status.with_log(told) }
     }
 
-    /// Returns what the log of the last run says of its end; nothing if this user may not read it,
-    /// or the run cannot be told from others.
-    fn last_words(&self, status: &Status) -> Option<String> {
-        let of_run = status::journal_words(self.scope, status.invocation.as_deref()?);
-        let form = ["--lines", LOG_LINES, "--output=json", "--no-pager", "--quiet"];
-        let words: Vec<&str> = of_run.iter().map(String::as_str).chain(form).collect();
-        status::last_words(&run("journalctl", &words).ok()?, status.failed)
+    /// Returns how the run before ended, where the manager started the host again after it.
+    fn previous_end(&self, status: &Status) -> Option<String> {
+        status.restarts.filter(|count| *count > 0 && status.running)?;
+        let of_failures = status::failure_words(self.scope, &self.name());
+        let (end, run) = status::last_failure(&journal(&of_failures, "1")?)?;
+        // It ran, so its last lines say nothing of its end unless they are errors.
+        Some(status::with_log(end, self.last_words(&run, false)))
+    }
+
+    /// Returns what the log of a run says of its end; nothing if this user may not read it, or the
+    /// run cannot be told from others.
+    fn last_words(&self, run: &str, has_failed: bool) -> Option<String> {
+        let of_run = status::journal_words(self.scope, run);
+        status::last_words(&journal(&of_run, LOG_LINES)?, has_failed)
     }
 
     /// Returns the domain of launchd that the service is in.
@@ -344,6 +374,17 @@ impl Place {
     fn target(&self) -> String {
         format!("{}/{LABEL}", self.domain())
     }
+}
+
+/// Whether the service of the system runs, and these directories are not its own: a host is known
+/// to the commands of its own user alone.
+pub fn other_runs(dirs: &Dirs) -> bool {
+    let is_own = dirs.state == state_directory();
+    if Kind::here() != Kind::Systemd || is_own || !Path::new(SYSTEMD_RUNS).is_dir() {
+        return false;
+    }
+    // An error means that it does not run.
+    run("systemctl", &["is-active", "--quiet", &format!("{NAME}.service")]).is_ok()
 }
 
 /// The work that needs no rights.
@@ -371,37 +412,22 @@ fn user_id() -> u32 {
     0
 }
 
-/// Returns the content of a file that is ours; none if it is not there.
-fn own(path: &Path) -> Result<Option<Vec<u8>>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-    };
-    if !String::from_utf8_lossy(&text).contains(MARK) {
-        bail!(
-            "{} was not written by `host service install`, and stays as it is; move it away first",
-            path.display()
-        );
-    }
-    Ok(Some(text))
+/// Returns the last lines of the journal that have these words, in JSON; nothing if this user may
+/// not read them.
+fn journal(words: &[String], lines: &str) -> Option<String> {
+    let form = ["--lines", lines, "--output=json", "--no-pager", "--quiet"];
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(form).collect();
+    run("journalctl", &words).ok()
 }
 
-/// Writes a file for its owner alone.
-fn keep(path: &Path, text: &[u8]) -> Result<()> {
-    fs::create_dir_all(trusted::directory_of(path))
-        .and_then(|()| trusted::replace(path, text))
-        .with_context(|| format!("write {}", path.display()))
-}
-
-/// Removes a file, if it is there.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+/// Says that a service file stands before the unit of a package.
+fn shadow(file: &Path, unit: &Path) -> String {
+    format!(
+        "{} is the unit of a package, and {} stands before it: what that one reads, such as /etc/lattice-host/host.env, is not \
+         read any longer. `host service uninstall` takes the new one away again",
+        unit.display(),
+        file.display()
+    )
 }
 
 /// Says why the manager of a user is not reached, and what lets it be. Its sockets are in `own`,
@@ -430,6 +456,7 @@ fn unreached(user: &str, own: &Path, given: Option<&str>, runs: bool, told: &str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::MARK;
 
     fn place(dir: &Path) -> Place {
         let file = dir.join("systemd/user/lattice-host.service");
@@ -447,6 +474,54 @@ mod tests {
         fs::write(&place.file, "[Unit]\n").unwrap();
         let error = place.is_written().unwrap_err().to_string();
         assert!(error.contains("move it away"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_stopped_or_written_where_the_files_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("systemd");
+        fs::create_dir(&folder).unwrap();
+        check_folder(&folder.join("user/lattice-host.service")).unwrap();
+        // Also root makes no files in a file.
+        let closed = dir.path().join("closed");
+        fs::write(&closed, "").unwrap();
+        let file = folder.join("lattice-host.service");
+        let place = Place { file, variables: Some(closed.join("service.env")), ..place(&folder) };
+        let files = Files { service: None, variables: Some(Vec::new()) };
+        let told = format!("{:#}", place.install(&files, true).unwrap_err());
+        assert!(
+            told.starts_with("the service stays as it is: ") && told.contains("/closed "),
+            "{told}"
+        );
+        place.check_folders(&Files::default()).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_service_whose_file_cannot_be_removed_is_not_stopped() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        place.write(format!("# {MARK}\n").as_bytes()).unwrap();
+        let folder = place.file.parent().unwrap();
+        let mode = |mode| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o500);
+        let told = format!("{:#}", place.remove().unwrap_err());
+        mode(0o700);
+        assert!(
+            told.starts_with("the service stays as it is: ") && !told.contains("systemctl"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_service_that_stands_before_that_of_a_package_is_told() {
+        let told = shadow(Path::new("/etc/a.service"), Path::new("/usr/lib/a.service"));
+        assert!(told.starts_with("/usr/lib/a.service is the unit of a package"), "{told}");
+        assert!(told.contains("/etc/a.service stands before") && told.contains("is not read"));
     }
 
     #[test]

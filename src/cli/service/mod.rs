@@ -6,13 +6,14 @@
 //!   nothing that a user gives means more there than itself.
 //! * [`account`] knows the users of services, and whose files root believes meanwhile.
 //! * [`manager`] installs, removes and looks at the service with the programs of the manager, which
-//!   [`program`] runs.
+//!   [`program`] runs; [`disk`] has its files.
 //!
 //! Always true: no secret is in a service file, since every user of a machine can read it. What may
 //! be one is in a file beside it, for its owner alone.
 
 pub mod account;
 pub mod definition;
+pub mod disk;
 pub mod launchd;
 pub mod manager;
 pub mod paths;

@@ -11,7 +11,7 @@ use lattice_base::{
 };
 use lattice_client::names::listed;
 
-use super::{NAME, Scope, definition::is_login};
+use super::{Argument, NAME, Scope, definition::is_secret_file};
 use crate::args::flags::SettingArgs;
 
 /// Directories that a service of the system does not see (`ProtectHome`), or of which it has some
@@ -70,11 +70,16 @@ pub fn check_path(what: &str, path: &Path) -> Result<(), String> {
     }
 }
 
-/// Checks whether a service of the system reaches what its flags name. Files with secrets are read
-/// by systemd, which sees everything, or are the service's own.
-pub fn check_flags(given: &SettingArgs, mistakes: &mut Vec<String>) {
-    for (key, value) in &given.values {
-        let Some(setting) = settings::find(key).filter(|setting| !is_login(setting)) else {
+/// Checks whether a service of the system reaches what its flags name. Files that are handed over
+/// are read by systemd, which sees everything; others with secrets are the service's own.
+pub fn check_flags(given: &SettingArgs, arguments: &[Argument], mistakes: &mut Vec<String>) {
+    let is_handed = |key: &str| {
+        arguments
+            .iter()
+            .any(|argument| matches!(argument, Argument::Credential { name, .. } if *name == key))
+    };
+    for (key, value) in given.values.iter().filter(|(key, _)| !is_handed(key)) {
+        let Some(setting) = settings::find(key).filter(|setting| !is_secret_file(setting)) else {
             continue;
         };
         if setting.kind.names_path(value) {
@@ -185,10 +190,17 @@ mod tests {
             ("audit_log", "/tmp/audit.jsonl"),
             ("log_file", "/srv/lattice/host.log"),
             ("nats_creds", "/root/host.creds"),
+            ("nats_tls_key", "/root/key.pem"),
+            ("nats_tls_cert", "/root/cert.pem"),
             ("cluster_seed_file", "/root/seed"),
             ("js_domain", "/home"),
         ]);
-        check_flags(&settings, &mut mistakes);
+        let handed = Argument::Credential {
+            flag: "nats-tls-cert".to_owned(),
+            name: "nats_tls_cert",
+            file: "/root/cert.pem".to_owned(),
+        };
+        check_flags(&settings, &[handed], &mut mistakes);
         assert_eq!(mistakes.len(), 2, "{mistakes:?}");
         assert!(mistakes[0].starts_with("--nats-tls-ca /home/me/ca.pem: "), "{mistakes:?}");
         assert!(mistakes[1].starts_with("--audit-log /tmp/audit.jsonl: "), "{mistakes:?}");

@@ -59,7 +59,7 @@ fn time_for(words: &[&str]) -> Duration {
     let has = |verbs: &[&str]| verbs.iter().any(|verb| words.contains(verb));
     if has(&["--now", "bootout"]) {
         STOP_TIME
-    } else if has(&["show", "print", "-u", "--lines"]) {
+    } else if has(&["show", "print", "-u", "--lines", "is-active"]) {
         LOOK_TIME
     } else {
         CHANGE_TIME
@@ -120,6 +120,7 @@ mod tests {
             (&["--user", "show", "--property=Version"][..], LOOK_TIME),
             (&["print", "system/host.lattice"], LOOK_TIME),
             (&["-u", "lattice"], LOOK_TIME),
+            (&["is-active", "--quiet", "lattice-host.service"], LOOK_TIME),
             (&["_SYSTEMD_INVOCATION_ID=a", "--lines", "400"], LOOK_TIME),
             (&["--user", "daemon-reload"], CHANGE_TIME),
             (&["disable", "lattice-host.service"], CHANGE_TIME),

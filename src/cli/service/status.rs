@@ -28,6 +28,16 @@ const LINES_MAX: usize = 3;
 const PRIORITY_ERROR: u8 = 3;
 /// The name in the journal of what systemd says itself.
 const MANAGER: &str = "systemd";
+/// The id of the message in the journal that a unit failed (`SD_MESSAGE_UNIT_FAILURE_RESULT`).
+const FAILED_MESSAGE: &str = "d9b373ed55a64feb8242e02dbe79a49c";
+
+/// The line of the log with which a reload begins.
+pub const RELOADING: &str = "reading the settings again";
+/// The beginning of the line with which one ends well.
+pub const RELOADED: &str = "settings reloaded";
+/// The beginnings of the lines with which one ends badly; the cause stands above them.
+pub const NOT_RELOADED: &str = "nothing was reloaded";
+pub const PARTLY_RELOADED: &str = "not all was reloaded";
 
 /// The state of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -46,6 +56,8 @@ pub struct Status {
     pub status: Option<String>,
     /// Starts that followed a failure.
     pub restarts: Option<u64>,
+    /// How the run before this one ended, where the manager started the host again after it.
+    pub previous_end: Option<String>,
     pub last_error: Option<String>,
     /// The last run ended badly.
     #[serde(skip)]
@@ -71,10 +83,18 @@ impl Status {
     /// Adds what the log of the last run says of its end.
     pub fn with_log(mut self, told: Option<String>) -> Self {
         self.last_error = match (self.last_error, told) {
-            (Some(end), Some(told)) => Some(format!("{end}; its log: {told}")),
-            (end, told) => end.or(told),
+            (Some(end), told) => Some(with_log(end, told)),
+            (None, told) => told,
         };
         self
+    }
+}
+
+/// Returns how a run ended, with what its log says of that.
+pub fn with_log(end: String, told: Option<String>) -> String {
+    match told {
+        Some(told) => format!("{end}; its log: {told}"),
+        None => end,
     }
 }
 
@@ -101,6 +121,7 @@ pub fn of_systemd(text: &str) -> Status {
         unit_file: property(&properties, "FragmentPath").map(str::to_owned),
         status: property(&properties, "StatusText").map(str::to_owned),
         restarts: property(&properties, "NRestarts").and_then(|count| count.parse().ok()),
+        previous_end: None,
         // A reload that failed, say, is no end of what runs.
         failed: failure.is_some() && !running,
         last_error: failure,
@@ -120,19 +141,30 @@ pub(super) fn property<'a>(properties: &BTreeMap<&str, &'a str>, name: &str) -> 
 /// Returns how the last run ended, if not well.
 fn failure(properties: &BTreeMap<&str, &str>) -> Option<String> {
     let result = property(properties, "Result").filter(|result| *result != "success")?;
-    let status = property(properties, "ExecMainStatus").unwrap_or("?");
-    Some(match result {
-        "exit-code" => match not_started(status) {
-            Some(why) => format!("it was not started (exit code {status}): {why}"),
-            None => format!("it ended with exit code {status}"),
-        },
-        "signal" | "core-dump" => format!("it was ended by signal {status}"),
-        "watchdog" => "it did not say that it lives, and was ended".to_owned(),
-        "timeout" => "it was not ready, or had not stopped, in time, and was ended".to_owned(),
-        "oom-kill" => "the machine had no memory left for it".to_owned(),
-        "start-limit-hit" => "it failed too often in a short time".to_owned(),
-        other => format!("it ended badly ({other})"),
-    })
+    Some(end(result, property(properties, "ExecMainStatus")))
+}
+
+/// Returns in words the result of a run, and its exit code or signal where that is known.
+fn end(result: &str, status: Option<&str>) -> String {
+    let text = match (result, status) {
+        ("exit-code", Some(status)) => {
+            return match not_started(status) {
+                Some(why) => format!("it was not started (exit code {status}): {why}"),
+                None => format!("it ended with exit code {status}"),
+            };
+        }
+        ("signal" | "core-dump", Some(status)) => {
+            return format!("it was ended by signal {status}");
+        }
+        ("exit-code", None) => "it ended with an error",
+        ("signal" | "core-dump", None) => "it was ended by a signal",
+        ("watchdog", _) => "it did not say that it lives, and was ended",
+        ("timeout", _) => "it was not ready, or had not stopped, in time, and was ended",
+        ("oom-kill", _) => "the machine had no memory left for it",
+        ("start-limit-hit", _) => "it failed too often in a short time",
+        (other, _) => return format!("it ended badly ({other})"),
+    };
+    text.to_owned()
 }
 
 /// Returns why systemd could not start the program, in the words of systemd.exec(5) for its exit
@@ -164,6 +196,31 @@ pub fn journal_words(scope: Scope, invocation: &str) -> [String; 3] {
     ]
 }
 
+/// Returns the words that let journalctl print what systemd noted of failures of a unit.
+pub fn failure_words(scope: Scope, unit: &str) -> [String; 2] {
+    let of_unit = match scope {
+        Scope::System => "UNIT",
+        Scope::User => "USER_UNIT",
+    };
+    [format!("MESSAGE_ID={FAILED_MESSAGE}"), format!("{of_unit}={unit}")]
+}
+
+/// The message of systemd in the journal about a run that failed.
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(rename = "UNIT_RESULT")]
+    result: String,
+    #[serde(rename = "INVOCATION_ID", alias = "USER_INVOCATION_ID")]
+    invocation: String,
+}
+
+/// Returns how the last run that failed ended, and the name of that run.
+pub fn last_failure(journal: &str) -> Option<(String, String)> {
+    let mut lines = journal.lines().rev();
+    let Failure { result, invocation } = lines.find_map(|line| serde_json::from_str(line).ok())?;
+    Some((end(&result, None), invocation))
+}
+
 /// A line of the journal, as journalctl prints it in JSON.
 #[derive(Deserialize)]
 struct Line {
@@ -191,22 +248,41 @@ impl Line {
     }
 }
 
-/// Returns what a run said of its end: its last error, or that of systemd about it. Of one that
-/// failed without any, the last lines.
+/// Returns what a run said of its end: its last error. One that failed without any may have printed
+/// why before it had a log, or systemd says it; else its last lines are told.
 pub fn last_words(journal: &str, has_failed: bool) -> Option<String> {
     let lines = journal.lines().filter_map(|line| serde_json::from_str(line).ok());
     let lines: Vec<Line> = lines.collect();
-    if let Some(error) = lines.iter().rev().filter_map(Line::text).find_map(last_error) {
+    let texts: Vec<&str> = lines.iter().filter_map(Line::text).collect();
+    if let Some(error) = last_error(&texts.join("\n")) {
         return Some(error);
     }
-    let mut errors = lines.iter().rev().filter(|line| line.is_error());
-    if let Some(error) = errors.find_map(Line::text) {
-        return Some(error.to_owned());
-    }
-    let own = lines.iter().filter(|line| !line.is_of_manager());
-    let own: Vec<&str> = own.filter_map(Line::text).collect();
-    let last = &own[own.len().saturating_sub(LINES_MAX)..];
-    (has_failed && !last.is_empty()).then(|| last.join("; "))
+    let error_of = |is_of_manager: bool| {
+        let of_one = lines.iter().rev().filter(|line| line.is_of_manager() == is_of_manager);
+        of_one.filter(|line| line.is_error()).find_map(Line::text).map(str::to_owned)
+    };
+    let own = lines.iter().filter(|line| !line.is_of_manager()).filter_map(Line::text);
+    let own: Vec<&str> = if has_failed { own.collect() } else { Vec::new() };
+    let printed: Vec<&str> = own.iter().copied().filter(|line| !is_logged(line)).collect();
+    error_of(false)
+        .or_else(|| last_of(&printed))
+        .or_else(|| error_of(true))
+        .or_else(|| last_of(&own))
+}
+
+/// Returns the last of these lines, if there are any.
+fn last_of(lines: &[&str]) -> Option<String> {
+    let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
+    (!last.is_empty()).then(|| last.join("; "))
+}
+
+/// Whether a line is one of the log and no error. A host prints mistakes in its settings before it
+/// has a log.
+fn is_logged(line: &str) -> bool {
+    let has_level = |level: &str| line.contains(&format!(" [{level}] "));
+    let value = serde_json::from_str::<serde_json::Value>(line);
+    ["trace", "debug", "info", "warning"].into_iter().any(has_level)
+        || value.is_ok_and(|value| value.get("level").is_some())
 }
 
 /// Returns a time as systemd prints it in UTC, `Mon 2026-11-30 18:27:11 UTC`, in the usual form.
@@ -217,9 +293,29 @@ fn time(text: &str) -> Option<String> {
     is_utc.then(|| format!("{day}T{clock}Z"))
 }
 
-/// Returns the last error in lines of the log, in either form.
-pub fn last_error(log: &str) -> Option<String> {
-    log.lines().rev().find_map(error_in)
+/// Returns the last error in lines of the log, in either form. Those of a reload count until a
+/// later one goes well.
+fn last_error(log: &str) -> Option<String> {
+    let (mut of_reload, mut other, mut is_reading) = (None, None, false);
+    for (place, line) in log.lines().enumerate() {
+        match error_in(line) {
+            None if line.contains(RELOADING) => (of_reload, is_reading) = (None, true),
+            None if line.contains(RELOADED) => (of_reload, is_reading) = (None, false),
+            None => {}
+            Some(error) if ends_reload(&error) => {
+                is_reading = false;
+                of_reload.get_or_insert((place, error));
+            }
+            Some(error) if is_reading => of_reload = Some((place, error)),
+            Some(error) => other = Some((place, error)),
+        }
+    }
+    of_reload.max(other).map(|(_, error)| error)
+}
+
+/// Whether it is the last line of a reload that failed, which does not say why.
+fn ends_reload(error: &str) -> bool {
+    [NOT_RELOADED, PARTLY_RELOADED].iter().any(|beginning| error.starts_with(beginning))
 }
 
 fn error_in(line: &str) -> Option<String> {
@@ -277,6 +373,7 @@ mod tests {
             unit_file: Some("/etc/systemd/system/lattice-host.service".into()),
             status: Some("host a in lattice b=c".into()),
             restarts: Some(1),
+            previous_end: None,
             last_error: None,
             failed: false,
             invocation: None,
@@ -306,6 +403,57 @@ mod tests {
             ("10:00:00.000 [info] ready", None),
         ] {
             assert_eq!(last_error(log).as_deref(), expected, "{log}");
+        }
+    }
+
+    #[test]
+    fn errors_of_a_reload_count_until_one_goes_well_and_are_told_with_their_cause() {
+        let reading = "1 [info] reading the settings again";
+        let wrong = "2 [error] log_level: wrong";
+        let ended = "3 [error] nothing was reloaded; correct the settings";
+        let partly = "3 [error] not all was reloaded: ctl stays";
+        let well = "4 [info] settings reloaded; nothing changed";
+        let (older, newer) = ("0 [error] no room", "5 [error] no disk");
+        let json = r#"{"level":"INFO","message":"settings reloaded"}"#;
+        for (lines, expected) in [
+            (&[reading, wrong, ended][..], Some("log_level: wrong")),
+            (&[reading, wrong, partly], Some("log_level: wrong")),
+            (&[reading, wrong, ended, reading, well], None),
+            (&[reading, wrong, ended, json], None),
+            (&[older, reading, wrong, ended], Some("log_level: wrong")),
+            (&[older, reading, wrong, ended, reading, well], Some("no room")),
+            (&[reading, wrong, ended, newer], Some("no disk")),
+            (
+                &[reading, wrong, ended, reading, newer, ended, reading, well, older],
+                Some("no room"),
+            ),
+            // The cause is no longer among the lines.
+            (&[ended], Some("nothing was reloaded; correct the settings")),
+        ] {
+            assert_eq!(last_error(&lines.join("\n")).as_deref(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_in_the_journal_is_told_in_words_with_its_run() {
+        let of =
+            |result: &str, name: &str| format!(r#"{{"UNIT_RESULT":"{result}","{name}":"b2"}}"#);
+        for (journal, expected) in [
+            (of("watchdog", "INVOCATION_ID"), Some("it did not say that it lives, and was ended")),
+            (of("signal", "USER_INVOCATION_ID"), Some("it was ended by a signal")),
+            (of("exit-code", "INVOCATION_ID"), Some("it ended with an error")),
+            (of("protocol", "INVOCATION_ID"), Some("it ended badly (protocol)")),
+            ("-- No entries --".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let expected = expected.map(|end| (end.to_owned(), "b2".to_owned()));
+            assert_eq!(last_failure(&journal), expected, "{journal}");
+        }
+        for (scope, expected) in [
+            (Scope::User, "MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c USER_UNIT=a.service"),
+            (Scope::System, "MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c UNIT=a.service"),
+        ] {
+            assert_eq!(failure_words(scope, "a.service").join(" "), expected);
         }
     }
 
@@ -362,6 +510,9 @@ mod tests {
         let ended = line(MANAGER, "4", "Main process exited");
         let json = host(r#"{"level":"ERROR","message":"third"}"#);
         let (error, info) = (host("10:00:00.000 [error] no room"), host("10:00:01.000 [info] x"));
+        let not_started = line(MANAGER, "3", "Failed to start lattice-host.service");
+        let silent = line(MANAGER, "3", "Watchdog timeout (limit 30s)!");
+        let not_run = line("(host)", "3", "Failed to execute");
         // Mistakes in settings come before there is a log.
         let mistakes = [host("a: wrong"), host("b: wrong"), host("")];
         let odd = [r#"{"MESSAGE":[1,2]}"#, "{}", "-- no entries --"].map(str::to_owned);
@@ -374,6 +525,12 @@ mod tests {
                 true,
                 Some("a: wrong; b: wrong"),
             ),
+            // systemd says that it failed, and the host why.
+            ([mistakes[..1].to_vec(), vec![not_started.clone()]].concat(), true, Some("a: wrong")),
+            (vec![not_run, not_started], true, Some("Failed to execute")),
+            // Lines that it logged meanwhile are no cause.
+            (vec![info.clone(), silent], true, Some("Watchdog timeout (limit 30s)!")),
+            (vec![info.clone()], true, Some("10:00:01.000 [info] x")),
             (vec![info], false, None),
             (vec![starting], true, None),
             (odd.to_vec(), true, None),

@@ -1,17 +1,25 @@
 //! Compares manifests for people.
 
-use similar::{Algorithm, udiff::unified_diff};
+use std::time::Duration;
+
+use similar::{Algorithm, TextDiff};
 
 use super::documents::yaml;
 use lattice_protocol::applications::manifest::Manifest;
 
 /// Lines around a difference that are shown with it.
 const CONTEXT: usize = 3;
+/// How long the shortest difference is looked for; of large manifests that have little in common a
+/// longer one is shown.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Returns the difference of two manifests, in lines.
 pub fn difference(before: Option<&Manifest>, after: &Manifest) -> String {
     let old = before.map(lines_of).unwrap_or_default();
-    unified_diff(Algorithm::default(), &old, &lines_of(after), CONTEXT, None)
+    let new = lines_of(after);
+    let mut diff = TextDiff::configure();
+    let diff = diff.algorithm(Algorithm::default()).timeout(PATIENCE).diff_lines(&*old, &*new);
+    diff.unified_diff().context_radius(CONTEXT).to_string()
 }
 
 fn lines_of(manifest: &Manifest) -> String {

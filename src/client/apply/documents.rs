@@ -4,6 +4,8 @@
 //! A text may hold several documents. [`documents`] cuts it where YAML does, so that each is read
 //! by itself, and its mistakes have the line of the text.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -11,11 +13,13 @@ use super::decide::Wanted;
 use lattice_protocol::applications::{
     decode::{DecodeError, Decoded, Format, decode},
     manifest::{API_VERSION, KIND, Manifest},
-    validate::validate,
+    validate::{check_remarks, validate},
 };
 
 /// Documents of one text.
 const DOCUMENTS_MAX: usize = 1000;
+/// Mistakes after which nothing more is read.
+const MISTAKES_MAX: usize = 100;
 
 /// A text with manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub struct Found {
     pub notes: Vec<String>,
     /// Lines that say what is wrong; nothing is applied if there are any.
     pub mistakes: Vec<String>,
+    /// Where each application is written, by its name.
+    places: BTreeMap<String, String>,
 }
 
 /// An application with the place where it is written.
@@ -94,6 +100,9 @@ impl Found {
     pub fn take_text(&mut self, text: Result<Manifests>, given: Given, set: Option<&str>) {
         let read = text.and_then(|text| {
             for document in documents(&text.text)? {
+                if self.mistakes.len() >= MISTAKES_MAX {
+                    break;
+                }
                 self.take(&text, document, given, set);
             }
             Ok(())
@@ -105,8 +114,7 @@ impl Found {
 
     fn take(&mut self, of: &Manifests, document: Document<'_>, given: Given, set: Option<&str>) {
         let place = format!("{}, document {}", of.place, document.number);
-        let text = document.text();
-        if let Some(what) = other_kind(&text) {
+        if let Some(what) = other_kind(document.text) {
             let told = format!("{place}: {what} is no {KIND}");
             match given {
                 Given::ByName => self.mistakes.push(told),
@@ -114,7 +122,7 @@ impl Found {
             }
             return;
         }
-        match checked(&text, of.format) {
+        match checked(document, of.format) {
             Ok(Decoded { manifest, warnings }) => {
                 self.notes.extend(warnings.iter().map(|warning| format!("{place}: {warning}")));
                 self.add(manifest, place, set);
@@ -127,11 +135,11 @@ impl Found {
 
     fn add(&mut self, manifest: Manifest, place: String, set: Option<&str>) {
         let name = manifest.name();
-        let same = self.applications.iter().find(|file| file.wanted.manifest.name() == name);
-        if let Some(File { place: first, .. }) = same {
+        if let Some(first) = self.places.get(name) {
             self.mistakes.push(format!("{place}: application {name} is in {first} too"));
             return;
         }
+        self.places.insert(name.to_owned(), place.clone());
         self.applications.push(File { place, wanted: Wanted::new(manifest, set) });
     }
 }
@@ -158,12 +166,18 @@ fn other_kind(text: &str) -> Option<String> {
 }
 
 /// Reads an application as hosts would, or tells all that is wrong with it, in lines.
-fn checked(text: &str, format: Format) -> Result<Decoded, Vec<String>> {
-    let decoded = decode(text.as_bytes(), format).map_err(|error| match error {
+fn checked(document: Document<'_>, format: Format) -> Result<Decoded, Vec<String>> {
+    let decoded = decode(document.text.as_bytes(), format).map_err(|error| match error {
         DecodeError::Violations(all) => all.0.into_iter().map(|one| one.reason).collect(),
-        DecodeError::Unreadable(_) => lines(&error.to_string()),
+        // Read once more, now for its line: the lines before it are many in a long text.
+        DecodeError::Unreadable(_) => {
+            let placed = decode(document.text().as_bytes(), format).err().unwrap_or(error);
+            lines(&placed.to_string())
+        }
     })?;
-    validate(&decoded.manifest).map_err(|error| lines(&error.to_string()))?;
+    let manifest = &decoded.manifest;
+    let is_admitted = validate(manifest).and_then(|()| check_remarks(manifest));
+    is_admitted.map_err(|error| lines(&error.to_string()))?;
     Ok(decoded)
 }
 
@@ -217,6 +231,20 @@ fn is_blank(piece: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_has_the_line_of_the_text_and_after_many_nothing_more_is_read() {
+        let mut found = Found::default();
+        let text = "a: b\n---\n".to_owned()
+            + &"kind: Application\nmetadata: {name: [}\n---\n".repeat(2 * MISTAKES_MAX);
+        found.take_text(Ok(Manifests::of_file("a.yaml".into(), text)), Given::InDirectory, None);
+        assert_eq!(found.mistakes.len(), MISTAKES_MAX);
+        let last = &found.mistakes[MISTAKES_MAX - 1];
+        assert!(last.contains("document 101: "), "{last}");
+        let line = last.split("line ").nth(1).and_then(|rest| rest.split(' ').next());
+        let line: usize = line.unwrap().trim_end_matches([',', ':']).parse().unwrap();
+        assert!(line >= 200, "{last}");
+    }
 
     #[test]
     fn documents_are_cut_where_yaml_does() {

@@ -31,6 +31,7 @@ use utoipa::ToSchema;
 use super::{Collection, FRESH, Model};
 use crate::Dashboard;
 use lattice_applications::{manager::Standing, rival::Rival, status::effective, targets::Snapshot};
+use lattice_base::lattice::made;
 use lattice_client::lattice::{Lattice, RequestError};
 use lattice_protocol::applications::{
     api::{Failure, HOST_HEADER, Record, Status, StatusType, Summary},
@@ -246,6 +247,9 @@ impl Follower {
 
     /// Takes in how an application is now.
     fn on_record(&mut self, message: &Message, targets: &Snapshot) {
+        if made::by_jetstream(message) {
+            return;
+        }
         let root = self.dashboard.lattice().subjects.manager_status("");
         let name = message.subject.strip_prefix(&*root).unwrap_or_default();
         let Ok(record) = serde_json::from_slice::<Record>(&message.payload) else { return };

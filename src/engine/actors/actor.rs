@@ -46,6 +46,7 @@ use crate::{
     },
     spans,
 };
+use lattice_base::telemetry::otel::trace::Span;
 use lattice_protocol::{
     identity::{
         claims::{ActorClaims, now},
@@ -308,9 +309,17 @@ impl Actor {
     }
 
     /// Runs an admitted call. Safe to drop: its instance goes with it.
-    async fn run(self: Arc<Self>, call: Call, permit: Permit) -> Result<Bytes, CallError> {
+    async fn run(
+        self: Arc<Self>,
+        call: Call,
+        permit: Permit,
+        span: Span,
+    ) -> Result<Bytes, CallError> {
         let (artifact, version) = self.next_version();
-        let Some(version) = version else { return self.run_bounded(call, permit, artifact).await };
+        spans::runs_in(&span, &artifact.claims);
+        let Some(version) = version else {
+            return self.run_bounded(call, permit, span, artifact).await;
+        };
         let (operation, exchange) = (call.operation.clone(), call.exchange.clone());
         let began = Instant::now();
         // The actor's own claims were looked at before.
@@ -318,9 +327,10 @@ impl Actor {
             && let Err(refusal) = self.allows(&artifact.claims, &call.origin)
         {
             version.count(began.elapsed(), true);
+            spans::fail(span, &refusal);
             return Err(refusal);
         }
-        let result = Arc::clone(&self).run_bounded(call, permit, artifact).await;
+        let result = Arc::clone(&self).run_bounded(call, permit, span, artifact).await;
         let target = self.id.as_str();
         if let Some(failed) = has_failed(&operation, &result, exchange.as_deref(), target) {
             version.count(began.elapsed(), failed);
@@ -332,6 +342,7 @@ impl Actor {
         self: Arc<Self>,
         call: Call,
         permit: Permit,
+        span: Span,
         artifact: Arc<Artifact>,
     ) -> Result<Bytes, CallError> {
         // The guest looks at its deadline in its own code only. This is for all that it can wait
@@ -345,11 +356,13 @@ impl Actor {
                     && !turn.is_deep()
                     && prepared.can_share(&call.operation) =>
             {
-                let running = self.run_shared((call, turn, limit), permit, (&artifact, prepared));
+                let started = (call, turn, limit, span);
+                let running = self.run_shared(started, permit, (&artifact, prepared));
                 chain.within(deadline, Box::pin(running)).await
             }
             _ => {
-                let running = Arc::clone(&self).run_alone((call, turn, limit), permit, artifact);
+                let started = (call, turn, limit, span);
+                let running = Arc::clone(&self).run_alone(started, permit, artifact);
                 let carried = self.turns.carry(Box::pin(running));
                 let ended = chain.within(deadline, carried).await;
                 ended.map(|result| result.unwrap_or_else(|| Err(self.ended_by_host())))
@@ -385,12 +398,11 @@ impl Actor {
     /// Runs a call in an instance that may serve others, and that computes in a task of its own.
     async fn run_shared(
         self: &Arc<Self>,
-        (mut call, turn, limit): (Call, Turn, Duration),
+        (call, turn, limit, span): (Call, Turn, Duration, Span),
         _permit: Permit,
         (artifact, prepared): (&Arc<Artifact>, &Arc<Prepared>),
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
-        let span = spans::run(&mut call, &artifact.claims);
         let place = (call.depth, call.ends_at(), limit);
         let memory_max = self.shared.engine.memory_max_bytes();
         let inbound = self.inbound(call, artifact, turn);
@@ -404,17 +416,22 @@ impl Actor {
     /// Runs a call in an instance of its own.
     async fn run_alone(
         self: Arc<Self>,
-        (call, turn, limit): (Call, Turn, Duration),
+        (call, turn, limit, span): (Call, Turn, Duration, Span),
         _permit: Permit,
         artifact: Arc<Artifact>,
     ) -> Result<Bytes, CallError> {
         let _in_work = self.in_work.token();
-        let mut call = match (&artifact.code, &call.exchange) {
+        let call = match (&artifact.code, &call.exchange) {
             // A component was replaced by a module while the call was on its way here.
-            (Code::Module(_), Some(_)) => Box::pin(call.whole()).await?,
+            (Code::Module(_), Some(_)) => match Box::pin(call.whole()).await {
+                Ok(call) => call,
+                Err(error) => {
+                    spans::fail(span, &error);
+                    return Err(error);
+                }
+            },
             _ => call,
         };
-        let span = spans::run(&mut call, &artifact.claims);
         let (depth, ends_at) = (call.depth, call.ends_at());
         let _ticking = self.shared.engine.tick();
         let inbound = self.inbound(call, &artifact, turn.clone());
@@ -494,17 +511,23 @@ impl Local for Actor {
 
     fn try_admit(self: Arc<Self>) -> Option<Admitted> {
         let permit = self.permits.try_acquire()?;
-        Some(Box::new(move |call| Box::pin(self.run(call, permit))))
+        Some(Box::new(move |mut call| {
+            let span = spans::run(&mut call, &self.id, &self.served);
+            Box::pin(self.run(call, permit, span))
+        }))
     }
 
-    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
+    fn call(self: Arc<Self>, mut call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            let permit = self
-                .permits
-                .acquire(call.ends_at())
-                .await
-                .map_err(|refused| self.not_admitted(refused))?;
-            self.run(call, permit).await
+            let span = spans::run(&mut call, &self.id, &self.served);
+            match self.permits.acquire(call.ends_at()).await {
+                Ok(permit) => self.run(call, permit, span).await,
+                Err(refused) => {
+                    let error = self.not_admitted(refused);
+                    spans::fail(span, &error);
+                    Err(error)
+                }
+            }
         })
     }
 

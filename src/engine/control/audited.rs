@@ -1,13 +1,17 @@
 //! The entry that the history keeps of a command: who sent it, what it is about, and what became of
 //! it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::refusals;
 use lattice_protocol::{
+    control::request::PutLabel,
     history::{
         Audit,
-        audit::{Asked, Outcome, object},
+        audit::{Asked, Outcome, VALUE, object},
+        compact,
     },
     lattice::control::{Control, Intent},
 };
@@ -27,6 +31,7 @@ pub(super) fn entry(
         Control::ConfigPut { .. } | Control::ConfigDel { .. } | Control::ConfigClear { .. } => {
             Default::default()
         }
+        Control::LabelPut { .. } => label(payload),
         _ => object(payload),
     };
     for (what, name) in request.names() {
@@ -39,6 +44,16 @@ pub(super) fn entry(
     }
     let verb = verb_of(request, payload).unwrap_or(verb);
     Some(asked.entry(verb, object, outcome(answer)))
+}
+
+/// Returns the members of a command that puts a label, with what it is set to. That is no secret:
+/// a host tells its labels to all who ask.
+fn label(payload: &[u8]) -> BTreeMap<String, String> {
+    let mut object = object(payload);
+    if let Ok(PutLabel { value, .. }) = serde_json::from_slice(payload) {
+        object.insert(VALUE.to_owned(), compact::text(&value));
+    }
+    object
 }
 
 /// Names a command by what it means where its subject alone does not say it.
@@ -106,6 +121,25 @@ mod tests {
         let put = Control::ConfigPut { entity: "MA".into(), key: "colour".into() };
         let kept = entry(&put, json!("red"), &accepted).unwrap();
         assert_eq!((&*kept.object["name"], &*kept.object["key"]), ("MA", "colour"));
+    }
+
+    #[test]
+    fn a_label_is_kept_with_what_it_is_set_to() {
+        let host = || "N1".to_owned();
+        let (put, del) = (Control::LabelPut { host: host() }, Control::LabelDel { host: host() });
+        let zone = |value: serde_json::Value| json!({"key": "zone", "value": value});
+        for (request, body, subject) in [
+            (&put, zone(json!("b")), "zone=b"),
+            (&put, zone(json!("")), "zone="),
+            (&put, zone(json!(null)), "zone="),
+            // It is no label, and is refused.
+            (&put, zone(json!(["b"])), "zone"),
+            (&del, zone(json!("b")), "zone"),
+        ] {
+            let kept = entry(request, body.clone(), &Ack::accepted()).unwrap();
+            assert_eq!(kept.subject(), subject, "{body}");
+            assert_eq!(kept.object.get(VALUE).map(String::as_str), subject.strip_prefix("zone="));
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::{
     router::Router,
 };
 use lattice_base::{
-    lattice::{answers::Unsent, connection::confirm},
+    lattice::{answers::Unsent, connection::confirm, made},
     registry::{Registry, credentials::Registries},
     store::WRITE_TIMEOUT,
 };
@@ -51,7 +51,10 @@ use lattice_protocol::{
     control::types::Ack,
     events::Event,
     history::{ORIGIN_HEADER, audit::Asked},
-    lattice::{control::Control, subject::ControlSubscription},
+    lattice::{
+        control::{Control, Intent},
+        subject::ControlSubscription,
+    },
 };
 
 /// Clients give up after two seconds.
@@ -282,6 +285,14 @@ impl Server {
         message: Message,
         membership: Membership,
     ) {
+        let request = self.parts.context.subjects.parse_control(&message.subject);
+        let is_dropped = match request.as_ref().map(Control::intent) {
+            Some(Intent::Command(_)) => made::by_jetstream_as_command(&message),
+            Some(Intent::Query(_)) | None => made::by_jetstream(&message),
+        };
+        if is_dropped {
+            return;
+        }
         let Message { subject, reply, payload, headers, .. } = message;
         let origin = headers.as_ref().and_then(|headers| headers.get(ORIGIN_HEADER));
         let origin = origin.map(|origin| origin.as_str());
@@ -302,7 +313,6 @@ impl Server {
                 )),
             };
             let Some(answer) = answer else { return };
-            let request = server.parts.context.subjects.parse_control(&subject);
             server.refusals.tell(request.as_ref(), &subject, &payload, &answer);
             if let Some(request) = request.filter(|request| membership.acts(request))
                 && let Some(entry) = audited::entry(asked, &request, &payload, &answer)

@@ -5,12 +5,12 @@
 //! already made the change that the event announces, and must not be held up by a server that is
 //! away.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -27,6 +27,11 @@ use lattice_protocol::{
 
 /// Events that may wait for the connection. A start of a large actor makes about forty.
 const QUEUE: usize = 4096;
+/// Bytes of all events that wait: what is lost beyond that could not be published in time. So 32 MB
+/// are the worst, whoever changes large links without a pause.
+const QUEUE_BYTES: usize = 32 << 20;
+/// Bytes that must be free for [`Publisher::has_room`]: an event of a link may be so large.
+const ROOM: u32 = 1 << 20;
 /// How long handing one event to the connection may take. It only waits when the server is away and
 /// the client's buffer is full; an event nobody could have received is not worth more.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,13 +44,16 @@ const FOLLOWED: usize = 256;
 pub struct Publisher {
     host: HostId,
     queue: mpsc::Sender<Item>,
+    /// A permit for each free byte.
+    bytes: Arc<Semaphore>,
     followers: broadcast::Sender<Event>,
     troubles: Troubles,
     history: History,
 }
 
 enum Item {
-    Event(Box<Event>, Stamp),
+    /// An event, encoded, with its name.
+    Event(String, Bytes, OwnedSemaphorePermit),
     /// A step of a start, encoded.
     Step(Bytes),
     Flush(oneshot::Sender<()>),
@@ -68,10 +76,11 @@ impl Publisher {
         tasks: &TaskTracker,
     ) -> Self {
         let (queue, items) = mpsc::channel(QUEUE);
-        tasks.spawn(run(client, subjects, host.clone(), items));
+        tasks.spawn(run(client, subjects, items));
         Self {
             host,
             queue,
+            bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
             followers: broadcast::Sender::new(FOLLOWED),
             troubles: Troubles::default(),
             history,
@@ -91,23 +100,34 @@ impl Publisher {
         }
         let stamp = Stamp { id: Uuid::new_v4().to_string(), at: OffsetDateTime::now_utc() };
         self.history.event(&stamp.id, clock::now_ms(), &event);
-        if let Err(error) = self.queue.try_send(Item::Event(Box::new(event), stamp))
-            && let Item::Event(lost, _) = error.into_inner()
-        {
-            warn!(event = lost.name(), "event lost: too many wait for the NATS connection");
+        if !self.enqueue(&event, stamp) {
+            warn!(event = event.name(), "event lost: too many wait for the NATS connection");
         }
+    }
+
+    /// Lets an event wait for the connection, if there is room for it.
+    fn enqueue(&self, event: &Event, stamp: Stamp) -> bool {
+        let Ok(place) = self.queue.try_reserve() else { return false };
+        let payload = Bytes::from(envelope(&self.host, event, stamp).to_string());
+        let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.bytes).try_acquire_many_owned(bytes) else {
+            return false;
+        };
+        place.send(Item::Event(event.name().to_owned(), payload, permit));
+        true
     }
 
     /// Whether another event would be lost.
     pub fn is_full(&self) -> bool {
-        self.queue.capacity() == 0
+        self.queue.capacity() == 0 || self.bytes.try_acquire_many(ROOM).is_err()
     }
 
     /// Waits until there is room for another event, for those who have many and may be held up;
     /// returns whether there is.
     pub async fn has_room(&self) -> bool {
-        let room = tokio::time::timeout(2 * PUBLISH_TIMEOUT, self.queue.reserve()).await;
-        matches!(room, Ok(Ok(_)))
+        let room = async { tokio::join!(self.queue.reserve(), self.bytes.acquire_many(ROOM)) };
+        let room = tokio::time::timeout(2 * PUBLISH_TIMEOUT, room).await;
+        matches!(room, Ok((Ok(_), Ok(_))))
     }
 
     /// The host whose events these are.
@@ -151,15 +171,10 @@ impl Publisher {
     }
 }
 
-async fn run(
-    client: async_nats::Client,
-    subjects: Subjects,
-    host: HostId,
-    mut items: mpsc::Receiver<Item>,
-) {
+async fn run(client: async_nats::Client, subjects: Subjects, mut items: mpsc::Receiver<Item>) {
     while let Some(item) = items.recv().await {
         match item {
-            Item::Event(event, stamp) => send(&client, &subjects, &host, &event, stamp).await,
+            Item::Event(name, payload, _permit) => send(&client, &subjects, &name, payload).await,
             Item::Step(step) => {
                 // Nobody misses one.
                 let _ = tokio::time::timeout(
@@ -178,15 +193,7 @@ async fn run(
     }
 }
 
-async fn send(
-    client: &async_nats::Client,
-    subjects: &Subjects,
-    host: &HostId,
-    event: &Event,
-    stamp: Stamp,
-) {
-    let name = event.name();
-    let payload = Bytes::from(envelope(host, event, stamp).to_string());
+async fn send(client: &async_nats::Client, subjects: &Subjects, name: &str, payload: Bytes) {
     for subject in [subjects.events(), subjects.event(name)] {
         let published =
             tokio::time::timeout(PUBLISH_TIMEOUT, client.publish(subject.clone(), payload.clone()));
@@ -211,4 +218,34 @@ fn envelope(host: &HostId, event: &Event, stamp: Stamp) -> serde_json::Value {
         "datacontenttype": "application/json",
         "data": event.data(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::remote::offline_client;
+    use lattice_protocol::identity::{keys::LatticeName, samples};
+
+    #[tokio::test]
+    async fn large_events_fill_the_queue_by_their_bytes() {
+        let subjects = Subjects::new(LatticeName::parse("default").unwrap(), "wasmbus.ctl");
+        let host = HostId::parse(samples::HOST.public).unwrap();
+        let (history, _inbox) = History::new();
+        let client = offline_client().await;
+        let publisher = Publisher::start(client, subjects, host, history, &TaskTracker::new());
+        let small = Event::HostHeartbeat(json!("x"));
+        let large = Event::HostHeartbeat(json!("x".repeat(1 << 20)));
+        for _ in 0..100 {
+            publisher.publish(small.clone());
+        }
+        // The task that publishes has no turn meanwhile.
+        let mut taken = 0;
+        while !publisher.is_full() {
+            publisher.publish(large.clone());
+            taken += 1;
+        }
+        assert!((20..=QUEUE_BYTES >> 20).contains(&taken), "{taken}");
+        publisher.publish(large);
+        assert!(publisher.queue.capacity() >= QUEUE - 100 - taken, "it is lost");
+    }
 }

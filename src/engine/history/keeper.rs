@@ -28,9 +28,7 @@ use lattice_base::store::history::{Archive, Limits};
 use lattice_protocol::{
     clock,
     events::Event,
-    history::{
-        self, Audit, Batch, FRIENDLY_NAME, HOST_BACK, HOST_LOST, Happened, Kind, Said, compact,
-    },
+    history::{self, Audit, Batch, FRIENDLY_NAME, HOST_BACK, HOST_LOST, Happened, Kind, Said},
 };
 
 /// How often is written.
@@ -135,10 +133,9 @@ impl Keeper {
     /// Takes an item of the queue in; returns whom to tell that all before it was written.
     fn take(&mut self, item: Item) -> Option<oneshot::Sender<()>> {
         match item {
-            Item::Event { id, at_ms, event } => {
+            Item::Event(happened) => {
                 let source = self.context.host_id.to_string();
-                let (name, data) = (event.name().to_owned(), compact::data(&event.data()));
-                self.events.push(Happened { id, at_ms, name, source, data });
+                self.events.push(Happened { source, ..*happened });
                 if self.events.len() >= BATCH_MAX {
                     let events = std::mem::take(&mut self.events);
                     self.prepare(Kind::Events, events);

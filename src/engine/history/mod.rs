@@ -31,9 +31,12 @@ use tokio::sync::{
 };
 
 use lattice_base::telemetry::audit::AuditLog;
-use lattice_protocol::{events::Event, history::Audit};
+use lattice_protocol::{
+    events::Event,
+    history::{Audit, Happened, compact},
+};
 
-/// Entries that may wait for the task that writes.
+/// Entries that may wait for the task that writes: of events, 16 MB at the worst.
 const QUEUE: usize = 4096;
 
 /// Takes in what is to be kept. Cheap to clone.
@@ -68,7 +71,8 @@ pub enum Status {
 
 #[derive(Debug)]
 enum Item {
-    Event { id: String, at_ms: u64, event: Box<Event> },
+    /// With small data, and without the source.
+    Event(Box<Happened>),
     Audit(Box<Audit>),
     Flush(oneshot::Sender<()>),
 }
@@ -93,8 +97,9 @@ impl History {
             log.on_event(at_ms, event);
         }
         if is_kept(event) && !self.queue.is_closed() {
-            let event = Box::new(event.clone());
-            self.take(Item::Event { id: id.to_owned(), at_ms, event });
+            let (name, data) = (event.name().to_owned(), compact::data(&event.data()));
+            let happened = Happened { id: id.to_owned(), at_ms, name, data, ..Default::default() };
+            self.take(Item::Event(Box::new(happened)));
         }
     }
 

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The list is that of [`desired::kept`](lattice_protocol::desired::kept), in one [`entry`] of the
-//! bucket of desired state, which this host alone writes. [`restore`] starts what is in it. A start
-//! is kept when it is given, and not any more when that very start has failed.
+//! bucket of desired state, which this host alone writes. `keeping` reads and writes it,
+//! [`restore`] starts what is in it, `noted` has the answers. A start is kept when it is given, and
+//! not any more when that very start has failed.
 //!
 //! A host whose key ends with the process keeps nothing. Commands that come before the entry was
 //! read are carried out on the list as soon as it is: a stop of what did not run yet counts, and so
@@ -20,6 +21,8 @@
 //! order of the list is that in which they are carried out, starts from here included.
 
 mod entry;
+mod keeping;
+mod noted;
 mod restore;
 
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
@@ -27,7 +30,7 @@ use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     actors::supervisor::{self as actors, ActorError, Amount, Changed},
@@ -38,22 +41,16 @@ use crate::{
     },
 };
 pub use entry::KeptEntry;
-use entry::Loaded;
-use lattice_base::{backoff::Backoff, store::desired::DesiredError};
 use lattice_protocol::{
-    desired::kept::{Command, CommandLog, Ended, Item, Kept, Number, Place, Provider},
-    errors::chain,
-    events::Event,
+    desired::kept::{Command, CommandLog, Ended, Item, Place, Provider},
     links::Table,
 };
+use noted::{About, Note};
+pub use noted::{Noted, Told};
 
-/// How long an answer waits for the entry to be written; clients give up after two seconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(1200);
-/// How long the end of a stop waits before that for the entry to be read.
+/// How long the end of a stop waits for the entry to be read, before its answer waits for it to be
+/// written.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
-/// Pauses between attempts to reach the bucket grow from the first to the last of these.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LAST: Duration = Duration::from_secs(15);
 /// How long the entry may take to be read, for those who ask what is kept.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -112,51 +109,6 @@ struct Progress {
     written: u64,
     /// Why the bucket cannot be used now.
     trouble: Option<String>,
-}
-
-/// A command of an operator that was carried out.
-#[must_use]
-pub struct Noted(Option<(Arc<Inner>, Note)>);
-
-/// The note of a command.
-#[derive(Clone, Debug)]
-enum Note {
-    /// There is no room for it.
-    Refused(String),
-    Taken {
-        number: Number,
-        /// The version of the list that has it.
-        version: u64,
-        about: About,
-    },
-}
-
-/// The part of the list that a command is about.
-#[derive(Clone, Debug)]
-enum About {
-    Start(Place),
-    Update,
-    Stop,
-}
-
-impl About {
-    fn of(command: &Command) -> Self {
-        match command {
-            Command::StartActor { amount, .. } if amount.applied_to(0) == 0 => Self::Stop,
-            Command::UpdateActor { .. } => Self::Update,
-            _ => command.place().map_or(Self::Stop, Self::Start),
-        }
-    }
-}
-
-/// The part of an answer that tells what is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    Nothing,
-    /// Where it is kept.
-    Kept(String),
-    /// Why it is not.
-    NotKept(String),
 }
 
 impl KeptStarts {
@@ -298,53 +250,6 @@ impl KeptStarts {
     /// Returns what notes a command; none if nothing is kept, or somebody else starts it again.
     fn noting(&self, command: &Command) -> Option<&Arc<Inner>> {
         self.inner.as_ref().filter(|_| !command.is_managed())
-    }
-}
-
-impl Noted {
-    /// Waits for the entry to be written, for a moment; returns what to tell.
-    pub async fn told(&self) -> Told {
-        let Some((inner, note)) = &self.0 else { return Told::Nothing };
-        let (version, about) = match note {
-            Note::Refused(cause) => return Told::NotKept(cause.clone()),
-            Note::Taken { version, about, .. } => (*version, about),
-        };
-        let mut progress = inner.progress.subscribe();
-        let attempted = progress.wait_for(|progress| match progress.is_read {
-            true => progress.attempted >= version,
-            false => progress.trouble.is_some(),
-        });
-        let _ = tokio::time::timeout(ANSWER_TIMEOUT, attempted).await;
-        let progress = progress.borrow().clone();
-        let is_kept = match about {
-            About::Start(place) => Some(inner.state.lock().log.current().get(place).is_some()),
-            About::Update => Some(true),
-            About::Stop => None,
-        };
-        progress.told(version, is_kept, &inner.place)
-    }
-}
-
-impl Progress {
-    /// Returns what to tell of a command of this version. `is_kept` says whether what it has
-    /// started is kept; `None` for one that stops something.
-    fn told(self, version: u64, is_kept: Option<bool>, place: &str) -> Told {
-        if self.is_read && self.written >= version {
-            return match is_kept {
-                None => Told::Nothing,
-                Some(true) => Told::Kept(place.to_owned()),
-                Some(false) => Told::NotKept(
-                    "it has failed, was stopped since, or there was no room for it".to_owned(),
-                ),
-            };
-        }
-        let cause = self.trouble.unwrap_or_else(|| format!("{place} does not answer in time"));
-        Told::NotKept(match is_kept {
-            Some(_) => format!("{cause}; this host goes on trying"),
-            None => format!(
-                "{cause}; this host goes on trying, and one that comes back before starts again what {place} says"
-            ),
-        })
     }
 }
 
@@ -547,132 +452,6 @@ impl Inner {
         let known = progress.wait_for(|progress| progress.is_read || progress.trouble.is_some());
         let _ = tokio::time::timeout(timeout, known).await;
     }
-
-    /// Reads the entry, starts what is in it, and writes it whenever it changes.
-    async fn run(self: Arc<Self>, mut entry: KeptEntry) {
-        let kept = match self.load(&mut entry).await {
-            Loaded::Kept(kept) if self.forget => {
-                info!(
-                    items = kept.items.len(),
-                    "what was started on this host before is forgotten"
-                );
-                Kept::default()
-            }
-            Loaded::Kept(kept) => {
-                if !kept.unknown.is_empty() {
-                    warn!(
-                        items = kept.unknown.len(),
-                        "a later version of this host keeps things that this version does not know; they stay \
-                         kept and are not started"
-                    );
-                }
-                kept
-            }
-            Loaded::Rejected(_) if self.forget => {
-                entry.replace();
-                Kept::default()
-            }
-            Loaded::Rejected(cause) => {
-                self.tell_rejected(&cause);
-                Kept::default()
-            }
-        };
-        self.begin(kept);
-        self.write(entry).await;
-    }
-
-    async fn load(&self, entry: &mut KeptEntry) -> Loaded {
-        let mut retry = Retry::new(entry);
-        loop {
-            match entry.load().await {
-                Ok(loaded) => return loaded,
-                Err(error) => self.failed(&error, 0, &mut retry),
-            }
-            retry.pause().await;
-        }
-    }
-
-    /// Notes why the bucket cannot be used when this version was to be written, and says so if it
-    /// is another reason than before.
-    fn failed(&self, error: &DesiredError, version: u64, retry: &mut Retry) {
-        let cause = chain(error);
-        if retry.is_news(&cause) {
-            warn!(
-                error = %cause,
-                "what is started on this host by hand is not kept, so it would not be started again; trying again"
-            );
-        }
-        self.progress.send_modify(|progress| {
-            progress.attempted = version;
-            progress.trouble = Some(cause);
-        });
-    }
-
-    fn tell_rejected(&self, cause: &str) {
-        let text = format!(
-            "what {} says was started on this host does not count: {cause}. Nothing of it is started; the next command about \
-             this host replaces it",
-            self.place
-        );
-        error!("{text}");
-        self.context.events.publish(Event::CommandRefused {
-            host_id: self.context.host_id.to_string(),
-            command: "kept starts".to_owned(),
-            subject: self.place.clone(),
-            error: text,
-        });
-    }
-
-    /// Takes over what was read, with the commands that came before, and starts it.
-    fn begin(self: &Arc<Self>, mut kept: Kept) {
-        let table = self.context.links.table();
-        kept.learn(|reference| key_of(&table, reference));
-        let mut state = self.state.lock();
-        let read: Vec<Place> = kept.items.iter().map(Item::place).collect();
-        for full in state.log.read(kept) {
-            warn!(error = %full, "a command from before the list was read is not kept");
-        }
-        let current = state.log.current();
-        let places: Vec<Place> =
-            read.into_iter().filter(|place| current.get(place).is_some()).collect();
-        if !places.is_empty() {
-            info!(items = places.len(), place = %self.place, "starting again what was started on this host");
-        }
-        for place in places {
-            self.restore(&mut state, place);
-        }
-        self.list_changed(&mut state);
-        self.progress.send_modify(|progress| (progress.is_read, progress.trouble) = (true, None));
-    }
-
-    async fn write(&self, mut entry: KeptEntry) {
-        loop {
-            self.changed.notified().await;
-            let mut retry = Retry::new(&entry);
-            loop {
-                let (version, kept) = self.current();
-                match entry.save(kept).await {
-                    Ok(()) => {
-                        self.progress.send_modify(|progress| {
-                            (progress.attempted, progress.written) = (version, version);
-                            progress.trouble = None;
-                        });
-                        break;
-                    }
-                    Err(error) => self.failed(&error, version, &mut retry),
-                }
-                tokio::select! {
-                    () = retry.pause() => {}
-                    () = self.changed.notified() => {}
-                }
-            }
-        }
-    }
-
-    fn current(&self) -> (u64, Kept) {
-        let state = self.state.lock();
-        (state.version, state.log.current().clone())
-    }
 }
 
 /// Returns the public key that a reference is known to lead to.
@@ -705,70 +484,4 @@ fn end_of_start(outcome: actors::Outcome, place: &Place, is_settled: bool) -> En
         amount: Amount::Exactly(count),
     });
     Ended::Worked { exactly, key: Some(id.to_string()) }
-}
-
-/// The attempts to reach the bucket.
-struct Retry {
-    backoff: Backoff,
-    reconnects: watch::Receiver<u64>,
-    /// The reason that was said last.
-    said: Option<String>,
-}
-
-impl Retry {
-    fn new(entry: &KeptEntry) -> Self {
-        let backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
-        Self { backoff, reconnects: entry.reconnects(), said: None }
-    }
-
-    fn is_news(&mut self, cause: &str) -> bool {
-        self.said.replace(cause.to_owned()).as_deref() != Some(cause)
-    }
-
-    /// Waits before the next attempt. A server that comes back ends the pause.
-    async fn pause(&mut self) {
-        let pause = self.backoff.next_pause();
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            Ok(()) = self.reconnects.changed() => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_says_what_is_true_of_the_entry() {
-        let kept = || Told::Kept("there".to_owned());
-        let cases = [
-            ("a start that is written", true, 7, None, Some(true), kept()),
-            ("a later one is as well", true, 9, None, Some(true), kept()),
-            ("a stop that is written", true, 7, None, None, Told::Nothing),
-            ("a trouble from before", true, 7, Some("old"), Some(true), kept()),
-        ];
-        for (promise, is_read, written, trouble, is_kept, expected) in cases {
-            let trouble = trouble.map(str::to_owned);
-            let progress = Progress { is_read, attempted: written, written, trouble };
-            assert_eq!(progress.told(7, is_kept, "there"), expected, "{promise}");
-        }
-        let cases = [
-            ("a start that has failed", true, 7, None, Some(false), "failed"),
-            ("a start that is not written", true, 6, Some("away"), Some(true), "away"),
-            ("a start that is not written in time", true, 6, None, Some(true), "in time"),
-            ("a stop that is not written", true, 6, Some("away"), None, "starts again"),
-            ("a stop before the entry was read", false, 0, Some("off"), None, "off"),
-            ("a start before the entry was read", false, 0, Some("off"), Some(true), "off"),
-        ];
-        for (promise, is_read, written, trouble, is_kept, part) in cases {
-            let trouble = trouble.map(str::to_owned);
-            let progress = Progress { is_read, attempted: written, written, trouble };
-            let told = progress.told(7, is_kept, "there");
-            assert!(
-                matches!(&told, Told::NotKept(why) if why.contains(part)),
-                "{promise}: {told:?}"
-            );
-        }
-    }
 }

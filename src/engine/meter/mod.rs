@@ -10,23 +10,26 @@
 //! and callers share snapshots; a lock is only taken for an operation or a target that was never
 //! seen before.
 //!
-//! Numbers only grow, so a reader that wants rates looks twice ([`Tally::since`]). A target that
-//! stopped keeps its numbers and goes on with them when it starts again; it is forgotten when
-//! nobody has called it for [`IDLE`] and its place is needed.
+//! Numbers only grow, so a reader that wants rates looks twice
+//! ([`Tally::since`](lattice_protocol::meter::Tally::since)). A target that stopped keeps its
+//! numbers and goes on with them when it starts again; it is forgotten when nobody has called it
+//! for [`IDLE`] and its place is needed.
 //!
 //! Names of operations come from the wire, so there are bounds: [`NAME_BYTES_MAX`] for each,
 //! [`OPERATIONS_MAX`] for each target and [`COUNTED_MAX`] for all. Everything beyond them is
 //! counted as [`OTHER`].
 //!
-//! [`edges`] counts calls where they begin; [`exemplars`] names some of them.
+//! `target` has the counts of one target, [`edges`] counts calls where they begin, [`exemplars`]
+//! names some of them.
 
 pub mod edges;
 pub mod exemplars;
+mod target;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -35,14 +38,13 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::rpc::call::CallError;
 use edges::{Caller, EdgeCounts};
-use exemplars::{ByOperation, Exemplars};
-use lattice_base::telemetry::otel::trace::{Sampled, Span};
+use exemplars::ByOperation;
 use lattice_protocol::{
-    meter::{OperationCounts, Path, Tally, TargetCounts, histogram::Buckets},
+    meter::{Path, TargetCounts},
     rpc::invocation::Entity,
 };
+pub use target::{InWork, Outcome, Target};
 
 /// Operations that are counted apart for each target.
 pub const OPERATIONS_MAX: usize = 64;
@@ -56,52 +58,6 @@ pub const TARGETS_MAX: usize = 1024;
 pub const IDLE: Duration = Duration::from_secs(600);
 /// The name under which all that is beyond the bounds is counted, as one.
 pub const OTHER: &str = "other";
-
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Answered,
-    Failed,
-    TimedOut,
-    /// It was not carried out.
-    Refused,
-}
-
-impl Outcome {
-    /// Returns the outcome of a call of `target`.
-    pub fn of<T>(result: &Result<T, CallError>, target: &str) -> Self {
-        match result {
-            Ok(_) => Self::Answered,
-            Err(error) => Self::of_error(error, target),
-        }
-    }
-
-    /// Returns the outcome of a call of `target` that ended with an error.
-    pub fn of_error(error: &CallError, target: &str) -> Self {
-        match error {
-            error if error.is_busy(target) || error.is_unlinked() => Self::Refused,
-            CallError::NoLink { .. }
-            | CallError::NoAlias { .. }
-            | CallError::NoCapability { .. }
-            | CallError::NotInForce { .. }
-            | CallError::NeitherSignedNorLinked { .. }
-            | CallError::NotSignedFor { .. }
-            | CallError::NotLetIn { .. }
-            | CallError::NotLinked { .. }
-            | CallError::Denied { .. }
-            | CallError::NotAdmitted { .. }
-            | CallError::NoResponders { .. }
-            | CallError::TooDeep => Self::Refused,
-            CallError::TimedOut { .. }
-            | CallError::OutcomeUnknown { .. }
-            | CallError::Deadline { .. } => Self::TimedOut,
-            CallError::Callee(_)
-            | CallError::Trap { .. }
-            | CallError::Transport(_)
-            | CallError::TooLarge { .. } => Self::Failed,
-        }
-    }
-}
 
 /// Counts calls. Cheap to clone.
 #[derive(Clone)]
@@ -151,6 +107,14 @@ impl Meter {
             .find(id, link_name)
             .unwrap_or_else(|| called.add(id, link_name, common, Room::IfFree));
         target.begin(operation, Path::Nats)
+    }
+
+    /// Returns the name under which an operation of a target is counted that was called.
+    pub fn name_of(&self, target: &Entity, operation: &str) -> String {
+        let Inner { served, called, .. } = &*self.0;
+        let (id, link_name) = (&*target.public_key, &*target.link_name);
+        let known = served.find(id, link_name).or_else(|| called.find(id, link_name));
+        known.map_or_else(|| OTHER.to_owned(), |target| target.name_of(operation))
     }
 
     /// Where the calls that something in this process makes are counted; it keeps this as long as
@@ -283,263 +247,6 @@ impl<T: Counted> Counters<T> {
     }
 }
 
-impl Counters<Target> {
-    fn read(&self) -> Vec<TargetCounts> {
-        let known = self.known.load_full();
-        let mut all: Vec<TargetCounts> =
-            known.values().flatten().map(|target| target.read()).collect();
-        all.sort_by(|a, b| (&a.id, &a.link_name).cmp(&(&b.id, &b.link_name)));
-        all
-    }
-
-    fn exemplars(&self) -> ByOperation {
-        let known = self.known.load_full();
-        known.values().flatten().flat_map(|target| target.exemplars()).collect()
-    }
-}
-
-/// An actor, or a provider under a link name, whose calls are counted.
-pub struct Target {
-    id: Arc<str>,
-    link_name: Arc<str>,
-    operations: ArcSwap<Vec<Arc<Operation>>>,
-    /// Held by whoever adds an operation, for lines without an await.
-    growing: Mutex<()>,
-    /// When it was called last, in seconds of the meter's life.
-    called: AtomicU64,
-    common: Arc<Common>,
-}
-
-impl Counted for Target {
-    fn new(id: &str, link_name: &str, common: &Arc<Common>) -> Self {
-        let called = AtomicU64::new(common.began.elapsed().as_secs());
-        let (operations, growing) = (ArcSwap::default(), Mutex::default());
-        Self {
-            id: id.into(),
-            link_name: link_name.into(),
-            operations,
-            growing,
-            called,
-            common: Arc::clone(common),
-        }
-    }
-
-    fn link_name(&self) -> &str {
-        &self.link_name
-    }
-
-    fn is_idle(&self) -> bool {
-        let called = Duration::from_secs(self.called.load(Ordering::Relaxed));
-        self.common.began.elapsed().saturating_sub(called) >= IDLE
-    }
-}
-
-impl Target {
-    /// Begins to count a call.
-    pub fn begin(&self, operation: &str, path: Path) -> InWork {
-        let began = Instant::now();
-        let second = began.saturating_duration_since(self.common.began).as_secs();
-        // Written once a second, so that threads do not take the line from each other.
-        if self.called.load(Ordering::Relaxed) != second {
-            self.called.store(second, Ordering::Relaxed);
-        }
-        let operation = if operation.len() > NAME_BYTES_MAX { OTHER } else { operation };
-        let known = self.operations.load();
-        let operation = match known.iter().find(|known| *known.name == *operation) {
-            Some(known) => Arc::clone(known),
-            None => self.add(operation),
-        };
-        operation.counts(path).in_work.fetch_add(1, Ordering::Relaxed);
-        InWork { operation, path, began, sampled: None, is_over: false }
-    }
-
-    fn add(&self, name: &str) -> Arc<Operation> {
-        if !self.has_room()
-            && let Some(other) = self.operations.load().iter().find(|known| *known.name == *OTHER)
-        {
-            return Arc::clone(other);
-        }
-        let _growing = self.growing.lock();
-        let known = self.operations.load();
-        let name = if self.has_room() { name } else { OTHER };
-        if let Some(known) = known.iter().find(|known| *known.name == *name) {
-            return Arc::clone(known);
-        }
-        let operation = Arc::new(Operation {
-            name: name.into(),
-            local: OnceLock::new(),
-            nats: OnceLock::new(),
-        });
-        let mut more = Vec::clone(&known);
-        more.push(Arc::clone(&operation));
-        self.operations.store(Arc::new(more));
-        self.common.counted.fetch_add(1, Ordering::Relaxed);
-        operation
-    }
-
-    /// Whether an operation that is not known can be counted by itself.
-    fn has_room(&self) -> bool {
-        self.operations.load().len() < OPERATIONS_MAX
-            && self.common.counted.load(Ordering::Relaxed) < COUNTED_MAX
-    }
-
-    /// Returns the numbers of all operations together, without their times.
-    fn sum(&self) -> Tally {
-        let mut sum = Tally::default();
-        for operation in &**self.operations.load() {
-            let counts =
-                [Path::Local, Path::Nats].into_iter().filter_map(|path| operation.slot(path).get());
-            counts.for_each(|counts| sum.add(&counts.ends(counts.took.total())));
-        }
-        sum
-    }
-
-    fn read(&self) -> TargetCounts {
-        let operations = self.operations.load_full();
-        let both = operations
-            .iter()
-            .flat_map(|operation| [operation.read(Path::Local), operation.read(Path::Nats)]);
-        let operations = both.flatten().collect();
-        TargetCounts { id: self.id.to_string(), link_name: self.link_name.to_string(), operations }
-    }
-
-    fn exemplars(&self) -> ByOperation {
-        let mut all = ByOperation::default();
-        for operation in &**self.operations.load() {
-            for path in [Path::Local, Path::Nats] {
-                let seen = operation.slot(path).get().and_then(|counts| counts.exemplars.read());
-                let [id, link_name] = [&self.id, &self.link_name].map(|text| text.to_string());
-                let key = (id, link_name, operation.name.to_string(), path);
-                all.extend(seen.map(|seen| (key, seen)));
-            }
-        }
-        all
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.common.counted.fetch_sub(self.operations.load().len(), Ordering::Relaxed);
-    }
-}
-
-struct Operation {
-    name: Box<str>,
-    /// Most operations are called in one way only.
-    local: OnceLock<Box<Counts>>,
-    nats: OnceLock<Box<Counts>>,
-}
-
-impl Operation {
-    fn slot(&self, path: Path) -> &OnceLock<Box<Counts>> {
-        match path {
-            Path::Local => &self.local,
-            Path::Nats => &self.nats,
-        }
-    }
-
-    fn counts(&self, path: Path) -> &Counts {
-        self.slot(path).get_or_init(Box::default)
-    }
-
-    /// Returns its numbers, if it was ever called that way.
-    fn read(&self, path: Path) -> Option<OperationCounts> {
-        let tally = self.slot(path).get()?.read();
-        Some(OperationCounts { operation: self.name.to_string(), path, tally })
-    }
-}
-
-#[derive(Default)]
-struct Counts {
-    in_work: AtomicU64,
-    failed: AtomicU64,
-    timed_out: AtomicU64,
-    refused: AtomicU64,
-    abandoned: AtomicU64,
-    sum_ns: AtomicU64,
-    /// All that were carried out, whatever came of them.
-    took: Buckets,
-    exemplars: Exemplars,
-}
-
-impl Counts {
-    fn read(&self) -> Tally {
-        let took = self.took.read();
-        let ends = self.ends(took.count());
-        Tally { took, ..ends }
-    }
-
-    /// Returns how many calls ended how, without their times; so many of them were carried out.
-    fn ends(&self, carried_out: u64) -> Tally {
-        let refused = self.refused.load(Ordering::Relaxed);
-        Tally {
-            calls: carried_out.saturating_add(refused),
-            failed: self.failed.load(Ordering::Relaxed),
-            timed_out: self.timed_out.load(Ordering::Relaxed),
-            refused,
-            abandoned: self.abandoned.load(Ordering::Relaxed),
-            in_work: self.in_work.load(Ordering::Relaxed),
-            sum_us: self.sum_ns.load(Ordering::Relaxed) / 1000,
-            ..Tally::default()
-        }
-    }
-}
-
-/// A call that is being counted.
-#[must_use = "dropped, it counts as one whose caller went away"]
-pub struct InWork {
-    operation: Arc<Operation>,
-    path: Path,
-    began: Instant,
-    sampled: Option<Sampled>,
-    is_over: bool,
-}
-
-impl InWork {
-    /// Says which span the call has.
-    pub fn traced(&mut self, span: &Span) {
-        self.sampled = span.sampled();
-    }
-
-    /// Counts how it ended.
-    pub fn end(mut self, outcome: Outcome) {
-        self.is_over = true;
-        let counts = self.operation.counts(self.path);
-        counts.in_work.fetch_sub(1, Ordering::Relaxed);
-        match outcome {
-            Outcome::Answered => {}
-            Outcome::Failed => _ = counts.failed.fetch_add(1, Ordering::Relaxed),
-            Outcome::TimedOut => _ = counts.timed_out.fetch_add(1, Ordering::Relaxed),
-            Outcome::Refused => {
-                counts.refused.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-        }
-        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        counts.sum_ns.fetch_add(took, Ordering::Relaxed);
-        counts.took.count(took);
-        if let Some(sampled) = self.sampled {
-            counts.exemplars.keep(sampled, took);
-        }
-    }
-
-    /// Takes it back: the call went elsewhere.
-    pub fn withdraw(mut self) {
-        self.is_over = true;
-        self.operation.counts(self.path).in_work.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for InWork {
-    fn drop(&mut self) {
-        if !self.is_over {
-            let counts = self.operation.counts(self.path);
-            counts.in_work.fetch_sub(1, Ordering::Relaxed);
-            counts.abandoned.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// The counts of a meter, as plain values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -552,6 +259,7 @@ pub struct Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::meter::Tally;
 
     fn only(meter: &Meter) -> Tally {
         let served = meter.snapshot().served;
@@ -634,24 +342,5 @@ mod tests {
         let more: Vec<_> =
             (0..TARGETS_MAX + 10).map(|n| meter.serve(&format!("M{n}"), "")).collect();
         assert_eq!(meter.snapshot().served.len(), more.len() + 2);
-    }
-
-    #[test]
-    fn ends_are_told_apart_by_their_error() {
-        let busy = CallError::Callee("MA takes no further call: no slot".into());
-        let cases = [
-            (Ok(()), Outcome::Answered),
-            (Err(busy), Outcome::Refused),
-            (Err(CallError::Callee("no such key".into())), Outcome::Failed),
-            (Err(CallError::Deadline { actor_id: "MA".into(), limit_ms: 1 }), Outcome::TimedOut),
-            (
-                Err(CallError::Trap { actor_id: "MA".into(), reason: "unreachable".into() }),
-                Outcome::Failed,
-            ),
-            (Err(CallError::Denied { request_id: String::new(), message: None }), Outcome::Refused),
-        ];
-        for (result, outcome) in cases {
-            assert_eq!(Outcome::of(&result, "MA"), outcome, "{result:?}");
-        }
     }
 }

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::{
     Peers,
-    lost::{INVENTORY_BYTES_MAX, KEEPERS, is_chosen},
+    lost::{INVENTORY_BYTES_MAX, KEEPERS, Text, is_chosen},
     questions::{ASK, ASKING_MAX},
     ring::Fnv,
 };
@@ -35,15 +35,19 @@ pub struct Inventories {
     client: Client,
     subjects: Subjects,
     /// Questions for what others run, and whom they went to.
-    learning: JoinSet<(String, u64, Option<Inventory>)>,
+    learning: JoinSet<Answered>,
     /// Questions so far, for their numbers.
     asked: u64,
     /// The hosts that were asked what they run.
     learnt: HashMap<String, Learnt>,
 }
 
-/// The end of a question: the host that was asked, the number of the question, and the answer.
-pub type Done = Result<(String, u64, Option<Inventory>), JoinError>;
+/// The host that was asked, the number of the question, and the answer: the id of the host that it
+/// is about, and its inventory.
+type Answered = (String, u64, Option<(String, Text)>);
+
+/// The end of a question.
+pub type Done = Result<Answered, JoinError>;
 
 /// When a host was asked what it runs.
 struct Learnt {
@@ -119,13 +123,8 @@ impl Inventories {
         let number = self.asked;
         self.learning.spawn(async move {
             let question = client.request(subject, Bytes::from_static(INVENTORY));
-            let answer = tokio::time::timeout(ASK, question).await;
-            let answer = answer
-                .ok()
-                .and_then(Result::ok)
-                .filter(|answer| answer.payload.len() <= INVENTORY_BYTES_MAX);
-            let inventory = answer.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
-            (host, number, inventory)
+            let answer = tokio::time::timeout(ASK, question).await.ok().and_then(Result::ok);
+            (host, number, answer.and_then(|answer| Text::read(&answer.payload)))
         });
     }
 
@@ -142,17 +141,17 @@ impl Inventories {
     }
 
     /// Remembers what a host answered.
-    pub fn learn(&mut self, done: Done) {
-        let Ok((host, number, inventory)) = done else { return };
+    pub fn learn(&mut self, done: Done, is_member: impl Fn(&str) -> bool) {
+        let Ok((host, number, told)) = done else { return };
         // One that was taken off is asked anew by its next word.
         let Some(learnt) = self.learnt.get_mut(&host).filter(|one| one.answered < number) else {
             return;
         };
-        match inventory {
+        match told {
             // A host that does not know the question answers with what it says of itself.
-            Some(inventory) if inventory.host_id.is_empty() || inventory.host_id == host => {
+            Some((about, text)) if about.is_empty() || about == host => {
                 learnt.answered = number;
-                self.peers.0.memory.learn(&host, inventory, clock::now_ms());
+                self.peers.0.memory.learn(&host, text, is_member(&host), clock::now_ms());
             }
             Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
             // Its next word makes us ask again.
@@ -212,7 +211,8 @@ mod tests {
         let [there, lost] = &hosts;
         for host in &hosts {
             inventories.ask_what_runs(&word(host, 1));
-            peers.0.memory.learn(host, Inventory::default(), 1);
+            let text = Text::of(Inventory::default()).unwrap();
+            peers.0.memory.learn(host, text, false, 1);
         }
         assert_eq!(inventories.asked, 2);
         peers.0.memory.lose(lost, 2);

@@ -8,6 +8,9 @@
 //! When the host falls silent, it is remembered with what it ran last, and when it told
 //! that, for a day at most ([`KEPT_MS`]); it is forgotten when it is heard again, when it says
 //! goodbye after all, or when somebody asks for that.
+//!
+//! Anybody who may speak to hosts can invent some, and tell anything of them. So inventories are
+//! kept as text, in a budget, and what hosts of no trusted cluster tell cannot displace the others.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,21 +19,30 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::ring::Fnv;
-use lattice_protocol::control::{
-    probe::lost::{KEPT_MS, LostHost},
-    types::Inventory,
+use lattice_protocol::{
+    control::{answer, bounds::NAME_BYTES_MAX, probe::lost::KEPT_MS, types::Inventory},
+    serde_null::is_zero,
 };
 
 /// Hosts that know what another one runs; so many may vanish together with it.
 pub const KEEPERS: usize = 4;
 /// Lost hosts that are remembered; the oldest make room.
 const LOST_MAX: usize = 256;
-/// Hosts whose inventory is remembered; the one learnt first makes room, unless it is lost.
+/// Hosts of each kind whose inventory is remembered; the one learnt first makes room, and of the
+/// lost ones the one that was lost first.
 const KNOWN_MAX: usize = 1024;
-/// Bytes that a remembered inventory may have, as it came.
+/// Bytes that a remembered inventory may have as text.
 pub const INVENTORY_BYTES_MAX: usize = 256 << 10;
+/// Bytes of all remembered inventories of hosts that a trusted cluster certified, and of all
+/// others: 64 MB at the worst, however many hosts are invented. Without common clusters all are
+/// others, and there is room for 400 hosts with a hundred actors each; a host remembers about
+/// [`KEEPERS`].
+const MEMBERS_BYTES_MAX: usize = 48 << 20;
+const OTHERS_BYTES_MAX: usize = 16 << 20;
 
 /// The memory of other hosts.
 #[derive(Default)]
@@ -42,33 +54,74 @@ pub struct Memory {
 #[derive(Default)]
 struct Inner {
     known: HashMap<String, Told>,
-    lost: BTreeMap<String, Lost>,
+    /// When a host was missed; each of these is known.
+    lost: BTreeMap<String, u64>,
 }
 
 /// The inventory of a host, and when it told that.
-#[derive(Clone)]
 struct Told {
     at_ms: u64,
-    inventory: Arc<Inventory>,
+    /// A trusted cluster certified the host.
+    is_member: bool,
+    text: Text,
 }
 
-struct Lost {
-    at_ms: u64,
-    told: Told,
+/// An inventory as JSON: in memory it may be many times as large.
+#[derive(Clone, Debug)]
+pub struct Text {
+    whole: Arc<RawValue>,
+    /// Without what the host runs.
+    head: Arc<RawValue>,
+}
+
+impl Text {
+    /// Takes what a host answered: the id that it gives, and its inventory; nothing if it is none,
+    /// or a larger one than hosts tell.
+    pub fn read(answered: &[u8]) -> Option<(String, Self)> {
+        if answered.len() > INVENTORY_BYTES_MAX || answer::check(answered).is_err() {
+            return None;
+        }
+        let mut inventory: Inventory = serde_json::from_slice(answered).ok()?;
+        // It goes into events.
+        let name = &mut inventory.friendly_name;
+        name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
+        let host = inventory.host_id.clone();
+        let text = Self::of(inventory)?;
+        (text.whole.get().len() <= INVENTORY_BYTES_MAX).then_some((host, text))
+    }
+
+    pub(super) fn of(inventory: Inventory) -> Option<Self> {
+        let whole = to_raw_value(&inventory).ok()?;
+        let head = Inventory { actors: Vec::new(), providers: Vec::new(), ..inventory };
+        Some(Self { whole: whole.into(), head: to_raw_value(&head).ok()?.into() })
+    }
+
+    fn bytes(&self) -> usize {
+        self.whole.get().len() + self.head.get().len()
+    }
+}
+
+/// A lost host as [`Lost`](lattice_protocol::control::probe::lost::Lost) tells it.
+#[derive(Debug, Serialize)]
+pub struct LostHost {
+    pub id: String,
+    pub lost_ms: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub told_ms: u64,
+    pub inventory: Arc<RawValue>,
+    /// The inventory without what the host ran.
+    #[serde(skip)]
+    pub head: Arc<RawValue>,
 }
 
 impl Memory {
-    /// Notes what a host runs, as it told at this time.
-    pub fn learn(&self, host: &str, inventory: Inventory, at_ms: u64) {
+    /// Notes what a host runs, as it told at this time; `is_member` if a trusted cluster certified
+    /// it.
+    pub fn learn(&self, host: &str, text: Text, is_member: bool, at_ms: u64) {
         let mut inner = self.inner.lock();
-        let Inner { known, lost } = &mut *inner;
-        if known.len() >= KNOWN_MAX && !known.contains_key(host) {
-            let there = known.iter().filter(|(host, _)| !lost.contains_key(*host));
-            let oldest = there.min_by_key(|(_, told)| told.at_ms);
-            let Some(oldest) = oldest.map(|(host, _)| host.clone()) else { return };
-            known.remove(&oldest);
-        }
-        known.insert(host.to_owned(), Told { at_ms, inventory: Arc::new(inventory) });
+        inner.known.remove(host);
+        inner.make_room(is_member, text.bytes());
+        inner.known.insert(host.to_owned(), Told { at_ms, is_member, text });
     }
 
     /// Forgets what hosts ran that are neither there nor lost.
@@ -79,21 +132,25 @@ impl Memory {
     }
 
     /// Returns what a host ran when it was last asked.
-    pub fn known(&self, host: &str) -> Option<Arc<Inventory>> {
-        self.inner.lock().known.get(host).map(|told| Arc::clone(&told.inventory))
+    pub fn known(&self, host: &str) -> Option<Inventory> {
+        let whole = self.inner.lock().known.get(host).map(|told| Arc::clone(&told.text.whole))?;
+        serde_json::from_str(whole.get()).ok()
     }
 
     /// Notes that a host fell silent. Only those that answered once are remembered: anybody who
     /// may speak to hosts can invent others.
     pub fn lose(&self, host: &str, at_ms: u64) {
         let mut inner = self.inner.lock();
-        let Some(told) = inner.known.get(host).cloned() else { return };
-        inner.lost.entry(host.to_owned()).or_insert(Lost { at_ms, told });
-        if inner.lost.len() > LOST_MAX {
-            let oldest = inner.lost.iter().min_by_key(|(_, lost)| lost.at_ms);
+        let Inner { known, lost } = &mut *inner;
+        if !known.contains_key(host) {
+            return;
+        }
+        lost.entry(host.to_owned()).or_insert(at_ms);
+        if lost.len() > LOST_MAX {
+            let is_member = |host: &String| known.get(host).is_some_and(|told| told.is_member);
+            let oldest = lost.iter().min_by_key(|(host, at_ms)| (is_member(host), **at_ms));
             if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
-                inner.lost.remove(&oldest);
-                inner.known.remove(&oldest);
+                inner.forget(&oldest);
             }
         }
     }
@@ -105,9 +162,7 @@ impl Memory {
 
     /// Forgets all of a host: it said goodbye, or nobody wants to know of it any more.
     pub fn forget(&self, host: &str) {
-        let mut inner = self.inner.lock();
-        inner.lost.remove(host);
-        inner.known.remove(host);
+        self.inner.lock().forget(host);
     }
 
     /// Returns the ids of the lost hosts.
@@ -121,11 +176,10 @@ impl Memory {
     pub fn lost(&self, now_ms: u64) -> Vec<LostHost> {
         let mut inner = self.inner.lock();
         inner.forget_old(now_ms);
-        let told = inner.lost.iter().map(|(host, lost)| LostHost {
-            id: host.clone(),
-            lost_ms: lost.at_ms,
-            told_ms: lost.told.at_ms,
-            inventory: Inventory::clone(&lost.told.inventory),
+        let told = inner.lost.iter().filter_map(|(host, lost_ms)| {
+            let Told { at_ms, text: Text { whole, head }, .. } = inner.known.get(host)?;
+            let (inventory, head) = (Arc::clone(whole), Arc::clone(head));
+            Some(LostHost { id: host.clone(), lost_ms: *lost_ms, told_ms: *at_ms, inventory, head })
         });
         let mut told: Vec<LostHost> = told.collect();
         told.sort_by(|a, b| (b.lost_ms, &a.id).cmp(&(a.lost_ms, &b.id)));
@@ -134,16 +188,44 @@ impl Memory {
 }
 
 impl Inner {
+    fn forget(&mut self, host: &str) {
+        self.lost.remove(host);
+        self.known.remove(host);
+    }
+
     /// Forgets what is too long ago.
     fn forget_old(&mut self, now_ms: u64) {
         let Self { known, lost } = self;
-        lost.retain(|host, lost| {
-            let is_kept = now_ms.saturating_sub(lost.at_ms) < KEPT_MS;
+        lost.retain(|host, at_ms| {
+            let is_kept = now_ms.saturating_sub(*at_ms) < KEPT_MS;
             if !is_kept {
                 known.remove(host);
             }
             is_kept
         });
+    }
+
+    /// Makes room for one more inventory of a kind, of so many bytes.
+    fn make_room(&mut self, is_member: bool, bytes: usize) {
+        let bytes_max = if is_member { MEMBERS_BYTES_MAX } else { OTHERS_BYTES_MAX };
+        let kind = self.known.iter().filter(|(_, told)| told.is_member == is_member);
+        let mut kind: Vec<_> = kind
+            .map(|(host, told)| (self.lost.get(host), told.at_ms, host, told.text.bytes()))
+            .collect();
+        let (mut count, mut sum) = (kind.len(), kind.iter().map(|one| one.3).sum::<usize>());
+        // Those that are not lost first.
+        kind.sort();
+        let mut spare = Vec::new();
+        for (_, _, host, freed) in kind {
+            if count < KNOWN_MAX && sum + bytes <= bytes_max {
+                break;
+            }
+            (count, sum) = (count - 1, sum - freed);
+            spare.push(host.clone());
+        }
+        for host in spare {
+            self.forget(&host);
+        }
     }
 }
 
@@ -173,22 +255,27 @@ fn weight(keeper: &str, host: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::control::types::InventoryActor;
 
-    fn named(name: &str) -> Inventory {
-        Inventory { friendly_name: name.into(), ..Inventory::default() }
+    fn named(name: &str) -> Text {
+        Text::of(Inventory { friendly_name: name.into(), ..Inventory::default() }).unwrap()
     }
 
     fn lost(memory: &Memory, now_ms: u64) -> Vec<(String, u64, String)> {
         let told = memory.lost(now_ms).into_iter();
-        told.map(|host| (host.id, host.lost_ms, host.inventory.friendly_name)).collect()
+        told.map(|host| {
+            let inventory: Inventory = serde_json::from_str(host.inventory.get()).unwrap();
+            (host.id, host.lost_ms, inventory.friendly_name)
+        })
+        .collect()
     }
 
     #[test]
     fn a_lost_host_is_told_with_what_it_ran_last_until_it_is_back_forgotten_or_too_old() {
         let memory = Memory::default();
-        memory.learn("NA", named("first"), 700);
-        memory.learn("NA", named("a"), 800);
-        memory.learn("NB", named("b"), 800);
+        memory.learn("NA", named("first"), false, 700);
+        memory.learn("NA", named("a"), false, 800);
+        memory.learn("NB", named("b"), true, 800);
         memory.lose("NX", 900);
         memory.lose("NA", 1000);
         memory.lose("NA", 2000);
@@ -211,7 +298,7 @@ mod tests {
     fn what_hosts_ran_that_are_neither_there_nor_lost_is_forgotten() {
         let memory = Memory::default();
         let known = || ["NA", "NB", "NC"].map(|host| memory.known(host).is_some());
-        ["NA", "NB", "NC"].iter().for_each(|host| memory.learn(host, named("x"), 1));
+        ["NA", "NB", "NC"].iter().for_each(|host| memory.learn(host, named("x"), false, 1));
         memory.lose("NA", 2);
         memory.retain(|host| host == "NC");
         assert_eq!(known(), [true, false, true]);
@@ -224,10 +311,10 @@ mod tests {
         let memory = Memory::default();
         let host = |number: usize| format!("N{number}");
         for number in 0..KNOWN_MAX {
-            memory.learn(&host(number), named("x"), number as u64);
+            memory.learn(&host(number), named("x"), false, number as u64);
         }
         memory.lose(&host(0), 5000);
-        memory.learn(&host(KNOWN_MAX), named("x"), 5000);
+        memory.learn(&host(KNOWN_MAX), named("x"), false, 5000);
         let known = [0, 1, 2, KNOWN_MAX].map(|number| memory.known(&host(number)).is_some());
         assert_eq!(known, [true, false, true, true]);
     }
@@ -235,12 +322,50 @@ mod tests {
     #[test]
     fn the_oldest_losses_make_room() {
         let memory = Memory::default();
+        memory.learn("NM", named("m"), true, 0);
+        memory.lose("NM", 0);
         for number in 0..LOST_MAX as u64 + 3 {
-            memory.learn(&format!("N{number}"), Inventory::default(), 0);
+            memory.learn(&format!("N{number}"), named("x"), false, 0);
             memory.lose(&format!("N{number}"), number);
         }
         let told = memory.lost(1000);
-        assert_eq!((told.len(), told.last().unwrap().lost_ms), (LOST_MAX, 3));
+        assert_eq!((told.len(), told[LOST_MAX - 2].lost_ms), (LOST_MAX, 4));
+        assert_eq!(told[LOST_MAX - 1].id, "NM", "hosts that anybody can invent make room first");
+    }
+
+    #[test]
+    fn invented_hosts_fill_a_small_part_of_the_memory_and_displace_no_certified_one() {
+        let memory = Memory::default();
+        memory.learn("NM", named("m"), true, 0);
+        let actor = InventoryActor { id: "M".repeat(56), ..InventoryActor::default() };
+        let large = Inventory { actors: vec![actor; 2000], ..Inventory::default() };
+        let answered = serde_json::to_vec(&large).unwrap();
+        for number in 0..200 {
+            let (_, text) = Text::read(&answered).unwrap();
+            memory.learn(&format!("N{number}"), text, false, number);
+            memory.lose(&format!("N{number}"), 1000 + number);
+        }
+        let bytes: usize = memory.inner.lock().known.values().map(|told| told.text.bytes()).sum();
+        assert!(bytes <= OTHERS_BYTES_MAX + 1000, "{bytes}");
+        let known = ["NM", "N0", "N199"].map(|host| memory.known(host).is_some());
+        assert_eq!(known, [true, false, true]);
+        assert!(memory.lost(2000).iter().all(|host| memory.known(&host.id).is_some()));
+    }
+
+    #[test]
+    fn an_answer_that_takes_far_more_memory_than_text_is_not_remembered() {
+        let tiny = format!(r#"{{"host_id":"N1","actors":[{{}}{}]}}"#, ",{}".repeat(50_000));
+        let long = format!(r#"{{"version":"{}"}}"#, "v".repeat(INVENTORY_BYTES_MAX));
+        for (answered, host) in [
+            (r#"{"host_id":"N1"}"#, Some("N1")),
+            ("{}", Some("")),
+            ("7", None),
+            (&*tiny, None),
+            (&*long, None),
+        ] {
+            let read = Text::read(answered.as_bytes()).map(|(host, _)| host);
+            assert_eq!(read.as_deref(), host, "{answered:.60}");
+        }
     }
 
     #[test]

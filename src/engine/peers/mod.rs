@@ -59,11 +59,8 @@ use tokio::{
 };
 use tracing::error;
 
-use lattice_protocol::{
-    clock,
-    control::{probe::lost::LostHost, types::Inventory},
-    identity::keys::HostId,
-};
+use lattice_protocol::{clock, control::types::Inventory, identity::keys::HostId};
+pub use lost::LostHost;
 use lost::Memory;
 pub use peer::{Peer, Taken};
 pub use table::{Candidates, Presence};
@@ -131,7 +128,7 @@ impl Peers {
     /// The inventory of another host when this one last asked for it, if this host is or was one of
     /// those that do.
     pub fn remembered(&self, host: &str) -> Option<Arc<Inventory>> {
-        self.0.memory.known(host)
+        self.0.memory.known(host).map(Arc::new)
     }
 
     /// Forgets a host that vanished.

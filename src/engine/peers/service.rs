@@ -5,14 +5,12 @@
 //! what they run, to remember it if they are lost ([`inventories`](super::inventories)). An own
 //! change is told to all; if it takes something back, those that call this host confirm it. Changes
 //! that come close together are told together.
+//!
+//! `beats` has the subscriptions to the hosts that this one watches.
 
-use std::{
-    collections::{HashMap, HashSet},
-    future::poll_fn,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+mod beats;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message, Subject, Subscriber, connection::State};
 use bytes::Bytes;
@@ -37,13 +35,13 @@ use super::{
     words::{Opened, Words},
 };
 use crate::host_context::HostContext;
+use beats::Beats;
 use lattice_base::{
-    lattice::{answers::Answers, connection::confirm},
+    lattice::{answers::Answers, connection::confirm, made},
     suspend::SuspendDetector,
 };
 use lattice_protocol::{
     clock,
-    lattice::subject::Subjects,
     peers::wire::{Announcement, INVENTORY, Known, ROSTER},
 };
 
@@ -96,11 +94,10 @@ pub async fn spawn(
         own_beats: subjects.beat(&own),
         watch: Watch::new(&own, connection.at(), Instant::now()),
         connection,
-        beats: HashMap::new(),
+        beats: Beats::new(client.clone(), subjects.clone()),
         hellos: 0,
         is_welcome: false,
         hello_at: Instant::now(),
-        subjects: subjects.clone(),
         announcements: client.subscribe(subjects.hosts()).await?,
         questions: client.subscribe(subjects.host(&own)).await?,
         answers: client.subscribe(format!("{inbox}.>")).await?,
@@ -126,13 +123,11 @@ struct Service {
     suspend: SuspendDetector,
     client: Client,
     to_askers: Answers,
-    subjects: Subjects,
     hosts: String,
     own_beats: String,
     watch: Watch,
     connection: Connection,
-    /// The beats of the hosts that this one watches, by their ids.
-    beats: HashMap<String, Subscriber>,
+    beats: Beats,
     /// How often it has said hello, whether anybody answered, and when it says it again.
     hellos: usize,
     is_welcome: bool,
@@ -204,9 +199,10 @@ impl Service {
                 Some(message) = self.announcements.next() => self.handle_announcement(message).await,
                 Some(message) = self.questions.next() => self.answer(message).await,
                 Some(message) = self.answers.next() => self.take_answer(&message),
-                message = next_of(&mut self.beats) => self.take_beat(&message),
+                message = self.beats.next() => self.take_beat(&message),
                 Some(told) = self.asked.next() => self.told(told),
-                Some(done) = self.inventories.next() => self.inventories.learn(done),
+                Some(done) = self.inventories.next() =>
+                    self.inventories.learn(done, |host| sessions.is_member(host)),
                 () = peers.0.changed.notified() => self.is_changed = true,
                 () = tokio::time::sleep_until(self.tell_at), if self.is_changed => self.tell().await,
                 () = tokio::time::sleep_until(self.hello_at), if self.may_greet() => self.hello().await,
@@ -271,7 +267,7 @@ impl Service {
             self.asked.ask_after(&peer.id, self.by_chance());
         }
         if let Some(listen) = listen {
-            self.listen(listen).await;
+            self.beats.listen(listen).await;
             self.look();
         }
     }
@@ -281,7 +277,7 @@ impl Service {
         for _ in 0..CATCH_UP_MAX {
             if let Some(Some(message)) = unconstrained(self.announcements.next()).now_or_never() {
                 self.handle_announcement(message).await;
-            } else if let Some(message) = unconstrained(next_of(&mut self.beats)).now_or_never() {
+            } else if let Some(message) = unconstrained(self.beats.next()).now_or_never() {
                 self.take_beat(&message);
             } else {
                 return;
@@ -294,24 +290,17 @@ impl Service {
         self.watch.spread().mul_f64(rand::random())
     }
 
-    /// Listens to the beats of these hosts, and of no others.
-    async fn listen(&mut self, hosts: HashSet<String>) {
-        self.beats.retain(|host, _| hosts.contains(host));
-        for host in hosts {
-            if self.beats.contains_key(&host) {
-                continue;
-            }
-            let subscribing = self.client.subscribe(self.subjects.beat(&host));
-            match tokio::time::timeout(SEND, subscribing).await {
-                Ok(Ok(beats)) => _ = self.beats.insert(host, beats),
-                _ => return debug!(host_id = %host, "the beats of a host cannot be heard"),
-            }
+    /// Opens a message that came by itself. Many hosts sign nothing, so it is to be from a client.
+    fn open(&self, message: &Message) -> Opened {
+        match made::by_jetstream(message) {
+            true => Opened::Ignored,
+            false => self.words.open(&message.payload),
         }
     }
 
     /// Takes the answer to a hello or to a change.
     fn take_answer(&mut self, message: &Message) {
-        let announcement = match self.words.open(&message.payload) {
+        let announcement = match self.open(message) {
             Opened::Believed(announcement) => announcement,
             Opened::ToConfirm(announcement) => return self.ask_to_confirm(&announcement),
             Opened::Ignored => return,
@@ -362,7 +351,7 @@ impl Service {
 
     /// Applies an announcement that went to all, and confirms it if it asks for that.
     async fn handle_announcement(&mut self, message: Message) {
-        let announcement = match self.words.open(&message.payload) {
+        let announcement = match self.open(&message) {
             Opened::Believed(announcement) => {
                 if !self.take(&announcement, false) {
                     return;
@@ -423,7 +412,7 @@ impl Service {
     }
 
     fn take_beat(&mut self, message: &Message) {
-        match self.words.open(&message.payload) {
+        match self.open(message) {
             Opened::Believed(announcement) => _ = self.take(&announcement, true),
             Opened::ToConfirm(announcement) => self.ask_to_confirm(&announcement),
             Opened::Ignored => {}
@@ -614,19 +603,6 @@ fn takes_one_more((second, count): &mut (Instant, u32), now: Instant) -> bool {
 async fn key_due(sessions: &Sessions, at: Instant) {
     tokio::time::sleep_until(at).await;
     sessions.key_due().await;
-}
-
-/// Waits for a message of one of these; for ever if there is none.
-async fn next_of(subscribers: &mut HashMap<String, Subscriber>) -> Message {
-    poll_fn(|context| {
-        let mut ready = subscribers.values_mut().map(|beats| beats.poll_next_unpin(context));
-        let message = ready.find_map(|polled| match polled {
-            Poll::Ready(message) => message,
-            Poll::Pending => None,
-        });
-        message.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
 }
 
 /// Says in the log which hosts are lost, or how many.

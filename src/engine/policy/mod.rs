@@ -37,7 +37,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use lattice_base::lattice::answers::{Answers, Unsent};
+use lattice_base::lattice::{
+    answers::{Answers, Unsent},
+    made,
+};
 use lattice_protocol::{
     identity::{
         claims::{ActorClaims, now},
@@ -292,6 +295,9 @@ impl Policy {
                 message = changes.next() => message,
             };
             let Some(message) = message else { return };
+            if made::by_jetstream(&message) {
+                continue;
+            }
             let success = self.override_decision(&message.payload);
             let Some(reply) = message.reply else { continue };
             let answer = serde_json::json!({"success": success}).to_string().into();

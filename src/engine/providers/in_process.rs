@@ -182,9 +182,9 @@ impl Local for InProcess {
 
     fn call(self: Arc<Self>, mut call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            let link = self.link_of(&call).await?;
-            let span = spans::provided(&mut call);
-            spans::around(span, pin!(link.call(call))).await
+            let span = spans::provided(&mut call, &self.served);
+            let performed = pin!(async { self.link_of(&call).await?.call(call).await });
+            spans::around(span, performed).await
         })
     }
 }
@@ -192,9 +192,9 @@ impl Local for InProcess {
 impl Handler for InProcess {
     fn handle(self: Arc<Self>, mut call: Call) -> BoxFuture<'static, Result<Bytes, CallError>> {
         Box::pin(async move {
-            let span = spans::received(&mut call);
             let key = Arc::clone(&call.target.public_key);
             let mut counted = self.served.begin(&call.operation, Path::Nats);
+            let span = spans::received(&mut call, Some(&counted));
             counted.traced(&span);
             let result = match self.check(&call) {
                 Ok(()) => span.within(Pin::new(&mut self.call(call))).await,

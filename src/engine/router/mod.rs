@@ -18,7 +18,8 @@
 //! whose caller's host has asked the policy service, only makes its own check. With the local path
 //! switched off all calls go over NATS; what is allowed and what is refused does not change.
 //!
-//! [`rules`] has the checks themselves, without I/O.
+//! [`rules`] has the checks themselves, without I/O; `local` has what is known of a target in this
+//! process.
 //!
 //! The functions that decide a call also tell how one would be decided ([`explain`]). Calls are
 //! counted where they are served ([`Local::served`]), refused ones included, and those that leave
@@ -32,6 +33,7 @@
 
 pub mod aliases;
 pub mod explain;
+mod local;
 mod looks;
 mod pursuit;
 pub mod remote;
@@ -46,7 +48,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
@@ -55,7 +56,7 @@ use crate::{
     journal::Journal,
     links::Live,
     meter::{
-        InWork, Meter, Outcome, Target,
+        InWork, Meter, OTHER, Outcome,
         edges::{Caller, Edge},
     },
     peers::{Candidates, Presence},
@@ -72,10 +73,11 @@ use lattice_protocol::{
         claims::{ActorClaims, now},
         keys::{ActorId, LatticeName, LinkName},
     },
-    links::{Claimant, Contest, LinkDefinition},
+    links::{Claimant, Contest},
     meter::Path,
     rpc::invocation::Entity,
 };
+pub use local::{Admitted, LinkStatus, Local, Locals, Room, TargetStatus};
 use remote::Remote;
 pub use rules::{
     Builtin, Resolution, Route, in_force, in_term, linked, may_be_contract, not_linked,
@@ -87,9 +89,6 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// The first pause before a call is made again that came before its link; each further one is twice
 /// as long.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
-
-/// The right to make one call of a local target; using it makes the call.
-pub type Admitted = Box<dyn FnOnce(Call) -> BoxFuture<'static, Result<Bytes, CallError>> + Send>;
 
 /// The parts of an HTTP exchange that a target takes piece by piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,81 +110,6 @@ pub enum LinkEnd {
     /// To a provider that knows the published operations of its contract only.
     Other,
 }
-
-/// Something in this process that takes calls.
-pub trait Local: Send + Sync + 'static {
-    /// Where its calls are counted.
-    fn served(&self) -> Option<&Target> {
-        None
-    }
-    /// Says whether it takes the bodies of requests, and answers, piece by piece.
-    fn takes_pieces(&self) -> bool {
-        false
-    }
-    /// Refuses what the target's own claims do not allow.
-    fn check(&self, call: &Call) -> Result<(), CallError>;
-    /// Admits one call if a permit is free now.
-    fn try_admit(self: Arc<Self>) -> Option<Admitted>;
-    /// Takes the call, waiting for a permit until the deadline.
-    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Bytes, CallError>>;
-    /// Its claims, which this host has verified; nothing of those that have none.
-    fn verified(&self) -> Option<Verified> {
-        None
-    }
-    /// Returns its state, for those who ask how a call would go.
-    fn status(&self) -> TargetStatus {
-        TargetStatus::default()
-    }
-    /// Returns the state of a link definition, and `None` of one that it does not have; of
-    /// providers.
-    fn link_status(&self, _link: &LinkDefinition) -> Option<LinkStatus> {
-        None
-    }
-}
-
-/// The state of a link definition at its provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkStatus {
-    /// Calls go by it.
-    Up,
-    /// It is not taken on, and why.
-    Refused {
-        error: String,
-        /// The definition of before is up meanwhile.
-        is_former_up: bool,
-    },
-    /// It is being taken on, or another definition is in its place.
-    Pending,
-}
-
-/// A target as it is now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TargetStatus {
-    /// Contracts it was signed for; of actors.
-    pub capabilities: Option<Vec<String>>,
-    /// When its claims cease to count, in seconds since 1970.
-    pub expires: Option<u64>,
-    /// Why all its calls are refused now.
-    pub out_of_term: Option<CallError>,
-    /// How much room it has for calls; unbounded if it does not say.
-    pub room: Option<Room>,
-    /// Links it does not take on, and why; of providers.
-    pub refused: Vec<(Arc<LinkDefinition>, String)>,
-}
-
-/// The room of an actor for calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Calls that may run at a time, and how many more may begin now.
-    pub limit: u32,
-    pub free: u32,
-    /// Calls that wait, and how many may.
-    pub waiting: usize,
-    pub queue_max: usize,
-}
-
-/// The targets that run in this process, by public key or by link name.
-pub type Locals = HashMap<Arc<str>, Arc<dyn Local>>;
 
 /// Decides and performs calls. Cheap to clone.
 #[derive(Clone)]
@@ -420,14 +344,22 @@ impl Router {
 
     /// Performs a call that begins in this process.
     pub async fn call(&self, call: Call) -> Result<Bytes, CallError> {
-        if call.chain.waiting() > DEPTH_MAX {
-            return Err(CallError::TooDeep);
+        if let Err(error) = self.may_begin(&call) {
+            let name = || self.0.meter.name_of(&call.target, &call.operation);
+            return Err(refused(&call, name, error));
         }
-        self.providers_in_term(&call.origin, &call.target)?;
         if call.target.is_actor() || !call.origin.is_actor() {
             return self.attempt(call).await;
         }
         Box::pin(self.call_provider(call)).await
+    }
+
+    /// Refuses a call that no way is looked for.
+    fn may_begin(&self, call: &Call) -> Result<(), CallError> {
+        if call.chain.waiting() > DEPTH_MAX {
+            return Err(CallError::TooDeep);
+        }
+        self.providers_in_term(&call.origin, &call.target)
     }
 
     /// Calls a provider for an actor. The news of a link and a call that relies on it travel apart:
@@ -482,7 +414,7 @@ impl Router {
             let permitted = if is_asked { self.permitted(&call).await } else { Ok(()) };
             let result = match permitted {
                 Ok(()) => Box::pin(self.call_remote(call, Candidates::All, &mut counted)).await,
-                Err(error) => Err(error),
+                Err(error) => Err(refused(&call, || counted.operation().to_owned(), error)),
             };
             return ended(Some(counted), result, &key);
         };
@@ -493,6 +425,8 @@ impl Router {
         let begin = || local.served().map(|served| served.begin(&call.operation, Path::Local));
         let counted = begin();
         if let Err(error) = self.allowed(&*local, &call).await {
+            let name = || counted.as_ref().map_or(OTHER, InWork::operation).to_owned();
+            let error = refused(&call, name, error);
             return ended(counted, Err(error), &key);
         }
         if let Some(admitted) = Arc::clone(&local).try_admit() {
@@ -527,7 +461,7 @@ impl Router {
         candidates: Candidates,
         counted: &mut InWork,
     ) -> Result<Bytes, CallError> {
-        let span = spans::made(&mut call, Path::Nats);
+        let span = spans::made(&mut call, Path::Nats, Some(&*counted));
         counted.traced(&span);
         let sent = pin!(async { self.0.remote.call(call.whole().await?, candidates).await });
         spans::around(span, sent).await
@@ -539,9 +473,9 @@ impl Router {
         target: Arc<dyn Local>,
         mut call: Call,
     ) -> Result<Bytes, CallError> {
-        let span = spans::received(&mut call);
         let key = Arc::clone(&call.target.public_key);
         let mut counted = target.served().map(|served| served.begin(&call.operation, Path::Nats));
+        let span = spans::received(&mut call, counted.as_ref());
         counted.iter_mut().for_each(|counted| counted.traced(&span));
         let begun_elsewhere = self.stranger(&call.origin).map(|caller| {
             let (edge, operation) = (caller.to(&call.target), call.operation.clone());
@@ -674,9 +608,17 @@ async fn performed<F>(
 where
     F: Future<Output = Result<Bytes, CallError>>,
 {
-    let span = spans::made(&mut call, Path::Local);
+    let span = spans::made(&mut call, Path::Local, counted.as_ref());
     counted.iter_mut().for_each(|counted| counted.traced(&span));
     ended(counted, spans::around(span, pin!(perform(call))).await, target)
+}
+
+/// Tells the trace of a call that it was refused, and returns the error. `name` is that under which
+/// its operation is counted.
+fn refused(call: &Call, name: impl FnOnce() -> String, error: CallError) -> CallError {
+    let ends = (&call.origin, &call.target);
+    spans::refused(ends, &call.operation, (&call.trace, name), &error);
+    error
 }
 
 /// Counts how a call ended.

@@ -10,6 +10,8 @@
 //! are looked at when reading. Providers of those years know no JetStream domain, so reading tries
 //! the configured domain first and then none.
 //!
+//! `name` has the names of objects, `stored` bounds and removes what this host has stored.
+//!
 //! # What a stranger can bring about
 //!
 //! Neither the length in a message nor the metadata of an object is signed, and whoever may publish
@@ -21,24 +23,11 @@
 //! * Metadata names pieces by a [`PieceId`], never by a part of a subject.
 //! * A payload is removed after its reader has verified it ([`Fetched::remove`]): a forged call
 //!   destroys nothing.
-//!
-//! # What is left behind
-//!
-//! [`Stored`] is an object that this host stored. When it is dropped, by whatever end its call
-//! took, the object goes; an answer stays for [`ANSWER_KEPT`]. Until it has gone its bytes count as
-//! in flight, of which each actor and provider has [`IN_FLIGHT_OF_ONE`] and the host
-//! [`IN_FLIGHT_MAX`]. [`Chunks::keep_tidy`] removes what is due; buckets made by this host drop
-//! what is older than [`OBJECT_AGE_MAX`] besides, for hosts that die.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+mod name;
+mod stored;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use async_nats::{
@@ -54,16 +43,10 @@ use async_nats::{
 use aws_lc_rs::digest::{Context as Hash, SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::Bytes;
-use futures::StreamExt;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use lattice_base::{
@@ -77,6 +60,9 @@ use lattice_base::{
     },
 };
 use lattice_protocol::{errors::chain, serde_null::null_as_default};
+pub use name::{BadName, PayloadName};
+pub use stored::Stored;
+use stored::{IN_FLIGHT_OF_ONE, InStore};
 
 /// Larger payloads travel through the object store; the threshold of all peers since late 2022.
 pub const THRESHOLD_BYTES: usize = 900 * 1024;
@@ -91,24 +77,6 @@ pub const PAYLOAD_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 const PIECE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Payloads that are read at a time.
 const FETCHES_MAX: usize = 16;
-/// How long an answer stays for its caller; all of them give up before.
-const ANSWER_KEPT: Duration = Duration::from_secs(30);
-/// Bytes of one actor or provider that are in the object store, in KiB. A larger payload has all of
-/// it.
-const IN_FLIGHT_OF_ONE: u32 = 64 << 10;
-/// Bytes of all of them, in KiB.
-const IN_FLIGHT_MAX: u32 = 512 << 10;
-const KIB: usize = 1 << 10;
-/// How long a payload waits until others' bytes are not in flight any more.
-const IN_FLIGHT_WAIT: Duration = Duration::from_millis(1500);
-/// How long after it was left an answer is most likely fetched.
-const FETCHED_AFTER: Duration = Duration::from_secs(2);
-/// Objects that are looked at or removed at a time.
-const TIDY_AT_ONCE: usize = 16;
-/// How often those who wait for others' bytes have the store looked at.
-const LOOK: Duration = Duration::from_millis(200);
-/// How often what is due is looked for without a reason.
-const TIDY: Duration = Duration::from_secs(5);
 /// Objects in a bucket made by this host live no longer.
 const OBJECT_AGE_MAX: Duration = Duration::from_secs(600);
 /// The size of a bucket made by this host, where the account has it.
@@ -176,14 +144,7 @@ struct Inner {
     bucket: String,
     settings: Settings,
     fetches: Semaphore,
-    in_flight: Arc<Semaphore>,
-    // Both held for a few lines, never across an await.
-    in_flight_of: Mutex<HashMap<String, Weak<Semaphore>>>,
-    leftovers: Mutex<VecDeque<Leftover>>,
-    /// Payloads that wait until others' bytes are not in flight any more.
-    waiting: AtomicUsize,
-    /// Something is due, or somebody waits.
-    untidy: Notify,
+    in_store: InStore,
 }
 
 /// The members of an object's metadata that a reader needs, whatever their generation.
@@ -197,89 +158,6 @@ struct Metadata {
     deleted: bool,
     #[serde(default)]
     digest: Option<String>,
-}
-
-/// The name of a payload's object. Invocation ids come from strangers; a name holds only what may
-/// be in a subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PayloadName(String);
-
-/// The id of an invocation is none that an object may be named after.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the invocation id has characters no object name may have")]
-pub struct BadName;
-
-impl PayloadName {
-    /// The object of a call's payload.
-    pub fn of_call(invocation_id: &str) -> Result<Self, BadName> {
-        Self::parse(invocation_id)
-    }
-
-    /// The object of an answer.
-    pub fn of_answer(invocation_id: &str) -> Result<Self, BadName> {
-        Self::parse(&format!("{invocation_id}-r"))
-    }
-
-    fn parse(text: &str) -> Result<Self, BadName> {
-        let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_=/.-".contains(&b));
-        if text.is_empty() || text.len() > 128 || !is_plain {
-            return Err(BadName);
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// Where the metadata is, of readers since 2023 and of those before.
-    fn metadata_subjects(&self, bucket: &str) -> [String; 2] {
-        let name = &self.0;
-        [
-            format!("$O.{bucket}.M.{}", URL_SAFE.encode(name)),
-            format!("$O.{bucket}.M.{}", name.replace('.', "_")),
-        ]
-    }
-}
-
-/// Bytes in the object store, counted until this is dropped.
-#[derive(Debug)]
-struct InFlight {
-    _of_one: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
-
-/// An object to remove.
-struct Leftover {
-    name: PayloadName,
-    pieces: PieceId,
-    left: Instant,
-    due: Instant,
-    _in_flight: InFlight,
-}
-
-/// A payload this host stored. Its object goes when this is dropped.
-#[must_use = "the object is removed when this is dropped"]
-pub struct Stored {
-    chunks: Chunks,
-    /// `None` once it is a leftover.
-    object: Option<(PayloadName, PieceId, InFlight)>,
-}
-
-impl Stored {
-    /// Leaves the object for whom the answer went to.
-    pub fn leave(mut self) {
-        self.end(Instant::now() + ANSWER_KEPT);
-    }
-
-    fn end(&mut self, due: Instant) {
-        let Some((name, pieces, in_flight)) = self.object.take() else { return };
-        let (left, _in_flight) = (Instant::now(), in_flight);
-        self.chunks.0.leftovers.lock().push_back(Leftover { name, pieces, left, due, _in_flight });
-        self.chunks.0.untidy.notify_one();
-    }
-}
-
-impl Drop for Stored {
-    fn drop(&mut self) {
-        self.end(Instant::now());
-    }
 }
 
 /// A payload that was fetched. Its object is still there, for the reader to remove once the payload
@@ -317,11 +195,7 @@ impl Chunks {
             bucket: lattice.to_owned(),
             settings,
             fetches: Semaphore::new(FETCHES_MAX),
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
-            in_flight_of: Mutex::default(),
-            leftovers: Mutex::default(),
-            waiting: AtomicUsize::new(0),
-            untidy: Notify::new(),
+            in_store: InStore::default(),
         }))
     }
 
@@ -351,7 +225,7 @@ impl Chunks {
         whose: &str,
     ) -> Result<Stored, ChunkError> {
         let Inner { bucket, client, .. } = &*self.0;
-        let in_flight = self.room_in_flight(payload.len(), whose).await.ok_or_else(|| {
+        let in_flight = self.0.in_store.room(payload.len(), whose).await.ok_or_else(|| {
             ChunkError::InFlight {
                 bytes: payload.len(),
                 bucket: bucket.clone(),
@@ -360,10 +234,7 @@ impl Chunks {
         })?;
         let pieces = PieceId::parse(&uuid::Uuid::new_v4().simple().to_string()).unwrap_or_default();
         // Made before anything is sent: if this ends early, the pieces sent are removed.
-        let stored = Stored {
-            chunks: self.clone(),
-            object: Some((name.clone(), pieces.clone(), in_flight)),
-        };
+        let stored = Stored::new(self.clone(), name.clone(), pieces.clone(), in_flight);
         self.0.put(&name, &pieces, payload).await.map_err(|cause| ChunkError::Store {
             bytes: payload.len(),
             max_payload: client.max_payload(),
@@ -408,92 +279,6 @@ impl Chunks {
         }
         Err(self.0.not_fetched(&name, &last))
     }
-
-    /// Removes what is due until told to stop.
-    pub async fn keep_tidy(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(TIDY) => {}
-                () = self.0.untidy.notified() => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.tidy() => {}
-            }
-        }
-    }
-
-    /// Removes the objects that are due, and forgets those that their readers have removed.
-    pub async fn tidy(&self) {
-        let Some(context) = self.0.contexts.first() else { return };
-        let Ok(stream) = context.get_stream_no_info(self.0.stream_name()).await else { return };
-        let is_wanted = self.0.waiting.load(Ordering::Relaxed) > 0;
-        let leftovers = std::mem::take(&mut *self.0.leftovers.lock());
-        let looks = leftovers.into_iter().map(|leftover| {
-            let stream = &stream;
-            async move {
-                let is_gone = match Instant::now() {
-                    now if now >= leftover.due => {
-                        self.0.purge(stream, &leftover.name, &leftover.pieces).await;
-                        true
-                    }
-                    now if is_wanted || now >= leftover.left + FETCHED_AFTER => {
-                        self.0.is_gone(stream, &leftover.name).await
-                    }
-                    _ => false,
-                };
-                (!is_gone).then_some(leftover)
-            }
-        });
-        let mut looks = futures::stream::iter(looks).buffer_unordered(TIDY_AT_ONCE);
-        while let Some(look) = looks.next().await {
-            if let Some(leftover) = look {
-                self.0.leftovers.lock().push_back(leftover);
-            }
-        }
-    }
-
-    /// Counts bytes as in flight; `None` if too many are.
-    async fn room_in_flight(&self, bytes: usize, whose: &str) -> Option<InFlight> {
-        let deadline = Instant::now() + IN_FLIGHT_WAIT;
-        let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
-        let of_one = self.0.semaphore_of(whose).acquire_many_owned(kib.min(IN_FLIGHT_OF_ONE));
-        let of_all = Arc::clone(&self.0.in_flight).acquire_many_owned(kib.min(IN_FLIGHT_MAX));
-        let both =
-            async { Some(InFlight { _of_one: of_one.await.ok()?, _of_all: of_all.await.ok()? }) };
-        let mut both = std::pin::pin!(both);
-        if let Poll::Ready(in_flight) = futures::poll!(&mut both) {
-            return in_flight;
-        }
-        let _waiting = Waiting::new(&self.0.waiting);
-        loop {
-            // Those before may have been fetched since.
-            self.0.untidy.notify_one();
-            tokio::select! {
-                biased;
-                in_flight = &mut both => return in_flight,
-                () = tokio::time::sleep_until(deadline) => return None,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-        }
-    }
-}
-
-/// One payload that waits until others' bytes are not in flight any more.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// From which size on a payload is too large for a message, of a server that takes so many bytes.
@@ -504,18 +289,6 @@ pub(super) fn threshold(max_payload: usize) -> usize {
 impl Inner {
     fn stream_name(&self) -> String {
         objects::stream_name(&self.bucket)
-    }
-
-    /// The bytes in flight of one actor or provider.
-    fn semaphore_of(&self, whose: &str) -> Arc<Semaphore> {
-        let mut all = self.in_flight_of.lock();
-        if let Some(found) = all.get(whose).and_then(Weak::upgrade) {
-            return found;
-        }
-        all.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let made = Arc::new(Semaphore::new(IN_FLIGHT_OF_ONE as usize));
-        all.insert(whose.to_owned(), Arc::downgrade(&made));
-        made
     }
 
     /// Refuses what the reader cannot hold.
@@ -741,19 +514,6 @@ fn whole_text(error: &dyn std::error::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_that_could_leave_their_subject_are_refused() {
-        let name = PayloadName::of_answer("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b").unwrap();
-        assert_eq!(name.0, "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b-r");
-        for bad in ["", "a b", "a>", "a*", "a\r\nPUB", &"x".repeat(200)] {
-            assert_eq!(PayloadName::of_call(bad), Err(BadName), "{bad:?}");
-        }
-        assert_eq!(
-            PayloadName::parse("a.b").unwrap().metadata_subjects("d"),
-            ["$O.d.M.YS5i", "$O.d.M.a_b"]
-        );
-    }
 
     #[test]
     fn a_message_has_room_for_its_envelope_whatever_the_server_takes() {

@@ -6,6 +6,9 @@
 //! then looks at the parts, and [`members`] for names that nobody knows; both tell everything that
 //! is wrong at once.
 //!
+//! Manifests come from others, so what is compared has bounds ([`COMPONENTS_MAX`] and so on), and so
+//! has what is said of mistakes.
+//!
 //! Of later versions: `component` is an actor; a `link` becomes a link of the actor, also where it
 //! is written at the capability; lists of configuration with their content become one object.
 //! Secrets, components of other applications, and configuration that is kept elsewhere are refused.
@@ -36,6 +39,19 @@ const CONTRACT_MAX: usize = 128;
 const LINK_NAME_MAX: usize = 128;
 /// Hosts read the number of instances as 16 bits.
 const INSTANCES_MAX: u32 = 65535;
+/// Components of a manifest: hosts compare each with the others.
+const COMPONENTS_MAX: usize = 1024;
+/// Bytes of the name of a component, which is part of much that is said of it.
+const NAME_BYTES_MAX: usize = 256;
+/// Rules of a spreadscaler, and of a daemonscaler, where each is compared with the others.
+const RULES_MAX: usize = 1024;
+const COMPARED_RULES_MAX: usize = 256;
+/// Labels that a rule asks for; a host has no more.
+const REQUIREMENTS_MAX: usize = 64;
+/// Mistakes that are told at once, and remarks: nobody reads more.
+const TOLD_MAX: usize = 100;
+/// Bytes of a name in a sentence about it.
+const SHOWN_BYTES_MAX: usize = 256;
 
 /// The form of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +249,15 @@ struct RawSpread {
 impl Raw {
     /// Makes a manifest of it, or tells everything that is wrong with it.
     pub fn into_manifest(self) -> Result<Decoded, Violations> {
+        let found = self.spec.components.len();
+        if found > COMPONENTS_MAX {
+            return Err(Violations(vec![Violation {
+                path: "spec/components/".into(),
+                reason: format!(
+                    "there are {found} components, and an application has up to {COMPONENTS_MAX}; make several of it"
+                ),
+            }]));
+        }
         let mut reader = Reader::default();
         if !self.spec.policies.is_empty() {
             reader.warn("spec.policies are left out: hosts of this protocol have no secrets");
@@ -240,7 +265,7 @@ impl Raw {
         let mut components = Vec::new();
         for (index, raw) in self.spec.components.into_iter().enumerate() {
             reader.path = format!("spec/components/ at index: {index}");
-            reader.place = format!("component {:?}", raw.name);
+            reader.place = format!("component {:?}", shown(&raw.name));
             components.extend(reader.component(raw));
         }
         reader.links_of_capabilities(&mut components);
@@ -282,23 +307,33 @@ struct Backward {
 
 impl Reader {
     fn refuse(&mut self, reason: impl fmt::Display) {
+        if self.violations.len() >= TOLD_MAX {
+            return;
+        }
         let reason = format!("{}: {reason}", self.place);
         self.violations.push(Violation { path: self.path.clone(), reason });
     }
 
     fn warn(&mut self, warning: impl fmt::Display) {
+        if self.warnings.len() >= TOLD_MAX {
+            return;
+        }
         let place = if self.place.is_empty() { String::new() } else { format!("{}: ", self.place) };
         self.warnings.push(format!("{place}{warning}"));
     }
 
     fn component(&mut self, raw: RawComponent) -> Option<Component> {
         let RawComponent { name, kind, properties, traits } = raw;
+        if name.len() > NAME_BYTES_MAX {
+            self.refuse(format!("its name has more than {NAME_BYTES_MAX} bytes"));
+            return None;
+        }
         let place = self.place.clone();
         let properties = self.properties(kind, properties);
         let traits = traits.map(|traits| {
             let mut read = Vec::new();
             for (index, one) in traits.into_iter().enumerate() {
-                self.place = format!("{place}, trait {} ({})", index + 1, one.kind);
+                self.place = format!("{place}, trait {} ({})", index + 1, shown(&one.kind));
                 read.extend(self.one_trait(&name, properties.as_ref(), one));
             }
             read
@@ -385,8 +420,10 @@ impl Reader {
         raw: RawTrait,
     ) -> Option<Trait> {
         match &*raw.kind {
-            SPREADSCALER => self.scaling(raw.properties).map(Trait::Spreadscaler),
-            DAEMONSCALER => self.scaling(raw.properties).map(Trait::Daemonscaler),
+            SPREADSCALER => self.scaling(raw.properties, RULES_MAX).map(Trait::Spreadscaler),
+            DAEMONSCALER => {
+                self.scaling(raw.properties, COMPARED_RULES_MAX).map(Trait::Daemonscaler)
+            }
             LINKDEF => match properties {
                 Some(Properties::Capability(_)) => {
                     self.refuse("a linkdef belongs to an actor; its `target` is the capability");
@@ -409,7 +446,18 @@ impl Reader {
         }
     }
 
-    fn scaling(&mut self, raw: RawTraitProperties) -> Option<Scaling> {
+    fn scaling(&mut self, raw: RawTraitProperties, rules_max: usize) -> Option<Scaling> {
+        let found = raw.spread.len();
+        if found > rules_max {
+            self.refuse(format!("`spread` has {found} rules, and there may be {rules_max}"));
+            return None;
+        }
+        for rule in raw.spread.iter().filter(|rule| rule.requirements.len() > REQUIREMENTS_MAX) {
+            self.refuse(format!(
+                "rule {:?} asks for more than {REQUIREMENTS_MAX} labels, and no host has more",
+                shown(&rule.name)
+            ));
+        }
         let Some(instances) = raw.instances else {
             self.refuse("`instances` is missing");
             return None;
@@ -520,6 +568,11 @@ impl Reader {
             }
         }
     }
+}
+
+/// Returns as much of a name as is said of it.
+fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(SHOWN_BYTES_MAX)]
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub const DESCRIPTION: &str = "description";
 /// ours.
 pub const APPLIED_SET: &str = "lattice.host/applied-set";
 /// The annotation with the contracts that a host filled in, by components. An extension of ours.
-const FILLED_IN: &str = "lattice.host/filled-contracts";
+pub(super) const FILLED_IN: &str = "lattice.host/filled-contracts";
 /// The version that is always the newest one, and never a version of its own.
 pub const LATEST: &str = "latest";
 /// The link name of a capability that has none.

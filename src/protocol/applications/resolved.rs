@@ -97,11 +97,12 @@ impl Application {
     /// such a manifest is refused before.
     pub fn of(manifest: &Manifest) -> Self {
         let components = &manifest.spec.components;
+        let capabilities = manifest.capabilities().collect();
         Self {
             name: manifest.name().to_owned(),
             version: manifest.version().to_owned(),
             scalers: components.iter().flat_map(|one| scalers(manifest.name(), one)).collect(),
-            links: components.iter().flat_map(|one| links(manifest, one)).collect(),
+            links: components.iter().flat_map(|one| links(&capabilities, one)).collect(),
         }
     }
 }
@@ -205,11 +206,11 @@ fn rules(mode: Mode, scaling: &Scaling) -> Vec<Rule> {
     rules.collect()
 }
 
-fn links(manifest: &Manifest, component: &Component) -> Vec<Link> {
+fn links(capabilities: &BTreeMap<&str, &Capability>, component: &Component) -> Vec<Link> {
     // On a capability a link means nothing.
     let Properties::Actor(actor) = &component.properties else { return Vec::new() };
     let links = component.links().filter_map(|link| {
-        let provider = manifest.capability(&link.target)?;
+        let provider = capabilities.get(&*link.target)?;
         Some(Link {
             actor_image: actor.image.clone(),
             provider_image: provider.image.clone(),

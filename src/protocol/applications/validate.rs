@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     manifest::{
-        API_VERSION, Component, KIND, LATEST, Manifest, Properties, Scaling, Spread, Trait,
+        API_VERSION, Component, FILLED_IN, KIND, LATEST, Manifest, Properties, Scaling, Spread,
+        Trait, VERSION,
     },
     resolved::{Application, Mode, Rule, Scaler, ScalerKind},
 };
@@ -20,6 +21,10 @@ use crate::builtin::{self, UnknownBuiltin};
 
 /// Bytes of a name; it is part of keys and subjects.
 const NAME_BYTES_MAX: usize = 256;
+/// Annotations of a manifest, and labels.
+const REMARKS_MAX: usize = 64;
+/// Bytes of one of them, its name included.
+const REMARK_BYTES_MAX: usize = 8 * 1024;
 /// Hosts that a warning names.
 const NAMED_HOSTS_MAX: usize = 5;
 
@@ -36,6 +41,14 @@ pub enum Invalid {
         "Manifest name {0} contains invalid characters. Use up to {NAME_BYTES_MAX} ASCII letters, digits, dashes and underscores"
     )]
     Name(String),
+    #[error("the manifest has {found} {what}, and it may have {REMARKS_MAX}")]
+    Remarks { what: &'static str, found: usize },
+    #[error(
+        "one of the {what} of the manifest has {found} bytes, and it may have {REMARK_BYTES_MAX}; keep long texts elsewhere"
+    )]
+    LongRemark { what: &'static str, found: usize },
+    #[error("the version of the manifest has {0} bytes, and it may have {NAME_BYTES_MAX}")]
+    LongVersion(usize),
     #[error("Duplicate component name in manifest: {0}")]
     DuplicateComponent(String),
     #[error("Duplicate image reference {image} to link name {link_name} in manifest")]
@@ -89,6 +102,26 @@ pub fn validate(manifest: &Manifest) -> Result<(), Invalid> {
     check_builtins(manifest)?;
     check_links(manifest)?;
     manifest.spec.components.iter().try_for_each(check_scaling)
+}
+
+/// Refuses a manifest whose remarks are too large: they are part of what is told of the application.
+/// This is for new manifests; one that is stored with them stays of use.
+pub fn check_remarks(manifest: &Manifest) -> Result<(), Invalid> {
+    let metadata = &manifest.metadata;
+    for (what, remarks) in [("annotations", &metadata.annotations), ("labels", &metadata.labels)] {
+        // That of a host is as large as the components are many.
+        let written = || remarks.iter().filter(|(key, _)| *key != FILLED_IN);
+        let found = written().count();
+        if found > REMARKS_MAX {
+            return Err(Invalid::Remarks { what, found });
+        }
+        let longest = written().map(|(key, value)| key.len() + value.len()).max();
+        if let Some(found) = longest.filter(|found| *found > REMARK_BYTES_MAX) {
+            return Err(Invalid::LongRemark { what, found });
+        }
+    }
+    let version = metadata.annotations.get(VERSION).map_or(0, String::len);
+    if version > NAME_BYTES_MAX { Err(Invalid::LongVersion(version)) } else { Ok(()) }
 }
 
 /// Says whether an application may have this name. The old manager also took letters of other
@@ -152,6 +185,9 @@ fn check_builtins(manifest: &Manifest) -> Result<(), Invalid> {
 }
 
 fn check_links(manifest: &Manifest) -> Result<(), Invalid> {
+    let components = manifest.spec.components.iter();
+    let components: BTreeMap<&str, &Properties> =
+        components.map(|one| (&*one.name, &one.properties)).collect();
     let mut missing = BTreeSet::new();
     for component in &manifest.spec.components {
         let mut targets = BTreeSet::new();
@@ -160,8 +196,7 @@ fn check_links(manifest: &Manifest) -> Result<(), Invalid> {
             if !targets.insert(&link.target) {
                 return Err(Invalid::DuplicateTarget { component, target });
             }
-            let found = manifest.spec.components.iter().find(|one| one.name == link.target);
-            match found.map(|found| &found.properties) {
+            match components.get(&*link.target) {
                 Some(Properties::Capability(_)) => {}
                 Some(Properties::Actor(_)) => {
                     return Err(Invalid::TargetIsActor { component, target });

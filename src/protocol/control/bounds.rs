@@ -75,6 +75,13 @@ pub fn configuration(text: Option<&str>) -> Result<(), TooMuch> {
 
 /// Checks the sizes of a link definition, and whether there is room for it among `others`.
 pub fn link(link: &LinkDefinition, others: usize) -> Result<(), TooMuch> {
+    link_sizes(link)?;
+    if others >= LINKS_MAX { Err(TooMuch::Links(others)) } else { Ok(()) }
+}
+
+/// Checks the sizes of a link definition, which may have come past every host: those who may write
+/// to the bucket of the metadata put there what they like.
+pub fn link_sizes(link: &LinkDefinition) -> Result<(), TooMuch> {
     for (what, name) in [
         ("the characters of actor_id", &link.actor_id),
         ("the characters of provider_id", &link.provider_id),
@@ -83,8 +90,7 @@ pub fn link(link: &LinkDefinition, others: usize) -> Result<(), TooMuch> {
     ] {
         bytes(what, name.len(), NAME_BYTES_MAX)?;
     }
-    pairs("link values", &link.values, LINK_VALUES_MAX, LINK_BYTES_MAX)?;
-    if others >= LINKS_MAX { Err(TooMuch::Links(others)) } else { Ok(()) }
+    pairs("link values", &link.values, LINK_VALUES_MAX, LINK_BYTES_MAX)
 }
 
 fn pairs(what: &'static str, pairs: &Pairs, max: usize, bytes_max: usize) -> Result<(), TooMuch> {

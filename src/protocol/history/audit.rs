@@ -20,8 +20,9 @@ pub const ORIGIN_HEADER: &str = "Lattice-Origin";
 const ORIGIN_BYTES_MAX: usize = 1024;
 /// Bytes of a text of an origin that are kept.
 const WORD_BYTES_MAX: usize = 128;
-/// Members of commands that name what they are about. None of them has secrets in it.
-const NAMED: [&str; 17] = [
+/// Members of commands that name what they are about, or tell two of them apart. None of them has
+/// secrets in it.
+const NAMED: [&str; 21] = [
     "actor_ref",
     "actor_id",
     "new_actor_ref",
@@ -39,7 +40,13 @@ const NAMED: [&str; 17] = [
     "version",
     "lost_host_id",
     "action",
+    "any_revision",
+    "timeout",
+    "delete_all",
+    "non_destructive",
 ];
+/// The member that tells what a label is set to.
+pub const VALUE: &str = "value";
 
 /// The sender of a command, as far as it says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +183,10 @@ impl Audit {
             new if new == words => {}
             new => words = format!("{words} to {new}"),
         }
-        words
+        match self.object.get(VALUE) {
+            None => words,
+            Some(value) => format!("{words}={value}"),
+        }
     }
 }
 
@@ -223,6 +233,7 @@ pub fn object(body: &[u8]) -> BTreeMap<String, String> {
         let told = match &read[*name] {
             Value::String(told) => text(told),
             Value::Number(told) => told.to_string(),
+            Value::Bool(told) => told.to_string(),
             _ => return None,
         };
         (!told.is_empty()).then(|| ((*name).to_owned(), told))
@@ -266,7 +277,15 @@ mod tests {
         };
         assert_eq!(put.subject(), "MA to VB for wasmcloud:httpserver");
         assert!(!serde_json::to_string(&put).unwrap().contains("hunter2"));
-        assert_eq!(object(br#"{"actor_id": "MA", "share": 0}"#)["share"], "0");
+        for (body, name, told) in [
+            (json!({"actor_id": "MA", "share": 0}), "share", "0"),
+            (json!({"actor_id": "MA", "any_revision": true}), "any_revision", "true"),
+            (json!({"host_id": "N1", "timeout": 5}), "timeout", "5"),
+            (json!({"version": "", "delete_all": true}), "delete_all", "true"),
+            (json!({"non_destructive": false}), "non_destructive", "false"),
+        ] {
+            assert_eq!(object(body.to_string().as_bytes())[name], told, "{body}");
+        }
         for (verb, body, subject) in [
             ("start actor", json!({"actor_ref": "file:///a.wasm", "count": 3}), "file:///a.wasm"),
             ("update actor", json!({"actor_id": "MA", "new_actor_ref": "a:2"}), "MA to a:2"),

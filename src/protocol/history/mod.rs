@@ -8,8 +8,8 @@
 //! host of its clusters signed, so somebody who may write to the stream, and has no such key, adds
 //! nothing to the history.
 //!
-//! Neither link values nor secrets are in it: of an event without its link values ([`compact`]), of
-//! a command only names ([`audit`]).
+//! Neither link values nor secrets are in it: an event without its link values ([`compact`]), of a
+//! command the members that can be no secrets ([`audit`]).
 //!
 //! Hosts and clients of earlier versions know nothing of the stream. Members are only added to what
 //! is here; a reader passes over those that it does not know.

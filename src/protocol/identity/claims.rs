@@ -7,6 +7,7 @@
 use serde::Deserialize;
 
 use super::{
+    bounds::{self, TooLarge},
     keys::{ActorId, KeyError, Kind},
     signature::VerifyingKey,
     token::{self, Compact, TokenError},
@@ -56,6 +57,8 @@ pub enum ClaimsError {
     NotAProvider(KeyError),
     #[error("the token names no contract (`capid`), so nobody could be linked to this provider")]
     NoContract,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
 /// The `wascap` member of an actor's token.
@@ -109,7 +112,21 @@ impl ActorClaims {
             not_before: claims.nbf,
             hash: metadata.hash,
         };
+        actor.check_size()?;
         Ok(Checked { claims: actor, revision: claims.wascap_revision, names_caps })
+    }
+
+    fn check_size(&self) -> Result<(), TooLarge> {
+        bounds::check(
+            &[
+                ("name", self.name.as_deref().unwrap_or_default()),
+                ("version", self.version.as_deref().unwrap_or_default()),
+                ("call alias", self.call_alias.as_deref().unwrap_or_default()),
+                ("hash", self.hash.as_str()),
+            ],
+            &[("capabilities", self.caps.as_slice()), ("tags", self.tags.as_slice())],
+            None,
+        )
     }
 }
 
@@ -214,6 +231,8 @@ pub(super) mod tests {
             case("\"hash\"", "\"hush\""),
             Err(ClaimsError::Token(TokenError::Claims(_)))
         ));
+        let tags = format!("\"tags\":[\"{}\"]", "t".repeat(20_000));
+        assert!(matches!(case("\"tags\":[]", &tags), Err(ClaimsError::TooLarge(_))));
         assert!(case("\"iat\"", "\"exp\":1000,\"nbf\":1000,\"iat\"").is_ok());
     }
 

@@ -10,6 +10,7 @@
 //! - [`token`]: the compact JWT that wascap invented (header alg `Ed25519`), for any kind of
 //!   claims.
 //! - [`claims`]: the claims of an actor; [`provider`]: those of a capability provider.
+//! - [`bounds`]: how much claims may say.
 //! - [`validity`]: when tokens count, and how that is told.
 //! - [`module`]: takes a `.wasm` file and says whose it is, or why it must not run.
 //! - [`wasm`]: what a file imports and exports, and the contracts these stand for.
@@ -19,6 +20,7 @@
 //! Everything here is pure, no I/O; checks are told the time. Only [`claims::now`] and the texts
 //! for people read the clock, and only keys and the ids of tokens are drawn at random.
 
+pub mod bounds;
 pub mod claims;
 mod comb;
 pub mod digest;

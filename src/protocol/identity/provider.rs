@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
+    bounds::{self, TooLarge},
     claims::{ClaimsError, signed_by_account},
     keys::ProviderId,
     token::Compact,
@@ -69,7 +70,7 @@ impl ProviderClaims {
         if metadata.capid.is_empty() {
             return Err(ClaimsError::NoContract);
         }
-        Ok(Self {
+        let provider = Self {
             subject,
             issuer: claims.iss.into_owned(),
             name: metadata.name,
@@ -82,7 +83,22 @@ impl ProviderClaims {
             issued_at: claims.iat,
             expires: claims.exp,
             not_before: claims.nbf,
-        })
+        };
+        provider.check_size()?;
+        Ok(provider)
+    }
+
+    fn check_size(&self) -> Result<(), TooLarge> {
+        bounds::check(
+            &[
+                ("name", self.name.as_deref().unwrap_or_default()),
+                ("version", self.version.as_deref().unwrap_or_default()),
+                ("vendor", self.vendor.as_str()),
+                ("contract", self.contract_id.as_str()),
+            ],
+            &[],
+            self.config_schema.as_deref(),
+        )
     }
 }
 
@@ -205,6 +221,9 @@ mod tests {
         };
         assert!(matches!(sign(""), Err(ClaimsError::NoProviderMetadata)));
         assert!(matches!(sign(r#","wascap":{"vendor":"v"}"#), Err(ClaimsError::NoContract)));
+        let schema = "s".repeat(70_000);
+        let large = sign(&format!(r#","wascap":{{"capid":"c","config_schema":"{schema}"}}"#));
+        assert!(matches!(large, Err(ClaimsError::TooLarge(_))));
         let bare = sign(
             r#","wascap":{"name":null,"capid":"c","config_schema":null,"target_hashes":null}"#,
         )

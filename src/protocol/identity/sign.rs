@@ -24,6 +24,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
+    bounds::{self, TooLarge},
     digest::{hex_upper, sha256},
     keys::{KeyError, Kind},
     module::{self, ModuleError},
@@ -110,6 +111,8 @@ pub enum SignError {
     NeverCounts,
     #[error("the JSON schema of link values is no JSON: {0}")]
     Schema(serde_json::Error),
+    #[error("no host takes that: {0}")]
+    TooLarge(#[from] TooLarge),
     #[error("write the claims: {0}")]
     Claims(serde_json::Error),
 }
@@ -209,6 +212,15 @@ fn actor_token(
     if let Some(alias) = &says.call_alias {
         check_alias(alias).map_err(|reason| SignError::Alias(alias.clone(), reason))?;
     }
+    bounds::check(
+        &[
+            ("name", says.name.as_str()),
+            ("version", says.version.as_deref().unwrap_or_default()),
+            ("call alias", says.call_alias.as_deref().unwrap_or_default()),
+        ],
+        &[("capabilities", says.caps.as_slice()), ("tags", says.tags.as_slice())],
+        None,
+    )?;
     let hash = if code.is_empty() { String::new() } else { hex_upper(&sha256(code)) };
     let metadata = |hash| Actor {
         name: &says.name,
@@ -240,6 +252,16 @@ pub fn provider(
     if says.contract_id.is_empty() {
         return Err(SignError::NoContract);
     }
+    bounds::check(
+        &[
+            ("name", says.name.as_str()),
+            ("version", says.version.as_deref().unwrap_or_default()),
+            ("vendor", says.vendor.as_str()),
+            ("contract", says.contract_id.as_str()),
+        ],
+        &[],
+        says.config_schema.as_deref(),
+    )?;
     let schema = says
         .config_schema
         .clone()
@@ -545,6 +567,9 @@ mod tests {
                 "{alias}"
             );
         }
+        let many = ActorToken { tags: vec!["t".into(); 1000], ..says() };
+        let error = sign(&many, &actor_key, &account_key).unwrap_err();
+        assert!(error.to_string().contains("1000 tags, hosts take 64"), "{error}");
         let nothing = ProviderToken::default();
         let error = provider(&nothing, &key(PROVIDER.seed), &account_key, &term()).unwrap_err();
         assert!(matches!(error, SignError::NoContract));

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::identity::{claims::ActorClaims, provider::ProviderClaims};
+use crate::identity::{
+    bounds::{self, ITEMS_MAX},
+    claims::ActorClaims,
+    provider::ProviderClaims,
+};
 
 /// The claims of an actor or a provider, as far as the bucket knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +61,8 @@ impl Claims {
         self.subject.starts_with('V')
     }
 
-    /// Reads an entry of any era.
+    /// Reads an entry of any era; nothing if it is none, or larger than claims that hosts write:
+    /// whoever may write to the bucket can put anything there, and every host keeps and tells it.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let object: Map<String, Value> = serde_json::from_slice(value).ok()?;
         let text = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
@@ -67,10 +72,11 @@ impl Claims {
         };
         let list = |short: &str, long: &str| match object.get(short).or_else(|| object.get(long)) {
             Some(Value::Array(items)) => {
-                items.iter().filter_map(|item| Some(item.as_str()?.to_owned())).collect()
+                let texts = items.iter().filter_map(|item| Some(item.as_str()?.to_owned()));
+                texts.take(ITEMS_MAX + 1).collect()
             }
             Some(Value::String(text)) if !text.is_empty() => {
-                text.split(',').map(str::to_owned).collect()
+                text.split(',').take(ITEMS_MAX + 1).map(str::to_owned).collect()
             }
             _ => Vec::new(),
         };
@@ -86,7 +92,22 @@ impl Claims {
             contract_id: text("contract_id", "contract_id"),
             config_schema: object.get("config_schema").and_then(Value::as_str).map(str::to_owned),
         };
-        (!claims.subject.is_empty()).then_some(claims)
+        (!claims.subject.is_empty() && claims.is_bounded()).then_some(claims)
+    }
+
+    fn is_bounded(&self) -> bool {
+        let texts = [
+            ("subject", self.subject.as_str()),
+            ("issuer", self.issuer.as_str()),
+            ("name", self.name.as_str()),
+            ("version", self.version.as_str()),
+            ("revision", self.revision.as_str()),
+            ("call alias", self.call_alias.as_str()),
+            ("contract", self.contract_id.as_str()),
+        ];
+        let lists =
+            [("capabilities", self.capabilities.as_slice()), ("tags", self.tags.as_slice())];
+        bounds::check(&texts, &lists, self.config_schema.as_deref()).is_ok()
     }
 
     /// The bucket's form: short names, texts only. A provider's entry leaves `caps` and `tags` out,

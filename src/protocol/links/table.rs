@@ -28,9 +28,12 @@ use super::{
     definition::{ByThree, LinkDefinition, Three},
     shards::Shards,
 };
-use crate::store::{
-    Entry,
-    keys::{self, Key},
+use crate::{
+    control::bounds,
+    store::{
+        Entry,
+        keys::{self, Key},
+    },
 };
 
 /// How long a provider may go on calling an actor after its link was moved or deleted: requests
@@ -409,6 +412,8 @@ impl Table {
         let link: LinkDefinition = serde_json::from_slice(&entry.value).map_err(|e| {
             Rejected(format!("{} is no link definition: {}", entry.key, mistake(&e)))
         })?;
+        bounds::link_sizes(&link)
+            .map_err(|_| Rejected(format!("{} is a larger link than hosts take", entry.key)))?;
         if link.id() != hash {
             return Err(Rejected(format!("{} holds a link whose id is {}", entry.key, link.id())));
         }
@@ -447,7 +452,7 @@ impl Table {
 
     fn put_claims(&mut self, subject: &str, entry: &Entry) -> Result<Option<Change>, Rejected> {
         let claims = Claims::parse(&entry.value)
-            .ok_or_else(|| Rejected(format!("{} holds no claims", entry.key)))?;
+            .ok_or_else(|| Rejected(format!("{} holds no claims that hosts take", entry.key)))?;
         if claims.subject != subject {
             return Err(Rejected(format!("{} holds the claims of {}", entry.key, claims.subject)));
         }
@@ -475,6 +480,9 @@ impl Table {
         let read: Reference = serde_json::from_slice(&entry.value).map_err(|e| {
             Rejected(format!("{} is no image reference: {}", entry.key, mistake(&e)))
         })?;
+        bounds::reference(&read.oci_url)
+            .and_then(|()| bounds::name(&read.public_key))
+            .map_err(|_| Rejected(format!("{} is longer than hosts take", entry.key)))?;
         let key = entry.key.as_str();
         if self.references.get(key).is_some_and(|(_, revision)| *revision > entry.revision) {
             return Ok(None);

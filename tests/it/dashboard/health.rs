@@ -70,6 +70,16 @@ async fn a_host_that_stops_says_so_in_the_stream_before_that_ends() {
     stopping.await.expect("it stops");
 }
 
+const OPENMETRICS: &str = "application/openmetrics-text";
+
+/// The numbers of a host for a reader that accepts this: their type, and the text.
+async fn metrics(dashboard: &Dashboard, accepts: &str) -> (String, String) {
+    let request = reqwest::Client::new().get(dashboard.url.join("/metrics").unwrap());
+    let answer = request.header("accept", accepts).send().await.expect("an answer");
+    let kind = answer.headers()["content-type"].to_str().expect("a text").to_owned();
+    (kind, answer.text().await.expect("a text"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_of_this_host() {
     let server = Server::shared().await;
@@ -77,11 +87,15 @@ async fn metrics_are_of_this_host() {
     dashboard.done(Method::POST, "/actors", start(&example("echo"), None)).await;
     let call = json!({ "actor_id": ECHO, "operation": "No.Such\"Operation", "payload": {} });
     dashboard.send(Method::POST, "/call", Some(call)).await;
-    let answer = reqwest::get(dashboard.url.join("/metrics").unwrap()).await.unwrap();
-    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
-    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-    let text = answer.text().await.unwrap();
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    let (kind, plain) = metrics(&dashboard, "*/*").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    for line in ["# TYPE lattice_host_info gauge", "# TYPE lattice_provider_restarts_total counter"]
+    {
+        assert!(plain.contains(line), "{line} in {plain}");
+    }
+    let (kind, text) = metrics(&dashboard, OPENMETRICS).await;
+    assert!(kind.starts_with(OPENMETRICS), "{kind}");
+    assert!(text.ends_with("# EOF\n") && !plain.contains("# EOF"), "{text}");
     for line in [
         "lattice_host_info{",
         "lattice_invocations_total{target=\"MBA7",
@@ -101,6 +115,7 @@ async fn metrics_are_of_this_host() {
         "lattice_tokens_refused_total{reason=\"repeated\"} 0",
         "lattice_messages_refused_total{kind=\"call\"} 0",
         "lattice_log_lines_lost_total{log=\"log\"} 0",
+        "lattice_telemetry_lost_total{signal=\"traces\"} 0",
         "lattice_history_left_out_total 0",
         "# TYPE lattice_links_refused gauge",
         "# TYPE lattice_applications gauge",
@@ -119,8 +134,7 @@ fn named(text: &str) -> BTreeSet<&str> {
 async fn dashboards_and_alerts_ask_for_metrics_that_there_are() {
     let server = Server::shared().await;
     let dashboard = Dashboard::start(&server).await;
-    let answer = reqwest::get(dashboard.url.join("/metrics").unwrap()).await.unwrap();
-    let text = answer.text().await.unwrap();
+    let (_, text) = metrics(&dashboard, OPENMETRICS).await;
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let served: BTreeSet<String> = types
         .filter_map(|line| line.split_once(' '))

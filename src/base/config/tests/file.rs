@@ -371,10 +371,20 @@ fn files_of_the_next_era_are_read_too() {
 
 #[test]
 fn an_unknown_key_is_a_warning_with_its_line() {
-    let config = Machine::new().json("{\n\"latice_prefix\": \"x\"}").config();
-    assert_eq!(config.warnings.len(), 1);
-    assert!(config.warnings[0].contains("host_config.json:2"), "{:?}", config.warnings);
-    assert!(config.warnings[0].contains("latice_prefix"));
+    for (key, meant) in [
+        ("latice_prefix", Some("lattice_prefix")),
+        // Names of flags and of variables.
+        ("lattice", Some("lattice_prefix")),
+        ("enable_structured_logging", Some("structured_logging_enabled")),
+        ("WASMCLOUD_PROV_SHUTDOWN_DELAY_MS", Some("provider_delay")),
+        ("colour_of_the_host", None),
+    ] {
+        let config = Machine::new().json(&format!("{{\n\"{key}\": \"x\"}}")).config();
+        let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+        assert!(warning.contains("host_config.json:2") && warning.contains(key), "{warning}");
+        let told = warning.split_once("did you mean ").map(|(_, told)| told);
+        assert_eq!(told, meant.map(|key| format!("{key:?}?")).as_deref(), "{warning}");
+    }
 }
 
 #[test]

@@ -51,9 +51,10 @@ pub enum OpenError {
     )]
     Silent { asked: String, prefix: String },
     #[error(
-        "the NATS user of this host may not use the JetStream API of domain {asked}: {denied}. Allow this user {NEEDED_SUBJECTS}"
+        "this NATS user may not use the JetStream API of domain {asked}: {denied}. {needed}; the user of a host needs \
+         {NEEDED_SUBJECTS}"
     )]
-    NotAllowed { asked: String, denied: String },
+    NotAllowed { asked: String, denied: String, needed: String },
     #[error("JetStream refuses bucket {bucket}: {cause}")]
     Refused { bucket: String, cause: String },
 }
@@ -84,7 +85,7 @@ pub async fn find(
         }
         GetStreamErrorKind::JetStream(e) => Err(refused(bucket, e.to_string())),
         _ => {
-            let diagnosis = diagnose(nats, context, domain).await;
+            let diagnosis = diagnose(nats, context, domain, stream).await;
             Err(diagnosis.unwrap_or_else(|| refused(bucket, error.to_string())))
         }
     }
@@ -220,12 +221,36 @@ pub fn publish_prefix(domain: Option<&str>) -> String {
     domain.map(|domain| api_prefix(Some(domain)) + ".").unwrap_or_default()
 }
 
-/// Finds out why a domain does not answer by asking the server for its own. `None` means that it
-/// does answer.
-async fn diagnose(nats: &Nats, asked_context: &Context, asked: Option<&str>) -> Option<OpenError> {
+/// Returns what a command needs for a stream, which is less than a host does: the rights of a host
+/// make an operator of a user.
+fn needed_by_commands(stream: &str, domain: Option<&str>) -> String {
+    let api = api_prefix(domain);
+    match stream.strip_prefix("OBJ_") {
+        Some(bucket) => {
+            format!("A command that sends files to {bucket} needs {api}.> and $O.{bucket}.>")
+        }
+        None => format!(
+            "A command that reads {stream} needs {api}.STREAM.INFO.{stream}, {api}.CONSUMER.CREATE.{stream}, \
+             {api}.CONSUMER.*.{stream}.> and {api}.CONSUMER.MSG.NEXT.{stream}.>: give it to operators only, since JetStream sends \
+             its answers to any subject"
+        ),
+    }
+}
+
+/// Finds out why the domain of a stream does not answer by asking the server for its own. `None`
+/// means that it does answer.
+async fn diagnose(
+    nats: &Nats,
+    asked_context: &Context,
+    asked: Option<&str>,
+    stream: &str,
+) -> Option<OpenError> {
     let prefix = api_prefix(asked);
     let silent = || match denied(nats) {
-        Some(denied) => OpenError::NotAllowed { asked: shown(asked), denied },
+        Some(denied) => {
+            let needed = needed_by_commands(stream, asked);
+            OpenError::NotAllowed { asked: shown(asked), denied, needed }
+        }
         None => OpenError::Silent { asked: shown(asked), prefix: prefix.clone() },
     };
     let answer: Result<serde_json::Value, _> = asked_context.request("INFO", &()).await;
@@ -265,6 +290,32 @@ fn shown(domain: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_protocol::lattice::permissions::covers;
+
+    #[test]
+    fn commands_are_not_advised_to_have_the_rights_of_a_host() {
+        for (stream, domain, needed, not_needed) in [
+            (
+                "LATTICEHISTORY_x",
+                None,
+                "$JS.API.CONSUMER.CREATE.LATTICEHISTORY_x.name.filter",
+                "$JS.API.STREAM.PURGE.LATTICEHISTORY_x",
+            ),
+            (
+                "LATTICEHISTORY_x",
+                Some("core"),
+                "$JS.core.API.CONSUMER.MSG.NEXT.LATTICEHISTORY_x.name",
+                "$JS.core.API.STREAM.INFO.KV_LATTICEDATA_x",
+            ),
+            ("OBJ_ARTIFACTS_x", Some("core"), "$JS.core.API.$O.ARTIFACTS_x.C.1", "wasmbus.ctl.x"),
+        ] {
+            let told = needed_by_commands(stream, domain);
+            let words = told.split([' ', ',']).map(|word| word.trim_end_matches(':'));
+            let patterns: Vec<&str> = words.filter(|word| word.starts_with('$')).collect();
+            let is_told = |subject| patterns.iter().any(|pattern| covers(pattern, subject));
+            assert!(is_told(needed) && !is_told(not_needed), "{told}");
+        }
+    }
 
     #[test]
     fn a_leaf_node_connection_makes_no_cluster() {

@@ -3,15 +3,17 @@
 //!
 //! The specification wants a warning for each. Those about variables that the SDK reads itself are
 //! told here as well, and its own lines about them are left out of the log. Headers have secrets in
-//! them, so their values are not told.
+//! them, so their values are not told. Variables that change nothing are told by their names.
 
-use std::borrow::Cow;
-
-use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::settings::{
-    self, DISABLED, NUMBERS, Number, PROPAGATORS, Signal, TIMEOUT, Variables, exporter_setting,
+use super::{
+    limits,
+    resource::{self, ATTRIBUTES},
+    settings::{
+        self, DELTA, DISABLED, NUMBERS, PROPAGATORS, Signal, TEMPORALITY, TIMEOUT, Variables,
+        exporter_setting,
+    },
 };
 
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
@@ -28,21 +30,30 @@ const SAMPLERS: [&str; 6] = [
 const USUAL_SAMPLER: &str = "parentbased_always_on";
 /// The end of the names of samplers that need a ratio.
 const OF_RATIO: &str = "traceidratio";
-const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
-const TEMPORALITIES: [&str; 3] = ["cumulative", "delta", "lowmemory"];
-const RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
-/// Limits of what a span holds. 0 is one, too.
-const LIMITS: [Number; 3] = [
-    limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
-    limit("OTEL_SPAN_EVENT_COUNT_LIMIT"),
-    limit("OTEL_SPAN_LINK_COUNT_LIMIT"),
+const TEMPORALITIES: [&str; 3] = ["cumulative", DELTA, "lowmemory"];
+/// Variables of the specification that change nothing here, or the beginnings of their names.
+const UNUSED: [&str; 16] = [
+    // An export is bounded by the time that exporters have.
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BLRP_EXPORT_TIMEOUT",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_CONCURRENT_EXPORTS",
+    // Spans have no events and no links.
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LOGRECORD_",
+    "OTEL_METRICS_EXEMPLAR_FILTER",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+    "OTEL_LOG_LEVEL",
+    "OTEL_CONFIG_FILE",
+    "OTEL_EXPERIMENTAL_CONFIG_FILE",
+    "OTEL_ENTITIES",
+    "OTEL_EXPORTER_ZIPKIN_",
+    "OTEL_EXPORTER_PROMETHEUS_",
+    "OTEL_EXPORTER_JAEGER_",
 ];
 const BOOLEANS: [&str; 2] = ["true", "false"];
 const PAIRS: &str = "NAME=VALUE,NAME=VALUE with %2C for a comma";
-
-const fn limit(name: &'static str) -> Number {
-    Number { name, min: 0, max: u32::MAX as u64, default: 128 }
-}
 
 /// A value that does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +89,11 @@ pub fn wrong(variables: &Variables) -> impl Iterator<Item = Wrong> {
         .chain(numbers(variables))
 }
 
+/// Returns the variables that are set and change nothing.
+pub fn unused(variables: &Variables) -> Vec<&str> {
+    UNUSED.iter().flat_map(|name| variables.beginning(name)).collect()
+}
+
 /// Returns the names of a setting of exporters, that of all signals first.
 fn names(what: &str) -> impl Iterator<Item = (Option<Signal>, String)> {
     let signals = [None].into_iter().chain(Signal::ALL.map(Some));
@@ -97,12 +113,13 @@ fn switches(variables: &Variables) -> impl Iterator<Item = Wrong> {
     all.filter_map(move |name| word(&name, variables.get(&name), &BOOLEANS, "false"))
 }
 
-/// Nothing is exported where another exporter is wanted.
+/// Nothing is exported where only other exporters are wanted.
 fn exporters(variables: &Variables) -> impl Iterator<Item = Wrong> {
     Signal::ALL.into_iter().filter_map(move |signal| {
         let name = signal.exporter();
         let value = variables.raw(&name).filter(|list| settings::wants_other(list))?;
-        Some(Wrong::new(&name, value, "none", "otlp, none"))
+        let used = if settings::has_otlp(value) { "otlp" } else { "none" };
+        Some(Wrong::new(&name, value, used, "otlp, none"))
     })
 }
 
@@ -147,9 +164,9 @@ fn ways(variables: &Variables) -> impl Iterator<Item = Wrong> {
         word(&name, variables.raw(&name), &["gzip", "none"], used)
     });
     let timeouts = names("TIMEOUT").filter_map(move |(_, name)| {
-        let value = variables.get(&name).filter(|value| value.parse::<u64>().is_err())?;
+        let value = variables.get(&name).filter(|value| settings::time(value).is_none())?;
         let used = TIMEOUT.as_millis().to_string();
-        Some(Wrong::new(&name, value, &used, "a whole number of milliseconds"))
+        Some(Wrong::new(&name, value, &used, "a whole number of milliseconds, from 1 on"))
     });
     let sums = word(TEMPORALITY, variables.raw(TEMPORALITY), &TEMPORALITIES, TEMPORALITIES[0]);
     compressions.chain(timeouts).chain(sums)
@@ -162,9 +179,9 @@ fn headers(variables: &Variables) -> impl Iterator<Item = Wrong> {
         let allowed = PAIRS.to_owned();
         Some(Wrong { variable: name, value: None, used, allowed })
     });
-    let attributes = variables.raw(RESOURCE).and_then(|value| {
-        let used = left_out(value, |pair| pair.contains('='))?;
-        Some(Wrong::new(RESOURCE, value, &used, PAIRS))
+    let attributes = variables.raw(ATTRIBUTES).and_then(|value| {
+        let used = left_out(value, |pair| resource::pair(pair).is_some())?;
+        Some(Wrong::new(ATTRIBUTES, value, &used, PAIRS))
     });
     of_headers.chain(attributes)
 }
@@ -189,7 +206,7 @@ fn left_out(list: &str, holds: impl Fn(&str) -> bool) -> Option<String> {
 fn is_header(pair: &str) -> bool {
     pair.split_once('=').is_some_and(|(name, value)| {
         let (name, value) = (name.trim(), value.trim());
-        let decoded = percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value));
+        let decoded = resource::decoded(value);
         let is_value = !value.is_empty() && HeaderValue::from_str(&decoded).is_ok();
         is_value && name.parse::<HeaderName>().is_ok()
     })
@@ -223,9 +240,10 @@ fn sampler(variables: &Variables) -> Option<Wrong> {
 }
 
 fn numbers(variables: &Variables) -> impl Iterator<Item = Wrong> {
-    let numbers = NUMBERS.into_iter().map(move |number| (variables.get(number.name), number));
+    let numbers = NUMBERS.into_iter().chain(limits::OWN);
+    let numbers = numbers.map(move |number| (variables.get(number.name), number));
     // The SDK reads these as they are written.
-    let limits = LIMITS.into_iter().map(move |limit| (variables.raw(limit.name), limit));
+    let limits = limits::OF_SDK.into_iter().map(move |limit| (variables.raw(limit.name), limit));
     numbers.chain(limits).filter_map(|(value, number)| {
         let value = value.filter(|value| number.read(value).is_none())?;
         let allowed = format!("a whole number from {} to {}", number.min, number.max);
@@ -248,7 +266,9 @@ mod tests {
             ("OTEL_SDK_DISABLED", "yes", "false", "true"),
             ("OTEL_EXPORTER_OTLP_LOGS_INSECURE", "1", "false", "true"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "none", "otlp"),
-            ("OTEL_METRICS_EXPORTER", "otlp,prometheus", "none", "otlp"),
+            ("OTEL_METRICS_EXPORTER", "otlp,prometheus", "otlp", "otlp"),
+            ("OTEL_LOGS_EXPORTER", "none,otlp", "otlp", "none"),
+            ("OTEL_LOGS_EXPORTER", "console", "none", "otlp"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier", "http/protobuf", "grpc"),
             ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json", "http/protobuf", "grpc"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "notaurl", "nothing", "http://HOST:PORT"),
@@ -256,6 +276,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://c", "nothing", "https://HOST:PORT"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", "10000", "milliseconds"),
             ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "10s", "10000", "milliseconds"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "10000", "from 1 on"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "lzma", "none", "gzip"),
             ("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", "zstd", "none", "gzip"),
             (TEMPORALITY, "sometimes", "cumulative", "delta"),
@@ -273,6 +294,8 @@ mod tests {
             ("OTEL_BLRP_SCHEDULE_DELAY", "0", "1000", "from 1 to"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "1m", "60000", "from 1 to"),
             ("OTEL_SPAN_EVENT_COUNT_LIMIT", "-1", "128", "from 0 to"),
+            ("OTEL_ATTRIBUTE_COUNT_LIMIT", "x", "128", "from 0 to"),
+            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "long", "2048", "from 0 to"),
         ] {
             let wrong = wrong(&variables(&[(name, value)]));
             let [wrong] = wrong.as_slice() else { panic!("{name}={value}: {wrong:?}") };
@@ -306,6 +329,32 @@ mod tests {
             ("OTEL_TRACES_SAMPLER", ""),
         ] {
             assert_eq!(wrong(&variables(&[(name, value)])), [], "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn variables_that_change_nothing_are_named_and_no_others() {
+        let set = variables(&[
+            ("OTEL_BSP_EXPORT_TIMEOUT", "1000"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "1000"),
+            ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "x"),
+            ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "7"),
+            ("OTEL_METRICS_EXEMPLAR_FILTER", ""),
+            ("OTEL_METRICS_EXPORTER", "otlp"),
+            ("OTEL_SOMETHING_ELSE", "anything"),
+        ]);
+        assert_eq!(
+            unused(&set),
+            [
+                "OTEL_BSP_EXPORT_TIMEOUT",
+                "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT",
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            ]
+        );
+        // All that is read here is used.
+        let read = NUMBERS.into_iter().chain(limits::OWN).chain(limits::OF_SDK);
+        for number in read {
+            assert_eq!(unused(&variables(&[(number.name, "1")])), [""; 0], "{}", number.name);
         }
     }
 

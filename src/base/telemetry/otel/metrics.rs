@@ -13,6 +13,11 @@ use parking_lot::Mutex;
 
 use super::scope;
 
+/// The end of the names of buckets.
+pub const BUCKET: &str = "_bucket";
+/// The ends of names that tell a unit, with the unit as OpenTelemetry writes it.
+const UNITS: [(&str, &str); 3] = [("_seconds", "s"), ("_seconds_sum", "s"), ("_bytes", "By")];
+
 static METER: OnceLock<Meter> = OnceLock::new();
 
 /// Values that belong together.
@@ -44,15 +49,21 @@ pub fn observe(families: Vec<Family>, read: impl Fn() -> Samples + Send + Sync +
     for Family { name, about, is_counter } in families {
         let (report, of) = (Arc::clone(&report), name.clone());
         let tell = move |instrument: &dyn AsyncInstrument<f64>| report.tell(&of, instrument);
+        let unit = unit(&name);
         // The meter keeps them.
         if is_counter {
             let counter = meter.f64_observable_counter(name).with_description(about);
-            let _ = counter.with_callback(tell).build();
+            let _ = counter.with_unit(unit).with_callback(tell).build();
         } else {
             let gauge = meter.f64_observable_gauge(name).with_description(about);
-            let _ = gauge.with_callback(tell).build();
+            let _ = gauge.with_unit(unit).with_callback(tell).build();
         }
     }
+}
+
+/// Returns the unit of a family by its name; empty of numbers of things.
+fn unit(name: &str) -> &'static str {
+    UNITS.iter().find(|(end, _)| name.ends_with(end)).map_or("", |(_, unit)| unit)
 }
 
 struct Report<R> {
@@ -103,6 +114,21 @@ mod tests {
     impl AsyncInstrument<f64> for Told {
         fn observe(&self, value: f64, _: &[KeyValue]) {
             self.0.lock().push(value);
+        }
+    }
+
+    #[test]
+    fn a_name_tells_the_unit() {
+        for (name, expected) in [
+            ("lattice_host_uptime_seconds", "s"),
+            ("lattice_invocation_duration_seconds_sum", "s"),
+            ("lattice_invocation_duration_seconds_count", ""),
+            ("lattice_invocation_duration_seconds_bucket", ""),
+            ("lattice_host_memory_bytes", "By"),
+            ("lattice_nats_bytes", "By"),
+            ("lattice_invocations", ""),
+        ] {
+            assert_eq!(unit(name), expected, "{name}");
         }
     }
 

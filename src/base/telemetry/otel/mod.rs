@@ -2,29 +2,33 @@
 //!
 //! [`start`] reads the standard variables (`OTEL_*`) and starts what they ask for; without them
 //! nothing is started, and [`trace`] and [`logs`] do nothing. What the SDK reads itself is left to
-//! it: samplers, limits of spans, headers and compression of exporters, the attributes of the
-//! resource. [`settings`] has the rest, [`check`] the values that do not count, [`transport`] the
-//! way to the collector, and [`outage`] what is told when it takes nothing.
+//! it: samplers, limits of numbers of spans, headers and compression of exporters. [`settings`],
+//! [`limits`] and [`resource`] have the rest, [`check`] the values that do not count, [`transport`]
+//! the way to the collector, and [`outage`] what is told when it takes nothing.
 //!
 //! Always true: telemetry delays or fails nothing. Exporters have threads of their own, and drop
 //! what the collector does not take in time. The end of the process waits for it once, for all
 //! signals together ([`FLUSH_TIMEOUT`]), and no thread that still waits keeps the runtime.
 
 mod check;
+mod limits;
 mod logs;
 pub mod metrics;
+mod news;
 mod outage;
+mod partial;
+mod resource;
 pub mod settings;
 pub mod trace;
 mod transport;
 
 use std::{sync::OnceLock, thread, time::Duration};
 
-use opentelemetry::{InstrumentationScope, Key, KeyValue};
+use opentelemetry::InstrumentationScope;
 use opentelemetry_sdk::{
     Resource,
     logs::{BatchLogProcessor, LogExporter, SdkLoggerProvider},
-    metrics::{PeriodicReader, SdkMeterProvider, Stream, exporter::PushMetricExporter},
+    metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream, exporter::PushMetricExporter},
     trace::{BatchSpanProcessor, SdkTracerProvider, SpanExporter},
 };
 use tokio::sync::oneshot;
@@ -35,13 +39,14 @@ use check::Wrong;
 pub(crate) use logs::{SpanFields, emit};
 use outage::Ways;
 pub(crate) use outage::is_told_otherwise;
+pub use outage::lost;
+pub(crate) use partial::note;
 use settings::{Address, Signal, Variables};
 pub(crate) use trace::current;
 
 /// The name of this program, as the source of spans, counts and lines.
 const SCOPE: &str = "lattice-host";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-const SERVICE_NAME: &str = "service.name";
 /// How long the end of the process waits for the collector, for all signals together.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long each signal may take for its end: longer than anybody waits, so that the wait decides.
@@ -50,6 +55,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(4);
 /// bound is 2000. A host tells five results of each of the 4096 operations that it counts apart,
 /// and of the rest of 1024 targets; hardly any operation is called both here and over NATS.
 const SETS_MAX: usize = 32 << 10;
+/// The same for buckets, of which each operation has eighteen.
+const SETS_OF_BUCKETS_MAX: usize = 128 << 10;
 
 static RUNNING: OnceLock<Running> = OnceLock::new();
 
@@ -83,9 +90,18 @@ pub fn start(about: About<'_>) {
     if destinations.iter().all(Result::is_err) {
         return;
     }
-    let running = RUNNING.get_or_init(|| Running::new(&variables, destinations, resource(&about)));
+    let unused = check::unused(&variables).join(", ");
+    if !unused.is_empty() {
+        warn!(
+            variables = unused.as_str(),
+            "this host does not use these variables, they change nothing"
+        );
+    }
+    limits::start(&variables);
+    let resource = resource::resource(&about, &variables);
+    let running = RUNNING.get_or_init(|| Running::new(&variables, destinations, resource));
     if let Some(provider) = &running.traces {
-        trace::start(provider, variables.carried());
+        trace::start(provider);
     }
     if let Some(provider) = &running.metrics {
         metrics::start(provider);
@@ -143,7 +159,7 @@ impl Running {
         [traces, metrics, logs]: [Result<Address, String>; 3],
         resource: Resource,
     ) -> Self {
-        let mut ways = Ways::default();
+        let mut ways = Ways::new(variables.is_delta());
         let traces =
             started(Signal::Traces, traces, |to| transport::spans(variables, to, &mut ways))
                 .map(|exporter| tracer(exporter, variables, resource.clone()));
@@ -180,25 +196,6 @@ fn scope() -> InstrumentationScope {
     InstrumentationScope::builder(SCOPE).with_version(VERSION).build()
 }
 
-/// The attributes of this host. Those that the environment gives win.
-fn resource(about: &About<'_>) -> Resource {
-    let given = Resource::builder().build();
-    let own = [
-        (SERVICE_NAME, SCOPE),
-        ("service.version", VERSION),
-        ("service.instance.id", about.host_id),
-        ("lattice.name", about.lattice),
-    ];
-    let missing = own.into_iter().filter(|(name, _)| match given.get(&Key::new(*name)) {
-        // The SDK makes one up.
-        Some(value) => *name == SERVICE_NAME && value.as_str().starts_with("unknown_service"),
-        None => true,
-    });
-    let missing: Vec<_> =
-        missing.map(|(name, value)| KeyValue::new(name, value.to_owned())).collect();
-    Resource::builder().with_attributes(missing).build()
-}
-
 fn tracer(
     exporter: impl SpanExporter + 'static,
     variables: &Variables,
@@ -212,6 +209,10 @@ fn tracer(
         .build();
     let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
     let provider = SdkTracerProvider::builder().with_span_processor(processor);
+    let provider = match limits::attributes(variables) {
+        Some(max) => provider.with_max_attributes_per_span(max),
+        None => provider,
+    };
     provider.with_resource(resource).build()
 }
 
@@ -223,10 +224,18 @@ fn counting(
 ) -> SdkMeterProvider {
     SdkMeterProvider::builder()
         .with_reader(PeriodicReader::builder(exporter).with_interval(interval).build())
-        // It changes nothing but the bound; one that cannot be had leaves that of the SDK.
-        .with_view(|_| Stream::builder().with_cardinality_limit(SETS_MAX).build().ok())
+        .with_view(bound)
         .with_resource(resource)
         .build()
+}
+
+/// Changes nothing of an instrument but its bound; one that cannot be had leaves that of the SDK.
+fn bound(instrument: &Instrument) -> Option<Stream> {
+    let max = match instrument.name().ends_with(metrics::BUCKET) {
+        true => SETS_OF_BUCKETS_MAX,
+        false => SETS_MAX,
+    };
+    Stream::builder().with_cardinality_limit(max).build().ok()
 }
 
 fn logger(
@@ -281,7 +290,10 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
-    use opentelemetry::metrics::{AsyncInstrument, MeterProvider as _};
+    use opentelemetry::{
+        KeyValue,
+        metrics::{AsyncInstrument, MeterProvider as _},
+    };
     use opentelemetry_sdk::{
         error::OTelSdkResult,
         metrics::{

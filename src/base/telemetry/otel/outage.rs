@@ -1,16 +1,16 @@
 //! Tells when a collector begins to take nothing, and when it takes something again.
 //!
 //! Flow: an exporter of the SDK is [`Watched`] → each attempt tells the [`Way`] to its collector
-//! how it ended → the way says what is news. The exporters of signals that go to one collector
-//! share a way, so an outage is told once and not once for each signal and attempt; the SDK's own
-//! lines about it are left out of the log ([`is_told_otherwise`]).
+//! how it ended → [`news`](super::news) says what of it is told. The exporters of signals that go
+//! to one collector share a way, so an outage is told once and not once for each signal and
+//! attempt; the SDK's own lines about it are left out of the log ([`is_told_otherwise`]).
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opentelemetry_sdk::{
@@ -23,17 +23,23 @@ use opentelemetry_sdk::{
 use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
-use super::settings::{Address, Signal};
+use super::{
+    news::{self, News, Outages},
+    partial::{self, Partial},
+    settings::{Address, Signal},
+};
 use lattice_protocol::errors;
 
 /// The beginning of the targets of the SDK's own lines.
 const SDK: &str = "opentelemetry";
 /// Names of such lines that this program tells in its own words, or once instead of each time.
-const TOLD_OTHERWISE: [&str; 13] = [
+const TOLD_OTHERWISE: [&str; 15] = [
     "BatchSpanProcessor.ExportError",
     "BatchSpanProcessor.Shutdown.Timeout",
+    "BatchSpanProcessor.OnEnd.AfterShutdown",
     "BatchLogProcessor.ExportError",
     "BatchLogProcessor.Shutdown.Timeout",
+    "BatchLogProcessor.Emit.AfterShutdown",
     "PeriodicReader.ExportError",
     "PeriodReaderThreadShutdown.ResponseSendError",
     "Export.Failed.DeadlineExceeded",
@@ -47,14 +53,16 @@ const TOLD_OTHERWISE: [&str; 13] = [
 ];
 /// The words of the SDK before the cause.
 const FAILED_WITH: &str = "export failed with ";
-/// The beginning of a cause that a collector has for gRPC.
-const GRPC_CODE: &str = "gRPC code: ";
-/// Codes of gRPC that mean that there was no answer.
-const NO_ANSWER_CODES: [&str; 3] = ["Unavailable", "DeadlineExceeded", "Cancelled"];
-/// The beginning of a cause that a collector has for HTTP.
-const STATUS_CODE: &str = "status code: ";
-/// The kind of all causes that are no answer of a collector.
-const NO_ANSWER: &str = "";
+
+/// The words for an outage where a report of counts has all that were counted so far.
+const TAKES_NOTHING: &str = "the collector does not take telemetry: spans and log lines are dropped while that lasts, counts come with \
+     the next report that it takes, and nothing else waits for it";
+/// The same where a report has what was counted since the last one.
+const TAKES_NO_DELTA: &str = "the collector does not take telemetry: spans, log lines and the counts of that time are lost while that \
+     lasts, and nothing else waits for it";
+
+/// The losses of each signal, at its place: spans and lines, and reports of counts.
+static LOST: [AtomicU64; 3] = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
 
 /// The process ends: attempts that are cut off are no news.
 static IS_OVER: AtomicBool = AtomicBool::new(false);
@@ -66,29 +74,44 @@ pub(super) fn end() {
 
 /// Says whether a line with this target and name, one of the SDK, is left out of the log.
 pub(crate) fn is_told_otherwise(target: &str, name: &str) -> bool {
-    target.starts_with(SDK) && TOLD_OTHERWISE.contains(&name)
+    let is_told = || TOLD_OTHERWISE.contains(&name) || partial::signal_of(name).is_some();
+    target.starts_with(SDK) && is_told()
+}
+
+/// Returns how much no collector took, by the names of the signals: spans and log lines, and
+/// reports of counts.
+pub fn lost() -> [(&'static str, u64); 3] {
+    Signal::ALL.map(|signal| (signal.name(), LOST[signal as usize].load(Ordering::Relaxed)))
 }
 
 /// The ways to all collectors of this process.
 #[derive(Debug, Default)]
-pub struct Ways(Vec<Arc<Way>>);
+pub struct Ways {
+    all: Vec<Arc<Way>>,
+    is_delta: bool,
+}
 
 impl Ways {
+    /// Returns none yet; with whether a report of counts has only those since the last one.
+    pub fn new(is_delta: bool) -> Self {
+        Self { all: Vec::new(), is_delta }
+    }
+
     /// Returns the way to a collector; the same for all signals that one variable sends there.
     pub fn to(&mut self, to: &Address) -> Arc<Way> {
         let is_it =
             |way: &&Arc<Way>| (&way.to.shown, &way.to.variable) == (&to.shown, &to.variable);
-        if let Some(way) = self.0.iter().find(is_it) {
+        if let Some(way) = self.all.iter().find(is_it) {
             return Arc::clone(way);
         }
-        let way = Arc::new(Way { to: to.clone(), failing: Mutex::default() });
-        self.0.push(Arc::clone(&way));
+        let way = Arc::new(Way::new(to.clone(), self.is_delta));
+        self.all.push(Arc::clone(&way));
         way
     }
 
     /// Returns where they lead to, for people.
     pub fn addresses(&self) -> String {
-        let addresses: Vec<&str> = self.0.iter().map(|way| way.to.shown.as_str()).collect();
+        let addresses: Vec<&str> = self.all.iter().map(|way| way.to.shown.as_str()).collect();
         addresses.join(", ")
     }
 }
@@ -98,34 +121,32 @@ impl Ways {
 pub struct Way {
     /// Of the first signal that goes there.
     to: Address,
+    is_delta: bool,
     // Held for a look, never while something is told.
-    failing: Mutex<Failing>,
-}
-
-/// The kinds of causes why signals fail, each at the place of its signal.
-type Failing = [Option<String>; 3];
-
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    Began,
-    Ended,
+    outages: Mutex<Outages>,
+    /// Whether it was told that a part was not taken, of each signal at its place.
+    is_part_told: [AtomicBool; 3],
 }
 
 impl Way {
+    fn new(to: Address, is_delta: bool) -> Self {
+        Self { to, is_delta, outages: Mutex::default(), is_part_told: Default::default() }
+    }
+
     /// Takes in how an attempt ended: with the cause if it failed.
     fn attempted(&self, signal: Signal, failure: Option<&str>) {
         if IS_OVER.load(Ordering::Relaxed) {
             return;
         }
-        let news = news(&mut self.failing.lock(), signal, failure);
-        let Address { shown: address, variable, .. } = &self.to;
+        let news = self.outages.lock().attempted(signal, failure, Instant::now());
+        let Address { shown: address, variable, is_grpc, .. } = &self.to;
         let (signal, cause) = (signal.name(), failure.unwrap_or_default());
         match news {
-            Some(News::Began) => warn!(
-                %address, %variable, signal, cause,
-                "the collector does not take telemetry: spans and log lines are dropped while that lasts, counts come with the \
-                 next report that it takes, and nothing else waits for it"
-            ),
+            Some(News::Began) => {
+                let cause = news::explained(cause, *is_grpc);
+                let words = if self.is_delta { TAKES_NO_DELTA } else { TAKES_NOTHING };
+                warn!(%address, %variable, signal, %cause, "{words}");
+            }
             Some(News::Ended) => {
                 info!(%address, %variable, signal, "the collector takes telemetry again")
             }
@@ -133,35 +154,21 @@ impl Way {
             None => {}
         }
     }
-}
 
-/// Returns what is news of an attempt. Signals that fail for causes of one kind are one outage,
-/// which is over when the first of them gets through.
-fn news(failing: &mut Failing, signal: Signal, failure: Option<&str>) -> Option<News> {
-    let at = signal as usize;
-    let Some(cause) = failure else {
-        let kind = failing[at].take()?;
-        failing.iter_mut().filter(|other| other.as_ref() == Some(&kind)).for_each(|other| {
-            *other = None;
-        });
-        return Some(News::Ended);
-    };
-    if failing[at].is_some() {
-        return None;
-    }
-    let kind = Some(kind_of(cause).to_owned());
-    let is_told = failing.contains(&kind);
-    failing[at] = kind;
-    (!is_told).then_some(News::Began)
-}
-
-/// Returns the kind of a cause: what the collector answered, or that it did not.
-fn kind_of(cause: &str) -> &str {
-    match cause.strip_prefix(GRPC_CODE) {
-        Some(code) if NO_ANSWER_CODES.iter().any(|known| code.starts_with(known)) => NO_ANSWER,
-        Some(_) => cause,
-        None if cause.starts_with(STATUS_CODE) => cause,
-        None => NO_ANSWER,
+    /// Tells that a part of an export was not taken, once for each signal.
+    fn took_a_part(&self, signal: Signal, partial: &Partial) {
+        let is_told = self.is_part_told[signal as usize].swap(true, Ordering::Relaxed);
+        let Address { shown: address, variable, .. } = &self.to;
+        let (signal, Partial { rejected, says }) = (signal.name(), partial);
+        if is_told {
+            debug!(%address, signal, rejected, says, "the collector rejected a part of an export");
+        } else {
+            warn!(
+                %address, %variable, signal, rejected, says,
+                "the collector has an objection to what it gets: what it rejected is lost, and further ones are told at the level \
+                 debug"
+            );
+        }
     }
 }
 
@@ -204,17 +211,29 @@ impl<E> Watched<E> {
         Self { exporter, signal, way, seen }
     }
 
-    fn attempted(&self, result: OTelSdkResult) -> OTelSdkResult {
-        let seen = self.seen.take();
+    /// Tells how an attempt to export so much ended.
+    fn attempted(&self, amount: usize, result: OTelSdkResult) -> OTelSdkResult {
+        let (seen, part) = (self.seen.take(), partial::take(self.signal));
         let cause = result.as_ref().err().map(|error| seen.unwrap_or_else(|| cause_of(error)));
         self.way.attempted(self.signal, cause.as_deref());
+        let lost = match (&cause, &part) {
+            (Some(_), _) => amount as u64,
+            (None, Some(part)) => {
+                self.way.took_a_part(self.signal, part);
+                // Of points of counts nobody knows how many a report has: it counts as one.
+                part.rejected.min(amount as u64)
+            }
+            (None, None) => 0,
+        };
+        LOST[self.signal as usize].fetch_add(lost, Ordering::Relaxed);
         result
     }
 }
 
 impl<E: SpanExporter> SpanExporter for Watched<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.attempted(self.exporter.export(batch).await)
+        let amount = batch.len();
+        self.attempted(amount, self.exporter.export(batch).await)
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -224,7 +243,8 @@ impl<E: SpanExporter> SpanExporter for Watched<E> {
 
 impl<E: LogExporter> LogExporter for Watched<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        self.attempted(self.exporter.export(batch).await)
+        let amount = batch.iter().count();
+        self.attempted(amount, self.exporter.export(batch).await)
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -238,7 +258,7 @@ impl<E: LogExporter> LogExporter for Watched<E> {
 
 impl<E: PushMetricExporter> PushMetricExporter for Watched<E> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        self.attempted(self.exporter.export(metrics).await)
+        self.attempted(1, self.exporter.export(metrics).await)
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -256,46 +276,9 @@ impl<E: PushMetricExporter> PushMetricExporter for Watched<E> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Signal::*, *};
+    use super::{Signal::Logs, *};
 
     const REFUSED: &str = "error sending request: Connection refused";
-    const TIMED_OUT: &str = "error sending request: operation timed out";
-    const FORBIDDEN: &str = "status code: 403";
-
-    #[test]
-    fn an_outage_is_told_when_it_begins_and_when_it_is_over_for_one_of_its_signals() {
-        const BEGAN: Option<News> = Some(News::Began);
-        const ENDED: Option<News> = Some(News::Ended);
-        for attempts in [
-            &[
-                (Metrics, None, None),
-                (Metrics, Some(REFUSED), BEGAN),
-                (Metrics, Some(REFUSED), None),
-                (Traces, Some(TIMED_OUT), None),
-                (Logs, None, None),
-                (Metrics, None, ENDED),
-                (Traces, None, None),
-            ][..],
-            // An answer is no outage of the way, and each kind of it is told.
-            &[
-                (Metrics, Some(FORBIDDEN), BEGAN),
-                (Traces, Some(FORBIDDEN), None),
-                (Logs, Some(REFUSED), BEGAN),
-                (Logs, None, ENDED),
-                (Traces, Some(FORBIDDEN), None),
-                (Traces, None, ENDED),
-                (Metrics, Some(FORBIDDEN), BEGAN),
-                (Traces, None, None),
-                (Metrics, Some(FORBIDDEN), None),
-            ],
-        ] {
-            let mut failing = Failing::default();
-            for (number, (signal, failure, expected)) in attempts.iter().enumerate() {
-                let news = news(&mut failing, *signal, *failure);
-                assert_eq!(news, *expected, "{number}: {signal:?} {failure:?}");
-            }
-        }
-    }
 
     #[test]
     fn lines_of_the_library_that_say_the_same_are_left_out_and_no_others() {
@@ -303,6 +286,8 @@ mod tests {
             ("opentelemetry_sdk", "BatchSpanProcessor.ExportError", true),
             ("opentelemetry-otlp", "Export.Failed.Exhausted", true),
             ("opentelemetry_sdk", "TracerProvider.Config.InvalidSamplerType", true),
+            ("opentelemetry_sdk", "BatchLogProcessor.Emit.AfterShutdown", true),
+            ("opentelemetry-otlp", "TonicLogsClient.PartialSuccess", true),
             ("opentelemetry_sdk", "BatchSpanProcessor.SpansDropped", false),
             ("opentelemetry_sdk", "event src/lib.rs:1", false),
             ("lattice_base::telemetry::otel", "BatchSpanProcessor.ExportError", false),
@@ -313,32 +298,25 @@ mod tests {
 
     #[test]
     fn a_cause_is_without_what_says_only_that_it_failed() {
-        for (error, cause, kind) in [
-            (OTelSdkError::InternalFailure("HTTP export failed with status code: 403".into()), FORBIDDEN, FORBIDDEN),
+        for (error, cause) in [
+            (
+                OTelSdkError::InternalFailure("HTTP export failed with status code: 403".into()),
+                "status code: 403",
+            ),
             (
                 OTelSdkError::InternalFailure(
                     "TonicTracesClient export failed with gRPC code: Unavailable: tcp connect error: Connection refused (os error 111)"
                         .into(),
                 ),
                 "gRPC code: Unavailable: tcp connect error: Connection refused",
-                NO_ANSWER,
-            ),
-            (
-                OTelSdkError::InternalFailure(
-                    "TonicLogsClient export failed with gRPC code: PermissionDenied".into(),
-                ),
-                "gRPC code: PermissionDenied",
-                "gRPC code: PermissionDenied",
             ),
             (
                 OTelSdkError::InternalFailure("HTTP export failed: network error".into()),
                 "HTTP export failed: network error",
-                NO_ANSWER,
             ),
-            (OTelSdkError::AlreadyShutdown, "Shutdown already invoked", NO_ANSWER),
+            (OTelSdkError::AlreadyShutdown, "Shutdown already invoked"),
         ] {
-            let found = cause_of(&error);
-            assert_eq!((found.as_str(), kind_of(&found)), (cause, kind));
+            assert_eq!(cause_of(&error), cause);
         }
     }
 
@@ -358,6 +336,16 @@ mod tests {
         assert_eq!(ways.addresses(), "http://c, http://c");
     }
 
+    fn nowhere() -> Arc<Way> {
+        let (url, shown, variable) = Default::default();
+        Ways::default().to(&Address { url, shown, variable, is_grpc: false })
+    }
+
+    /// Returns how much of a signal was lost so far; other tests lose some as well.
+    fn lost_of(signal: Signal) -> u64 {
+        lost().into_iter().find_map(|(name, lost)| (name == signal.name()).then_some(lost)).unwrap()
+    }
+
     /// Fails with the SDK's words, while the client saw more.
     #[derive(Debug)]
     struct Refusing(Seen);
@@ -371,12 +359,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_that_fails_still_fails_and_its_cause_is_taken() {
-        let seen = Seen::default();
-        let (url, shown, variable) = Default::default();
-        let way = Ways::default().to(&Address { url, shown, variable, is_grpc: false });
-        let exporter = Watched::new(Refusing(seen.clone()), Traces, Arc::clone(&way), seen.clone());
+        let (seen, way) = (Seen::default(), nowhere());
+        let exporter = Watched::new(Refusing(seen.clone()), Logs, Arc::clone(&way), seen.clone());
         assert!(SpanExporter::export(&exporter, Vec::new()).await.is_err());
         assert_eq!(seen.take(), None);
-        assert_eq!(way.failing.lock()[0].as_deref(), Some(NO_ANSWER));
+        // It is known already.
+        let again = way.outages.lock().attempted(Logs, Some(REFUSED), Instant::now());
+        assert_eq!(again, None);
+    }
+
+    #[test]
+    fn what_a_collector_did_not_take_is_counted() {
+        let exporter = Watched::new((), Logs, nowhere(), Seen::default());
+        let failure = || Err(OTelSdkError::InternalFailure("no".to_owned()));
+        let before = lost_of(Logs);
+        assert!(exporter.attempted(5, failure()).is_err() && exporter.attempted(3, Ok(())).is_ok());
+        assert!(lost_of(Logs) >= before + 5);
     }
 }

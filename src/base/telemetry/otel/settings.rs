@@ -4,8 +4,8 @@
 //! A value that is none of those that count is ignored, as the specification asks for: it is as if
 //! the variable was not set, and [`check`](super::check) tells of it. The time of one signal is the
 //! exception: for one that does not count the usual time is used, and not that of all signals. The
-//! SDK reads some variables itself: samplers, limits of spans, headers and compression of
-//! exporters, the resource.
+//! SDK reads some variables itself: samplers, limits of numbers of spans, headers and compression
+//! of exporters. [`limits`](super::limits) and [`resource`](super::resource) read theirs.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,6 +21,11 @@ pub const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 pub(super) const DISABLED: &str = "OTEL_SDK_DISABLED";
 /// The headers of HTTP that carry a trace, by their groups.
 pub(super) const PROPAGATORS: &str = "OTEL_PROPAGATORS";
+/// Whether reports of counts have all that were counted, or those since the last report.
+pub(super) const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+/// The one of its words that means those since the last report. `lowmemory` does not mean it for
+/// the counts of this host, which are read when a report is due.
+pub(super) const DELTA: &str = "delta";
 
 /// How long an export may take if no variable says so.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -191,8 +196,17 @@ impl Variables {
 
     /// Returns how long an export may take.
     pub fn timeout(&self, signal: Signal) -> Duration {
-        let milliseconds = self.of_exporter(signal, "TIMEOUT").and_then(|text| text.parse().ok());
-        milliseconds.map_or(TIMEOUT, Duration::from_millis)
+        self.of_exporter(signal, "TIMEOUT").and_then(time).unwrap_or(TIMEOUT)
+    }
+
+    /// Says whether reports of counts have only those since the last one.
+    pub fn is_delta(&self) -> bool {
+        self.raw(TEMPORALITY).is_some_and(|value| value.eq_ignore_ascii_case(DELTA))
+    }
+
+    /// Returns the variables that are set whose names begin so.
+    pub(super) fn beginning(&self, beginning: &str) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str).filter(move |name| name.starts_with(beginning))
     }
 
     /// Returns where a signal goes that is exported.
@@ -294,19 +308,36 @@ impl Number {
     }
 }
 
-/// Returns the first exporter in a list that is not that of this program; it may be `none`.
+/// Reads the time of an export, in milliseconds; in none at all nothing can be exported.
+pub(super) fn time(text: &str) -> Option<Duration> {
+    text.parse::<u64>().ok().filter(|number| *number > 0).map(Duration::from_millis)
+}
+
+/// Returns the first exporter in a list without that of this program; it may be `none`.
 fn other_exporter(list: &str) -> Option<&str> {
-    let mut exporters = list.split(',').map(str::trim);
-    exporters.find(|exporter| !exporter.eq_ignore_ascii_case("otlp"))
+    if has_otlp(list) { None } else { exporters(list).next() }
+}
+
+fn exporters(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim)
+}
+
+fn is_otlp(exporter: &str) -> bool {
+    exporter.eq_ignore_ascii_case("otlp")
 }
 
 fn is_none(exporter: &str) -> bool {
     exporter.eq_ignore_ascii_case("none")
 }
 
-/// Says whether a list wants an exporter that this program does not have.
+/// Says whether a list has the exporter of this program, which then counts, whatever else it has.
+pub(super) fn has_otlp(list: &str) -> bool {
+    exporters(list).any(is_otlp)
+}
+
+/// Says whether a list has an exporter that this program does not have.
 pub(super) fn wants_other(list: &str) -> bool {
-    other_exporter(list).is_some_and(|other| !is_none(other))
+    !is_none(list.trim()) && !exporters(list).all(is_otlp)
 }
 
 /// Says whether a protocol is gRPC; `None` of one that this program does not have.
@@ -398,6 +429,8 @@ pub(super) mod tests {
             (&[ENDPOINT], [true, true, true]),
             (&[OF_LOGS], [false, false, true]),
             (&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "none")], [true, false, true]),
+            (&[ENDPOINT, ("OTEL_METRICS_EXPORTER", "prometheus")], [true, false, true]),
+            (&[("OTEL_METRICS_EXPORTER", "prometheus, OTLP")], [false, true, false]),
             (&[("OTEL_TRACES_EXPORTER", "OTLP")], [true, false, false]),
             (&[ENDPOINT, ("OTEL_SDK_DISABLED", "True")], [false, false, false]),
             (&[ENDPOINT, ("OTEL_SDK_DISABLED", "1")], [true, true, true]),
@@ -426,6 +459,7 @@ pub(super) mod tests {
         assert!(!variables.address(Signal::Logs).is_tls());
         assert_eq!(variables.timeout(Signal::Metrics), Duration::from_secs(2));
         assert_eq!(variables.timeout(Signal::Logs), TIMEOUT);
+        assert_eq!((time("0"), time("1")), (None, Some(Duration::from_millis(1))));
         assert_eq!(variables.traces_url().as_deref(), Some("https://all:4317/v1/traces"));
     }
 

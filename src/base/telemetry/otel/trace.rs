@@ -24,33 +24,34 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, SdkTracerProvider},
 };
 
-use super::{scope, settings::TRACE_HEADERS};
-use crate::telemetry::{TEXT_BYTES_MAX, within};
+use super::{
+    limits, scope,
+    settings::{TRACE_HEADERS, Variables},
+};
+use crate::{
+    config::ProcessEnvironment,
+    telemetry::{TEXT_BYTES_MAX, within},
+};
 use lattice_protocol::rpc::invocation::TraceContext;
 
-static TRACES: OnceLock<Traces> = OnceLock::new();
-
-struct Traces {
-    tracer: SdkTracer,
-    /// The headers of HTTP that carry a trace.
-    carried: Vec<&'static str>,
-}
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 /// Begins to make spans.
-pub(super) fn start(provider: &SdkTracerProvider, carried: Vec<&'static str>) {
-    let tracer = provider.tracer_with_scope(scope());
+pub(super) fn start(provider: &SdkTracerProvider) {
     // An error means that spans are made already.
-    let _ = TRACES.set(Traces { tracer, carried });
+    let _ = TRACER.set(provider.tracer_with_scope(scope()));
 }
 
 /// Says whether spans are made.
 pub fn is_on() -> bool {
-    TRACES.get().is_some()
+    TRACER.get().is_some()
 }
 
-/// Returns the headers of HTTP that carry a trace, also where none is exported.
+/// Returns the headers of HTTP that carry a trace. They do so also where none is exported, for a
+/// trace that others began ends at no host.
 pub fn carried() -> &'static [&'static str] {
-    TRACES.get().map_or(&TRACE_HEADERS[..], |traces| &traces.carried[..])
+    static CARRIED: OnceLock<Vec<&'static str>> = OnceLock::new();
+    CARRIED.get_or_init(|| Variables::of(&ProcessEnvironment).carried())
 }
 
 /// The trace and the span that the code of this thread runs in, as the two are written.
@@ -100,7 +101,7 @@ impl Span {
         attributes: Vec<KeyValue>,
         trace: &mut TraceContext,
     ) -> Self {
-        let Some(Traces { tracer, .. }) = TRACES.get() else { return Self::none() };
+        let Some(tracer) = TRACER.get() else { return Self::none() };
         let parent = parent_of(trace, kind == SpanKind::Server);
         let attributes = attributes.into_iter().map(bounded);
         let builder = tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
@@ -158,7 +159,10 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        self.close(Some(&"abandoned: its caller went away, or its time was over"));
+        if self.is_on() {
+            self.set(KeyValue::new("error.type", "abandoned"));
+            self.close(Some(&"abandoned: its caller went away, or its time was over"));
+        }
     }
 }
 
@@ -177,15 +181,15 @@ impl<F: Future> Future for Within<'_, F> {
     }
 }
 
-/// Cuts a text that is too long: many come from the wire.
+/// Cuts a text that is too long: many come from the wire, and variables may allow less.
 fn bounded(attribute: KeyValue) -> KeyValue {
-    match &attribute.value {
+    limits::cut(match &attribute.value {
         Value::String(text) if text.as_str().len() > TEXT_BYTES_MAX => {
             let text = within(text.as_str(), TEXT_BYTES_MAX).into_owned();
             KeyValue::new(attribute.key, text)
         }
         _ => attribute,
-    }
+    })
 }
 
 /// The headers of a trace.
@@ -300,7 +304,7 @@ mod tests {
         let before = told.clone();
         let span = Span::begin(SpanKind::Client, String::new(), Vec::new(), &mut told);
         assert!(!span.is_on() && told == before);
-        assert_eq!(carried(), TRACE_HEADERS);
+        assert_eq!(carried(), ["baggage", "traceparent", "tracestate"]);
         assert_eq!(current(), None);
         span.end(None);
     }

@@ -39,6 +39,16 @@ pub enum TransportError {
     File { variable: String, path: String, cause: std::io::Error },
     #[error("{missing} is not set, and {given} does nothing without it")]
     Half { given: String, missing: String },
+    #[error(
+        "{variable} names {path}, which has no certificate in PEM (BEGIN CERTIFICATE): name a file that has those of the \
+         authorities that the collector's own is from"
+    )]
+    NoCertificate { variable: String, path: String },
+    #[error(
+        "{certificate} and {key} are no pair, name the two files that belong together, in PEM: {}",
+        errors::chain(.cause)
+    )]
+    NoPair { certificate: String, key: String, cause: reqwest::Error },
     #[error("its client cannot be made: {}", errors::chain(.0))]
     Client(reqwest::Error),
     #[error("its exporter cannot be made: {0}")]
@@ -74,11 +84,17 @@ impl Certificates {
         if !to.is_tls() {
             return Ok(Self::default());
         }
-        let authority = file(variables.setting(signal, "CERTIFICATE"), Holds::Settings)?;
+        let authority = authority(variables.setting(signal, "CERTIFICATE"))?;
         let certificate = file(variables.setting(signal, CLIENT_CERTIFICATE), Holds::Settings)?;
         let key = file(variables.setting(signal, CLIENT_KEY), Holds::Secrets)?;
         let own = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (Some(certificate), Some(key)) => {
+                let told = |cause| no_pair(variables, signal, cause);
+                with_own(reqwest::Client::builder(), &certificate, &key)
+                    .and_then(reqwest::ClientBuilder::build)
+                    .map_err(told)?;
+                Some((certificate, key))
+            }
             (None, None) => None,
             (Some(_), None) => return Err(half(variables, signal, CLIENT_CERTIFICATE, CLIENT_KEY)),
             (None, Some(_)) => return Err(half(variables, signal, CLIENT_KEY, CLIENT_CERTIFICATE)),
@@ -96,6 +112,32 @@ fn file(setting: Option<(String, &str)>, holds: Holds) -> Result<Option<Vec<u8>>
     })?;
     read.warning.iter().for_each(|warning| warn!("{warning}"));
     Ok(Some(read.bytes))
+}
+
+/// Reads the certificates of authorities. A file without one would let a client trust nobody, or
+/// those that it trusts anyway, and no collector's answer tells which file it was.
+fn authority(setting: Option<(String, &str)>) -> Result<Option<Vec<u8>>, TransportError> {
+    let Some(pem) = file(setting.clone(), Holds::Settings)? else { return Ok(None) };
+    if reqwest::Certificate::from_pem_bundle(&pem).is_ok_and(|all| !all.is_empty()) {
+        return Ok(Some(pem));
+    }
+    let (variable, path) = setting.unwrap_or_default();
+    Err(TransportError::NoCertificate { variable, path: path.to_owned() })
+}
+
+/// Gives a client its own certificate.
+fn with_own(
+    client: reqwest::ClientBuilder,
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<reqwest::ClientBuilder, reqwest::Error> {
+    let pem = [certificate, key].join(&b'\n');
+    Ok(client.identity(reqwest::Identity::from_pem(&pem)?))
+}
+
+fn no_pair(variables: &Variables, signal: Signal, cause: reqwest::Error) -> TransportError {
+    let name = |what| variables.setting(signal, what).map(|(name, _)| name).unwrap_or_default();
+    TransportError::NoPair { certificate: name(CLIENT_CERTIFICATE), key: name(CLIENT_KEY), cause }
 }
 
 /// Makes the error of a client certificate of which one half is set: without the other it would be
@@ -228,11 +270,8 @@ impl Http {
                 reqwest::Certificate::from_pem_bundle(pem).map_err(TransportError::Client)?;
             client = client.tls_certs_merge(authorities);
         }
-        if let Some((mut pem, key)) = certificates.own {
-            pem.push(b'\n');
-            pem.extend(key);
-            let own = reqwest::Identity::from_pem(&pem).map_err(TransportError::Client)?;
-            client = client.identity(own);
+        if let Some((certificate, key)) = &certificates.own {
+            client = with_own(client, certificate, key).map_err(TransportError::Client)?;
         }
         let client = client.build().map_err(TransportError::Client)?;
         Ok(Self { client, runtime: Handle::current(), seen })
@@ -277,7 +316,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::telemetry::otel::settings::tests::variables;
+    use crate::telemetry::otel::{partial, settings::tests::variables};
 
     #[tokio::test]
     async fn every_exporter_can_be_made_for_both_protocols() {
@@ -358,6 +397,49 @@ mod tests {
         assert_eq!(asked.unwrap().status(), 302);
     }
 
+    /// A layer of the log that has the SDK's own lines.
+    struct Noting;
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Noting {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            partial::note(event);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_collector_says_of_a_part_that_it_rejected_is_heard() {
+        use opentelemetry_sdk::trace::SpanExporter as _;
+        use tracing_subscriber::layer::SubscriberExt as _;
+        // `partial_success { rejected_spans: 3, error_message: "no" }`
+        const ANSWER: &[u8] = &[0x0a, 6, 0x08, 3, 0x12, 2, b'n', b'o'];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let variables = variables(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())]);
+        let to = variables.address(Signal::Traces);
+        let seen = Seen::default();
+        let client = Http::new(Certificates::default(), Duration::from_secs(10), seen).unwrap();
+        let exporter = SpanExporter::builder().with_http().with_endpoint(&to.url);
+        let exporter = exporter.with_protocol(Protocol::HttpBinary).with_http_client(client);
+        let exporter = exporter.build().unwrap();
+        let answering = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 1024]).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n";
+            let length = format!("content-length: {}\r\nconnection: close\r\n\r\n", ANSWER.len());
+            let answer = [head.as_bytes(), length.as_bytes(), ANSWER].concat();
+            connection.write_all(&answer).await.unwrap();
+        };
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(Noting));
+        let (exported, ()) = tokio::join!(exporter.export(Vec::new()), answering);
+        assert!(exported.is_ok(), "{exported:?}");
+        let expected = partial::Partial { rejected: 3, says: "no".to_owned() };
+        assert_eq!(partial::take(Signal::Traces), Some(expected));
+    }
+
     #[tokio::test]
     async fn a_wrong_value_of_one_signal_keeps_no_exporter_from_being_made() {
         let variables = variables(&[
@@ -428,6 +510,34 @@ mod tests {
             };
             let expected = format!("{missing} is not set, and {given} does nothing without it");
             assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn files_that_are_no_certificates_lead_to_their_variables() {
+        const OF_ALL: &str = "OTEL_EXPORTER_OTLP";
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("some.pem");
+        trusted::create(&path, b"text").unwrap();
+        let path = path.to_str().unwrap();
+        let names = |what: &[&str]| what.iter().map(|what| format!("{OF_ALL}_{what}")).collect();
+        for protocol in ["grpc", "http/protobuf"] {
+            for what in [&["CERTIFICATE"][..], &[CLIENT_CERTIFICATE, CLIENT_KEY]] {
+                let names: Vec<String> = names(what);
+                let mut pairs = vec![
+                    ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318"),
+                    ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ];
+                pairs.extend(names.iter().map(|name| (name.as_str(), path)));
+                let variables = variables(&pairs);
+                let to = variables.address(Signal::Traces);
+                let Err(error) = spans(&variables, &to, &mut Ways::default()) else {
+                    panic!("{protocol} {what:?} is taken")
+                };
+                let error = error.to_string();
+                assert!(names.iter().all(|name| error.contains(name)), "{error}");
+            }
         }
     }
 

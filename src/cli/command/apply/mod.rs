@@ -41,7 +41,7 @@ use show::{Applied, Change, Row, Shortfall, Trouble};
 
 pub async fn run(terminal: &Terminal, before: SettingArgs, args: Apply) -> Result<()> {
     let words = [&args.manifests[..], &args.files[..]].concat();
-    let Found { applications: files, notes, mut mistakes } =
+    let Found { applications: files, notes, mut mistakes, .. } =
         read_all(&words, args.set.as_deref()).await;
     notes.iter().for_each(|note| terminal.note(note));
     if !mistakes.is_empty() {

@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Difference, changeable, client, settle::settled};
+use super::{Difference, apart, changeable, client, settle::settled};
 use crate::{
     Dashboard,
     api::{
@@ -135,7 +135,7 @@ impl Compared {
         }
         // Parsing is work for the processor, and others are to be answered meanwhile.
         let found = tokio::task::spawn_blocking(move || read(texts)).await;
-        let Found { applications, notes, mut mistakes } =
+        let Found { applications, notes, mut mistakes, .. } =
             found.map_err(|failure| anyhow!("reading the manifests failed: {failure}"))?;
         if applications.len() > APPLICATIONS_MAX {
             let text = format!("send {APPLICATIONS_MAX} applications at most at a time");
@@ -203,10 +203,14 @@ pub async fn preview(
     let seen = compared.mark();
     let is_operator = access == Access::Operator;
     let Compared { steps, clashes, mut notes, mistakes } = compared;
-    let refused = clashes.iter().map(|clash| Planned::refused(clash, is_operator));
-    let items = steps.iter().map(|step| Planned::of(step, is_operator)).chain(refused).collect();
     notes.extend(steps.iter().flat_map(Step::notes));
+    let items = apart(move || planned(&steps, &clashes, is_operator)).await?;
     Ok(Json(Preview { items, notes, mistakes, seen }))
+}
+
+fn planned(steps: &[Step], clashes: &[Clash], is_operator: bool) -> Vec<Planned> {
+    let refused = clashes.iter().map(|clash| Planned::refused(clash, is_operator));
+    steps.iter().map(|step| Planned::of(step, is_operator)).chain(refused).collect()
 }
 
 /// Stores and deploys what manifests say

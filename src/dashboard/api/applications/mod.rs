@@ -10,12 +10,14 @@ mod wanted;
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
+use anyhow::anyhow;
 use axum::{
     Extension, Json,
     extract::{Path, State},
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -419,7 +421,16 @@ pub async fn compare(
         false => Some(version_of(&dashboard, &name, &from).await?),
     };
     let after = version_of(&dashboard, &name, &to).await?;
-    Ok(Json(Difference::of(before.as_ref(), &after, access == Access::Operator)))
+    let is_operator = access == Access::Operator;
+    apart(move || Json(Difference::of(before.as_ref(), &after, is_operator))).await
+}
+
+/// Compares beside what waits for others: of large manifests it is work for the processor.
+async fn apart<T: Send + 'static>(
+    compare: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let compared = spawn_blocking(compare).await;
+    Ok(compared.map_err(|failure| anyhow!("comparing the manifests failed: {failure}"))?)
 }
 
 async fn version_of(dashboard: &Dashboard, name: &str, version: &str) -> Result<Manifest, Refusal> {

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Collector, HOSTS_MAX, ask::says_the_same};
-use crate::model::{Collection, Pull, State, events::Entry, names::short};
+use super::{Collector, HOSTS_MAX, ask::says_the_same, bounds};
+use crate::model::{Collection, HostView, Pull, State, events::Entry, names::short};
 use lattice_engine::control::state::Readiness;
 use lattice_protocol::{
     clock,
-    control::types::Pairs,
     events::{Event, Received, Step},
     history::TOLD_BY_ALL,
     identity::keys::HostId,
 };
 
+/// Bytes of what an entry of the log is told by; those of hosts are shorter.
+const ID_BYTES_MAX: usize = 256;
 /// Longer references are told by nobody.
 const STEP_BYTES_MAX: usize = 4096;
 /// Entries among which the same change of a link is looked for.
@@ -26,6 +27,7 @@ impl Collector {
     pub(super) fn on_event(&mut self, received: &Received) {
         let Received { source, event, .. } = received;
         if HostId::parse(source).is_err()
+            || received.id.len().max(event.name().len()) > ID_BYTES_MAX
             || (!self.hosts.contains_key(&**source) && self.hosts.len() >= HOSTS_MAX)
         {
             return;
@@ -42,7 +44,8 @@ impl Collector {
             Event::HostStarted { .. } | Event::HostHeartbeat(_) => self.heartbeat(&id, received),
             Event::HealthCheckPassed(provider) | Event::HealthCheckFailed(provider) => {
                 let key = (provider.public_key.clone(), provider.link_name.clone());
-                if let Some(known) = self.hosts.get_mut(&id) {
+                // Of another provider its inventory tells first, and so does its health.
+                if let Some(known) = self.hosts.get_mut(&id).filter(|one| runs(&one.view, &key)) {
                     known.view.checks.insert(key, matches!(event, Event::HealthCheckPassed(_)));
                     known.is_changed = true;
                 }
@@ -85,15 +88,14 @@ impl Collector {
         let view = &mut known.view;
         view.heard_ms = clock::now_ms();
         if let Some(labels) = data["labels"].as_object() {
-            let pairs = labels
-                .iter()
-                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
-            let labels: Pairs = pairs.collect();
+            let pairs = labels.iter().filter_map(|(key, value)| Some((&**key, value.as_str()?)));
+            let labels = bounds::labels(pairs);
             known.is_changed |= view.labels != labels;
             view.labels = labels;
         }
         for (member, field) in [("friendly_name", &mut view.name), ("version", &mut view.version)] {
-            if let Some(text) = data[member].as_str().filter(|text| !text.is_empty())
+            let text = data[member].as_str().filter(|text| !text.is_empty());
+            if let Some(text) = text.map(bounds::name)
                 && *field != text
             {
                 text.clone_into(field);
@@ -147,7 +149,7 @@ impl Collector {
             _ => match self.names.get(&**source) {
                 Some(name) => name.clone(),
                 None => match data["friendly_name"].as_str() {
-                    Some(name) => name.to_owned(),
+                    Some(name) => bounds::name(name).to_owned(),
                     None => short(source),
                 },
             },
@@ -204,5 +206,33 @@ impl Collector {
             });
         }
         records.changed(Collection::Pulls);
+    }
+}
+
+/// Whether a host is known to run a provider, which it names by its public key and link name.
+fn runs(view: &HostView, (id, link_name): &(String, String)) -> bool {
+    let mut providers = view.inventory.providers.iter();
+    providers.any(|running| running.id == *id && running.link_name == *link_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lattice_protocol::control::types::{Inventory, InventoryProvider};
+
+    #[test]
+    fn checks_are_kept_of_providers_that_the_host_runs() {
+        let provider = InventoryProvider {
+            id: "VA".into(),
+            link_name: "default".into(),
+            ..InventoryProvider::default()
+        };
+        let inventory = Arc::new(Inventory { providers: vec![provider], ..Inventory::default() });
+        let view = HostView { inventory, ..HostView::default() };
+        for (id, link_name, is_kept) in
+            [("VA", "default", true), ("VA", "other", false), ("VB", "default", false)]
+        {
+            assert_eq!(runs(&view, &(id.to_owned(), link_name.to_owned())), is_kept);
+        }
     }
 }

@@ -13,6 +13,7 @@
 //!   large lattices.
 
 mod ask;
+mod bounds;
 mod events;
 mod presence;
 
@@ -133,6 +134,8 @@ struct Known {
     was_peer: bool,
     /// It differs from what is published.
     is_changed: bool,
+    /// About how many bytes its inventory takes.
+    weight: usize,
 }
 
 impl Known {
@@ -271,6 +274,7 @@ impl Collector {
             is_mute: false,
             was_peer: false,
             is_changed: true,
+            weight: 0,
         })
     }
 
@@ -359,25 +363,34 @@ impl Collector {
         self.publish();
     }
 
+    /// Whether an inventory of a host is kept beside those of the others; this one knows its own.
+    fn has_room(&self, id: &str, weight: usize) -> bool {
+        let others = self.hosts.values().filter(|known| &*known.view.id != id);
+        let others: usize = others.map(|known| known.weight).sum();
+        id == self.model.own_id() || bounds::has_room(weight, others)
+    }
+
     fn answered(
         &mut self,
         id: &Arc<str>,
         inventory: Option<Inventory>,
         health: Option<Box<Health>>,
     ) {
+        let weight = inventory.as_ref().map_or(0, bounds::weight);
+        let has_room = self.has_room(id, weight);
         let Some(known) = self.hosts.get_mut(id) else { return };
         known.is_asked = false;
-        let Some(inventory) = inventory else {
+        let Some(inventory) = inventory.filter(|_| has_room) else {
             // Busy, or just gone: events or peers tell which.
             (known.is_stale, known.is_mute, known.ask_at) = (true, true, Instant::now() + AGAIN);
             return;
         };
         known.is_mute = false;
         let view = &mut known.view;
-        view.name.clone_from(&inventory.friendly_name);
-        view.labels.clone_from(&inventory.labels);
+        bounds::name(&inventory.friendly_name).clone_into(&mut view.name);
+        view.labels = bounds::labels_of(&inventory.labels);
         if !inventory.version.is_empty() {
-            view.version.clone_from(&inventory.version);
+            bounds::name(&inventory.version).clone_into(&mut view.version);
         }
         if inventory.uptime_seconds > 0 || view.is_ours {
             let started =
@@ -389,6 +402,7 @@ impl Collector {
         }
         view.heard_ms = clock::now_ms();
         view.inventory = Arc::new(inventory);
+        known.weight = weight;
         if let Some(health) = health {
             // This health is newer than what events said.
             for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some())

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Collector, HOSTS_MAX, Report};
+use super::{Collector, HOSTS_MAX, Report, bounds};
 use crate::model::{
     State,
     events::{Entry, Severity},
@@ -126,6 +126,10 @@ impl Collector {
             if is_new && self.hosts.len() >= HOSTS_MAX {
                 continue;
             }
+            let weight = bounds::weight(&host.inventory);
+            if !self.has_room(&id, weight) {
+                continue;
+            }
             let known = self.known(&id);
             if !is_new && known.view.state != State::Lost {
                 // It came back meanwhile, or this host has not missed it yet.
@@ -137,11 +141,11 @@ impl Collector {
             if is_new || is_told {
                 (view.is_ours, view.state, view.lost_ms) = (true, State::Lost, Some(host.lost_ms));
                 view.heard_ms = view.heard_ms.min(host.lost_ms);
-                view.name = host.called().to_owned();
-                view.labels.clone_from(&host.inventory.labels);
-                view.version.clone_from(&host.inventory.version);
+                view.name = bounds::name(host.called()).to_owned();
+                view.labels = bounds::labels_of(&host.inventory.labels);
+                view.version = bounds::name(&host.inventory.version).to_owned();
                 view.inventory = Arc::new(host.inventory);
-                known.is_changed = true;
+                (known.is_changed, known.weight) = (true, weight);
             }
         }
     }
@@ -274,7 +278,9 @@ impl Collector {
         view.heard_ms = clock::now_ms();
         view.started_ms =
             Some(clock::now_ms().saturating_sub(reply.uptime_seconds.saturating_mul(1000)));
-        (view.name, view.labels, view.version) = (reply.friendly_name, reply.labels, reply.version);
+        view.name = bounds::name(&reply.friendly_name).to_owned();
+        view.labels = bounds::labels_of(&reply.labels);
+        view.version = bounds::name(&reply.version).to_owned();
         known.is_changed = true;
         self.mark_heard(&id);
     }

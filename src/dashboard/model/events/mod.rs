@@ -23,6 +23,9 @@ pub use narrator::replicas;
 const EVENTS_MAX: usize = 2000;
 /// Larger data is left out.
 const DATA_BYTES_MAX: usize = 4096;
+/// Data that is larger as it came is not looked at: masked link values may be shorter, but anybody
+/// may publish events, and each is looked at by every dashboard.
+const LOOKED_AT_BYTES_MAX: usize = 64 << 10;
 /// An error may be long; a line of a list is not.
 const TEXT_CHARS_MAX: usize = 600;
 
@@ -227,6 +230,9 @@ pub fn sentence(
 
 /// The data of an event without secrets, and not without bound.
 fn shown(data: &Value) -> Value {
+    if !serde_json::to_vec(data).is_ok_and(|text| text.len() <= LOOKED_AT_BYTES_MAX) {
+        return Value::Null;
+    }
     let mut data = data.clone();
     if let Some(Value::Object(values)) = data.get_mut("values") {
         let texts = values
@@ -289,6 +295,9 @@ mod tests {
             (&kept["values"]["port"], kept["values"]["password"] == "hunter2"),
             (&json!("80"), false)
         );
+        // Masked it would be small.
+        let flood = json!({ "values": { "password": "p".repeat(LOOKED_AT_BYTES_MAX) } });
+        assert!(entry("linkdef_set", flood).unwrap().data.is_null());
         let flood = entry("linkdef_set_failed", json!({ "error": "x".repeat(10_000) })).unwrap();
         assert!(flood.data.is_null() && flood.text.chars().count() < 700);
     }

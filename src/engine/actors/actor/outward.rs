@@ -21,6 +21,7 @@ use crate::{
     meter,
     router::{LinkEnd, Route},
     rpc::call::{Call, CallError, Chain},
+    spans,
 };
 use lattice_protocol::{
     identity::claims::ActorClaims,
@@ -48,8 +49,13 @@ impl OutwardOf {
         error: CallError,
     ) -> CallError {
         let router = &self.actor.shared.router;
-        let edge = self.actor.made.to(&router.meant(self.actor.id.as_str(), binding, namespace));
-        edge.begin(operation).end(meter::Outcome::Refused);
+        let target = router.meant(self.actor.id.as_str(), binding, namespace);
+        let edge = self.actor.made.to(&target);
+        let counted = edge.begin(operation);
+        let ends = (&Entity::actor(&self.claims.subject), &target);
+        let name = || counted.operation().to_owned();
+        spans::refused(ends, operation, (&self.trace, name), &error);
+        counted.end(meter::Outcome::Refused);
         router.record_failure(&edge, operation, &error, None);
         error
     }

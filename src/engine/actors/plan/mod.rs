@@ -9,10 +9,12 @@
 //! an actor that is being subscribed for. So two commands about the same thing are carried out in
 //! the order they were given.
 //!
-//! `groups` counts how many of an actor run. Invariant: a running actor has groups.
+//! `running` is one actor that runs, `groups` counts how many of it do. Invariant: a running actor
+//! has groups.
 
 mod effect;
 mod groups;
+mod running;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -22,7 +24,6 @@ use std::{
 use super::{
     artifact::Artifact,
     supervisor::{ActorError, ActorView, Replace, Revisions, Start, Stop},
-    trial::TrialView,
 };
 use crate::{control::state::bytes_of_actors, issuers::IssuerChange};
 use lattice_protocol::{
@@ -33,7 +34,8 @@ use lattice_protocol::{
 
 pub use effect::{Change, Effect, TrialChange, Update, Version};
 pub use groups::{BadImports, BadReuse, Limits};
-use groups::{Groups, NoRoom, Scaled, check_imports, reuse_of};
+use groups::{Groups, NoRoom, check_imports, reuse_of};
+use running::Running;
 
 /// Commands that may wait for loading and starting, all together. One that moves from one line to
 /// another is counted already.
@@ -139,22 +141,6 @@ enum Needed<M, R> {
     Effect(Effect<M, R>),
     /// This module of it runs here.
     Nothing(M),
-}
-
-/// An actor of this host. A newer revision beside it changes nothing about it: its module and its
-/// reference stay those of before until an update.
-struct Running<M> {
-    module: M,
-    reference: String,
-    groups: Groups,
-    /// A newer revision that takes a share of the calls.
-    trial: Option<Newer<M>>,
-}
-
-/// A newer revision of a running actor.
-struct Newer<M> {
-    module: M,
-    view: TrialView,
 }
 
 /// Says what more of an actor that runs already needs.
@@ -636,82 +622,6 @@ impl<M: Module, R> Plan<M, R> {
 
     fn take_effects(&mut self) -> Vec<Effect<M, R>> {
         std::mem::take(&mut self.effects)
-    }
-}
-
-impl<M: Module> Running<M> {
-    /// Takes all groups away.
-    fn end(&mut self) -> Vec<Change<M>> {
-        let taken = self.groups.take(&Annotations::new(), None);
-        self.changes(taken)
-    }
-
-    fn changes(&self, scaled: Vec<Scaled>) -> Vec<Change<M>> {
-        scaled.into_iter().map(|scaled| self.change(scaled)).collect()
-    }
-
-    fn change(&self, Scaled { annotations, before, after }: Scaled) -> Change<M> {
-        let (module, reference) = (self.module.clone(), self.reference.clone());
-        Change { module, reference, annotations, before, after }
-    }
-
-    /// Says whether a reference names this actor: its own does, and that of a newer revision
-    /// beside it.
-    fn is_from(&self, reference: &str) -> bool {
-        self.reference == reference
-            || self.trial.as_ref().is_some_and(|newer| newer.view.reference == reference)
-    }
-
-    /// Returns the modules that run.
-    fn modules(&self) -> impl Iterator<Item = &M> {
-        std::iter::once(&self.module).chain(self.trial.iter().map(|newer| &newer.module))
-    }
-
-    /// Gives it another module.
-    fn exchange(&mut self, reference: String, module: M) -> Update<M> {
-        self.trial = None;
-        Update {
-            id: module.claims().subject.clone(),
-            old_module: std::mem::replace(&mut self.module, module.clone()),
-            old_reference: std::mem::replace(&mut self.reference, reference.clone()),
-            module,
-            reference,
-            groups: self.groups.views().to_vec(),
-            limits: self.groups.limits(),
-        }
-    }
-
-    /// Runs a module beside its own.
-    fn try_beside(&mut self, reference: String, module: M, share: u8) -> TrialChange<M> {
-        let claims = module.claims();
-        let (id, revision) = (claims.subject.clone(), claims.revision.unwrap_or(0));
-        let (view_of, counts) = (reference.clone(), Arc::default());
-        let view = TrialView { reference: view_of, revision, share, counts };
-        self.trial = Some(Newer { module: module.clone(), view: view.clone() });
-        let groups = self.groups.views().to_vec();
-        TrialChange { id, module, reference, view: Some(view), groups }
-    }
-
-    /// Runs its own module alone again; returns nothing if it does.
-    fn end_trial(&mut self) -> Option<TrialChange<M>> {
-        self.trial.take()?;
-        let (module, reference) = (self.module.clone(), self.reference.clone());
-        let (id, groups) = (module.claims().subject.clone(), self.groups.views().to_vec());
-        Some(TrialChange { id, module, reference, view: None, groups })
-    }
-
-    /// Returns how it looks from outside.
-    fn view(&self, id: &ActorId) -> ActorView {
-        let claims = self.module.claims();
-        ActorView {
-            id: id.clone(),
-            name: claims.name.clone(),
-            reference: self.reference.clone(),
-            revision: claims.revision.unwrap_or(0),
-            code: self.module.info().clone(),
-            groups: self.groups.views().to_vec(),
-            trial: self.trial.as_ref().map(|newer| newer.view.clone()),
-        }
     }
 }
 

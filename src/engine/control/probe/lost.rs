@@ -1,17 +1,26 @@
 //! The hosts that this one has lost: `probe.{host}.lost`, and `cmd.{host}.forget`, which takes one
 //! off the list.
 
-use crate::control::{
-    server::{Answer, Server, now},
-    state::json_bytes,
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    control::server::{Answer, Server, now},
+    peers::LostHost,
 };
-use lattice_protocol::control::{
-    probe::lost::{Forget, Lost, LostHost},
-    types::Ack,
-};
+use lattice_protocol::control::{probe::lost::Forget, types::Ack};
+
+/// [`Lost`](lattice_protocol::control::probe::lost::Lost), with inventories that are JSON already.
+#[derive(Serialize)]
+struct Lost {
+    hosts: Vec<LostHost>,
+}
 
 /// One answer may take the server's limit divided by this.
 const PART_OF_PAYLOAD: usize = 2;
+/// Bytes of a lost host beside its id and its inventory.
+const ROW_BYTES: usize = 100;
 
 impl Server {
     pub(in crate::control) fn probe_lost(&self) -> Answer {
@@ -32,39 +41,55 @@ fn fitting(hosts: Vec<LostHost>, bytes_max: usize) -> Vec<LostHost> {
     let mut left = bytes_max;
     let mut told = Vec::new();
     for mut host in hosts {
-        if json_bytes(&host) > left {
-            host.inventory.actors.clear();
-            host.inventory.providers.clear();
+        if bytes(&host) > left {
+            host.inventory = Arc::clone(&host.head);
             // The memory of others counts.
             host.told_ms = 0;
         }
-        let Some(rest) = left.checked_sub(json_bytes(&host)) else { break };
+        let Some(rest) = left.checked_sub(bytes(&host)) else { break };
         left = rest;
         told.push(host);
     }
     told
 }
 
+/// Bytes that a host takes in the answer, at most.
+fn bytes(host: &LostHost) -> usize {
+    ROW_BYTES + host.id.len() + host.inventory.get().len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lattice_protocol::control::types::{Inventory, InventoryActor};
+    use lattice_protocol::control::{
+        probe::lost,
+        types::{Inventory, InventoryActor},
+    };
+    use serde_json::value::{RawValue, to_raw_value};
 
     #[test]
     fn a_host_that_does_not_fit_is_told_without_what_it_ran() {
+        let text = |actors: usize| {
+            let actors = vec![InventoryActor::default(); actors];
+            Arc::<RawValue>::from(
+                to_raw_value(&Inventory { actors, ..Inventory::default() }).unwrap(),
+            )
+        };
         let host = |id: &str, actors: usize| LostHost {
             id: id.into(),
             lost_ms: 1,
-            inventory: Inventory {
-                actors: vec![InventoryActor::default(); actors],
-                ..Inventory::default()
-            },
             told_ms: 1,
+            inventory: text(actors),
+            head: text(0),
         };
         let (small, large) = (host("NA", 1), host("NB", 1000));
-        let bytes_max = json_bytes(&small) * 2 + 100;
+        let bytes_max = bytes(&small) * 2;
         let told = fitting(vec![small, large, host("NC", 0), host("ND", 0)], bytes_max);
+        let told = serde_json::to_vec(&Lost { hosts: told }).unwrap();
+        assert!(told.len() <= bytes_max);
+        let told: lost::Lost = serde_json::from_slice(&told).unwrap();
         let told: Vec<_> = told
+            .hosts
             .iter()
             .map(|host| (&*host.id, host.inventory.actors.len(), host.told_ms))
             .collect();

@@ -3,8 +3,9 @@
 //!
 //! The object is the union of what the libraries of every year want (protocol, section 9.3). Some
 //! members are there because one library ends its process without them (`otel_config`,
-//! `env_values`), some are left out because one cannot stand them empty (`config_json`) or then
-//! overrules the user (`log_level`, which switches `RUST_LOG` off).
+//! `env_values`), some are left out because one cannot stand them empty (`config_json`). With
+//! `log_level` one reads no `RUST_LOG` and the other one does, without it the other way around, so
+//! it is there where both then do the same ([`log_level`]).
 //!
 //! The object holds the cluster seed. Printing [`HostData`] shows neither that nor any link value.
 
@@ -14,7 +15,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 
 use super::masks::Masks;
-use lattice_base::{config::Secret, telemetry::otel::settings::Variables};
+use lattice_base::{
+    config::{Environment, Secret},
+    telemetry::otel::settings::Variables,
+};
 use lattice_protocol::{
     identity::keys::{HostId, LatticeName, LinkName, ProviderId},
     links::LinkDefinition,
@@ -56,7 +60,19 @@ pub struct HostData {
     pub configuration: Option<Secret>,
     pub default_rpc_timeout_ms: u64,
     pub structured_logging: bool,
+    /// From [`log_level`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<&'static str>,
     pub otel_config: OtelConfig,
+}
+
+/// Returns the level for a provider where `RUST_LOG` is just a level. The library of 2023 then logs
+/// at it as without the member, and that of 2024 only with it. What else `RUST_LOG` may hold,
+/// levels of single modules, the first reads only without the member.
+pub fn log_level(environment: &dyn Environment) -> Option<&'static str> {
+    const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+    let wanted = environment.var("RUST_LOG")?;
+    LEVELS.into_iter().find(|level| wanted.trim().eq_ignore_ascii_case(level))
 }
 
 /// Where traces go, for the library of 2024, which reads no variables: over HTTP or nowhere. The
@@ -168,6 +184,7 @@ mod tests {
             configuration: None,
             default_rpc_timeout_ms: 2000,
             structured_logging: false,
+            log_level: None,
             otel_config: OtelConfig::default(),
         }
     }
@@ -210,6 +227,16 @@ mod tests {
             (Some(2000), Some(r#"{"a":1}"#))
         );
         assert_eq!(old.log_level, None);
+        for level in ["error", "warn", "info", "debug", "trace"] {
+            let written = level.to_uppercase();
+            data.log_level = log_level(&Vec::from([("RUST_LOG".to_owned(), written)]));
+            let json = json(&data);
+            let old: wasmbus_rpc::core::HostData = serde_json::from_str(&json).unwrap();
+            assert_eq!(old.log_level.as_deref(), Some(level));
+            let new: wasmcloud_provider_sdk::core::HostData = serde_json::from_str(&json).unwrap();
+            let read = serde_json::to_value(new.log_level).unwrap();
+            assert_eq!(read.as_str(), Some(level));
+        }
         let new: wasmcloud_provider_sdk::core::HostData =
             serde_json::from_str(&json(&data)).unwrap();
         assert_eq!(new.invocation_seed, CLUSTER_SEED);
@@ -218,6 +245,25 @@ mod tests {
             (new.config_json.as_deref(), new.otel_config.traces_exporter),
             (Some(r#"{"a":1}"#), None)
         );
+    }
+
+    #[test]
+    fn only_a_level_by_itself_is_told() {
+        for (rust_log, expected) in [
+            (Some("Debug"), Some("debug")),
+            (Some(" warn "), Some("warn")),
+            (Some("info,my_provider=trace"), None),
+            (Some("my_provider"), None),
+            // Which the library of 2024 could not read, and ended.
+            (Some("off"), None),
+            (Some("3"), None),
+            (Some(""), None),
+            (None, None),
+        ] {
+            let variables = rust_log.map(|text| ("RUST_LOG".to_owned(), text.to_owned()));
+            let variables: Vec<_> = variables.into_iter().collect();
+            assert_eq!(log_level(&variables), expected, "{rust_log:?}");
+        }
     }
 
     #[test]

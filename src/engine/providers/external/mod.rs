@@ -44,7 +44,7 @@ use crate::{
 };
 use access::{Access, AccessError};
 use health::{Health, HealthChecks};
-use host_data::{HostData, OtelConfig};
+use host_data::{HostData, OtelConfig, log_level};
 use lattice_base::{
     config::{Connection, Secret},
     telemetry::otel::settings::Variables,
@@ -122,6 +122,7 @@ impl Launcher {
             configuration: configuration.map(Secret::new),
             default_rpc_timeout_ms: clock::millis(self.rpc_timeout),
             structured_logging: self.structured_logging,
+            log_level: log_level(&self.environment),
             otel_config: OtelConfig::of(&Variables::of(&self.environment)),
         };
         let environment = process::environment(&self.environment, &self.passed, &access);

@@ -10,13 +10,16 @@
 //! pause ends the pause. One that ends with exit code 0 has done its work, or was asked to end by
 //! somebody else, and stays ended. [`plan`](super::plan) decides all this, one provider at a time.
 //!
-//! `command` has what can be asked, `prepare` makes a reference startable, `run` begins and follows
-//! one run of either kind; this file is the loop and the set of providers, and carries out what the
-//! plan wants.
+//! `command` has what can be asked, `starts` has the starts whose provider is not known yet,
+//! `prepare` makes a reference startable, `entry` is one provider, `run` begins and follows one run
+//! of either kind; this file is the loop and the set of providers, and carries out what the plan
+//! wants.
 
 mod command;
+mod entry;
 mod prepare;
 mod run;
+mod starts;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,7 +33,7 @@ use anyhow::anyhow;
 use futures::FutureExt;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::Instant,
 };
 use tracing::{Instrument, error, info, info_span, warn};
@@ -38,20 +41,19 @@ use uuid::Uuid;
 
 use super::{
     bounds::Bounds,
-    builtin,
     external::{Launcher, health::Health},
-    plan::{Effect, Facts, Input, Lifecycle, RunEnd, STOPPED},
+    plan::{Effect, Facts, Input, RunEnd, STOPPED},
     told_to_stop,
 };
 use crate::{
-    control::state::bytes_of_providers,
     events::troubles::GivenUp,
     host_context::HostContext,
     policy::Verified,
-    router::{Local, Locals, Router},
+    router::{Locals, Router},
     rpc::server::Receiver,
 };
-use command::{Command, EndSender};
+use command::Command;
+use entry::{Entry, Key};
 use lattice_base::registry::Registry;
 use lattice_protocol::{
     clock,
@@ -60,8 +62,9 @@ use lattice_protocol::{
     identity::keys::{LinkName, ProviderId},
     journal::Level,
 };
-use prepare::{PreparedProvider, prepare};
+use prepare::PreparedProvider;
 use run::{Launched, begin, follow};
+use starts::Preparing;
 
 pub use super::plan::Phase;
 pub use command::{
@@ -72,14 +75,6 @@ pub use command::{
 const INBOX: usize = 256;
 /// Providers that are fetched and unpacked at a time.
 const PREPARES_MAX: usize = 4;
-/// Starts that may be under way.
-const STARTS_MAX: usize = 256;
-/// The providers of a host may fill one of so many equal parts of the NATS message with its
-/// inventory: the host's answer has to fit into one message.
-const INVENTORY_PART: usize = 4;
-/// Why nothing further is started.
-const FULL: &str = "the host runs as many providers as its inventory can tell in one message; start it on another host, or \
-                    raise max_payload in the NATS server's configuration";
 /// How long a stop may take that nobody set a deadline for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look whether the claims of providers still count.
@@ -132,13 +127,6 @@ pub fn spawn(parts: Parts) -> Handle {
     Handle { commands, view, conditions }
 }
 
-/// The key of a provider on one host.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    id: ProviderId,
-    link_name: LinkName,
-}
-
 struct Supervisor {
     parts: Arc<Parts>,
     /// Bounds how many providers are fetched and unpacked at a time.
@@ -153,69 +141,6 @@ struct Supervisor {
     waiting: Vec<(BTreeSet<Key>, oneshot::Sender<()>)>,
     /// Nothing is started any more.
     closing: bool,
-}
-
-/// A start whose provider is not known yet.
-struct Preparing {
-    start: Start,
-    end: EndSender,
-    work: AbortHandle,
-}
-
-struct Entry {
-    start: Start,
-    /// Where the end of its first start goes; none from then on.
-    end: Option<EndSender>,
-    prepared: Arc<PreparedProvider>,
-    life: Lifecycle,
-    /// The run; a restart has another.
-    instance: Uuid,
-    /// Tells the run to end, and by when.
-    stop: watch::Sender<Option<Instant>>,
-    health: watch::Sender<Health>,
-    /// The in-process form, while it runs.
-    local: Option<Arc<dyn Local>>,
-    /// Its claims do not count now, and that was told.
-    is_out_of_term: bool,
-}
-
-impl Entry {
-    /// Whether this is a provider by its public key or by the reference it was started with.
-    fn is_of(&self, key: &Key, provider: &str) -> bool {
-        key.id.as_str() == provider || self.start.reference == provider
-    }
-
-    fn condition(&self, key: &Key) -> Condition {
-        Condition {
-            id: key.id.clone(),
-            link_name: key.link_name.clone(),
-            reference: self.start.reference.clone(),
-            name: self.prepared.claims.name.clone().unwrap_or_default(),
-            phase: self.life.phase,
-            crashes: self.life.crashes,
-            restarts: self.life.restarts,
-            last_end: self.life.last_end.clone(),
-            expires: self.prepared.claims.expires,
-            since: self.life.since,
-            health: self.health.subscribe(),
-        }
-    }
-
-    /// Returns the provider as readers see it.
-    fn view(&self, key: &Key) -> ProviderView {
-        let claims = &self.prepared.claims;
-        ProviderView {
-            id: key.id.clone(),
-            link_name: key.link_name.clone(),
-            contract_id: claims.contract_id.clone(),
-            reference: self.start.reference.clone(),
-            name: claims.name.clone().unwrap_or_default(),
-            revision: i32::try_from(claims.effective_revision()).unwrap_or(i32::MAX),
-            annotations: self.start.annotations.clone(),
-            instance_id: self.instance.to_string(),
-            is_configured: self.start.configuration.is_some(),
-        }
-    }
 }
 
 /// The report of a child task.
@@ -288,138 +213,6 @@ impl Supervisor {
         }
     }
 
-    /// Takes a start on, or refuses it at once with the reason.
-    fn begin(&mut self, start: Start, end: EndSender) -> Result<(), ProviderError> {
-        let refused = self.refuse(&start);
-        if let Err(error) = &refused {
-            // The end of a start that is under way is told when it comes.
-            if !matches!(error, ProviderError::BeingStarted { .. }) {
-                self.start_failed(&start.reference, &start.link_name, &error.to_string());
-            }
-            return refused;
-        }
-        if let Some(key) = self.known_key(&start) {
-            self.advance(&key, Input::Start);
-        }
-        let number = Uuid::new_v4();
-        let (parts, prepares) = (Arc::clone(&self.parts), Arc::clone(&self.prepares));
-        let span =
-            info_span!("provider", reference = %start.reference, link_name = %start.link_name);
-        let wanted = start.clone();
-        let work = self.children.spawn(
-            async move {
-                // Never closed, so there is always a permit to wait for.
-                let _permit = prepares.acquire_owned().await;
-                Done::Prepared { number, result: caught(prepare(&parts, &start)).await }
-            }
-            .instrument(span),
-        );
-        self.preparing.insert(number, Preparing { start: wanted, end, work });
-        Ok(())
-    }
-
-    fn refuse(&self, start: &Start) -> Result<(), ProviderError> {
-        if self.closing || self.preparing.len() >= STARTS_MAX {
-            return Err(ProviderError::Unavailable);
-        }
-        match builtin::find(&start.reference) {
-            Some(Ok(_)) => {}
-            Some(Err(unknown)) => return Err(unknown.into()),
-            None if self.parts.allow_external => {}
-            None => return Err(ProviderError::External { provider: start.reference.clone() }),
-        }
-        let key = self.known_key(start);
-        let entry = key.and_then(|key| self.entries.get(&key));
-        let is_preparing = self.preparing.values().any(|Preparing { start: other, .. }| {
-            other.reference == start.reference && other.link_name == start.link_name
-        });
-        let is_launching = entry.is_some_and(|entry| {
-            entry.life.phase == Phase::Launching && entry.start.reference == start.reference
-        });
-        // Hosts that keep applications know by this text that it is under way.
-        if is_preparing || is_launching {
-            return Err(ProviderError::BeingStarted {
-                provider: start.reference.clone(),
-                link_name: start.link_name.to_string(),
-            });
-        }
-        if entry.is_some_and(|entry| entry.life.phase != Phase::Pausing) {
-            return Err(ProviderError::AlreadyRunning {
-                provider: start.reference.clone(),
-                link_name: start.link_name.to_string(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Which provider a reference names, as far as that is known without fetching it.
-    fn known_key(&self, start: &Start) -> Option<Key> {
-        let link_name = start.link_name.clone();
-        let here = self.entries.iter().find(|(key, entry)| {
-            entry.start.reference == start.reference && key.link_name == link_name
-        });
-        if let Some((key, _)) = here {
-            return Some(key.clone());
-        }
-        let text: Arc<str> = match builtin::find(&start.reference) {
-            Some(Ok(spec)) => spec.known.public_key.into(),
-            _ => Arc::clone(self.parts.context.links.table().public_key_of(&start.reference)?),
-        };
-        Some(Key { id: ProviderId::parse(&text).ok()?, link_name })
-    }
-
-    fn prepared(&mut self, number: Uuid, result: anyhow::Result<Arc<PreparedProvider>>) {
-        // It is gone if it was stopped meanwhile.
-        let Some(Preparing { start, end, .. }) = self.preparing.remove(&number) else { return };
-        if self.closing {
-            // The end stays out: it is not the start that failed.
-            return self.start_failed(&start.reference, &start.link_name, "the host is stopping");
-        }
-        let prepared = match result {
-            Ok(prepared) => prepared,
-            Err(error) => return self.not_started(&start, end, None, chain(&*error)),
-        };
-        let key = Key { id: prepared.id().clone(), link_name: start.link_name.clone() };
-        self.advance(&key, Input::Start);
-        if self.entries.contains_key(&key) {
-            let error = ProviderError::AlreadyRunning {
-                provider: key.id.to_string(),
-                link_name: key.link_name.to_string(),
-            };
-            return self.not_started(&start, end, Some(key.id), error.to_string());
-        }
-        if !self.has_room() {
-            return self.not_started(&start, end, Some(key.id), FULL.to_owned());
-        }
-        let entry = Entry {
-            start,
-            end: Some(end),
-            prepared,
-            life: Lifecycle::new(Instant::now()),
-            instance: Uuid::nil(),
-            stop: watch::Sender::new(None),
-            health: watch::Sender::new(Health::Unknown),
-            local: None,
-            is_out_of_term: false,
-        };
-        self.entries.insert(key.clone(), entry);
-        self.launch(&key);
-    }
-
-    /// Tells that a start has failed.
-    fn not_started(&self, start: &Start, end: EndSender, id: Option<ProviderId>, cause: String) {
-        self.start_failed(&start.reference, &start.link_name, &cause);
-        let _ = end.send(Err(NotStarted { id, cause }));
-    }
-
-    /// Whether the inventory has room for one more provider, those that are about to run included.
-    fn has_room(&self) -> bool {
-        let views: Vec<ProviderView> =
-            self.entries.iter().map(|(key, entry)| entry.view(key)).collect();
-        let used = bytes_of_providers(&views);
-        used < self.parts.context.rpc.client.server_info().max_payload / INVENTORY_PART
-    }
-
     /// Begins a run of a known provider.
     fn launch(&mut self, key: &Key) {
         let Some(entry) = self.entries.get_mut(key) else { return };
@@ -465,7 +258,7 @@ impl Supervisor {
     /// Has a run followed to its end.
     fn follow_run(&mut self, key: Key, launched: Launched) {
         let Some(entry) = self.entries.get(&key) else { return };
-        let about = context(&self.parts, &key, entry);
+        let about = entry.about(&key, &self.parts.context.host_id);
         let (instance, stop, health) =
             (entry.instance, entry.stop.subscribe(), entry.health.clone());
         let span = info_span!("provider", provider_id = %key.id, link_name = %key.link_name);
@@ -497,7 +290,7 @@ impl Supervisor {
         };
         let effects = entry.life.on(input, &facts);
         // Made before the first effect: events tell of a provider that is removed already.
-        let about = context(&self.parts, key, entry);
+        let about = entry.about(key, &self.parts.context.host_id);
         // A host that stops cuts starts off: then it is not the start that failed.
         let end = effects.iter().find_map(|effect| end_of(effect, &key.id));
         let end = end.filter(|end| end.is_ok() || !self.closing);
@@ -622,37 +415,6 @@ impl Supervisor {
         self.parts.router.set_out_of_term(out_of_term);
     }
 
-    /// Calls off the starts that a stop is about; returns whether there were any.
-    fn call_off(&mut self, stop: &Stop) -> bool {
-        let preparing = self.preparing.iter();
-        let meant: Vec<Uuid> = preparing
-            .filter(|(_, preparing)| self.is_meant(&preparing.start, stop))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in &meant {
-            let Some(Preparing { start, end, work }) = self.preparing.remove(number) else {
-                continue;
-            };
-            work.abort();
-            self.parts.context.events.publish(Event::ProviderStartFailed {
-                provider_ref: start.reference,
-                link_name: start.link_name.to_string(),
-                error: STOPPED_EARLY.into(),
-            });
-            let _ = end.send(Err(NotStarted { id: None, cause: STOPPED_EARLY.into() }));
-        }
-        !meant.is_empty()
-    }
-
-    /// Whether a stop is about a start, by the reference or by the key that this is known to lead
-    /// to.
-    fn is_meant(&self, start: &Start, stop: &Stop) -> bool {
-        start.link_name == stop.link_name
-            && stop.selects(start)
-            && (start.reference == stop.provider
-                || self.known_key(start).is_some_and(|key| key.id.as_str() == stop.provider))
-    }
-
     fn stop(&mut self, stop: &Stop) -> Result<(), ProviderError> {
         let was_preparing = self.call_off(stop);
         let found: Vec<Key> = self
@@ -690,7 +452,7 @@ impl Supervisor {
         for (key, entry) in &cut_off {
             if entry.life.is_shown() {
                 self.tell_stopped(
-                    &context(&self.parts, key, entry),
+                    &entry.about(key, &self.parts.context.host_id),
                     "killed at the deadline".into(),
                 );
             }
@@ -705,10 +467,7 @@ impl Supervisor {
             .filter(|(_, entry)| which == Which::All || entry.prepared.is_ingress())
             .map(|(key, _)| key.clone())
             .collect();
-        for Preparing { start, work, .. } in std::mem::take(&mut self.preparing).into_values() {
-            work.abort();
-            self.start_failed(&start.reference, &start.link_name, "the host is stopping");
-        }
+        self.call_off_all();
         self.waiting.push((meant.clone(), done));
         for key in &meant {
             self.advance(key, Input::Stop(deadline));
@@ -796,16 +555,4 @@ fn end_of(effect: &Effect, id: &ProviderId) -> Option<Result<ProviderId, NotStar
 /// its task.
 async fn caught<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(anyhow!(PANICKED)))
-}
-
-fn context(parts: &Parts, key: &Key, entry: &Entry) -> ProviderContext {
-    ProviderContext {
-        host_id: parts.context.host_id.to_string(),
-        public_key: key.id.to_string(),
-        link_name: key.link_name.to_string(),
-        contract_id: entry.prepared.claims.contract_id.clone(),
-        image_ref: entry.start.reference.clone(),
-        annotations: entry.start.annotations.clone(),
-        instance_id: entry.instance.to_string(),
-    }
 }

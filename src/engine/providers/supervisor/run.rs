@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Key, Parts,
+    Parts,
     command::Start,
+    entry::Key,
     prepare::{Kind, PreparedProvider, prepare, record},
 };
 use crate::{

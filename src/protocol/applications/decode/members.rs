@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Violation;
+use super::{TOLD_MAX, Violation, shown};
 use crate::applications::manifest::{
     CAPABILITY, DAEMONSCALER, LINK, LINKDEF, ROLLOUT, SPREADSCALER,
 };
@@ -49,6 +49,8 @@ const COMPONENT: &[&str] = &["name", "type", "properties", "traits"];
 const PROPERTIES: &[&str] =
     &["image", "contract", "link_name", "config", "id", "application", "secrets"];
 const TRAIT: &[&str] = &["type", "properties"];
+/// Bytes of the longest word that may be a typing error of a known one.
+const WORD_BYTES_MAX: usize = 64;
 
 /// Says whether members that look like no other are refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,7 @@ pub(super) fn unknown(manifest: &Value) -> Vec<Violation> {
     found.look("spec", &manifest["spec"], SPECIFICATION, Others::LeftAlone);
     for (index, component) in items(&manifest["spec"]["components"]).enumerate() {
         found.path = format!("spec/components/ at index: {index}");
-        let place = format!("component {:?}", text(component, "name"));
+        let place = format!("component {:?}", shown(text(component, "name")));
         found.look(&place, component, COMPONENT, Others::LeftAlone);
         found.look(&place, &component["properties"], PROPERTIES, Others::LeftAlone);
         // That of an actor is left out.
@@ -73,7 +75,7 @@ pub(super) fn unknown(manifest: &Value) -> Vec<Violation> {
             found.configs(&place, &component["properties"]["config"]);
         }
         for (index, one) in items(&component["traits"]).enumerate() {
-            let place = format!("{place}, trait {} ({})", index + 1, text(one, "type"));
+            let place = format!("{place}, trait {} ({})", index + 1, shown(text(one, "type")));
             found.one_trait(&place, one);
         }
     }
@@ -103,7 +105,7 @@ impl Search {
         let properties = &one["properties"];
         self.look(place, properties, known, Others::Refused);
         for rule in items(&properties["spread"]) {
-            let place = format!("{place}, rule {:?}", text(rule, "name"));
+            let place = format!("{place}, rule {:?}", shown(text(rule, "name")));
             self.look(&place, rule, SPREAD, Others::Refused);
         }
         for (index, step) in items(&properties["steps"]).enumerate() {
@@ -122,7 +124,7 @@ impl Search {
     /// Looks at a list of named configurations; other forms have no names.
     fn configs(&mut self, place: &str, list: &Value) {
         for config in items(list) {
-            let place = format!("{place}, configuration {:?}", text(config, "name"));
+            let place = format!("{place}, configuration {:?}", shown(text(config, "name")));
             self.look(&place, config, CONFIG, Others::Refused);
         }
     }
@@ -130,6 +132,9 @@ impl Search {
     fn look(&mut self, place: &str, object: &Value, known: &[&str], others: Others) {
         let Value::Object(members) = object else { return };
         for member in members.keys().filter(|member| !known.contains(&member.as_str())) {
+            if self.violations.len() >= TOLD_MAX {
+                return;
+            }
             let Some(reason) = reason(member, members, known, others) else { continue };
             let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
             let reason = format!("{place}{reason}");
@@ -157,6 +162,9 @@ fn reason(
 
 /// Returns the word that another one is a typing error of: one in three letters may differ.
 fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
     let word = word.to_lowercase().replace('-', "_");
     let (distance, found) = known
         .map(|known| (strsim::osa_distance(&word, &known.to_lowercase()), known))

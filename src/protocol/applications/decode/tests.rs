@@ -370,3 +370,71 @@ fn an_error_says_the_line() {
     let error = decode(b"{\n\"kind\": 5}", Format::Json).unwrap_err().to_string();
     assert!(error.contains("line 2"), "{error}");
 }
+
+/// Returns a manifest of these components, in JSON.
+fn of_components(components: serde_json::Value) -> String {
+    json!({"apiVersion": "core.oam.dev/v1beta1", "kind": "Application", "metadata": {"name": "shop"},
+        "spec": {"components": components}})
+    .to_string()
+}
+
+/// Returns a component with a scaler of so many rules, each for so many labels.
+fn scaled(kind: &str, rules: usize, labels: usize) -> serde_json::Value {
+    let asked: BTreeMap<String, String> =
+        (0..labels).map(|label| (format!("l{label}"), String::new())).collect();
+    let rules: Vec<_> =
+        (0..rules).map(|rule| json!({"name": rule.to_string(), "requirements": asked})).collect();
+    let scaler = json!({"type": kind, "properties": {"instances": 1, "spread": rules}});
+    json!({"name": "a", "type": "actor", "properties": {"image": "a"}, "traits": [scaler]})
+}
+
+#[test]
+fn what_hosts_compare_has_bounds() {
+    let named = |name: &str| json!({"name": name, "type": "actor", "properties": {"image": "a"}});
+    let many = |count: usize| json!(vec![named("a"); count]);
+    for (within, beyond, part) in [
+        (many(COMPONENTS_MAX), many(COMPONENTS_MAX + 1), "there are 1025 components"),
+        (
+            json!([named(&"n".repeat(NAME_BYTES_MAX))]),
+            json!([named(&"n".repeat(NAME_BYTES_MAX + 1))]),
+            "its name has more than 256 bytes",
+        ),
+        (
+            json!([scaled(SPREADSCALER, RULES_MAX, 1)]),
+            json!([scaled(SPREADSCALER, RULES_MAX + 1, 1)]),
+            "trait 1 (spreadscaler): `spread` has 1025 rules",
+        ),
+        (
+            json!([scaled(DAEMONSCALER, COMPARED_RULES_MAX, 1)]),
+            json!([scaled(DAEMONSCALER, COMPARED_RULES_MAX + 1, 1)]),
+            "trait 1 (daemonscaler): `spread` has 257 rules",
+        ),
+        (
+            json!([scaled(SPREADSCALER, 1, REQUIREMENTS_MAX)]),
+            json!([scaled(SPREADSCALER, 1, REQUIREMENTS_MAX + 1)]),
+            "rule \"0\" asks for more than 64 labels",
+        ),
+    ] {
+        read(&of_components(within));
+        let refusal = decode(of_components(beyond).as_bytes(), Format::Json).unwrap_err();
+        assert!(refusal.to_string().contains(part), "{part} in {refusal}");
+    }
+}
+
+#[test]
+fn of_many_mistakes_the_first_are_told_and_of_long_names_the_beginning() {
+    let long = "n".repeat(100_000);
+    let mut component = scaled(&long, 0, 0);
+    let one = component["traits"][0].clone();
+    component["traits"] = json!(vec![one; 20]);
+    let mut rules = scaled(SPREADSCALER, 1000, 0);
+    for rule in rules["traits"][0]["properties"]["spread"].as_array_mut().unwrap() {
+        *rule = json!({"name": "r", "wieght": 1});
+    }
+    let text = of_components(json!([component, rules]));
+    let Err(DecodeError::Violations(told)) = decode(text.as_bytes(), Format::Json) else {
+        panic!("it is refused");
+    };
+    assert_eq!(told.0.len(), 20 + TOLD_MAX);
+    assert!(told.to_string().len() < 100_000, "{} bytes", told.to_string().len());
+}

@@ -166,3 +166,31 @@ fn hosts_of_now_that_do_not_fit_are_named() {
     assert_eq!(unmet(&application, &drained).len(), 2);
     assert!(unmet(&application, &BTreeMap::new()).is_empty());
 }
+
+#[test]
+fn remarks_of_a_new_manifest_are_short_but_for_those_of_a_host() {
+    let manifest = decode(manifest(WEB).as_bytes(), Format::Yaml).unwrap().manifest;
+    let long = "x".repeat(REMARK_BYTES_MAX);
+    let many = || (0..=REMARKS_MAX).map(|number| (number.to_string(), String::new()));
+    let one = |key: &str| BTreeMap::from([(key.to_owned(), long.clone())]);
+    let none = BTreeMap::new;
+    let version = BTreeMap::from([(VERSION.to_owned(), "v".repeat(NAME_BYTES_MAX + 1))]);
+    for (annotations, labels, part) in [
+        (many().skip(1).collect(), many().skip(1).collect(), None),
+        (one(FILLED_IN), none(), None),
+        (many().collect(), none(), Some("has 65 annotations, and it may have 64")),
+        (none(), many().collect(), Some("has 65 labels")),
+        (one("description"), none(), Some("one of the annotations of the manifest has 8203 bytes")),
+        (none(), one("team"), Some("one of the labels")),
+        (version, none(), Some("the version of the manifest has 257 bytes")),
+    ] {
+        let mut manifest = manifest.clone();
+        (manifest.metadata.annotations, manifest.metadata.labels) = (annotations, labels);
+        assert_eq!(validate(&manifest), Ok(()), "it stays of use");
+        match (check_remarks(&manifest).map_err(|refusal| refusal.to_string()), part) {
+            (Ok(()), None) => {}
+            (Err(refusal), Some(part)) => assert!(refusal.contains(part), "{refusal}"),
+            (found, expected) => panic!("{found:?}, and not {expected:?}"),
+        }
+    }
+}

@@ -40,6 +40,36 @@ fn a_link_under_a_foreign_key_is_rejected() {
 }
 
 #[test]
+fn entries_beyond_what_hosts_write_are_not_kept_whoever_wrote_them() {
+    let link = |values: usize| {
+        let mut entry = link_entry("V1", 1);
+        let mut value: Value = serde_json::from_slice(&entry.value).unwrap();
+        let values = (0..values).map(|number| (number.to_string(), "v".to_owned()));
+        value["values"] = json!(values.collect::<std::collections::BTreeMap<_, _>>());
+        entry.value = serde_json::to_vec(&value).unwrap().into();
+        entry
+    };
+    let claims = |caps: Value| entry(keys::claims("M1"), &json!({"sub": "M1", "caps": caps}), 1);
+    let reference =
+        |url: &str| entry(keys::reference(url), &json!({"oci_url": url, "public_key": "M1"}), 1);
+    for (entry, is_kept) in [
+        (link(512), true),
+        (link(70_000), false),
+        (claims(json!("a,b")), true),
+        (claims(json!("c,".repeat(120_000))), false),
+        (claims(json!(vec!["c"; 120_000])), false),
+        (claims(json!("c".repeat(100_000))), false),
+        (reference("registry.example/echo:1"), true),
+        (reference(&"r".repeat(100_000)), false),
+    ] {
+        let mut table = Table::default();
+        let put = table.put(&entry);
+        assert_eq!((put.is_ok(), table.has(&entry.key)), (is_kept, is_kept), "{}", entry.key);
+        assert_eq!(table.revision_of(&entry.key), 1, "it can be written over");
+    }
+}
+
+#[test]
 fn claims_of_all_eras_read_alike() {
     let short = json!({"call_alias": "", "caps": "a,b", "iss": "A", "name": "Echo", "rev": "4", "sub": "M", "tags": "", "version": null});
     let long = json!({"call_alias": null, "capabilities": ["a", "b"], "issuer": "A", "name": "Echo", "revision": 4, "subject": "M", "tags": []});

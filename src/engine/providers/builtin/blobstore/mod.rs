@@ -52,8 +52,8 @@ pub static SPEC: Spec = Spec {
             aliases: &[],
             default: "{data directory}/blobs/{lattice}",
             help: "Absolute path of the directory, for fs: objects are the files {root}/{actor id}/{container}/{object}. \
-                   Somebody on the host's machine has to make it, empty, or to name it or one above it in the host's setting \
-                   link_paths.",
+                   Without it the host makes its own. Somebody on the host's machine has to make any other, empty, or to name it or \
+                   one above it in the host's setting link_paths.",
         },
         Value {
             name: "bucket",

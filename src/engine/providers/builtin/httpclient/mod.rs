@@ -339,10 +339,10 @@ impl HttpLink {
     ) -> Result<Response, Failure> {
         let Outgoing { method, url, trace, .. } = outgoing;
         let mut headers = outgoing.headers.clone();
-        let span = spans::outgoing(trace, method, || shown_url(url), &mut headers);
+        let span = spans::outgoing(trace, method, (url, shown_url), &mut headers);
         let result = self.send_with(headers, outgoing, body, deadline).await;
         let outcome = result.as_ref().map(Response::status);
-        spans::sent(span, outcome.map_err(|failure| failure as &dyn Display));
+        spans::sent(span, outcome.map_err(|failure| (failure.cause(), failure as &dyn Display)));
         result
     }
 

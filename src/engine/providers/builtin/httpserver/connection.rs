@@ -73,10 +73,10 @@ pub async fn serve(listener: Arc<Listener>, stream: TcpStream, peer: Peer, pulse
     };
     match opened {
         Ok(Open::Tls(stream, protocol)) => {
-            speak(listener, *stream, Bytes::new(), protocol, peer, pulse).await;
+            speak(listener, (*stream, "https"), Bytes::new(), protocol, peer, pulse).await;
         }
         Ok(Open::Plain(stream, protocol, first)) => {
-            speak(listener, stream, first, protocol, peer, pulse).await;
+            speak(listener, (stream, "http"), first, protocol, peer, pulse).await;
         }
         Err(error) => debug!(remote = %remote, %error, "connection ended before its first request"),
     }
@@ -123,7 +123,7 @@ async fn sniff(stream: &mut TcpStream) -> io::Result<(Protocol, Bytes)> {
 
 async fn speak<T>(
     listener: Arc<Listener>,
-    io: T,
+    (io, scheme): (T, &'static str),
     first: Bytes,
     protocol: Protocol,
     peer: Peer,
@@ -136,7 +136,7 @@ async fn speak<T>(
     let tasks = listener.tasks.clone();
     let Peer { address: peer, client } = peer;
     let requests =
-        Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, protocol });
+        Arc::new(Requests { listener, pulse: Arc::clone(&pulse), peer, client, protocol, scheme });
     let service = service_fn(move |request| {
         let requests = Arc::clone(&requests);
         async move { Ok::<_, Infallible>(requests.answer(request).await) }

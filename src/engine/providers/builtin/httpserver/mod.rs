@@ -13,9 +13,10 @@
 //!    wrong; [`cors`] lets in web pages of other origins.
 //!
 //! [`table`] keeps which link has which routes on which listener. [`settings`] reads link values,
-//! [`tls`] certificates. [`pulse`] and [`wire`] notice clients that are stuck, without a timer per
-//! request; [`debt`] keeps answers within bounds while they are read, and [`clients`] counts what
-//! each address has. The dashboard uses these four as well.
+//! [`section`] those of them that are one JSON object, [`tls`] certificates. [`pulse`] and [`wire`]
+//! notice clients that are stuck, without a timer per request; [`debt`] keeps answers within bounds
+//! while they are read, and [`clients`] counts what each address has. The dashboard uses these four
+//! as well.
 
 mod answers;
 mod body;
@@ -29,6 +30,7 @@ pub mod pulse;
 mod reply;
 mod request;
 mod routes;
+mod section;
 mod settings;
 mod table;
 mod tls;

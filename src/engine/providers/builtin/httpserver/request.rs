@@ -150,6 +150,8 @@ pub struct Requests {
     pub peer: SocketAddr,
     pub client: Arc<Client>,
     pub protocol: Protocol,
+    /// That of the URLs of these requests.
+    pub scheme: &'static str,
 }
 
 impl Requests {
@@ -162,7 +164,8 @@ impl Requests {
         let reply = if !settle_host(&mut parts) {
             Reply::Whole(answers::of_no_host())
         } else if let Some((route, _in_work)) = self.route(&parts) {
-            let span = spans::request(&mut parts, &route.actor_id, self.peer);
+            let connection = (self.peer, self.scheme);
+            let span = spans::request(&mut parts, &route.actor_id, connection);
             let mut reply = span.within(pin!(self.serve(&route, &parts, body, began))).await;
             reply.finish(&route.rules, &parts);
             route.edge.answered(reply.status().as_u16());

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{anyhow, ensure};
 use hyper::header::HeaderValue;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::{
     super::{
@@ -13,6 +13,7 @@ use super::{
     },
     cors::{self, Cors},
     routes::{HostPattern, Prefix},
+    section::Section,
     tls::{Pem, Source},
 };
 use crate::providers::bounds::LinkPaths;
@@ -401,96 +402,6 @@ fn count(values: &Values, name: &str, max: u64) -> Result<Option<usize>, LinkErr
             Err(wrong(name, &number.to_string(), &format!("a number from 1 to {max}")))
         }
         number => Ok(number.map(|number| number as usize)),
-    }
-}
-
-/// Values that are a JSON object of their own, `cors`, or single ones with its name before theirs,
-/// `cors_max_age_secs`.
-struct Section<'a> {
-    name: &'static str,
-    members: Map<String, Json>,
-    values: &'a Values,
-}
-
-impl<'a> Section<'a> {
-    fn read(
-        values: &'a Values,
-        name: &'static str,
-        unknown: &mut Vec<Unknown>,
-    ) -> Result<Self, LinkError> {
-        // A single value first, as everywhere.
-        let parsed = match values.text(name) {
-            Some(text) => serde_json::from_str(&text).ok(),
-            None => Some(Json::Object(Map::new())),
-        };
-        let Some(Json::Object(members)) = parsed else {
-            return Err(LinkError::Values(format!("link value {name} is no JSON object")));
-        };
-        let section = Self { name, members, values };
-        for member in section.members.keys().filter(|member| !section.is_known(member)) {
-            unknown.push(Unknown::new(&super::SPEC, &format!("{name}_{member}")));
-        }
-        Ok(section)
-    }
-
-    fn single(&self, member: &str) -> String {
-        format!("{}_{member}", self.name)
-    }
-
-    fn is_known(&self, member: &str) -> bool {
-        let name = self.single(member);
-        VALUES.iter().any(|value| value.name == name || value.aliases.contains(&name.as_str()))
-    }
-
-    /// A member, also by another spelling of the single value.
-    fn member(&self, member: &str) -> Option<&Json> {
-        let name = self.single(member);
-        let aliases =
-            VALUES.iter().find(|value| value.name == name).map_or(&[][..], |value| value.aliases);
-        let mut others =
-            aliases.iter().filter_map(|alias| alias.strip_prefix(self.name)?.strip_prefix('_'));
-        self.members.get(member).or_else(|| others.find_map(|other| self.members.get(other)))
-    }
-
-    fn text(&self, member: &str) -> Option<String> {
-        self.values.text(&self.single(member)).or_else(|| {
-            let text = self.member(member)?.as_str()?.trim();
-            (!text.is_empty()).then(|| text.to_owned())
-        })
-    }
-
-    fn list(&self, member: &str) -> Result<Option<Vec<String>>, LinkError> {
-        let name = self.single(member);
-        if let Some(list) = self.values.list(&name)? {
-            return Ok(Some(list));
-        }
-        let Some(given) = self.members.get(member) else { return Ok(None) };
-        let texts: Option<Vec<String>> = match given {
-            Json::Null => return Ok(None),
-            Json::String(text) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Some(items.map(str::to_owned).collect())
-            }
-            Json::Array(items) => {
-                items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-            }
-            _ => None,
-        };
-        texts.map(Some).ok_or_else(|| wrong(&name, &given.to_string(), "an array of texts"))
-    }
-
-    fn number(&self, member: &str) -> Result<Option<u64>, LinkError> {
-        let name = self.single(member);
-        if let Some(number) = self.values.number(&name)? {
-            return Ok(Some(number));
-        }
-        match self.members.get(member) {
-            None | Some(Json::Null) => Ok(None),
-            Some(number) => number
-                .as_u64()
-                .map(Some)
-                .ok_or_else(|| wrong(&name, &number.to_string(), "a whole number")),
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::providers::{
         values::{Values, wrong},
     },
 };
-use lattice_base::lattice::connection::{self, ConfirmError, without_passwords};
+use lattice_base::lattice::connection::{confirm_or_denied, without_passwords};
 use lattice_protocol::{errors::chain, links::LinkDefinition};
 
 /// How long one attempt to reach a server may take.
@@ -237,18 +237,9 @@ fn copy(pem: &[u8]) -> Result<NamedTempFile, LinkError> {
 impl Own {
     /// Waits until the server has taken the subscriptions made before.
     pub(super) async fn confirm(&self) -> Result<(), LinkError> {
-        let mut denied = self.denied.clone();
-        let no_inbox =
-            denied.wait_for(|denied| denied.iter().any(|denial| denial.contains("_INBOX")));
-        let result = tokio::select! {
-            result = connection::confirm(&self.client) => result,
-            // That the inbox is forbidden is an answer too, and it came after the subscriptions.
-            // Only requests need one.
-            Ok(_) = no_inbox => Ok(()),
-        };
-        result.map_err(|e: ConfirmError| {
-            LinkError::Unavailable(format!("subscribe at {}: {e}", self.servers))
-        })
+        // Only requests need an inbox, so one that is forbidden stands in nobody's way.
+        let confirmed = confirm_or_denied(&self.client, &self.denied).await;
+        confirmed.map_err(|e| LinkError::Unavailable(format!("subscribe at {}: {e}", self.servers)))
     }
 }
 

@@ -1,4 +1,5 @@
-//! `host service`: a host as a service of this machine.
+//! `host service install`: the settings a service will have, read and checked as it will read them,
+//! its definition, and its start.
 
 use std::{
     fs,
@@ -6,24 +7,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::{Told, log_of, place_of};
 use crate::{
-    args::{
-        self,
-        flags::SettingArgs,
-        service::{Install, Service, Which},
-    },
+    args::{self, flags::SettingArgs, service::Install},
     service::{
         Argument, Definition, Kind, NAME, Scope,
         account::{self, User},
         definition::{self, Handing, SecretVariables, check_user, own_directory, state_directory},
-        manager::{Files, LOOK, Place, is_root},
+        manager::{Files, Place, is_root},
         paths::{self, check_path, check_program},
         status::Status,
         systemd, variables,
     },
-    terminal::{Message, Page, Terminal, View},
+    terminal::{Message, Terminal},
 };
 use lattice_base::{
     config::{
@@ -35,27 +33,22 @@ use lattice_base::{
 };
 use lattice_protocol::errors::Usage;
 
-pub async fn run(terminal: &Terminal, before: SettingArgs, command: Service) -> Result<()> {
-    match command {
-        Service::Install(args) => install(terminal, before, *args).await,
-        Service::Uninstall(which) => uninstall(terminal, &which),
-        Service::Status(which) => status(terminal, &which),
-    }
-}
-
-async fn install(terminal: &Terminal, before: SettingArgs, mut args: Install) -> Result<()> {
+pub(super) async fn run(terminal: &Terminal, before: SettingArgs, mut args: Install) -> Result<()> {
     let given = args::merged(before, std::mem::take(&mut args.settings));
     let place = place_of(&args.which)?;
     let here = ProcessEnvironment.vars();
-    let Plan { definition, notes } =
-        plan(&args, asked(&args, given, &here, &place)?, &here, &place)?;
+    let asked = asked(&args, given, &here, &place)?;
+    if !args.print {
+        // Before files of the service are read, which only its user and root can.
+        place.check("install")?;
+    }
+    let Plan { definition, notes } = plan(&args, asked, &here, &place)?;
     let text = place.kind.text(&definition)?;
     if args.print {
         return print(terminal, &place, &definition, &text);
     }
-    place.check("install")?;
     place.is_written()?;
-    notes.into_iter().for_each(|note| terminal.note(note));
+    notes.into_iter().chain(place.shadow_note()).for_each(|note| terminal.note(note));
     if let Some(directory) = &definition.directory {
         make_directory(directory, definition.run_as.as_deref())?;
     }
@@ -74,9 +67,9 @@ async fn install(terminal: &Terminal, before: SettingArgs, mut args: Install) ->
     let is_good = status.running || args.no_start;
     let told = Told { place, status, is_good };
     terminal.show(&told)?;
-    if let Some(note) = told.place.linger_note(&here.var("USER").unwrap_or_default()) {
-        terminal.note(note);
-    }
+    let linger = told.place.linger_note(&here.var("USER").unwrap_or_default());
+    let later = args.no_start.then(|| still_old(&told.status)).flatten();
+    linger.into_iter().chain(later).for_each(|note| terminal.note(note));
     if !is_good {
         let log = log_of(&told.place, &definition.log);
         bail!(not_started(&told.place.name(), &told.status, &log));
@@ -84,9 +77,17 @@ async fn install(terminal: &Terminal, before: SettingArgs, mut args: Install) ->
     Ok(())
 }
 
+/// Says of a service that was installed without a start that its host is still the one before.
+fn still_old(status: &Status) -> Option<String> {
+    status.running.then(|| {
+        "the host that runs is as it was before; what was installed counts from its next start"
+            .to_owned()
+    })
+}
+
 /// Says of a service that was just installed why it does not run.
 fn not_started(name: &str, status: &Status, log: &str) -> String {
-    let cause = status.last_error.as_deref().unwrap_or(&status.state);
+    let cause = status.last_error.as_deref().unwrap_or(&status.state).trim_end_matches('.');
     match status.failed {
         true => format!(
             "service {name} is installed, and its host does not run: {cause}. Mend that and give the command again; its log is in \
@@ -121,13 +122,6 @@ fn make_directory(directory: &str, run_as: Option<&str>) -> Result<()> {
     }
 }
 
-/// Returns the service that is meant: root has none of its own.
-fn place_of(which: &Which) -> Result<Place> {
-    let scope = if which.system || is_root() { Scope::System } else { Scope::User };
-    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-    Place::find(Kind::here(), scope, &Dirs::of_process(), home.as_deref())
-}
-
 /// The words of the command, checked, as they count from wherever the service runs.
 struct Asked {
     program: PathBuf,
@@ -156,14 +150,18 @@ fn asked(
     check_owner(args, scope, &mut mistakes);
     // Only systemd is told to show it less than the whole machine, and hands it files.
     let is_bounded = scope == Scope::System && place.kind == Kind::Systemd;
-    let handing = Handing { directory: directory.as_deref(), is_of_root: &account::is_of_root };
+    let handing = Handing {
+        directory: directory.as_deref(),
+        is_of_root: &account::is_of_root,
+        is_for_all: &account::is_for_all,
+    };
     let handing = is_bounded.then_some(&handing);
     let arguments = definition::arguments(&given, handing, &mut mistakes);
     let variables = variables::environment(&args.env, here, &mut mistakes);
     mistakes.extend(check_program(&program, scope).err().filter(|_| !args.print));
     if is_bounded {
         mistakes.extend(directory.iter().filter_map(|dir| check_path("--directory", dir).err()));
-        paths::check_flags(&given, &mut mistakes);
+        paths::check_flags(&given, &arguments, &mut mistakes);
     }
     if !args.print {
         mistakes.extend(args.run_as.as_deref().and_then(missing_user));
@@ -408,128 +406,10 @@ fn tell_of_task(terminal: &Terminal, place: &Place) -> Result<()> {
     terminal.show(&Message::new(text, place.name(), json!({ "unit_file": place.file })))
 }
 
-fn log_of(place: &Place, file: &str) -> String {
-    match (place.kind, place.scope) {
-        (Kind::Systemd, Scope::User) => format!("`journalctl --user -u {NAME}`"),
-        (Kind::Systemd, Scope::System) => format!("`journalctl -u {NAME}`"),
-        _ => file.to_owned(),
-    }
-}
-
-fn uninstall(terminal: &Terminal, which: &Which) -> Result<()> {
-    let place = place_of(which)?;
-    place.check("remove")?;
-    let (name, scope) = (place.name(), place.scope.word());
-    if !place.is_written()? {
-        let text = format!("No service of this {scope} is installed; there is nothing to remove");
-        let members = json!({ "unit": name, "scope": scope, "removed": false });
-        return terminal.show(&Message::new(text, name, members));
-    }
-    place.remove()?;
-    let advice = match place.kind {
-        Kind::Task => format!("; `schtasks /Delete /TN {NAME}` removes the task"),
-        Kind::Systemd | Kind::Launchd => String::new(),
-    };
-    let text =
-        format!("Service {name} ({scope}) was removed; what its host has stored stays{advice}");
-    let members = json!({ "unit": name, "scope": scope, "removed": true, "unit_file": place.file });
-    terminal.show(&Message::new(text, name, members))
-}
-
-fn status(terminal: &Terminal, which: &Which) -> Result<()> {
-    let place = place_of(which)?;
-    place.check(LOOK)?;
-    let status = place.status()?;
-    let is_good = status.running;
-    let told = Told { place, status, is_good };
-    terminal.show(&told)?;
-    match hint(&told.place, &told.status) {
-        None => Ok(()),
-        Some(hint) => bail!(hint),
-    }
-}
-
-/// Says what to do about a service that does not run.
-fn hint(place: &Place, status: &Status) -> Option<String> {
-    let (name, scope) = (place.name(), place.scope.word());
-    let systemctl = match place.scope {
-        Scope::User => "systemctl --user",
-        Scope::System => "systemctl",
-    };
-    Some(match (status.installed, place.kind) {
-        _ if status.running => return None,
-        (false, _) => format!(
-            "no service of this {scope} is installed; `host service install` does that, with the flags of `host foreground`"
-        ),
-        (true, Kind::Systemd) if status.failed => format!(
-            "service {name} does not run; mend its last error, then `{systemctl} restart {name}`"
-        ),
-        (true, Kind::Systemd) if status.is_stopping() => format!(
-            "service {name} is stopping; a host that drains takes up to a minute for that. `{systemctl} start {name}` starts it \
-             when it has ended"
-        ),
-        (true, Kind::Systemd) if status.state.starts_with("activating") => format!(
-            "service {name} is not ready yet; a host waits for its NATS server, and tells for which in its log, {}",
-            log_of(place, "")
-        ),
-        (true, Kind::Systemd) => {
-            format!("service {name} does not run; `{systemctl} start {name}` starts it")
-        }
-        (true, Kind::Launchd) => {
-            format!("service {name} does not run; `host service install` starts it again")
-        }
-        (true, Kind::Task) => {
-            format!("only its file is known here; `schtasks /Query /TN {NAME} /V` tells how it is")
-        }
-    })
-}
-
-/// A service, as it is shown.
-struct Told {
-    place: Place,
-    status: Status,
-    /// It is as it was asked to be.
-    is_good: bool,
-}
-
-impl View for Told {
-    fn json(&self) -> Value {
-        let mut told = json!(self.status);
-        told["unit"] = self.place.name().into();
-        told["scope"] = self.place.scope.word().into();
-        told["success"] = self.is_good.into();
-        told
-    }
-
-    fn text(&self, page: &mut Page) {
-        let Status { enabled, state, pid, since, unit_file, status, last_error, .. } = &self.status;
-        let starts = if *enabled { "starts by itself" } else { "does not start by itself" };
-        let (name, scope) = (self.place.name(), self.place.scope.word());
-        page.line(format!("service     {name} ({scope}), {starts}"));
-        let mut line = format!("state       {state}");
-        if let Some(pid) = pid {
-            line.push_str(&format!(", pid {pid}"));
-        }
-        if let Some(since) = since {
-            line.push_str(&format!(", since {since}"));
-        }
-        page.line(line);
-        let others = [("tells", status), ("unit file", unit_file), ("last error", last_error)];
-        for (word, value) in others {
-            if let Some(value) = value {
-                page.line(format!("{word:<11} {value}"));
-            }
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        vec![self.place.name()]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::service::tests::{place, status};
 
     #[test]
     fn a_directory_is_made_unless_another_user_is_to_write_in_it() {
@@ -570,55 +450,12 @@ mod tests {
         assert_eq!(handed_before(&wrong.read_in(Path::new("/nowhere"))), None);
     }
 
-    fn place(kind: Kind) -> Place {
-        let file = PathBuf::from("/etc/systemd/system/lattice-host.service");
-        Place { kind, scope: Scope::System, file, variables: None }
-    }
-
-    fn status(state: &str, failed: bool, last_error: Option<&str>) -> Status {
-        Status {
-            installed: state != "inactive (none)",
-            running: state.starts_with("active"),
-            state: state.to_owned(),
-            failed,
-            last_error: last_error.map(str::to_owned),
-            ..Status::default()
-        }
-    }
-
-    #[test]
-    fn a_hint_names_an_error_only_where_there_is_one() {
-        for (kind, status, words) in [
-            (Kind::Systemd, status("active (running)", false, None), None),
-            (Kind::Systemd, status("inactive (none)", false, None), Some("host service install")),
-            (
-                Kind::Systemd,
-                status("failed (failed)", true, Some("x")),
-                Some("mend its last error"),
-            ),
-            (Kind::Systemd, status("inactive (dead)", false, None), Some("systemctl start")),
-            // An error of a run that was stopped in order.
-            (Kind::Systemd, status("inactive (dead)", false, Some("x")), Some("systemctl start")),
-            (Kind::Systemd, status("activating (start)", false, None), Some("journalctl -u")),
-            (
-                Kind::Systemd,
-                status("deactivating (stop-sigterm)", false, None),
-                Some("is stopping"),
-            ),
-            (Kind::Launchd, status("waiting", false, None), Some("starts it again")),
-            (Kind::Task, status("unknown", false, None), Some("schtasks")),
-        ] {
-            let told = hint(&place(kind), &status);
-            assert_eq!(told.is_some(), words.is_some(), "{told:?}");
-            assert!(words.is_none_or(|words| told.unwrap().contains(words)), "{status:?}");
-        }
-    }
-
     #[test]
     fn a_start_that_failed_is_told_with_its_cause_and_not_with_nats() {
         for (status, has, has_not) in [
             (status("failed (failed)", true, Some("no such user")), "no such user", "NATS"),
             (status("failed (failed)", true, None), "run: failed (failed)", "NATS"),
+            (status("failed (failed)", true, Some("for actors.")), "for actors. Mend", "actors.."),
             (status("activating (auto-restart)", true, Some("no room")), "no room", "NATS"),
             (status("activating (start)", false, None), "waits for its NATS server", "error"),
             (status("deactivating (stop-sigterm)", false, None), "has not ended", "NATS"),
@@ -632,6 +469,13 @@ mod tests {
             assert!(told.contains(has) && !told.contains(has_not), "{told}");
             assert!(told.ends_with("log is in `journalctl`"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_host_that_runs_on_after_an_install_is_told_to_be_the_old_one() {
+        let told = still_old(&status("active (running)", false, None));
+        assert!(told.is_some_and(|told| told.contains("from its next start")));
+        assert_eq!(still_old(&status("inactive (dead)", false, None)), None);
     }
 
     #[test]
