@@ -110,6 +110,7 @@ impl Manager {
             rollouts: rollouts.clone(),
             surroundings: Arc::clone(&surroundings),
             checks: Arc::new(Semaphore::new(CHECKED_AT_ONCE)),
+            stored_checks: Arc::new(Semaphore::new(CHECKED_AT_ONCE)),
         };
         let standing = watch::Sender::new(Standing::Unknown);
         let reconciler = Reconciler::new(reconcile::Parts {

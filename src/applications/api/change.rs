@@ -14,12 +14,14 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use rand::Rng as _;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
     Server,
     answer::Refusal,
+    checked,
     read::{Hosts, deployed, not_found, parse},
 };
 use crate::{
@@ -44,8 +46,9 @@ use lattice_protocol::{
     links::{LinkDefinition, Table},
 };
 
-/// How long hosts may take to tell their labels, which only warnings need.
-const HOSTS_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long it may take to compare a manifest with hosts, which have to tell their labels first. Only
+/// warnings need it.
+const WARNINGS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Warnings that the answer to a put has room for.
 const WARNINGS_MAX: usize = 32;
 /// Bytes of one of them.
@@ -96,10 +99,11 @@ impl Server {
     ) -> Result<PutReply, Refusal> {
         let (body, format) = (body.clone(), format_of(headers)?);
         let surroundings = Arc::clone(&self.surroundings);
-        let read = self.checked(move || admitted(&*surroundings, &body, format)).await?;
+        let read = checked(&self.checks, move || admitted(&*surroundings, &body, format)).await?;
         let Decoded { manifest, mut warnings } = read;
         let manifest = Arc::new(manifest);
-        warnings.extend(self.unmet(&manifest).await?);
+        let unmet = timeout(WARNINGS_TIMEOUT, self.unmet(&manifest)).await;
+        warnings.extend(unmet.ok().flatten().unwrap_or_default());
         let warnings = few(warnings);
         let (name, version) = (manifest.name().to_owned(), manifest.version().to_owned());
         let total_versions = self
@@ -112,13 +116,12 @@ impl Server {
         Ok(PutReply { result, total_versions, current_version: version, message, name })
     }
 
-    /// Returns what of a manifest cannot run on the hosts of now.
-    async fn unmet(&self, manifest: &Arc<Manifest>) -> Result<Vec<String>, Refusal> {
-        let asked = tokio::time::timeout(HOSTS_TIMEOUT, self.lattice.hosts()).await;
-        let Ok(Ok(hosts)) = asked else { return Ok(Vec::new()) };
+    /// Returns what of a manifest cannot run on the hosts of now, if that can be told.
+    async fn unmet(&self, manifest: &Arc<Manifest>) -> Option<Vec<String>> {
+        let hosts = self.lattice.hosts().await.ok()?;
         let hosts: Hosts = hosts.into_iter().map(|host| (host.id, host.labels)).collect();
         let manifest = Arc::clone(manifest);
-        self.checked(move || Ok(unmet(&Application::of(&manifest), &hosts))).await
+        checked(&self.checks, move || Ok(unmet(&Application::of(&manifest), &hosts))).await.ok()
     }
 
     pub(super) async fn delete(&self, name: &str, body: &Bytes) -> Result<DeleteReply, Refusal> {
@@ -145,18 +148,16 @@ impl Server {
         let request: VersionRequest = parse("deploy", body)?;
         let Some(stored) = self.models.get(name).await? else { return Ok(unknown(name)) };
         let wanted = name.to_owned();
-        let (version, manifest) = self
-            .checked(move || {
-                let Some((version, manifest)) = stored.versions.get(request.version.as_deref())
-                else {
-                    return Err(Refusal::NoSuchVersion(wanted));
-                };
-                match usable(&wanted, version, manifest) {
-                    Ok(manifest) => Ok((version.to_owned(), manifest)),
-                    Err(cause) => Err(Refusal::Unusable { version: version.to_owned(), cause }),
-                }
-            })
-            .await?;
+        let read = move || {
+            let Some((version, manifest)) = stored.versions.get(request.version.as_deref()) else {
+                return Err(Refusal::NoSuchVersion(wanted));
+            };
+            match usable(&wanted, version, manifest) {
+                Ok(manifest) => Ok((version.to_owned(), manifest)),
+                Err(cause) => Err(Refusal::Unusable { version: version.to_owned(), cause }),
+            }
+        };
+        let (version, manifest) = checked(&self.stored_checks, read).await?;
         let version = &*version;
         self.check_providers(&manifest)?;
         let before = self.before(name, version).await?;
@@ -251,15 +252,19 @@ impl Server {
         Ok((target, stored))
     }
 
-    /// See [`running`]; reads the manifest beside what waits for others.
+    /// See [`running`]; reads a stored manifest beside what waits for others.
     async fn running(
         &self,
         name: &str,
         target: Option<Target>,
         stored: Option<Stored>,
     ) -> Result<Option<Manifest>, Refusal> {
+        if target.is_some() || stored.is_none() {
+            // Nothing is read, so what hosts know is stopped at once.
+            return running(name, target, stored.as_ref());
+        }
         let name = name.to_owned();
-        self.checked(move || running(&name, target, stored.as_ref())).await
+        checked(&self.stored_checks, move || running(&name, None, stored.as_ref())).await
     }
 
     async fn undeploy_target(&self, manifest: Manifest, state: State) -> Result<(), Refusal> {

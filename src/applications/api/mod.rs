@@ -7,8 +7,8 @@
 //!
 //! Every request is answered within [`ANSWER_TIMEOUT`], and so many are in work at a time as
 //! [`IN_WORK_MAX`] says. Manifests are read and checked on threads of their own, of which this takes
-//! [`CHECKED_AT_ONCE`]. Answers have the header [`HOST_HEADER`]; in the place of one that is larger
-//! than a message may be, a failure is sent.
+//! [`CHECKED_AT_ONCE`] for new ones, and as many for stored ones. Answers have the header
+//! [`HOST_HEADER`]; in the place of one that is larger than a message may be, a failure is sent.
 
 mod answer;
 mod audited;
@@ -52,7 +52,8 @@ use lattice_protocol::{
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1800);
 /// Requests that may be in work at a time; further ones wait in the subscription.
 const IN_WORK_MAX: usize = 32;
-/// Manifests that are checked at a time: it is work for the processor.
+/// Manifests that are checked at a time, of new ones and of stored ones: it is work for the
+/// processor.
 pub const CHECKED_AT_ONCE: usize = 2;
 /// Bytes of a message that are not its content: the headers.
 const ENVELOPE_BYTES: usize = 1024;
@@ -69,8 +70,10 @@ pub struct Server {
     pub statuses: Statuses,
     pub rollouts: Rollouts,
     pub surroundings: Arc<dyn Surroundings>,
-    /// As many permits as manifests may be checked at a time.
+    /// As many permits as new manifests may be checked at a time, and as stored ones: to deploy and
+    /// to undeploy do not wait for what others put.
     pub checks: Arc<Semaphore>,
+    pub stored_checks: Arc<Semaphore>,
 }
 
 /// Why the API is not served.
@@ -157,21 +160,6 @@ impl Server {
         self.lattice.client.server_info().max_payload.saturating_sub(ENVELOPE_BYTES)
     }
 
-    /// Does work for the processor beside what waits for others. It goes on to its end even if its
-    /// request is given up, and keeps its place until then.
-    async fn checked<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        // Nobody closes it.
-        let permit = Arc::clone(&self.checks).acquire_owned().await;
-        let done = spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        done.await.unwrap_or_else(|failure| Err(Refusal::Failed(failure.to_string())))
-    }
-
     /// Returns the answer as JSON.
     async fn answer(&self, message: &Message) -> Bytes {
         let root = self.lattice.subjects.manager_root();
@@ -193,4 +181,19 @@ impl Server {
             Request::Rollout(name) => answer::of(&request, self.rollout(name, body).await),
         }
     }
+}
+
+/// Does work for the processor beside what waits for others, in one of these places. It goes on to
+/// its end even if its request is given up, and keeps its place until then.
+async fn checked<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    // Nobody closes it.
+    let permit = Arc::clone(places).acquire_owned().await;
+    let done = spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    });
+    done.await.unwrap_or_else(|failure| Err(Refusal::Failed(failure.to_string())))
 }

@@ -38,6 +38,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_millis(1400);
 const SHORTENED: [fn(&mut Summary); 3] = [without_parts, with_short_sentences, without_sentences];
 /// Bytes of an answer around its list.
 const FRAME_BYTES: usize = 256;
+/// Why something is not told in a list.
+const LATE: &str = "no answer in time";
 /// Tells of an application that an earlier manager kept, and these hosts do not.
 const UNADOPTED: &str =
     "deployed by a manager that has gone; deploy it again so that these hosts keep it";
@@ -48,9 +50,11 @@ impl Server {
     pub(super) async fn list(&self) -> Result<Vec<Summary>, Refusal> {
         let until = Instant::now() + LOOK_TIMEOUT;
         let names = self.models.names().await?;
-        // A record is let go of with its row: all of them together may be large.
-        let rows = stream::iter(names).map(|name| self.row(name, until)).buffered(LOOKED_AT_ONCE);
-        let rows: Vec<Summary> = rows.filter_map(future::ready).collect().await;
+        // First what every row needs, and then how the applications stand, as far as there is time.
+        let heads = stream::iter(names).map(|name| self.head(name, until)).buffered(LOOKED_AT_ONCE);
+        let heads: Vec<Result<Head, Summary>> = heads.filter_map(future::ready).collect().await;
+        let rows = stream::iter(heads).map(|head| self.row(head, until)).buffered(LOOKED_AT_ONCE);
+        let rows: Vec<Summary> = rows.collect().await;
         Ok(fitting(rows, self.room().saturating_sub(FRAME_BYTES)))
     }
 
@@ -60,19 +64,27 @@ impl Server {
         Ok(ListReply { result: GetResult::Success, message, models })
     }
 
-    /// Returns the row of an application. A name without one is left out: its put or delete was
-    /// broken off.
-    async fn row(&self, name: String, until: Instant) -> Option<Summary> {
-        let stored = match self.models.get(&name).await {
-            Ok(stored) => stored?,
-            Err(error) => return Some(unreadable(name, &error)),
+    /// Returns what is kept of an application for its row, or the row itself if nothing can be
+    /// read. A name without a record is left out: its put or delete was broken off.
+    async fn head(&self, name: String, until: Instant) -> Option<Result<Head, Summary>> {
+        Some(match timeout_at(until, self.models.get(&name)).await {
+            Ok(Ok(stored)) => Ok(Head::of(name, &stored?)),
+            Ok(Err(error)) => Err(unreadable(name, &error)),
+            Err(_) => Err(unread(name, StatusType::Reconciling, LATE.to_owned())),
+        })
+    }
+
+    async fn row(&self, head: Result<Head, Summary>, until: Instant) -> Summary {
+        let head = match head {
+            Ok(head) => head,
+            Err(row) => return row,
         };
-        let target = within(until, self.targets.get(&name)).await;
+        let target = within(until, self.targets.get(&head.name)).await;
         let status = match &target {
-            Ok(target) => within(until, self.status_of(&name, &stored, target.as_ref())).await,
+            Ok(target) => within(until, self.status_of(&head, target.as_ref())).await,
             Err(error) => Err(error.clone()),
         };
-        Some(summary(name, &stored, target, status))
+        summary(head, target, status)
     }
 
     pub(super) async fn get(&self, name: &str, body: &Bytes) -> Result<GetReply, Refusal> {
@@ -123,36 +135,56 @@ impl Server {
             return Ok(StatusReply { result, message, status: None });
         };
         let target = self.targets.get(name).await?;
+        let head = Head::of(name.to_owned(), &stored);
         Ok(StatusReply {
             result: StatusResult::Ok,
             message: format!("Successfully fetched status for model {name}"),
-            status: Some(self.status_of(name, &stored, target.as_ref()).await?),
+            status: Some(self.status_of(&head, target.as_ref()).await?),
         })
     }
 
-    async fn status_of(
-        &self,
-        name: &str,
-        stored: &Stored,
-        target: Option<&Target>,
-    ) -> Result<Status, StatusError> {
+    async fn status_of(&self, head: &Head, target: Option<&Target>) -> Result<Status, StatusError> {
         // An application that nobody runs has no record that counts.
         let record = match deployed(target) {
-            Some(_) => self.statuses.last(name).await?,
+            Some(_) => self.statuses.last(&head.name).await?,
             None => None,
         };
-        let (newest, _) = newest(stored);
-        let mut status = status::effective(target, &newest, record.as_ref());
+        let mut status = status::effective(target, &head.version, record.as_ref());
         if target.is_none() {
-            if let Some(reason) = self.targets.rejected().remove(name) {
+            if let Some(reason) = self.targets.rejected().remove(&head.name) {
                 let message =
                     format!("the entry that says what is to run does not count: {reason}");
                 status.status = Info { kind: StatusType::Failed, message };
-            } else if stored.deployed_version.is_some() {
+            } else if head.deployed_version.is_some() {
                 status.status.message = UNADOPTED.to_owned();
             }
         }
         Ok(status)
+    }
+}
+
+/// What is kept of the record of an application for its row: all records together may be large.
+struct Head {
+    name: String,
+    /// The newest one.
+    version: String,
+    description: Option<String>,
+    /// What the mark beside the manifests says.
+    deployed_version: Option<String>,
+}
+
+impl Head {
+    fn of(name: String, stored: &Stored) -> Self {
+        // An application has at least one version.
+        let newest = stored.versions.get(None);
+        let place = format!("/metadata/annotations/{DESCRIPTION}");
+        let description = newest.and_then(|(_, manifest)| manifest.pointer(&place));
+        Self {
+            name,
+            version: newest.map(|(version, _)| version.to_owned()).unwrap_or_default(),
+            description: description.and_then(Value::as_str).map(compact::text),
+            deployed_version: stored.deployed_version.clone(),
+        }
     }
 }
 
@@ -161,9 +193,13 @@ async fn within<T, E: std::error::Error>(
     until: Instant,
     read: impl Future<Output = Result<T, E>>,
 ) -> Result<T, String> {
+    // What is too late is not even asked for.
+    if Instant::now() >= until {
+        return Err(LATE.to_owned());
+    }
     match timeout_at(until, read).await {
         Ok(read) => read.map_err(|error| chain(&error)),
-        Err(_) => Err("no answer in time".to_owned()),
+        Err(_) => Err(LATE.to_owned()),
     }
 }
 
@@ -174,7 +210,11 @@ fn unreadable(name: String, error: &StoreError) -> Summary {
         // It may be as it is to be; the bucket did not answer.
         _ => StatusType::Reconciling,
     };
-    let info = Info { kind, message: chain(error) };
+    unread(name, kind, chain(error))
+}
+
+fn unread(name: String, kind: StatusType, message: String) -> Summary {
+    let info = Info { kind, message };
     Summary {
         name,
         version: String::new(),
@@ -190,17 +230,14 @@ fn unreadable(name: String, error: &StoreError) -> Summary {
 /// mark beside the manifests says what is deployed. Nothing is called failed only because nobody
 /// can look.
 fn summary(
-    name: String,
-    stored: &Stored,
+    head: Head,
     target: Result<Option<Target>, String>,
     status: Result<Status, String>,
 ) -> Summary {
-    let (version, manifest) = newest(stored);
-    let description = manifest.pointer(&format!("/metadata/annotations/{DESCRIPTION}"));
-    let description = description.and_then(Value::as_str).map(compact::text);
+    let Head { name, version, description, deployed_version: marked } = head;
     let deployed_version = match &target {
         Ok(target) => deployed(target.as_ref()).map(str::to_owned),
-        Err(_) => stored.deployed_version.clone(),
+        Err(_) => marked,
     };
     let target = target.ok().flatten();
     let status = status.unwrap_or_else(|error| {
@@ -248,12 +285,6 @@ fn with_short_sentences(row: &mut Summary) {
 fn without_sentences(row: &mut Summary) {
     (row.description, row.status_message, row.detailed_status.rollout) = (None, None, None);
     row.detailed_status.status.message.clear();
-}
-
-/// Returns the newest version with its manifest; an application has at least one.
-fn newest(stored: &Stored) -> (String, Value) {
-    let newest = stored.versions.get(None);
-    newest.map(|(version, manifest)| (version.to_owned(), manifest.clone())).unwrap_or_default()
 }
 
 pub(super) fn deployed(target: Option<&Target>) -> Option<&str> {
@@ -330,6 +361,12 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_is_too_late_for_a_list_is_not_asked_for() {
+        let read = future::lazy(|_| -> Result<(), StoreError> { panic!("it is asked for") });
+        assert_eq!(within(Instant::now(), read).await, Err(LATE.to_owned()));
+    }
+
     #[test]
     fn an_application_whose_status_is_not_read_keeps_its_row() {
         use StatusType::{Reconciling, Undeployed};
@@ -347,7 +384,7 @@ mod tests {
             (Ok(Some(target(State::Undeployed))), Err(away()), None, Undeployed, "read now: away"),
             (Err(away()), Err(away()), Some("v1"), Reconciling, "read now: away"),
         ] {
-            let row = summary("shop".into(), &stored, target, status);
+            let row = summary(Head::of("shop".into(), &stored), target, status);
             assert_eq!((row.deployed_version.as_deref(), row.status), (version, kind));
             assert_eq!((&*row.version, row.description.as_deref()), ("v1", Some("demo")));
             assert_eq!(row.detailed_status.status.kind, kind);

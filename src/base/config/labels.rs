@@ -53,6 +53,13 @@ pub enum LabelError {
     NoRoom { bytes: usize, bytes_max: usize },
 }
 
+/// Returns the labels that are kept of those that another host tells: what a host may have.
+pub fn kept<'a>(all: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    let fit =
+        all.filter(|(key, value)| key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX);
+    fit.take(LABELS_MAX).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
 /// Whether a label of this key says what the machine is.
 pub fn is_core(key: &str) -> bool {
     key.get(..CORE.len()).is_some_and(|start| start.eq_ignore_ascii_case(CORE))

@@ -151,11 +151,23 @@ impl Inventories {
             // A host that does not know the question answers with what it says of itself.
             Some((about, text)) if about.is_empty() || about == host => {
                 learnt.answered = number;
-                self.peers.0.memory.learn(&host, text, is_member(&host), clock::now_ms());
+                let memory = &self.peers.0.memory;
+                let forgotten = memory.learn(&host, text, is_member(&host), clock::now_ms());
+                self.ask_later(&forgotten);
             }
             Some(_) => debug!(host_id = %host, "the answer to a question is about another host"),
             // Its next word makes us ask again.
             None => _ = self.learnt.remove(&host),
+        }
+    }
+
+    /// Lets hosts be asked again that made room in the memory: not at once, as there may be more of
+    /// them than it has room for.
+    fn ask_later(&mut self, hosts: &[String]) {
+        for host in hosts {
+            if let Some(learnt) = self.learnt.get_mut(host) {
+                (learnt.is_again, learnt.due) = (true, Instant::now() + RUNS_AGAIN);
+            }
         }
     }
 
@@ -215,6 +227,9 @@ mod tests {
             peers.0.memory.learn(host, text, false, 1);
         }
         assert_eq!(inventories.asked, 2);
+        inventories.learnt.values_mut().for_each(|learnt| learnt.is_again = false);
+        inventories.ask_later(&hosts);
+        assert!(inventories.learnt.values().all(|learnt| learnt.is_again), "they made room");
         peers.0.memory.lose(lost, 2);
         for other in &others {
             peers.0.table.apply(&word(other, 0));

@@ -19,10 +19,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::ring::Fnv;
+use lattice_base::config::labels;
 use lattice_protocol::{
     control::{answer, bounds::NAME_BYTES_MAX, probe::lost::KEPT_MS, types::Inventory},
     serde_null::is_zero,
@@ -35,8 +36,10 @@ const LOST_MAX: usize = 256;
 /// Hosts of each kind whose inventory is remembered; the one learnt first makes room, and of the
 /// lost ones the one that was lost first.
 const KNOWN_MAX: usize = 1024;
-/// Bytes that a remembered inventory may have as text.
-pub const INVENTORY_BYTES_MAX: usize = 256 << 10;
+/// Bytes that a remembered inventory may have as text, and one of a host that no trusted cluster
+/// certified: of a larger one only the head is remembered.
+pub const INVENTORY_BYTES_MAX: usize = 1 << 20;
+const OTHERS_INVENTORY_BYTES_MAX: usize = 256 << 10;
 /// Bytes of all remembered inventories of hosts that a trusted cluster certified, and of all
 /// others: 64 MB at the worst, however many hosts are invented. Without common clusters all are
 /// others, and there is room for 400 hosts with a hundred actors each; a host remembers about
@@ -72,6 +75,16 @@ pub struct Text {
     whole: Arc<RawValue>,
     /// Without what the host runs.
     head: Arc<RawValue>,
+    /// The host told what it runs.
+    tells_runs: bool,
+}
+
+/// A host that does not know the question, or runs too much for an answer, tells no actors, not
+/// even none.
+#[derive(Deserialize)]
+struct Runs {
+    #[serde(default)]
+    actors: Option<IgnoredAny>,
 }
 
 impl Text {
@@ -82,23 +95,38 @@ impl Text {
             return None;
         }
         let mut inventory: Inventory = serde_json::from_slice(answered).ok()?;
-        // It goes into events.
-        let name = &mut inventory.friendly_name;
-        name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
         let host = inventory.host_id.clone();
-        let text = Self::of(inventory)?;
+        cut_head(&mut inventory);
+        let tells_runs =
+            serde_json::from_slice(answered).is_ok_and(|Runs { actors }| actors.is_some());
+        let text = Self { tells_runs, ..Self::of(inventory)? };
         (text.whole.get().len() <= INVENTORY_BYTES_MAX).then_some((host, text))
     }
 
     pub(super) fn of(inventory: Inventory) -> Option<Self> {
         let whole = to_raw_value(&inventory).ok()?;
         let head = Inventory { actors: Vec::new(), providers: Vec::new(), ..inventory };
-        Some(Self { whole: whole.into(), head: to_raw_value(&head).ok()?.into() })
+        Some(Self { whole: whole.into(), head: to_raw_value(&head).ok()?.into(), tells_runs: true })
+    }
+
+    fn without_runs(self) -> Self {
+        Self { whole: Arc::clone(&self.head), tells_runs: false, ..self }
     }
 
     fn bytes(&self) -> usize {
         self.whole.get().len() + self.head.get().len()
     }
+}
+
+/// Cuts what a host says of itself to what one of this make may have: it goes into events, and
+/// takes its room in answers.
+fn cut_head(inventory: &mut Inventory) {
+    let Inventory { host_id, issuer, friendly_name, version, uptime_human, .. } = inventory;
+    for text in [host_id, issuer, friendly_name, version, uptime_human] {
+        text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
+    }
+    let all = inventory.labels.iter().map(|(key, value)| (&**key, &**value));
+    inventory.labels = labels::kept(all);
 }
 
 /// A lost host as [`Lost`](lattice_protocol::control::probe::lost::Lost) tells it.
@@ -116,12 +144,17 @@ pub struct LostHost {
 
 impl Memory {
     /// Notes what a host runs, as it told at this time; `is_member` if a trusted cluster certified
-    /// it.
-    pub fn learn(&self, host: &str, text: Text, is_member: bool, at_ms: u64) {
+    /// it. Returns the hosts that made room, of which nothing is known any more.
+    pub fn learn(&self, host: &str, text: Text, is_member: bool, at_ms: u64) -> Vec<String> {
+        let is_large = !is_member && text.whole.get().len() > OTHERS_INVENTORY_BYTES_MAX;
+        let text = if is_large { text.without_runs() } else { text };
+        // The memory of others counts where this one does not know what it ran.
+        let at_ms = if text.tells_runs { at_ms } else { 0 };
         let mut inner = self.inner.lock();
         inner.known.remove(host);
-        inner.make_room(is_member, text.bytes());
+        let forgotten = inner.make_room(is_member, text.bytes());
         inner.known.insert(host.to_owned(), Told { at_ms, is_member, text });
+        forgotten
     }
 
     /// Forgets what hosts ran that are neither there nor lost.
@@ -131,9 +164,12 @@ impl Memory {
         known.retain(|host, _| lost.contains_key(host) || is_there(host));
     }
 
-    /// Returns what a host ran when it was last asked.
+    /// Returns what a host ran when it was last asked, if it told that.
     pub fn known(&self, host: &str) -> Option<Inventory> {
-        let whole = self.inner.lock().known.get(host).map(|told| Arc::clone(&told.text.whole))?;
+        let inner = self.inner.lock();
+        let text = inner.known.get(host).map(|told| told.text.clone());
+        drop(inner);
+        let Text { whole, .. } = text.filter(|text| text.tells_runs)?;
         serde_json::from_str(whole.get()).ok()
     }
 
@@ -172,18 +208,23 @@ impl Memory {
         inner.lost.keys().cloned().collect()
     }
 
-    /// Returns the lost hosts, those lost last first.
+    /// Returns the lost hosts: those that a trusted cluster certified first, and of each kind those
+    /// lost last, so that invented ones take no room from them in an answer.
     pub fn lost(&self, now_ms: u64) -> Vec<LostHost> {
         let mut inner = self.inner.lock();
         inner.forget_old(now_ms);
         let told = inner.lost.iter().filter_map(|(host, lost_ms)| {
-            let Told { at_ms, text: Text { whole, head }, .. } = inner.known.get(host)?;
+            let Told { at_ms, is_member, text: Text { whole, head, .. } } =
+                inner.known.get(host)?;
             let (inventory, head) = (Arc::clone(whole), Arc::clone(head));
-            Some(LostHost { id: host.clone(), lost_ms: *lost_ms, told_ms: *at_ms, inventory, head })
+            let (id, lost_ms, told_ms) = (host.clone(), *lost_ms, *at_ms);
+            Some((*is_member, LostHost { id, lost_ms, told_ms, inventory, head }))
         });
-        let mut told: Vec<LostHost> = told.collect();
-        told.sort_by(|a, b| (b.lost_ms, &a.id).cmp(&(a.lost_ms, &b.id)));
-        told
+        let mut told: Vec<(bool, LostHost)> = told.collect();
+        told.sort_by(|(is_a, a), (is_b, b)| {
+            (is_b, b.lost_ms, &a.id).cmp(&(is_a, a.lost_ms, &b.id))
+        });
+        told.into_iter().map(|(_, host)| host).collect()
     }
 }
 
@@ -205,8 +246,9 @@ impl Inner {
         });
     }
 
-    /// Makes room for one more inventory of a kind, of so many bytes.
-    fn make_room(&mut self, is_member: bool, bytes: usize) {
+    /// Makes room for one more inventory of a kind, of so many bytes; returns the hosts that are
+    /// forgotten for it.
+    fn make_room(&mut self, is_member: bool, bytes: usize) -> Vec<String> {
         let bytes_max = if is_member { MEMBERS_BYTES_MAX } else { OTHERS_BYTES_MAX };
         let kind = self.known.iter().filter(|(_, told)| told.is_member == is_member);
         let mut kind: Vec<_> = kind
@@ -223,9 +265,10 @@ impl Inner {
             (count, sum) = (count - 1, sum - freed);
             spare.push(host.clone());
         }
-        for host in spare {
-            self.forget(&host);
+        for host in &spare {
+            self.forget(host);
         }
+        spare
     }
 }
 
@@ -298,7 +341,7 @@ mod tests {
     fn what_hosts_ran_that_are_neither_there_nor_lost_is_forgotten() {
         let memory = Memory::default();
         let known = || ["NA", "NB", "NC"].map(|host| memory.known(host).is_some());
-        ["NA", "NB", "NC"].iter().for_each(|host| memory.learn(host, named("x"), false, 1));
+        ["NA", "NB", "NC"].iter().for_each(|host| _ = memory.learn(host, named("x"), false, 1));
         memory.lose("NA", 2);
         memory.retain(|host| host == "NC");
         assert_eq!(known(), [true, false, true]);
@@ -314,7 +357,8 @@ mod tests {
             memory.learn(&host(number), named("x"), false, number as u64);
         }
         memory.lose(&host(0), 5000);
-        memory.learn(&host(KNOWN_MAX), named("x"), false, 5000);
+        let forgotten = memory.learn(&host(KNOWN_MAX), named("x"), false, 5000);
+        assert_eq!(forgotten, [host(1)]);
         let known = [0, 1, 2, KNOWN_MAX].map(|number| memory.known(&host(number)).is_some());
         assert_eq!(known, [true, false, true, true]);
     }
@@ -329,8 +373,8 @@ mod tests {
             memory.lose(&format!("N{number}"), number);
         }
         let told = memory.lost(1000);
-        assert_eq!((told.len(), told[LOST_MAX - 2].lost_ms), (LOST_MAX, 4));
-        assert_eq!(told[LOST_MAX - 1].id, "NM", "hosts that anybody can invent make room first");
+        assert_eq!((told.len(), told[LOST_MAX - 1].lost_ms), (LOST_MAX, 4));
+        assert_eq!(told[0].id, "NM", "hosts that anybody can invent make room first");
     }
 
     #[test]
@@ -366,6 +410,37 @@ mod tests {
             let read = Text::read(answered.as_bytes()).map(|(host, _)| host);
             assert_eq!(read.as_deref(), host, "{answered:.60}");
         }
+    }
+
+    #[test]
+    fn what_a_host_does_not_tell_or_is_too_large_of_others_is_not_remembered_as_nothing() {
+        let actor = InventoryActor { id: "M".repeat(56), ..InventoryActor::default() };
+        let of = |actors: usize| {
+            let actors = vec![actor.clone(); actors];
+            serde_json::to_vec(&Inventory { actors, ..Inventory::default() }).unwrap()
+        };
+        for (answered, is_member, is_known) in [
+            (b"{}".to_vec(), true, false),
+            (of(0), false, true),
+            (of(4000), true, true),
+            (of(4000), false, false),
+        ] {
+            let memory = Memory::default();
+            memory.learn("NA", Text::read(&answered).unwrap().1, is_member, 7);
+            memory.lose("NA", 8);
+            let told_ms = memory.lost(9)[0].told_ms;
+            assert_eq!((memory.known("NA").is_some(), told_ms > 0), (is_known, is_known));
+        }
+    }
+
+    #[test]
+    fn what_a_host_says_of_itself_is_cut() {
+        let long = "x".repeat(100_000);
+        let mut inventory = Inventory { version: long.clone(), ..Inventory::default() };
+        inventory.labels = (0..500).map(|key| (key.to_string(), "v".into())).collect();
+        inventory.labels.insert("long".into(), long);
+        let (_, text) = Text::read(&serde_json::to_vec(&inventory).unwrap()).unwrap();
+        assert!(text.head.get().len() < 2000, "{}", text.head);
     }
 
     #[test]

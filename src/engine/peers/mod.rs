@@ -115,7 +115,8 @@ impl Peers {
         let _ = self.0.inventory.set(Box::new(inventory));
     }
 
-    /// The hosts that vanished without a goodbye, those lost last first.
+    /// The hosts that vanished without a goodbye: those that a trusted cluster certified first, and
+    /// of each kind those lost last.
     pub fn lost(&self) -> Vec<LostHost> {
         self.0.memory.lost(clock::now_ms())
     }

@@ -6,14 +6,15 @@
 //! then looks at the parts, and [`members`] for names that nobody knows; both tell everything that
 //! is wrong at once.
 //!
-//! Manifests come from others, so what is compared has bounds ([`COMPONENTS_MAX`] and so on), and so
-//! has what is said of mistakes.
+//! Manifests come from others, so what is compared has [`bounds`], and so has what is said of
+//! mistakes.
 //!
 //! Of later versions: `component` is an actor; a `link` becomes a link of the actor, also where it
 //! is written at the capability; lists of configuration with their content become one object.
 //! Secrets, components of other applications, and configuration that is kept elsewhere are refused.
 //! Members with several forms are read by [`forms`].
 
+mod bounds;
 mod forms;
 mod members;
 
@@ -39,15 +40,6 @@ const CONTRACT_MAX: usize = 128;
 const LINK_NAME_MAX: usize = 128;
 /// Hosts read the number of instances as 16 bits.
 const INSTANCES_MAX: u32 = 65535;
-/// Components of a manifest: hosts compare each with the others.
-const COMPONENTS_MAX: usize = 1024;
-/// Bytes of the name of a component, which is part of much that is said of it.
-const NAME_BYTES_MAX: usize = 256;
-/// Rules of a spreadscaler, and of a daemonscaler, where each is compared with the others.
-const RULES_MAX: usize = 1024;
-const COMPARED_RULES_MAX: usize = 256;
-/// Labels that a rule asks for; a host has no more.
-const REQUIREMENTS_MAX: usize = 64;
 /// Mistakes that are told at once, and remarks: nobody reads more.
 const TOLD_MAX: usize = 100;
 /// Bytes of a name in a sentence about it.
@@ -106,6 +98,10 @@ impl fmt::Display for Violations {
 /// Reads a manifest.
 pub fn decode(text: &[u8], format: Format) -> Result<Decoded, DecodeError> {
     let raw: Raw = read(text, format).map_err(DecodeError::Unreadable)?;
+    let beyond = raw.beyond();
+    if !beyond.0.is_empty() {
+        return Err(DecodeError::Violations(beyond));
+    }
     // The same text, so it can be read again.
     let unknown = read(text, format).map_or_else(|_| Vec::new(), |tree| members::unknown(&tree));
     match raw.into_manifest() {
@@ -249,23 +245,13 @@ struct RawSpread {
 impl Raw {
     /// Makes a manifest of it, or tells everything that is wrong with it.
     pub fn into_manifest(self) -> Result<Decoded, Violations> {
-        let found = self.spec.components.len();
-        if found > COMPONENTS_MAX {
-            return Err(Violations(vec![Violation {
-                path: "spec/components/".into(),
-                reason: format!(
-                    "there are {found} components, and an application has up to {COMPONENTS_MAX}; make several of it"
-                ),
-            }]));
-        }
         let mut reader = Reader::default();
         if !self.spec.policies.is_empty() {
             reader.warn("spec.policies are left out: hosts of this protocol have no secrets");
         }
         let mut components = Vec::new();
         for (index, raw) in self.spec.components.into_iter().enumerate() {
-            reader.path = format!("spec/components/ at index: {index}");
-            reader.place = format!("component {:?}", shown(&raw.name));
+            reader.at_component(index, &raw.name);
             components.extend(reader.component(raw));
         }
         reader.links_of_capabilities(&mut components);
@@ -306,6 +292,16 @@ struct Backward {
 }
 
 impl Reader {
+    fn at_component(&mut self, index: usize, name: &str) {
+        self.path = format!("spec/components/ at index: {index}");
+        self.place = format!("component {:?}", shown(name));
+    }
+
+    /// Goes on to a trait of the component at this place.
+    fn at_trait(&mut self, place: &str, index: usize, kind: &str) {
+        self.place = format!("{place}, trait {} ({})", index + 1, shown(kind));
+    }
+
     fn refuse(&mut self, reason: impl fmt::Display) {
         if self.violations.len() >= TOLD_MAX {
             return;
@@ -324,16 +320,12 @@ impl Reader {
 
     fn component(&mut self, raw: RawComponent) -> Option<Component> {
         let RawComponent { name, kind, properties, traits } = raw;
-        if name.len() > NAME_BYTES_MAX {
-            self.refuse(format!("its name has more than {NAME_BYTES_MAX} bytes"));
-            return None;
-        }
         let place = self.place.clone();
         let properties = self.properties(kind, properties);
         let traits = traits.map(|traits| {
             let mut read = Vec::new();
             for (index, one) in traits.into_iter().enumerate() {
-                self.place = format!("{place}, trait {} ({})", index + 1, shown(&one.kind));
+                self.at_trait(&place, index, &one.kind);
                 read.extend(self.one_trait(&name, properties.as_ref(), one));
             }
             read
@@ -420,10 +412,8 @@ impl Reader {
         raw: RawTrait,
     ) -> Option<Trait> {
         match &*raw.kind {
-            SPREADSCALER => self.scaling(raw.properties, RULES_MAX).map(Trait::Spreadscaler),
-            DAEMONSCALER => {
-                self.scaling(raw.properties, COMPARED_RULES_MAX).map(Trait::Daemonscaler)
-            }
+            SPREADSCALER => self.scaling(raw.properties).map(Trait::Spreadscaler),
+            DAEMONSCALER => self.scaling(raw.properties).map(Trait::Daemonscaler),
             LINKDEF => match properties {
                 Some(Properties::Capability(_)) => {
                     self.refuse("a linkdef belongs to an actor; its `target` is the capability");
@@ -446,18 +436,7 @@ impl Reader {
         }
     }
 
-    fn scaling(&mut self, raw: RawTraitProperties, rules_max: usize) -> Option<Scaling> {
-        let found = raw.spread.len();
-        if found > rules_max {
-            self.refuse(format!("`spread` has {found} rules, and there may be {rules_max}"));
-            return None;
-        }
-        for rule in raw.spread.iter().filter(|rule| rule.requirements.len() > REQUIREMENTS_MAX) {
-            self.refuse(format!(
-                "rule {:?} asks for more than {REQUIREMENTS_MAX} labels, and no host has more",
-                shown(&rule.name)
-            ));
-        }
+    fn scaling(&mut self, raw: RawTraitProperties) -> Option<Scaling> {
         let Some(instances) = raw.instances else {
             self.refuse("`instances` is missing");
             return None;

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     manifest::{
-        API_VERSION, Component, FILLED_IN, KIND, LATEST, Manifest, Properties, Scaling, Spread,
-        Trait, VERSION,
+        API_VERSION, APPLIED_SET, Component, FILLED_IN, KIND, LATEST, Manifest, Properties,
+        Scaling, Spread, Trait, VERSION,
     },
     resolved::{Application, Mode, Rule, Scaler, ScalerKind},
 };
@@ -111,7 +111,9 @@ pub fn check_remarks(manifest: &Manifest) -> Result<(), Invalid> {
     for (what, remarks) in [("annotations", &metadata.annotations), ("labels", &metadata.labels)] {
         // That of a host is as large as the components are many.
         let written = || remarks.iter().filter(|(key, _)| *key != FILLED_IN);
-        let found = written().count();
+        // `apply` adds these after it has checked a file, which must not be refused later.
+        let is_added = |key: &str| key == APPLIED_SET || key == VERSION;
+        let found = written().filter(|(key, _)| !is_added(key)).count();
         if found > REMARKS_MAX {
             return Err(Invalid::Remarks { what, found });
         }

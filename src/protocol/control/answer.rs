@@ -2,7 +2,8 @@
 //!
 //! Anybody who may answer in the name of a host can say anything, and a text of few bytes may
 //! become many: `{}` is an actor of which everything is missing, and takes a hundred times as much
-//! memory as text. So the objects of an answer are counted before it is read.
+//! memory as text; so may `[]`. So the objects and lists of an answer are counted before it is
+//! read.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// Objects that any answer may have.
+/// Objects and lists that any answer may have.
 const OBJECTS_FREE: usize = 1000;
 /// Bytes of text for each further one: those that hosts write have more. An object takes less than
 /// 512 bytes in memory, so an answer takes no more than 16 times its text, and half a megabyte.
@@ -23,76 +24,85 @@ pub enum Unreadable {
     #[error("it is no JSON: {0}")]
     NotJson(#[from] serde_json::Error),
     #[error(
-        "it has {objects} objects in {bytes} bytes, and no host answers so; who else answers for it?"
+        "it has {objects} objects and lists in {bytes} bytes, and no host answers so; who else answers for it?"
     )]
     Inflated { objects: usize, bytes: usize },
 }
 
 /// Checks that an answer takes no more memory than its text lets expect.
 pub fn check(json: &[u8]) -> Result<(), Unreadable> {
-    let (Objects(objects), bytes) = (serde_json::from_slice(json)?, json.len());
+    let (Counted { objects, .. }, bytes) = (serde_json::from_slice(json)?, json.len());
     if objects > OBJECTS_FREE + bytes / OBJECT_TEXT_MIN {
         return Err(Unreadable::Inflated { objects, bytes });
     }
     Ok(())
 }
 
-/// The number of objects in some JSON, at any depth.
-struct Objects(usize);
+/// The number of objects and lists in some JSON, at any depth. A list of values in their order
+/// is read as an object as well.
+#[derive(Default)]
+struct Counted {
+    objects: usize,
+    is_number: bool,
+}
 
 struct Counter;
 
-impl<'de> Deserialize<'de> for Objects {
+impl<'de> Deserialize<'de> for Counted {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Counter)
     }
 }
 
 impl<'de> Visitor<'de> for Counter {
-    type Value = Objects;
+    type Value = Counted;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any JSON")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Objects, E> {
-        Ok(Objects(0))
+    fn visit_bool<E>(self, _: bool) -> Result<Counted, E> {
+        Ok(Counted::default())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Objects, E> {
-        Ok(Objects(0))
+    fn visit_i64<E>(self, _: i64) -> Result<Counted, E> {
+        Ok(Counted::default())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Objects, E> {
-        Ok(Objects(0))
+    fn visit_u64<E>(self, _: u64) -> Result<Counted, E> {
+        Ok(Counted { objects: 0, is_number: true })
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Objects, E> {
-        Ok(Objects(0))
+    fn visit_f64<E>(self, _: f64) -> Result<Counted, E> {
+        Ok(Counted::default())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Objects, E> {
-        Ok(Objects(0))
+    fn visit_str<E>(self, _: &str) -> Result<Counted, E> {
+        Ok(Counted::default())
     }
 
-    fn visit_unit<E>(self) -> Result<Objects, E> {
-        Ok(Objects(0))
+    fn visit_unit<E>(self) -> Result<Counted, E> {
+        Ok(Counted::default())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Objects, A::Error> {
-        let mut sum = 0;
-        while let Some(Objects(inner)) = items.next_element()? {
-            sum += inner;
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Counted, A::Error> {
+        let (mut objects, mut items_len, mut is_numbers) = (1, 0, true);
+        while let Some(item) = items.next_element::<Counted>()? {
+            objects += item.objects;
+            items_len += 1;
+            is_numbers &= item.is_number;
         }
-        Ok(Objects(sum))
+        // Pairs of numbers, of which histograms have many, take little memory.
+        objects -= usize::from(is_numbers && items_len == 2);
+        Ok(Counted { objects, is_number: false })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Objects, A::Error> {
-        let mut sum = 1;
-        while let Some((IgnoredAny, Objects(inner))) = members.next_entry()? {
-            sum += inner;
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Counted, A::Error> {
+        let mut objects = 1;
+        while let Some((IgnoredAny, member)) = members.next_entry::<IgnoredAny, Counted>()? {
+            objects += member.objects;
         }
-        Ok(Objects(sum))
+        Ok(Counted { objects, is_number: false })
     }
 }
 
@@ -116,6 +126,9 @@ mod tests {
             (serde_json::to_string(&inventory).unwrap(), true),
             (r#"{"a":[1,-1,1.5,"x",null,true,{}]}"#.to_owned(), true),
             (list("{}"), false),
+            (list("[]"), false),
+            (list("[1,2]"), true),
+            (list("[[1,2]]"), false),
             (list(r#"{"id":"M"}"#), false),
             (list(&format!("{{\"id\":\"{}\"}}", "M".repeat(56))), true),
             (nested, false),

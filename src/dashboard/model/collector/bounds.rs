@@ -5,9 +5,10 @@
 //! may become much in memory, and all of them together have a budget; those that are kept already
 //! go before new ones.
 
-use lattice_base::config::labels::{KEY_BYTES_MAX, LABELS_MAX, VALUE_BYTES_MAX};
+pub(super) use lattice_base::config::labels::kept as labels;
 use lattice_protocol::control::{
     bounds::NAME_BYTES_MAX,
+    probe::health::Health,
     types::{Inventory, Pairs},
 };
 
@@ -19,17 +20,12 @@ const INVENTORIES_BYTES_MAX: usize = 256 << 20;
 /// beside the texts.
 const ENTRY_BYTES: usize = 512;
 const PAIR_BYTES: usize = 64;
+/// How much more bytes a health takes in memory than in its text.
+const HEALTH_FACTOR: usize = 4;
 
 /// Returns as much of a name or a version as is kept.
 pub(super) fn name(text: &str) -> &str {
     &text[..text.floor_char_boundary(NAME_BYTES_MAX)]
-}
-
-/// Returns the labels that are kept.
-pub(super) fn labels<'a>(all: impl Iterator<Item = (&'a str, &'a str)>) -> Pairs {
-    let fit =
-        all.filter(|(key, value)| key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX);
-    fit.take(LABELS_MAX).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// Returns the labels of an answer that are kept.
@@ -37,9 +33,12 @@ pub(super) fn labels_of(all: &Pairs) -> Pairs {
     labels(all.iter().map(|(key, value)| (&**key, &**value)))
 }
 
-/// Whether an inventory of this weight is kept beside `others`.
-pub(super) fn has_room(weight: usize, others: usize) -> bool {
-    weight <= INVENTORY_BYTES_MAX && others.saturating_add(weight) <= INVENTORIES_BYTES_MAX
+/// Whether what a host tells is kept with this weight beside `others`. What is no more than it told
+/// `before` always is, or no host could tell that it runs less where there is no room.
+pub(super) fn has_room(weight: usize, before: usize, others: usize) -> bool {
+    let fits =
+        weight <= INVENTORY_BYTES_MAX && others.saturating_add(weight) <= INVENTORIES_BYTES_MAX;
+    weight <= before || fits
 }
 
 /// Returns about how many bytes an inventory takes in memory: those of its text, and more for all
@@ -57,9 +56,16 @@ pub(super) fn weight(inventory: &Inventory) -> usize {
     text.saturating_add(entries * ENTRY_BYTES + pairs * PAIR_BYTES)
 }
 
+/// Returns about how many bytes a health takes in memory.
+pub(super) fn weight_of_health(health: &Health) -> usize {
+    // It was read from such a text.
+    serde_json::to_vec(health).map_or(0, |text| text.len()).saturating_mul(HEALTH_FACTOR)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lattice_base::config::labels::{KEY_BYTES_MAX, LABELS_MAX, VALUE_BYTES_MAX};
     use lattice_protocol::control::types::{InventoryActor, InventoryInstance};
 
     #[test]
@@ -91,13 +97,18 @@ mod tests {
             ..Inventory::default()
         };
         let long = Inventory { friendly_name: "n".repeat(17 << 20), ..Inventory::default() };
-        for (inventory, others, is_kept) in [
-            (&Inventory::default(), 0, true),
-            (&Inventory::default(), INVENTORIES_BYTES_MAX, false),
-            (&large, 0, false),
-            (&long, 0, false),
+        for (inventory, before, others, is_kept) in [
+            (&Inventory::default(), 0, 0, true),
+            (&Inventory::default(), 0, INVENTORIES_BYTES_MAX, false),
+            (&Inventory::default(), weight(&Inventory::default()), INVENTORIES_BYTES_MAX, true),
+            (&large, weight(&Inventory::default()), 0, false),
+            (&long, 0, 0, false),
         ] {
-            assert_eq!(has_room(weight(inventory), others), is_kept);
+            assert_eq!(has_room(weight(inventory), before, others), is_kept);
+        }
+        let health = |name: usize| Health { friendly_name: "n".repeat(name), ..Health::default() };
+        for (health, is_kept) in [(health(9), true), (health(INVENTORY_BYTES_MAX / 4), false)] {
+            assert_eq!(has_room(weight_of_health(&health), 0, 0), is_kept);
         }
     }
 }

@@ -20,6 +20,8 @@ const ID_BYTES_MAX: usize = 256;
 const STEP_BYTES_MAX: usize = 4096;
 /// Entries among which the same change of a link is looked for.
 const RECENT: usize = 256;
+/// Checks that are kept of a host that has not told yet which providers it runs now.
+const CHECKS_MAX: usize = 128;
 /// Pulls that are kept.
 const PULLS_MAX: usize = 256;
 
@@ -44,8 +46,10 @@ impl Collector {
             Event::HostStarted { .. } | Event::HostHeartbeat(_) => self.heartbeat(&id, received),
             Event::HealthCheckPassed(provider) | Event::HealthCheckFailed(provider) => {
                 let key = (provider.public_key.clone(), provider.link_name.clone());
-                // Of another provider its inventory tells first, and so does its health.
-                if let Some(known) = self.hosts.get_mut(&id).filter(|one| runs(&one.view, &key)) {
+                let known = self.hosts.get_mut(&id);
+                if let Some(known) =
+                    known.filter(|one| is_check_kept(&one.view, one.is_stale || one.is_asked, &key))
+                {
                     known.view.checks.insert(key, matches!(event, Event::HealthCheckPassed(_)));
                     known.is_changed = true;
                 }
@@ -209,6 +213,15 @@ impl Collector {
     }
 }
 
+/// Whether the check of a provider is kept: of one that the host runs, or may have started since it
+/// told its inventory, which `is_due` again. That may be long before somebody looks, and it drops
+/// the checks of providers that are not in it.
+fn is_check_kept(view: &HostView, is_due: bool, key: &(String, String)) -> bool {
+    let is_short = key.0.len() + key.1.len() <= ID_BYTES_MAX;
+    let has_room = view.checks.len() < CHECKS_MAX || view.checks.contains_key(key);
+    runs(view, key) || (is_due && is_short && has_room)
+}
+
 /// Whether a host is known to run a provider, which it names by its public key and link name.
 fn runs(view: &HostView, (id, link_name): &(String, String)) -> bool {
     let mut providers = view.inventory.providers.iter();
@@ -221,7 +234,7 @@ mod tests {
     use lattice_protocol::control::types::{Inventory, InventoryProvider};
 
     #[test]
-    fn checks_are_kept_of_providers_that_the_host_runs() {
+    fn checks_are_kept_of_providers_that_the_host_runs_or_may_have_started() {
         let provider = InventoryProvider {
             id: "VA".into(),
             link_name: "default".into(),
@@ -229,10 +242,22 @@ mod tests {
         };
         let inventory = Arc::new(Inventory { providers: vec![provider], ..Inventory::default() });
         let view = HostView { inventory, ..HostView::default() };
-        for (id, link_name, is_kept) in
-            [("VA", "default", true), ("VA", "other", false), ("VB", "default", false)]
-        {
-            assert_eq!(runs(&view, &(id.to_owned(), link_name.to_owned())), is_kept);
+        let key = |id: &str, link_name: &str| (id.to_owned(), link_name.to_owned());
+        let checks = (0..CHECKS_MAX).map(|number| (key("VB", &number.to_string()), true));
+        let full = HostView { checks: checks.collect(), ..view.clone() };
+        let long = "l".repeat(ID_BYTES_MAX);
+        for (view, id, link_name, is_kept, is_kept_if_due) in [
+            (&view, "VA", "default", true, true),
+            (&view, "VA", "other", false, true),
+            (&view, "VB", "default", false, true),
+            (&view, "VB", &*long, false, false),
+            (&full, "VA", "default", true, true),
+            (&full, "VB", "0", false, true),
+            (&full, "VB", "default", false, false),
+        ] {
+            let key = key(id, link_name);
+            assert_eq!(is_check_kept(view, false, &key), is_kept, "{key:?}");
+            assert_eq!(is_check_kept(view, true, &key), is_kept_if_due, "{key:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use self::ask::{ask, listen};
 use super::{
@@ -96,6 +96,8 @@ struct Collector {
     remembered: HashSet<Arc<str>>,
     /// When others are asked for them.
     remember_at: Instant,
+    /// It was logged that there is no room for all that hosts tell.
+    was_full: bool,
     numbers_at: Instant,
     beat_at: Instant,
     /// The revisions that streams received last, by collection.
@@ -134,11 +136,56 @@ struct Known {
     was_peer: bool,
     /// It differs from what is published.
     is_changed: bool,
-    /// About how many bytes its inventory takes.
+    /// About how many bytes its inventory takes, and its health.
     weight: usize,
 }
 
 impl Known {
+    /// Asks it again after a while, for which nobody waits.
+    fn ask_again(&mut self) {
+        (self.is_stale, self.is_mute, self.ask_at) = (true, true, Instant::now() + AGAIN);
+    }
+
+    /// Takes in who a host is, which there is always room for.
+    fn introduce(&mut self, inventory: &Inventory) {
+        let view = &mut self.view;
+        bounds::name(&inventory.friendly_name).clone_into(&mut view.name);
+        view.labels = bounds::labels_of(&inventory.labels);
+        if !inventory.version.is_empty() {
+            bounds::name(&inventory.version).clone_into(&mut view.version);
+        }
+        if inventory.uptime_seconds > 0 || view.is_ours {
+            let started =
+                clock::now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
+            // Seconds are rounded; a start does not wander.
+            if view.started_ms.is_none_or(|known| known.abs_diff(started) > 1500) {
+                view.started_ms = Some(started);
+            }
+        }
+        view.heard_ms = clock::now_ms();
+    }
+
+    /// Takes in its health, and drops the checks of providers that it does not run any more.
+    fn take_health(&mut self, health: Option<Box<Health>>) {
+        let view = &mut self.view;
+        // This health is newer than what events said.
+        for provider in health.iter().flat_map(|health| &health.providers) {
+            if provider.is_healthy.is_some() {
+                view.checks.remove(&(provider.id.clone(), provider.link_name.clone()));
+            }
+        }
+        view.health = health.map(Arc::from);
+        if !self.is_stale {
+            let runs: BTreeSet<(String, String)> = view
+                .inventory
+                .providers
+                .iter()
+                .map(|p| (p.id.clone(), p.link_name.clone()))
+                .collect();
+            view.checks.retain(|key, _| runs.contains(key));
+        }
+    }
+
     /// Whether a first look waits for it.
     fn is_awaited(&self) -> bool {
         self.view.state != State::Lost && (self.is_stale || self.is_asked) && !self.is_mute
@@ -177,6 +224,7 @@ impl Collector {
             look_at: now,
             remembered: HashSet::new(),
             remember_at: now,
+            was_full: false,
             numbers_at: now,
             beat_at: now,
             told: [0; Collection::ALL.len()],
@@ -363,11 +411,23 @@ impl Collector {
         self.publish();
     }
 
-    /// Whether an inventory of a host is kept beside those of the others; this one knows its own.
+    /// Whether what a host tells is kept beside what the others told; this one knows its own.
     fn has_room(&self, id: &str, weight: usize) -> bool {
+        let before = self.hosts.get(id).map_or(0, |known| known.weight);
         let others = self.hosts.values().filter(|known| &*known.view.id != id);
         let others: usize = others.map(|known| known.weight).sum();
-        id == self.model.own_id() || bounds::has_room(weight, others)
+        id == self.model.own_id() || bounds::has_room(weight, before, others)
+    }
+
+    /// Logs once that there is no room for what a host tells.
+    fn tell_full(&mut self, id: &str) {
+        if !std::mem::replace(&mut self.was_full, true) {
+            warn!(
+                host = id,
+                "what this host tells is too large to be kept for the dashboard, or all hosts together are: pages show its name, \
+                 and not all that it runs. This is told once"
+            );
+        }
     }
 
     fn answered(
@@ -376,46 +436,33 @@ impl Collector {
         inventory: Option<Inventory>,
         health: Option<Box<Health>>,
     ) {
-        let weight = inventory.as_ref().map_or(0, bounds::weight);
-        let has_room = self.has_room(id, weight);
         let Some(known) = self.hosts.get_mut(id) else { return };
         known.is_asked = false;
-        let Some(inventory) = inventory.filter(|_| has_room) else {
+        let Some(inventory) = inventory else {
             // Busy, or just gone: events or peers tell which.
-            (known.is_stale, known.is_mute, known.ask_at) = (true, true, Instant::now() + AGAIN);
-            return;
+            return known.ask_again();
         };
-        known.is_mute = false;
-        let view = &mut known.view;
-        bounds::name(&inventory.friendly_name).clone_into(&mut view.name);
-        view.labels = bounds::labels_of(&inventory.labels);
-        if !inventory.version.is_empty() {
-            bounds::name(&inventory.version).clone_into(&mut view.version);
+        known.introduce(&inventory);
+        let before = Arc::clone(&known.view.inventory);
+        let told = bounds::weight(&inventory);
+        let has_room = self.has_room(id, told);
+        let weight = if has_room { told } else { bounds::weight(&before) };
+        let of_health = health.as_deref().map_or(0, bounds::weight_of_health);
+        let with_health = weight.saturating_add(of_health);
+        // Without room for both, what the host runs is shown at least.
+        let health = health.filter(|_| self.has_room(id, with_health));
+        if !has_room {
+            self.tell_full(id);
         }
-        if inventory.uptime_seconds > 0 || view.is_ours {
-            let started =
-                clock::now_ms().saturating_sub(inventory.uptime_seconds.saturating_mul(1000));
-            // Seconds are rounded; a start does not wander.
-            if view.started_ms.is_none_or(|known| known.abs_diff(started) > 1500) {
-                view.started_ms = Some(started);
-            }
-        }
-        view.heard_ms = clock::now_ms();
-        view.inventory = Arc::new(inventory);
-        known.weight = weight;
-        if let Some(health) = health {
-            // This health is newer than what events said.
-            for provider in health.providers.iter().filter(|provider| provider.is_healthy.is_some())
-            {
-                view.checks.remove(&(provider.id.clone(), provider.link_name.clone()));
-            }
-            view.health = Some(Arc::from(health));
+        let Some(known) = self.hosts.get_mut(id) else { return };
+        known.weight = if health.is_some() { with_health } else { weight };
+        if has_room {
+            known.is_mute = false;
+            known.view.inventory = Arc::new(inventory);
         } else {
-            view.health = None;
+            known.ask_again();
         }
-        let runs: BTreeSet<(String, String)> =
-            view.inventory.providers.iter().map(|p| (p.id.clone(), p.link_name.clone())).collect();
-        view.checks.retain(|key, _| runs.contains(key));
+        known.take_health(health);
         known.is_changed = true;
     }
 

@@ -126,26 +126,32 @@ impl Collector {
             if is_new && self.hosts.len() >= HOSTS_MAX {
                 continue;
             }
-            let weight = bounds::weight(&host.inventory);
-            if !self.has_room(&id, weight) {
-                continue;
-            }
             let known = self.known(&id);
             if !is_new && known.view.state != State::Lost {
                 // It came back meanwhile, or this host has not missed it yet.
                 continue;
             }
             known.is_stale = false;
+            let is_untold = known.view.inventory.host_id.is_empty();
+            if !is_new && (!is_untold || host.inventory.host_id.is_empty()) {
+                continue;
+            }
+            let weight = bounds::weight(&host.inventory);
+            let has_room = self.has_room(&id, weight);
+            let known = self.known(&id);
             let view = &mut known.view;
-            let is_told = view.inventory.host_id.is_empty() && !host.inventory.host_id.is_empty();
-            if is_new || is_told {
+            // Without room it is shown as lost, and not what it ran.
+            if is_new || has_room {
                 (view.is_ours, view.state, view.lost_ms) = (true, State::Lost, Some(host.lost_ms));
                 view.heard_ms = view.heard_ms.min(host.lost_ms);
                 view.name = bounds::name(host.called()).to_owned();
                 view.labels = bounds::labels_of(&host.inventory.labels);
                 view.version = bounds::name(&host.inventory.version).to_owned();
-                view.inventory = Arc::new(host.inventory);
-                (known.is_changed, known.weight) = (true, weight);
+                known.is_changed = true;
+            }
+            match has_room {
+                true => (view.inventory, known.weight) = (Arc::new(host.inventory), weight),
+                false => self.tell_full(&id),
             }
         }
     }
@@ -162,6 +168,7 @@ impl Collector {
         if let Some(inventory) = remembered
             && inventory.uptime_seconds >= known.view.inventory.uptime_seconds
         {
+            known.weight = bounds::weight(&inventory);
             known.view.inventory = inventory;
         }
         known.view.state = State::Lost;

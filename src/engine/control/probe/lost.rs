@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::{
     control::server::{Answer, Server, now},
@@ -35,22 +36,28 @@ impl Server {
     }
 }
 
-/// Returns the hosts that one message has room for, those lost last first. A host whose inventory
-/// is too large is told without it.
+/// Returns the hosts that one message has room for, the first ones before others. All are told
+/// without what they ran before any is told with it.
 fn fitting(hosts: Vec<LostHost>, bytes_max: usize) -> Vec<LostHost> {
     let mut left = bytes_max;
     let mut told = Vec::new();
     for mut host in hosts {
-        if bytes(&host) > left {
-            host.inventory = Arc::clone(&host.head);
-            // The memory of others counts.
-            host.told_ms = 0;
+        let whole = std::mem::replace(&mut host.inventory, Arc::clone(&host.head));
+        if let Some(rest) = left.checked_sub(bytes(&host)) {
+            left = rest;
+            told.push((host, whole));
         }
-        let Some(rest) = left.checked_sub(bytes(&host)) else { break };
-        left = rest;
-        told.push(host);
     }
-    told
+    let complete = |(mut host, whole): (LostHost, Arc<RawValue>)| {
+        let more = whole.get().len().saturating_sub(host.head.get().len());
+        match left.checked_sub(more) {
+            Some(rest) => (left, host.inventory) = (rest, whole),
+            // The memory of others counts.
+            None => host.told_ms = 0,
+        }
+        host
+    };
+    told.into_iter().map(complete).collect()
 }
 
 /// Bytes that a host takes in the answer, at most.
@@ -65,7 +72,7 @@ mod tests {
         probe::lost,
         types::{Inventory, InventoryActor},
     };
-    use serde_json::value::{RawValue, to_raw_value};
+    use serde_json::value::to_raw_value;
 
     #[test]
     fn a_host_that_does_not_fit_is_told_without_what_it_ran() {
@@ -95,5 +102,9 @@ mod tests {
             .collect();
         assert_eq!(told[..2], [("NA", 1, 1), ("NB", 0, 0)]);
         assert!(told.len() < 4);
+        // Three heads fill it.
+        let hosts = vec![host("NA", 5), host("NB", 5), host("NC", 5)];
+        let told = fitting(hosts, 3 * bytes(&host("NA", 0)));
+        assert_eq!(told.len(), 3, "no inventory takes the room of a host");
     }
 }

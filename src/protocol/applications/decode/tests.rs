@@ -1,6 +1,12 @@
 use serde_json::json;
 
-use super::*;
+use super::{
+    bounds::{
+        COMPARED_RULES_MAX, COMPONENTS_MAX, LOOKUPS_MAX, NAME_BYTES_MAX, REQUIREMENTS_MAX,
+        RULES_MAX,
+    },
+    *,
+};
 use crate::applications::resolved::{Application, Mode, ScalerKind};
 
 const SHOP: &str = r#"
@@ -414,11 +420,21 @@ fn what_hosts_compare_has_bounds() {
             json!([scaled(SPREADSCALER, 1, REQUIREMENTS_MAX + 1)]),
             "rule \"0\" asks for more than 64 labels",
         ),
+        (
+            json!([scaled(DAEMONSCALER, COMPARED_RULES_MAX, 16)]),
+            json!(vec![scaled(DAEMONSCALER, COMPARED_RULES_MAX, 16); 2]),
+            "all daemonscalers together: to compare their rules takes 1044480 look-ups",
+        ),
     ] {
         read(&of_components(within));
-        let refusal = decode(of_components(beyond).as_bytes(), Format::Json).unwrap_err();
+        let beyond = of_components(beyond);
+        let refusal = decode(beyond.as_bytes(), Format::Json).unwrap_err();
         assert!(refusal.to_string().contains(part), "{part} in {refusal}");
+        let kept = serde_json::from_str::<Manifest>(&beyond);
+        assert!(kept.is_ok(), "what is stored with more stays of use: {part}");
     }
+    let compared = COMPARED_RULES_MAX * (COMPARED_RULES_MAX - 1) / 2;
+    assert_eq!(LOOKUPS_MAX / compared, 16, "labels of a rule, if all are compared");
 }
 
 #[test]

@@ -174,10 +174,13 @@ fn remarks_of_a_new_manifest_are_short_but_for_those_of_a_host() {
     let many = || (0..=REMARKS_MAX).map(|number| (number.to_string(), String::new()));
     let one = |key: &str| BTreeMap::from([(key.to_owned(), long.clone())]);
     let none = BTreeMap::new;
+    let added = [APPLIED_SET, VERSION].map(|key| (key.to_owned(), "1".to_owned()));
     let version = BTreeMap::from([(VERSION.to_owned(), "v".repeat(NAME_BYTES_MAX + 1))]);
     for (annotations, labels, part) in [
         (many().skip(1).collect(), many().skip(1).collect(), None),
         (one(FILLED_IN), none(), None),
+        (many().skip(1).chain(added).collect(), none(), None),
+        (one(APPLIED_SET), none(), Some("one of the annotations")),
         (many().collect(), none(), Some("has 65 annotations, and it may have 64")),
         (none(), many().collect(), Some("has 65 labels")),
         (one("description"), none(), Some("one of the annotations of the manifest has 8203 bytes")),
