@@ -1,10 +1,11 @@
-//! Tells messages that JetStream made from those that a client sent.
+//! Tells messages that JetStream or the NATS server made from those that a client sent.
 //!
 //! JetStream sends its answers to the reply subject of a question, whatever that is, with rights of
 //! its own. The NATS server checks what a user publishes and not where it wants its answer. So a
 //! user who may ask JetStream can have it send something to any subject: what the user stored
 //! before, an acknowledgement, or an empty message. A command that has no signature is believed for
-//! the subject it came on, so what JetStream made is dropped there.
+//! the subject it came on, so what JetStream made is dropped there. The server answers questions
+//! below `$SYS.REQ` in the same way, and some of before 2026 send traces of messages to any subject.
 //!
 //! Such a message has one of these marks:
 //!
@@ -12,8 +13,8 @@
 //! * headers that tell the place of a stored message. A stored message may have headers of such a
 //!   form that the first one behind them is hidden, so any of them counts;
 //! * a reply subject on which JetStream waits for an acknowledgement;
-//! * the content of an answer of its API, of the acknowledgement of a stored message, or of a
-//!   snapshot.
+//! * without a reply subject, the content of an answer of its API or of the server, of the
+//!   acknowledgement of a stored message, or of a snapshot.
 //!
 //! The end of a snapshot has none: it is an empty message that wants no answer. So no command is
 //! taken from such a one either; clients want to know what became of theirs.
@@ -39,6 +40,8 @@ const ACKNOWLEDGED: [&str; 2] = ["$JS.ACK.", "$JS.SNAPSHOT."];
 const API: &[u8] = br#"{"type":"io.nats."#;
 /// How the acknowledgement of a stored message begins, and how one that says why it was not stored.
 const STORED: [&[u8]; 2] = [br#"{"stream":""#, br#"{"error":{"#];
+/// How an answer of the server begins, and the trace of a message.
+const SERVER: &[u8] = br#"{"server":{"#;
 /// How a snapshot begins.
 const SNAPSHOT: &[u8] = b"\xff\x06\x00\x00S2sTwO";
 
@@ -53,11 +56,14 @@ pub fn by_jetstream(message: &Message) -> bool {
 
 /// The same for a message that would be a command, which may be empty.
 pub fn by_jetstream_as_command(message: &Message) -> bool {
-    let is_made = has_mark(message) || is_end(message);
-    if is_made {
-        tell(message);
+    if is_end(message) {
+        warn!(
+            subject = %message.subject,
+            "a command was dropped: it is empty and wants no answer, as the end of a JetStream snapshot; send it as a request"
+        );
+        return true;
     }
-    is_made
+    by_jetstream(message)
 }
 
 fn tell(message: &Message) {
@@ -76,7 +82,7 @@ fn has_mark(message: &Message) -> bool {
     message.status.is_some()
         || message.headers.as_ref().is_some_and(tells_place)
         || message.reply.as_ref().is_some_and(|reply| is_acknowledged(reply))
-        || is_made(&message.payload)
+        || message.reply.is_none() && is_made(&message.payload)
 }
 
 fn is_end(message: &Message) -> bool {
@@ -93,7 +99,28 @@ fn is_acknowledged(reply: &str) -> bool {
 }
 
 fn is_made(payload: &[u8]) -> bool {
-    payload.starts_with(API) || payload.starts_with(SNAPSHOT) || is_acknowledgement(payload)
+    payload.starts_with(API)
+        || payload.starts_with(SNAPSHOT)
+        || is_acknowledgement(payload)
+        || is_of_server(payload)
+}
+
+fn is_of_server(payload: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(rename = "server")]
+        _server: Server,
+    }
+
+    #[derive(Deserialize)]
+    struct Server {
+        #[serde(rename = "id")]
+        _id: IgnoredAny,
+        #[serde(rename = "ver")]
+        _version: IgnoredAny,
+    }
+
+    payload.starts_with(SERVER) && serde_json::from_slice::<Told>(payload).is_ok()
 }
 
 fn is_acknowledgement(payload: &[u8]) -> bool {
@@ -154,12 +181,17 @@ mod tests {
             with_reply(Some("$JS.ACK.OBJ_default.c.1.1.1.1796099436531207562.4"), b"{}"),
             with_reply(Some("_GR_.DdEU99.DSpI1m.$JS.ACK.OBJ_default.c.1.1.1.1.4"), b"{}"),
             with_reply(Some("$JS.SNAPSHOT.ACK.OBJ_default.x"), b"{}"),
-            message(b"\xff\x06\x00\x00S2sTwO\x00]\x01"),
+            with_reply(None, b"\xff\x06\x00\x00S2sTwO\x00]\x01"),
             // Answers of the API, and acknowledgements
-            message(br#"{"type":"io.nats.jetstream.api.v1.stream_info_response","total":1}"#),
-            message(br#"{"stream":"OBJ_default","domain":"core","seq":1}"#),
-            message(br#"{"stream":"OBJ_default", "seq":1, "duplicate": true}"#),
-            message(br#"{"error":{"code":400},"stream":"OBJ_default","seq":0}"#),
+            with_reply(
+                None,
+                br#"{"type":"io.nats.jetstream.api.v1.stream_info_response","total":1}"#,
+            ),
+            with_reply(None, br#"{"stream":"OBJ_default","domain":"core","seq":1}"#),
+            with_reply(None, br#"{"stream":"OBJ_default", "seq":1, "duplicate": true}"#),
+            with_reply(None, br#"{"error":{"code":400},"stream":"OBJ_default","seq":0}"#),
+            // The server says who a user is, or where a message went
+            with_reply(None, br#"{"server":{"id":"N","ver":"2.15.1"},"data":{"user":"provider"}}"#),
             // A heartbeat, an end, nothing found, a time that is over, nobody there
             status(100),
             status(204),
@@ -182,6 +214,10 @@ mod tests {
             // Named configuration may be anything
             message(br#"{"stream":"orders"}"#),
             message(br#"{"error":{}}"#),
+            message(br#"{"stream":"orders","seq":0}"#),
+            message(br#"{"type":"io.nats.jetstream.api.v1.stream_info_response"}"#),
+            with_reply(None, br#"{"stream":"orders"}"#),
+            with_reply(None, br#"{"server":{"id":"here"}}"#),
             message(b"\xff\x06\x00"),
             with_reply(None, b"{}"),
             // Such a reply subject is refused when it is answered

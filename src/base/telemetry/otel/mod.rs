@@ -92,10 +92,7 @@ pub fn start(about: About<'_>) {
     }
     let unused = check::unused(&variables).join(", ");
     if !unused.is_empty() {
-        warn!(
-            variables = unused.as_str(),
-            "this host does not use these variables, they change nothing"
-        );
+        warn!(variables = unused.as_str(), "this host does not use these variables");
     }
     limits::start(&variables);
     let resource = resource::resource(&about, &variables);

@@ -1,5 +1,5 @@
 //! Decides which attempts of exporters are news: the first of an outage, and the one after which it
-//! is over. A collector that takes some attempts and some not is one outage, not one for each.
+//! is over. A collector that takes some attempts and some not is told twice, not each time.
 
 use std::{
     borrow::Cow,
@@ -8,9 +8,8 @@ use std::{
 
 use super::settings::Signal;
 
-/// An outage is over when as many attempts in a row got through.
-const TAKEN_IN_A_ROW: u32 = 3;
-/// If some got through in the midst of it, nothing must have failed for so long as well.
+/// A failure that comes sooner after the last one belongs to the same outage, which is over then
+/// only when nothing failed for so long.
 const QUIET: Duration = Duration::from_secs(60);
 /// Kinds of causes that are told apart at a time; more are no news.
 const OUTAGES_MAX: usize = 8;
@@ -23,8 +22,7 @@ const STATUS_CODE: &str = "status code: ";
 /// The kind of all causes that are no answer of a collector.
 const NO_ANSWER: &str = "";
 /// Words of causes that a collector has which speaks the other protocol at this port.
-const OTHER_PROTOCOL: [&str; 3] =
-    ["invalid http version", "frame with invalid size", "broken pipe"];
+const OTHER_PROTOCOL: [&str; 2] = ["invalid http version", "frame with invalid size"];
 
 /// A change that is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,13 +38,13 @@ struct Outage {
     /// Whether a signal has failed in it, each at its place.
     signals: [bool; 3],
     failed_at: Instant,
-    /// Attempts of its signals that got through since the last that failed.
-    taken: u32,
-    /// Whether some got through between two that failed.
+    /// Whether it was told to go on, and not since that it is over.
+    is_on: bool,
+    /// Whether it went on after it was told to be over.
     is_mixed: bool,
 }
 
-/// The outages of the way to a collector that are not over.
+/// The outages of the way to a collector that go on or may come back.
 #[derive(Debug, Default)]
 pub struct Outages(Vec<Outage>);
 
@@ -65,42 +63,42 @@ impl Outages {
     }
 
     fn failed(&mut self, signal: Signal, kind: &str, now: Instant) -> Option<News> {
-        let known = self.0.iter().position(|outage| outage.kind == kind);
-        if known.is_none() && self.0.len() >= OUTAGES_MAX {
+        self.0.retain(|outage| outage.is_on || !outage.is_quiet(now));
+        if let Some(outage) = self.0.iter_mut().find(|outage| outage.kind == kind) {
+            outage.signals[signal as usize] = true;
+            outage.failed_at = now;
+            let comes_back = !outage.is_on;
+            (outage.is_on, outage.is_mixed) = (true, outage.is_mixed || comes_back);
+            return comes_back.then_some(News::Began);
+        }
+        if self.0.len() >= OUTAGES_MAX {
             return None;
         }
-        let at = known.unwrap_or_else(|| {
-            self.0.push(Outage::new(kind, now));
-            self.0.len() - 1
-        });
-        let outage = &mut self.0[at];
-        outage.signals[signal as usize] = true;
-        outage.is_mixed |= outage.taken > 0;
-        outage.taken = 0;
-        outage.failed_at = now;
-        known.is_none().then_some(News::Began)
+        self.0.push(Outage::new(kind, signal, now));
+        Some(News::Began)
     }
 
     fn took(&mut self, signal: Signal, now: Instant) -> Option<News> {
-        let before = self.0.len();
-        self.0.retain_mut(|outage| {
-            let is_of_it = outage.signals[signal as usize];
-            outage.taken += u32::from(is_of_it);
-            !(is_of_it && outage.is_over(now))
-        });
-        (self.0.len() < before).then_some(News::Ended)
+        let mut has_ended = false;
+        for outage in self.0.iter_mut().filter(|outage| outage.signals[signal as usize]) {
+            if outage.is_on && (!outage.is_mixed || outage.is_quiet(now)) {
+                outage.is_on = false;
+                has_ended = true;
+            }
+        }
+        has_ended.then_some(News::Ended)
     }
 }
 
 impl Outage {
-    fn new(kind: &str, now: Instant) -> Self {
-        let (kind, signals) = (kind.to_owned(), [false; 3]);
-        Self { kind, signals, failed_at: now, taken: 0, is_mixed: false }
+    fn new(kind: &str, signal: Signal, now: Instant) -> Self {
+        let mut signals = [false; 3];
+        signals[signal as usize] = true;
+        Self { kind: kind.to_owned(), signals, failed_at: now, is_on: true, is_mixed: false }
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        let is_quiet = now.saturating_duration_since(self.failed_at) >= QUIET;
-        self.taken >= TAKEN_IN_A_ROW && (is_quiet || !self.is_mixed)
+    fn is_quiet(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.failed_at) >= QUIET
     }
 }
 
@@ -160,28 +158,29 @@ mod tests {
             // It is the same one for the other signals.
             (3, Traces, Some(TIMED_OUT), None),
             (4, Logs, None, None),
-            (5, Metrics, None, None),
+            (5, Metrics, None, ENDED),
             (5, Traces, None, None),
-            (6, Traces, None, ENDED),
-            (7, Metrics, None, None),
-            (8, Metrics, Some(REFUSED), BEGAN),
+            (70, Metrics, Some(REFUSED), BEGAN),
+            (71, Metrics, None, ENDED),
         ]);
     }
 
     #[test]
-    fn a_collector_that_takes_every_second_attempt_is_told_once_until_it_takes_all_for_a_while() {
-        let mut outages = Outages::default();
-        let start = Instant::now();
-        let mut told = Vec::new();
-        for second in 0..600 {
-            let failure = (second % 2 == 0).then_some(REFUSED);
-            let now = start + Duration::from_secs(second);
-            told.extend(outages.attempted(Metrics, failure, now));
-        }
-        assert_eq!(told, [News::Began]);
-        let quiet = |second| start + Duration::from_secs(598) + Duration::from_secs(second);
-        for (second, expected) in [(2, None), (3, None), (59, None), (60, ENDED), (61, None)] {
-            assert_eq!(outages.attempted(Metrics, None, quiet(second)), expected, "{second}");
+    fn a_collector_that_takes_some_attempts_is_told_twice_until_it_takes_all_for_a_while() {
+        for period in [2, 4, 50] {
+            let mut outages = Outages::default();
+            let start = Instant::now();
+            let mut told = Vec::new();
+            for second in 0..=600 {
+                let failure = (second % period == 0).then_some(REFUSED);
+                let now = start + Duration::from_secs(second);
+                told.extend(outages.attempted(Metrics, failure, now));
+            }
+            assert_eq!(told, [News::Began, News::Ended, News::Began], "{period}");
+            let quiet = |second| start + Duration::from_secs(600) + Duration::from_secs(second);
+            for (second, expected) in [(2, None), (59, None), (60, ENDED), (61, None)] {
+                assert_eq!(outages.attempted(Metrics, None, quiet(second)), expected, "{second}");
+            }
         }
     }
 
@@ -229,7 +228,7 @@ mod tests {
         for (cause, is_grpc, asked) in [
             ("error sending request: invalid HTTP version parsed", false, Some("HTTP")),
             ("gRPC code: Unknown: transport error: frame with invalid size", true, Some("gRPC")),
-            ("gRPC code: Unknown: transport error: Broken pipe", true, Some("gRPC")),
+            ("gRPC code: Unknown: transport error: Broken pipe", true, None),
             (REFUSED, false, None),
             (FORBIDDEN, true, None),
         ] {

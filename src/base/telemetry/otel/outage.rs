@@ -58,7 +58,7 @@ const FAILED_WITH: &str = "export failed with ";
 const TAKES_NOTHING: &str = "the collector does not take telemetry: spans and log lines are dropped while that lasts, counts come with \
      the next report that it takes, and nothing else waits for it";
 /// The same where a report has what was counted since the last one.
-const TAKES_NO_DELTA: &str = "the collector does not take telemetry: spans, log lines and the counts of that time are lost while that \
+const TAKES_NO_DELTA: &str = "the collector does not take telemetry: spans, log lines and counts that go there are lost while that \
      lasts, and nothing else waits for it";
 
 /// The losses of each signal, at its place: spans and lines, and reports of counts.

@@ -90,7 +90,9 @@ impl Certificates {
         let own = match (certificate, key) {
             (Some(certificate), Some(key)) => {
                 let told = |cause| no_pair(variables, signal, cause);
-                with_own(reqwest::Client::builder(), &certificate, &key)
+                // Without authorities, as a machine may have none of its own.
+                let builder = reqwest::Client::builder().tls_certs_only([]);
+                with_own(builder, &certificate, &key)
                     .and_then(reqwest::ClientBuilder::build)
                     .map_err(told)?;
                 Some((certificate, key))
